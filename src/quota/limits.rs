@@ -1,0 +1,126 @@
+use std::fmt;
+use std::sync::Arc;
+
+use sha2::{Digest, Sha256};
+
+use super::name::check_name;
+use super::quota::Quota;
+use crate::error::LimitsError;
+
+/// How many policies [`Limits`] can hold.
+pub const MAX_POLICIES: usize = 8;
+
+/// A quota with a name: `burst`, `daily`.
+///
+/// The name is shown to clients in headers and rejections, and labels metrics.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Policy {
+    name: Arc<str>,
+    quota: Quota,
+    fingerprint: u128,
+}
+
+impl Policy {
+    /// Names a quota. [`Limits::new`] checks the name: one to 64 of ASCII letters, digits, `.`,
+    /// `_` and `-`.
+    pub fn new(name: impl Into<Arc<str>>, quota: Quota) -> Self {
+        let name = name.into();
+        let digest = Sha256::digest(format!("{name} {quota}"));
+        let (half, _) = digest.split_at(16);
+        let fingerprint = u128::from_le_bytes(half.try_into().expect("a half of 32 bytes is 16"));
+        Self {
+            name,
+            quota,
+            fingerprint,
+        }
+    }
+
+    /// The policy's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The policy's quota.
+    pub fn quota(&self) -> &Quota {
+        &self.quota
+    }
+
+    pub(crate) fn shared_name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// Tells this name and quota from every other: made once, so that a store need not hash them.
+    pub(crate) fn fingerprint(&self) -> u128 {
+        self.fingerprint
+    }
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Policy({}: {})", self.name, self.quota)
+    }
+}
+
+/// One to eight policies that are decided together: **if any of them denies, none is charged.**
+///
+/// Cheap to clone.
+///
+/// ```
+/// use tollgate::{Limits, Policy, Quota};
+///
+/// let limits = Limits::new([
+///     Policy::new("burst", Quota::per_second(10)),
+///     Policy::new("daily", Quota::per_day(10_000)),
+/// ])?;
+/// assert_eq!(limits.policies().len(), 2);
+/// # Ok::<(), tollgate::LimitsError>(())
+/// ```
+///
+/// With the feature `serde`, limits are a map from policy to quota, or a single quota's text.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Limits(Arc<[Policy]>);
+
+impl Limits {
+    /// Gathers policies, whose order is kept.
+    ///
+    /// # Errors
+    ///
+    /// If there is none or more than [`MAX_POLICIES`], if two have the same name, or if a name
+    /// has a character that cannot stand in a header or a key.
+    pub fn new(policies: impl IntoIterator<Item = Policy>) -> Result<Self, LimitsError> {
+        let policies: Arc<[Policy]> = policies.into_iter().collect();
+        if policies.is_empty() || policies.len() > MAX_POLICIES {
+            return Err(LimitsError::count(policies.len()));
+        }
+        for (index, policy) in policies.iter().enumerate() {
+            check_name("policy", &policy.name)?;
+            if policies[..index]
+                .iter()
+                .any(|earlier| earlier.name == policy.name)
+            {
+                return Err(LimitsError::duplicate(&policy.name));
+            }
+        }
+        Ok(Self(policies))
+    }
+
+    /// The policies, in order.
+    pub fn policies(&self) -> &[Policy] {
+        &self.0
+    }
+}
+
+/// A single policy, named `default`.
+impl From<Quota> for Limits {
+    fn from(quota: Quota) -> Self {
+        Self([Policy::new("default", quota)].into())
+    }
+}
+
+impl fmt::Debug for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map()
+            .entries(self.0.iter().map(|policy| (&policy.name, &policy.quota)))
+            .finish()
+    }
+}

@@ -1,0 +1,47 @@
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::NameError;
+
+/// Checks a name of a policy, a scope or an identity's kind: `[A-Za-z0-9._-]{1,64}`.
+///
+/// Such a name can stand in a header, a metric's label and a store's key as it is.
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), NameError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if (1..=64).contains(&name.len()) && name.bytes().all(plain) {
+        Ok(())
+    } else {
+        Err(NameError::new(what, name))
+    }
+}
+
+/// A part of the application with counts of its own: layers with different scopes never share.
+///
+/// The default scope is named `default`.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Scope(Arc<str>);
+
+impl Scope {
+    /// A scope by its name: one to 64 of ASCII letters, digits, `.`, `_` and `-`.
+    pub fn new(name: &str) -> Result<Self, NameError> {
+        check_name("scope", name)?;
+        Ok(Self(name.into()))
+    }
+
+    /// The scope's name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for Scope {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+impl fmt::Debug for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Scope({})", self.0)
+    }
+}

@@ -1,0 +1,202 @@
+//! The token bucket, kept as the generic cell rate algorithm (GCRA, ITU-T I.371): instead of a
+//! level that must be refilled, the state is the instant at which the bucket is full again.
+//!
+//! A token takes `period / limit` microseconds, which is rarely a whole number. It is kept as a
+//! fraction in lowest terms, `per / num`, and instants as whole microseconds plus `part / num`.
+//! Spans and instants are compared as pairs, so no product exceeds `burst * num`.
+
+use super::state::{NEVER, State, Status};
+use crate::error::QuotaFlaw;
+
+/// 2^53: up to here a double, which is every number Lua has, counts exactly.
+pub(super) const EXACT: u128 = 1 << 53;
+
+/// Ten years, leap days included, in microseconds.
+pub(super) const LONGEST: u128 = 3_653 * 86_400 * 1_000_000;
+
+/// A length of time: `whole + part / num` microseconds, `part < num`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Span {
+    whole: u64,
+    part: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct TokenBucket {
+    pub(super) limit: u32,
+    pub(super) burst: u32,
+    /// Microseconds.
+    pub(super) period: u64,
+    /// `period / limit` in lowest terms is `per / num`.
+    num: u64,
+    per: u64,
+    token: Span,
+    full: Span,
+}
+
+impl TokenBucket {
+    pub(super) const fn new(limit: u32, period: u64, burst: u32) -> Result<Self, QuotaFlaw> {
+        if limit == 0 {
+            return Err(QuotaFlaw::ZeroLimit);
+        }
+        if burst == 0 {
+            return Err(QuotaFlaw::ZeroBurst);
+        }
+        let divisor = greatest_common_divisor(limit as u64, period);
+        let (num, per) = (limit as u64 / divisor, period / divisor);
+        if burst as u128 * num as u128 >= EXACT {
+            return Err(QuotaFlaw::Inexact {
+                factors: [burst as u64, num],
+            });
+        }
+        let fill = burst as u128 * per as u128;
+        if fill > LONGEST * num as u128 {
+            return Err(QuotaFlaw::FillTooLong {
+                seconds: (fill / num as u128 / 1_000_000) as u64,
+            });
+        }
+        let token = Span {
+            whole: per / num,
+            part: per % num,
+        };
+        let full = Span {
+            whole: (fill / num as u128) as u64,
+            part: (fill % num as u128) as u64,
+        };
+        Ok(Self {
+            limit,
+            burst,
+            period,
+            num,
+            per,
+            token,
+            full,
+        })
+    }
+
+    /// The time to fill an empty bucket, if it is a whole number of microseconds.
+    pub(super) const fn fill_time(&self) -> Option<u64> {
+        if self.full.part == 0 {
+            Some(self.full.whole)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn step(&self, state: State, now: u64, cost: u32) -> (State, Status) {
+        let (debt, state) = self.debt(state, now);
+        if cost == 0 {
+            return (state, self.status(debt, 0));
+        }
+        if cost > self.burst {
+            return (state, self.status(debt, NEVER));
+        }
+        let charged = self.add(debt, self.price(cost));
+        if charged > self.full {
+            return (
+                state,
+                self.status(debt, ceiling(self.subtract(charged, self.full))),
+            );
+        }
+        (at(now, charged), self.status(charged, 0))
+    }
+
+    pub(super) fn refund(&self, state: State, now: u64, cost: u32) -> State {
+        let (debt, state) = self.debt(state, now);
+        let price = self.price(cost.min(self.burst));
+        if debt == (Span { whole: 0, part: 0 }) {
+            state
+        } else if debt <= price {
+            State::default()
+        } else {
+            at(now, self.subtract(debt, price))
+        }
+    }
+
+    pub(super) fn join(&self, one: State, other: State, now: u64) -> State {
+        let (one_debt, one) = self.debt(one, now);
+        let (other_debt, other) = self.debt(other, now);
+        if other_debt > one_debt { other } else { one }
+    }
+
+    /// The bucket's deficit at `now`. More than a full bucket means that the clock has stepped
+    /// back since the state was written: the debt is then a full bucket from now on.
+    fn debt(&self, state: State, now: u64) -> (Span, State) {
+        let Some(whole) = state.until.checked_sub(now) else {
+            return (Span { whole: 0, part: 0 }, state);
+        };
+        let debt = Span {
+            whole,
+            part: state.rest.min(self.num - 1),
+        };
+        if debt > self.full {
+            (self.full, at(now, self.full))
+        } else {
+            (debt, state)
+        }
+    }
+
+    fn status(&self, debt: Span, retry_after: u64) -> Status {
+        let left = self.subtract(self.full, debt);
+        let remaining = match left.whole.checked_mul(self.num) {
+            Some(parts) => (parts + left.part) / self.per,
+            // Fewer than `burst` tokens are left, so the quotient is small again.
+            None => {
+                let parts = u128::from(left.whole) * u128::from(self.num) + u128::from(left.part);
+                (parts / u128::from(self.per)) as u64
+            }
+        };
+        Status {
+            remaining: remaining as u32,
+            retry_after,
+            reset_after: ceiling(debt),
+        }
+    }
+
+    /// What `cost` tokens take; `cost` is at most the burst, so both products stay exact.
+    fn price(&self, cost: u32) -> Span {
+        let cost = u64::from(cost);
+        let parts = cost * self.token.part;
+        Span {
+            whole: cost * self.token.whole + parts / self.num,
+            part: parts % self.num,
+        }
+    }
+
+    fn add(&self, one: Span, other: Span) -> Span {
+        let part = one.part + other.part;
+        let carry = u64::from(part >= self.num);
+        Span {
+            whole: one.whole + other.whole + carry,
+            part: part - carry * self.num,
+        }
+    }
+
+    /// `one - other`, which the caller knows not to be negative.
+    fn subtract(&self, one: Span, other: Span) -> Span {
+        let borrow = u64::from(one.part < other.part);
+        Span {
+            whole: one.whole - other.whole - borrow,
+            part: one.part + borrow * self.num - other.part,
+        }
+    }
+}
+
+fn at(now: u64, debt: Span) -> State {
+    State {
+        until: now.saturating_add(debt.whole),
+        rest: debt.part,
+    }
+}
+
+/// The span in whole microseconds, rounded up.
+fn ceiling(span: Span) -> u64 {
+    span.whole + u64::from(span.part > 0)
+}
+
+const fn greatest_common_divisor(mut one: u64, mut other: u64) -> u64 {
+    while other > 0 {
+        (one, other) = (other, one % other);
+    }
+    one
+}
