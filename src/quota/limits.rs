@@ -45,10 +45,6 @@ impl Policy {
         &self.quota
     }
 
-    pub(crate) fn shared_name(&self) -> &Arc<str> {
-        &self.name
-    }
-
     /// Tells this name and quota from every other: made once, so that a store need not hash them.
     pub(crate) fn fingerprint(&self) -> u128 {
         self.fingerprint

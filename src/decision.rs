@@ -1,0 +1,154 @@
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::quota::{Limits, Policy, Quota, State, Status};
+use crate::store::{Check, PerPolicy, StoreError, StoreErrorKind, Verdict};
+
+/// What was decided, and what there is to tell the client.
+///
+/// Its numbers are those of the *binding* policy: the one that denied with the longest wait, else
+/// the one with the least left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision<'a> {
+    limits: Cow<'a, Limits>,
+    statuses: PerPolicy<Status>,
+    binding: usize,
+    allowed: bool,
+    degraded: bool,
+    refused: bool,
+}
+
+impl<'a> Decision<'a> {
+    /// Computes what to tell of a store's verdict, by the same steps that decided it.
+    pub(crate) fn replay(check: &Check<'a>, verdict: &Verdict) -> Result<Self, StoreError> {
+        let steps = |cost: fn(&Check<'a>, &Quota) -> u32| -> PerPolicy<Status> {
+            let states = verdict.states.iter().zip(check.quotas());
+            let statuses = states.map(|(state, quota)| {
+                quota
+                    .step(*state, verdict.now, cost(check, quota))
+                    .1
+                    .shared_by(check.share())
+            });
+            statuses.collect()
+        };
+        let mut statuses = steps(Check::cost_under);
+        let allowed = statuses.iter().all(Status::is_allowed);
+        if statuses.len() != check.limits.policies().len() || allowed != verdict.allowed {
+            let contradiction = "the verdict does not follow from its states";
+            return Err(StoreError::new(StoreErrorKind::Unusable, contradiction));
+        }
+        if !allowed {
+            // Those that would have let it through were not charged.
+            let uncharged = steps(|_, _| 0);
+            for (status, uncharged) in statuses.iter_mut().zip(uncharged) {
+                if status.is_allowed() {
+                    *status = uncharged;
+                }
+            }
+        }
+        Ok(Self::new(check, statuses))
+    }
+
+    /// Let through without a count.
+    pub(crate) fn unlimited(check: &Check<'a>) -> Self {
+        let untouched = |quota: &Quota| quota.step(State::default(), 0, 0).1;
+        Self::new(check, check.quotas().map(untouched).collect()).degraded()
+    }
+
+    /// Refused without a count, for at least `wait`.
+    pub(crate) fn refused(check: &Check<'a>, wait: Duration) -> Self {
+        let refused = check.quotas().map(|_| Status::refused(wait)).collect();
+        Self {
+            refused: true,
+            ..Self::new(check, refused).degraded()
+        }
+    }
+
+    fn new(check: &Check<'a>, statuses: PerPolicy<Status>) -> Self {
+        let allowed = statuses.iter().all(Status::is_allowed);
+        let wait = |status: &Status| status.retry_after().unwrap_or(Duration::MAX);
+        // The first of equals.
+        let binding = (1..statuses.len()).fold(0, |binding, index| {
+            let (one, other) = (&statuses[binding], &statuses[index]);
+            let tighter = match allowed {
+                true => other.remaining() < one.remaining(),
+                false => wait(other) > wait(one),
+            };
+            if tighter { index } else { binding }
+        });
+        let limits = Cow::Borrowed(check.limits);
+        Self {
+            limits,
+            statuses,
+            binding,
+            allowed,
+            degraded: false,
+            refused: false,
+        }
+    }
+
+    pub(crate) fn degraded(self) -> Self {
+        Self {
+            degraded: true,
+            ..self
+        }
+    }
+
+    /// The same decision, borrowing nothing.
+    pub fn into_owned(self) -> Decision<'static> {
+        Decision {
+            limits: Cow::Owned(self.limits.into_owned()),
+            ..self
+        }
+    }
+
+    /// Whether the request may go on.
+    pub fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
+    /// Whether the store was away, so that a [`FailureStrategy`](crate::FailureStrategy) decided.
+    pub fn is_degraded(&self) -> bool {
+        self.degraded
+    }
+
+    /// Whether the request was denied because the store was away, and not because of a limit.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    /// The binding policy.
+    pub fn policy(&self) -> &Policy {
+        &self.limits.policies()[self.binding]
+    }
+
+    /// How much the binding policy allows at once.
+    pub fn limit(&self) -> u32 {
+        self.policy().quota().capacity()
+    }
+
+    /// How much of that is left.
+    pub fn remaining(&self) -> u32 {
+        self.status().remaining()
+    }
+
+    /// How long to wait before the same request will fit: zero if it was allowed, `None` if its
+    /// cost is above what the policy ever allows at once.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.status().retry_after()
+    }
+
+    /// How long until the binding policy allows its whole limit again.
+    pub fn reset_after(&self) -> Duration {
+        self.status().reset_after()
+    }
+
+    fn status(&self) -> &Status {
+        &self.statuses[self.binding]
+    }
+
+    /// Every policy with its own status, in order.
+    pub fn policies(&self) -> impl Iterator<Item = (&Policy, &Status)> {
+        self.limits.policies().iter().zip(&self.statuses)
+    }
+}

@@ -1,0 +1,157 @@
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use pin_project_lite::pin_project;
+use tower_service::Service;
+
+use super::body::ResponseBody;
+use super::config::Config;
+use super::header::Announcement;
+use crate::limiter::PendingDecision;
+
+pin_project! {
+    /// The response of a [`RateLimit`](crate::RateLimit), to come.
+    ///
+    /// # Panics
+    ///
+    /// When polled after it is done.
+    #[must_use = "futures do nothing unless awaited"]
+    pub struct ResponseFuture<S, ReqBody>
+    where
+        S: Service<Request<ReqBody>>,
+    {
+        #[pin]
+        state: State<S, ReqBody, S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<S, ReqBody, F> {
+        Deciding {
+            #[pin]
+            decision: PendingDecision,
+            config: Arc<Config>,
+            inner: S,
+            request: Option<(Parts, ReqBody)>,
+        },
+        Calling {
+            #[pin]
+            called: F,
+            announcement: Option<Announcement>,
+        },
+        Answered {
+            response: Option<Response<Bytes>>,
+        },
+    }
+}
+
+impl<S, ReqBody> ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    pub(super) fn deciding(
+        decision: PendingDecision,
+        config: Arc<Config>,
+        inner: S,
+        request: (Parts, ReqBody),
+    ) -> Self {
+        Self {
+            state: State::Deciding {
+                decision,
+                config,
+                inner,
+                request: Some(request),
+            },
+        }
+    }
+
+    pub(super) fn calling(called: S::Future, announcement: Option<Announcement>) -> Self {
+        Self {
+            state: State::Calling {
+                called,
+                announcement,
+            },
+        }
+    }
+
+    pub(super) fn answered(response: Response<Bytes>) -> Self {
+        Self {
+            state: State::Answered {
+                response: Some(response),
+            },
+        }
+    }
+}
+
+impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    ResBody: Body<Data = Bytes>,
+{
+    type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.project().state;
+        loop {
+            match state.as_mut().project() {
+                StateProjection::Deciding {
+                    decision,
+                    config,
+                    inner,
+                    request,
+                } => {
+                    let decision = ready!(decision.poll(cx));
+                    let (mut parts, body) = request.take().expect("a request is decided once");
+                    let next = match config.judge(&decision, &mut parts) {
+                        Ok(announcement) => State::Calling {
+                            called: inner.call(Request::from_parts(parts, body)),
+                            announcement: Some(announcement),
+                        },
+                        Err(response) => State::Answered {
+                            response: Some(*response),
+                        },
+                    };
+                    state.set(next);
+                }
+                StateProjection::Calling {
+                    called,
+                    announcement,
+                } => {
+                    let mut response = ready!(called.poll(cx))?;
+                    if let Some(announcement) = announcement.take() {
+                        announcement.add_to(response.status(), response.headers_mut());
+                    }
+                    return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+                }
+                StateProjection::Answered { response } => {
+                    let response = response.take().expect("polled after it was done");
+                    return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
+                }
+            }
+        }
+    }
+}
+
+impl<S, ReqBody> fmt::Debug for ResponseFuture<S, ReqBody>
+where
+    S: Service<Request<ReqBody>>,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match &self.state {
+            State::Deciding { .. } => "Deciding",
+            State::Calling { .. } => "Calling",
+            State::Answered { .. } => "Answered",
+        };
+        f.debug_struct("ResponseFuture")
+            .field("state", &state)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,261 @@
+//! The headers that responses carry.
+//!
+//! Responses to allowed and denied requests alike say what the binding policy has left:
+//!
+//! | header | value |
+//! |---|---|
+//! | `X-RateLimit-Limit` | how much may be spent at once |
+//! | `X-RateLimit-Remaining` | how much of it is left |
+//! | `X-RateLimit-Reset` | whole seconds until all of it is back, rounded up; or a Unix time |
+//! | `X-RateLimit-Degraded` | `true` where the store was away and a failure strategy decided |
+//! | `X-RateLimit-Shadow` | `true` where a layer in shadow mode would have denied |
+//! | `Retry-After` | on denials: whole seconds, rounded up, at least 1; absent if no wait helps |
+//!
+//! With [`ResponseHeaders::and_ietf`], also `RateLimit-Policy` and `RateLimit` as in
+//! draft-ietf-httpapi-ratelimit-headers-11.
+//!
+//! Behind CORS a browser shows scripts only the headers that the server exposes; [`EXPOSED`] lists
+//! them:
+//!
+//! ```
+//! # mod cors { pub fn expose_headers<I: Into<Vec<http::HeaderName>>>(_: I) {} }
+//! // tower_http::cors::CorsLayer::new().expose_headers(tollgate::header::EXPOSED)
+//! cors::expose_headers(tollgate::header::EXPOSED);
+//! ```
+
+use std::fmt::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use crate::decision::Decision;
+
+/// How much may be spent at once under the binding policy.
+pub const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+/// How much of it is left.
+pub const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+/// When all of it is back.
+pub const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+/// Present where the store was away.
+pub const X_RATELIMIT_DEGRADED: HeaderName = HeaderName::from_static("x-ratelimit-degraded");
+/// Present where a layer in shadow mode would have denied.
+pub const X_RATELIMIT_SHADOW: HeaderName = HeaderName::from_static("x-ratelimit-shadow");
+/// The policies, as the IETF draft has it.
+pub const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+/// What the binding policy has left, as the IETF draft has it.
+pub const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+/// Milliseconds to wait before a gRPC call is tried again; negative if no wait helps (gRFC A6).
+pub const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
+
+/// All headers that a script might want to read, for CORS.
+pub const EXPOSED: [HeaderName; 8] = [
+    RETRY_AFTER,
+    X_RATELIMIT_LIMIT,
+    X_RATELIMIT_REMAINING,
+    X_RATELIMIT_RESET,
+    X_RATELIMIT_DEGRADED,
+    X_RATELIMIT_SHADOW,
+    RATELIMIT_POLICY,
+    RATELIMIT,
+];
+
+/// Which headers a layer adds to responses.
+///
+/// ```
+/// use tollgate::{LocalStore, Quota, RateLimitLayer, ResponseHeaders};
+///
+/// RateLimitLayer::new(Quota::per_second(5), LocalStore::new())
+///     .headers(ResponseHeaders::x_rate_limit().and_ietf());
+/// ```
+///
+/// `Retry-After`, `X-RateLimit-Degraded` and `X-RateLimit-Shadow` are added whatever is chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ResponseHeaders {
+    x_rate_limit: bool,
+    ietf: bool,
+    unix_time: bool,
+}
+
+impl ResponseHeaders {
+    /// `X-RateLimit-Limit`, `-Remaining` and `-Reset`: the default.
+    pub const fn x_rate_limit() -> Self {
+        Self {
+            x_rate_limit: true,
+            ..Self::none()
+        }
+    }
+
+    /// `RateLimit-Policy` and `RateLimit`, as in draft-ietf-httpapi-ratelimit-headers-11.
+    pub const fn ietf() -> Self {
+        Self {
+            ietf: true,
+            ..Self::none()
+        }
+    }
+
+    /// None.
+    pub const fn none() -> Self {
+        Self {
+            x_rate_limit: false,
+            ietf: false,
+            unix_time: false,
+        }
+    }
+
+    /// Also the headers of [`ietf`](ResponseHeaders::ietf).
+    #[must_use]
+    pub const fn and_ietf(self) -> Self {
+        Self { ietf: true, ..self }
+    }
+
+    /// `X-RateLimit-Reset` as a Unix time in seconds, as GitHub has it, instead of seconds from
+    /// now.
+    #[must_use]
+    pub const fn reset_as_unix_time(self) -> Self {
+        Self {
+            unix_time: true,
+            ..self
+        }
+    }
+}
+
+impl Default for ResponseHeaders {
+    fn default() -> Self {
+        Self::x_rate_limit()
+    }
+}
+
+/// What a response will say of a decision, once there is a response.
+#[derive(Debug)]
+pub(super) struct Announcement {
+    remaining: u32,
+    /// Limit and reset.
+    x_rate_limit: Option<(u32, u64)>,
+    ietf: Option<Box<Ietf>>,
+    degraded: bool,
+    shadow: bool,
+}
+
+#[derive(Debug)]
+struct Ietf {
+    policies: HeaderValue,
+    limit: HeaderValue,
+}
+
+impl Announcement {
+    pub(super) fn new(decision: &Decision<'_>, headers: ResponseHeaders, shadow: bool) -> Self {
+        let reset = decision.reset_after();
+        let reset_at = || {
+            let epoch = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
+            seconds(epoch.saturating_add(reset))
+        };
+        let x_rate_limit = headers.x_rate_limit.then(|| {
+            (
+                decision.limit(),
+                if headers.unix_time {
+                    reset_at()
+                } else {
+                    seconds(reset)
+                },
+            )
+        });
+        Self {
+            remaining: decision.remaining(),
+            x_rate_limit,
+            ietf: headers.ietf.then(|| Box::new(Ietf::new(decision))),
+            degraded: decision.is_degraded(),
+            shadow,
+        }
+    }
+
+    /// Adds the headers to a response that the inner service made. Where a layer within has
+    /// announced something more restrictive already, that stays.
+    pub(super) fn add_to(self, status: StatusCode, headers: &mut HeaderMap) {
+        if !self.yields_to(status, headers) {
+            self.write_to(headers);
+        } else {
+            self.flag(headers);
+        }
+    }
+
+    /// Writes the headers over those that are there.
+    pub(super) fn write_to(self, headers: &mut HeaderMap) {
+        self.flag(headers);
+        if let Some((limit, reset)) = self.x_rate_limit {
+            headers.insert(X_RATELIMIT_LIMIT, limit.into());
+            headers.insert(X_RATELIMIT_REMAINING, self.remaining.into());
+            headers.insert(X_RATELIMIT_RESET, reset.into());
+        }
+        if let Some(ietf) = self.ietf {
+            headers.insert(RATELIMIT_POLICY, ietf.policies);
+            headers.insert(RATELIMIT, ietf.limit);
+        }
+    }
+
+    fn flag(&self, headers: &mut HeaderMap) {
+        const TRUE: HeaderValue = HeaderValue::from_static("true");
+        if self.degraded {
+            headers.insert(X_RATELIMIT_DEGRADED, TRUE);
+        }
+        if self.shadow {
+            headers.insert(X_RATELIMIT_SHADOW, TRUE);
+        }
+    }
+
+    fn yields_to(&self, status: StatusCode, headers: &HeaderMap) -> bool {
+        let Some(theirs) = announced(headers) else {
+            return false;
+        };
+        let denied = status == StatusCode::TOO_MANY_REQUESTS
+            || headers.contains_key(RETRY_AFTER)
+            || headers.contains_key(GRPC_RETRY_PUSHBACK_MS);
+        denied || theirs <= self.remaining
+    }
+}
+
+/// What is left according to the headers of a layer further in.
+fn announced(headers: &HeaderMap) -> Option<u32> {
+    if let Some(remaining) = headers.get(X_RATELIMIT_REMAINING) {
+        return remaining.to_str().ok()?.parse().ok();
+    }
+    let limit = headers.get(RATELIMIT)?.to_str().ok()?;
+    limit
+        .split(';')
+        .find_map(|parameter| parameter.strip_prefix("r="))?
+        .parse()
+        .ok()
+}
+
+impl Ietf {
+    fn new(decision: &Decision<'_>) -> Self {
+        let mut policies = String::new();
+        for (policy, _) in decision.policies() {
+            let separator = if policies.is_empty() { "" } else { ", " };
+            let (name, quota) = (policy.name(), policy.quota());
+            // Writing to a String cannot fail.
+            let _ = write!(policies, "{separator}\"{name}\";q={}", quota.capacity());
+            if let Some(window) = quota.window_seconds() {
+                let _ = write!(policies, ";w={window}");
+            }
+        }
+        let name = decision.policy().name();
+        let (remaining, reset) = (decision.remaining(), seconds(decision.reset_after()));
+        Self {
+            policies: header_value(policies),
+            limit: header_value(format!("\"{name}\";r={remaining};t={reset}")),
+        }
+    }
+}
+
+/// Names of policies were checked when the limits were made, and the rest is ours.
+fn header_value(text: String) -> HeaderValue {
+    HeaderValue::try_from(text).expect("checked names and numbers make a header value")
+}
+
+/// Whole seconds, rounded up.
+pub(super) fn seconds(duration: Duration) -> u64 {
+    duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
+}

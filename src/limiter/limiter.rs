@@ -1,0 +1,303 @@
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout};
+
+use super::breaker::LONGEST_WAIT;
+use super::builder::LimiterBuilder;
+use super::failure::{FailureStrategy, Fallback};
+use super::lane::{Lane, Lanes};
+use super::pending::{Checked, PendingDecision};
+use crate::decision::Decision;
+use crate::events;
+use crate::metrics::{Meter, Operation};
+use crate::quota::{Limits, Scope};
+use crate::store::{Carried, Check, Outcome, Store, StoreError, StoreErrorKind, Verdict};
+
+/// A store with a deadline, breakers, a fallback and metrics: everything that decides, and nothing
+/// that knows of HTTP.
+///
+/// Cheap to clone and meant to be shared: ten layers on one limiter have one breaker and one
+/// fallback. A store becomes one by [`From`], or with options by [`Limiter::builder`].
+///
+/// A check never fails. Where the store does not answer within the deadline, or the breaker is
+/// open since it did not for a while, the [`FailureStrategy`] decides, and the [`Decision`] says
+/// that it is degraded. [The guide](crate::guide::failures) tells the whole story.
+///
+/// ```
+/// use std::time::Duration;
+/// use tollgate::{FailureStrategy, Limiter, LocalStore, Quota, RateLimitLayer};
+///
+/// let limiter = Limiter::builder(LocalStore::new())
+///     .deadline(Duration::from_millis(20))
+///     .failure_strategy(FailureStrategy::Closed)
+///     .build();
+/// let api = RateLimitLayer::new(Quota::per_second(50), limiter.clone()).scope("api");
+/// let login = RateLimitLayer::new(Quota::per_minute(5), limiter).scope("login");
+/// ```
+#[derive(Clone)]
+pub struct Limiter {
+    pub(super) shared: Arc<Shared>,
+    pub(super) strategy: FailureStrategy,
+    shadow: bool,
+}
+
+pub(super) struct Shared {
+    pub(super) store: Box<dyn Store>,
+    pub(super) deadline: Duration,
+    pub(super) lanes: Lanes,
+    pub(super) fallback: Fallback,
+    pub(super) meter: Meter,
+    /// Which layer counts under each scope and policy; none once it was warned of.
+    pub(super) claims: Mutex<HashMap<(Scope, u128), Option<usize>>>,
+}
+
+/// A question that was put to the store.
+pub(super) struct Asked {
+    pub(super) operation: Operation,
+    /// The lane it went by, and when; none where the store vouches for itself.
+    lane: Option<(Arc<Lane>, Instant)>,
+    carried: Option<Carried>,
+}
+
+impl Limiter {
+    /// A limiter with options.
+    pub fn builder(store: impl Store) -> LimiterBuilder {
+        LimiterBuilder::new(Box::new(store))
+    }
+
+    pub(super) fn new(shared: Shared, strategy: FailureStrategy) -> Self {
+        Self {
+            shared: Arc::new(shared),
+            strategy,
+            shadow: false,
+        }
+    }
+
+    /// The same limiter, with the same counts and breakers, that answers failures otherwise.
+    #[must_use]
+    pub fn failure_strategy(self, strategy: FailureStrategy) -> Self {
+        Self { strategy, ..self }
+    }
+
+    /// The same limiter for decisions that will not be enforced: metrics count its denials apart.
+    #[must_use]
+    pub fn shadow(self, shadow: bool) -> Self {
+        Self { shadow, ..self }
+    }
+
+    /// Decides a check, charging all of its policies or none.
+    ///
+    /// The answer is there at once where the store is in the process; to wait for it in either
+    /// case, `.await` it. Waiting needs a Tokio runtime with its timer enabled.
+    pub fn check<'a>(&self, check: &Check<'a>) -> Checked<'a> {
+        self.ask(check, Operation::Check)
+    }
+
+    /// Looks what is left, without charging.
+    pub fn peek<'a>(&self, check: &Check<'a>) -> Checked<'a> {
+        self.ask(&check.cost(0), Operation::Peek)
+    }
+
+    fn ask<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
+        let shared = &*self.shared;
+        let Ok(lane) = shared.lane(check) else {
+            return Checked::Ready(self.decided(check, operation, self.degraded(check)));
+        };
+        let carried = lane.as_ref().and_then(|_| shared.fallback.carried(check));
+        let carrying = check.time_left(shared.deadline).carrying(carried.as_ref());
+        let outcome = shared.store.check(&carrying);
+        let asked = Asked {
+            operation,
+            lane,
+            carried,
+        };
+        match outcome {
+            Outcome::Ready(result) => Checked::Ready(self.conclude(check, &asked, result)),
+            Outcome::Pending(answer) => {
+                Checked::Pending(PendingDecision::new(self.clone(), check, asked, answer))
+            }
+        }
+    }
+
+    /// Makes a decision of what the store said, or of its failure.
+    pub(super) fn conclude<'a>(
+        &self,
+        check: &Check<'a>,
+        asked: &Asked,
+        result: Result<Verdict, StoreError>,
+    ) -> Decision<'a> {
+        let replayed = result.and_then(|verdict| {
+            let decision = Decision::replay(check, &verdict)?;
+            Ok((decision, verdict))
+        });
+        let remembered = matches!(&replayed, Ok((_, verdict)) if verdict.remembered);
+        if !remembered {
+            self.shared.heard(asked, replayed.as_ref().err());
+        }
+        let decision = match replayed {
+            Ok((decision, verdict)) => {
+                if asked.lane.is_some() && !remembered {
+                    self.shared
+                        .fallback
+                        .settle(check, asked.carried.as_ref(), &verdict);
+                }
+                decision
+            }
+            Err(_) => self.degraded(check),
+        };
+        self.decided(check, asked.operation, decision)
+    }
+
+    /// What the strategy makes of a store that does not decide.
+    fn degraded<'a>(&self, check: &Check<'a>) -> Decision<'a> {
+        match self.strategy {
+            FailureStrategy::Open => self.shared.fallback.check(check),
+            FailureStrategy::OpenUnlimited => Decision::unlimited(check),
+            FailureStrategy::Closed => Decision::refused(check, LONGEST_WAIT),
+        }
+    }
+
+    fn decided<'a>(
+        &self,
+        check: &Check<'a>,
+        operation: Operation,
+        decision: Decision<'a>,
+    ) -> Decision<'a> {
+        if operation == Operation::Check {
+            self.shared
+                .meter
+                .decided(check.identity, &decision, self.shadow);
+        }
+        decision
+    }
+
+    /// Notes that a layer counts by these limits, and warns, once, if another does too.
+    pub(crate) fn claim(&self, scope: &Scope, limits: &Limits, layer: usize) {
+        let mut claims = self
+            .shared
+            .claims
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for policy in limits.policies() {
+            let claim = claims
+                .entry((scope.clone(), policy.fingerprint()))
+                .or_insert(Some(layer));
+            if claim.is_some_and(|other| other != layer) {
+                *claim = None;
+                events::shared_count(scope.as_str(), policy.name());
+            }
+        }
+    }
+
+    /// Gives back what an earlier check was charged, under every policy of it.
+    ///
+    /// While the store is away, what the fallback counted is given back.
+    ///
+    /// # Errors
+    ///
+    /// If the store was asked and did not answer that it did it. It may have.
+    pub async fn refund(&self, check: &Check<'_>) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        shared.fallback.refund(check);
+        match shared.lane(check) {
+            Err(Away) => Ok(()),
+            Ok(lane) => {
+                let outcome = shared.store.refund(&check.time_left(shared.deadline));
+                shared.done(Operation::Refund, lane, outcome).await
+            }
+        }
+    }
+
+    /// Forgets what was counted for the check's identity, scope and policies, in the store and in
+    /// the fallback.
+    ///
+    /// # Errors
+    ///
+    /// If the store did not answer that it did it. It may have.
+    pub async fn reset(&self, check: &Check<'_>) -> Result<(), StoreError> {
+        let shared = &self.shared;
+        shared.fallback.reset(check);
+        match shared.lane(check) {
+            Err(Away) => Err(StoreErrorKind::Unavailable.into()),
+            Ok(lane) => {
+                let outcome = shared.store.reset(&check.time_left(shared.deadline));
+                shared.done(Operation::Reset, lane, outcome).await
+            }
+        }
+    }
+}
+
+/// The breaker is open: the store is not to be asked.
+struct Away;
+
+impl Shared {
+    /// The lane to ask by, from now; none where the store needs no breaker.
+    fn lane(&self, check: &Check<'_>) -> Result<Option<(Arc<Lane>, Instant)>, Away> {
+        if self.store.is_infallible() {
+            return Ok(None);
+        }
+        let lane = self.lanes.get(self.store.lane(check));
+        if lane.is_open() {
+            Err(Away)
+        } else {
+            Ok(Some((lane, Instant::now())))
+        }
+    }
+
+    /// Takes note of an answer, or of an error in its place.
+    fn heard(self: &Arc<Self>, asked: &Asked, error: Option<&StoreError>) {
+        self.meter
+            .operation(asked.operation, error.map(StoreError::kind));
+        let Some((lane, began)) = &asked.lane else {
+            return;
+        };
+        match error {
+            None => lane.succeeded(),
+            Some(error) => self.failed(lane, *began, error),
+        }
+    }
+
+    async fn done(
+        self: &Arc<Self>,
+        operation: Operation,
+        lane: Option<(Arc<Lane>, Instant)>,
+        outcome: Outcome<()>,
+    ) -> Result<(), StoreError> {
+        let result = match outcome {
+            Outcome::Ready(result) => result,
+            Outcome::Pending(answer) => timeout(self.deadline, answer)
+                .await
+                .unwrap_or_else(|_| Err(StoreErrorKind::TimedOut.into())),
+        };
+        self.heard(
+            &Asked {
+                operation,
+                lane,
+                carried: None,
+            },
+            result.as_ref().err(),
+        );
+        result
+    }
+}
+
+/// With a deadline of 50 ms, [`FailureStrategy::Open`] and a fallback for 100,000 counts.
+impl<S: Store> From<S> for Limiter {
+    fn from(store: S) -> Self {
+        Self::builder(store).build()
+    }
+}
+
+impl fmt::Debug for Limiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Limiter")
+            .field("store", &self.shared.store.name())
+            .field("deadline", &self.shared.deadline)
+            .field("failure_strategy", &self.strategy)
+            .field("shadow", &self.shadow)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,19 @@
+//! Deciding whatever happens: a store with a deadline, breakers, a fallback and metrics.
+//!
+//! Knows nothing of HTTP, so that every front door can share it.
+
+mod breaker;
+mod builder;
+mod failure;
+mod lane;
+#[expect(
+    clippy::module_inception,
+    reason = "the module is named for its subject"
+)]
+mod limiter;
+mod pending;
+
+pub use builder::LimiterBuilder;
+pub use failure::FailureStrategy;
+pub use limiter::Limiter;
+pub use pending::{Checked, CheckedFuture, PendingDecision};

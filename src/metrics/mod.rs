@@ -1,0 +1,24 @@
+//! What is counted, through the `metrics` facade. Without the feature `metrics`, nothing is: the
+//! same calls do nothing.
+
+#[cfg(feature = "metrics")]
+mod on;
+#[cfg(feature = "metrics")]
+pub use on::describe_metrics;
+#[cfg(feature = "metrics")]
+pub(crate) use on::{Meter, active_identities, evicted};
+
+#[cfg(not(feature = "metrics"))]
+mod off;
+#[cfg(not(feature = "metrics"))]
+pub(crate) use off::{Meter, active_identities, evicted};
+
+/// What a store is asked to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Check,
+    Peek,
+    Refund,
+    Reset,
+    Probe,
+}

@@ -1,0 +1,231 @@
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use metrics::{
+    Counter, Histogram, SharedString, Unit, counter, describe_counter, describe_gauge,
+    describe_histogram, gauge, histogram,
+};
+
+use super::Operation;
+use crate::decision::Decision;
+use crate::identity::Identity;
+use crate::store::StoreErrorKind;
+
+/// One decision in so many tells how much it left.
+const SAMPLED: u32 = 16;
+
+/// How many pairs of a kind and a policy are counted apart; a power of two. What comes after is
+/// counted together, as `other`.
+const SERIES: usize = 256;
+
+/// A limiter's metrics: handles are made when first needed and kept.
+pub(crate) struct Meter {
+    store: &'static str,
+    decisions: Box<[OnceLock<Decisions>; SERIES]>,
+    other: OnceLock<Decisions>,
+    degraded: OnceLock<Counter>,
+    waited: OnceLock<Histogram>,
+    /// By operation and outcome.
+    operations: [OnceLock<Counter>; OPERATIONS * OUTCOMES],
+}
+
+const OPERATIONS: usize = 5;
+const OUTCOMES: usize = 3;
+
+impl Operation {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Check => "check",
+            Self::Peek => "peek",
+            Self::Refund => "refund",
+            Self::Reset => "reset",
+            Self::Probe => "probe",
+        }
+    }
+}
+
+/// The metrics of one kind of identity under one policy.
+struct Decisions {
+    kind: Box<str>,
+    fingerprint: u128,
+    allowed: Counter,
+    blocked: Counter,
+    shadow_blocked: Counter,
+    remaining: Histogram,
+    seen: AtomicU32,
+}
+
+impl Decisions {
+    fn new(kind: &str, policy: impl Into<SharedString>, fingerprint: u128) -> Self {
+        let policy = policy.into();
+        let labels = || {
+            [
+                ("identity", SharedString::from(kind.to_owned())),
+                ("policy", policy.clone()),
+            ]
+        };
+        Self {
+            allowed: counter!("rate_limit_allowed_total", &labels()),
+            blocked: counter!("rate_limit_blocked_total", &labels()),
+            shadow_blocked: counter!("rate_limit_shadow_blocked_total", &labels()),
+            remaining: histogram!("rate_limit_remaining_ratio", "policy" => policy),
+            kind: kind.into(),
+            fingerprint,
+            seen: AtomicU32::new(0),
+        }
+    }
+}
+
+impl Meter {
+    pub(crate) fn new(store: &'static str) -> Self {
+        Self {
+            store,
+            decisions: Box::new([const { OnceLock::new() }; SERIES]),
+            other: OnceLock::new(),
+            degraded: OnceLock::new(),
+            waited: OnceLock::new(),
+            operations: [const { OnceLock::new() }; OPERATIONS * OUTCOMES],
+        }
+    }
+
+    pub(crate) fn decided(&self, identity: &Identity, decision: &Decision<'_>, shadow: bool) {
+        let decisions = self.decisions(identity.kind(), decision);
+        match (decision.is_allowed(), shadow) {
+            (true, _) => decisions.allowed.increment(1),
+            (false, false) => decisions.blocked.increment(1),
+            (false, true) => decisions.shadow_blocked.increment(1),
+        }
+        if decisions.seen.fetch_add(1, Ordering::Relaxed) % SAMPLED == 0 {
+            let limit = f64::from(decision.limit());
+            decisions
+                .remaining
+                .record(f64::from(decision.remaining()) / limit);
+        }
+        if decision.is_degraded() {
+            let counter = || counter!("rate_limit_degraded_total", "store" => self.store);
+            self.degraded.get_or_init(counter).increment(1);
+        }
+    }
+
+    /// The metrics of the binding policy: an open-addressed table that is never resized, so that
+    /// finding them takes no lock.
+    fn decisions(&self, kind: &str, decision: &Decision<'_>) -> &Decisions {
+        let policy = decision.policy();
+        let fingerprint = policy.fingerprint();
+        let new = || {
+            let name = SharedString::from(policy.name().to_owned());
+            Decisions::new(kind, name, fingerprint)
+        };
+        let hash = kind.bytes().fold(fingerprint as usize, |hash, byte| {
+            hash.wrapping_mul(31).wrapping_add(byte.into())
+        });
+        for probe in 0..8 {
+            let entry = self.decisions[hash.wrapping_add(probe) % SERIES].get_or_init(new);
+            if entry.fingerprint == fingerprint && *entry.kind == *kind {
+                return entry;
+            }
+        }
+        self.other
+            .get_or_init(|| Decisions::new("other", "other", 0))
+    }
+
+    /// Counts what was asked of the store, and how it went.
+    pub(crate) fn operation(&self, operation: Operation, error: Option<StoreErrorKind>) {
+        let (outcome, status) = match error {
+            None => (0, "ok"),
+            Some(StoreErrorKind::TimedOut) => (1, "timed_out"),
+            Some(_) => (2, "error"),
+        };
+        let counter = || {
+            counter!(
+                "rate_limit_store_operations_total",
+                "store" => self.store, "operation" => operation.label(), "status" => status,
+            )
+        };
+        let index = operation as usize * OUTCOMES + outcome;
+        self.operations[index].get_or_init(counter).increment(1);
+        if let Some(kind) = error {
+            counter!("rate_limit_errors_total", "kind" => kind.as_str()).increment(1);
+        }
+    }
+
+    /// How long a check waited for the store.
+    pub(crate) fn waited(&self, time: Duration) {
+        let histogram = || histogram!("rate_limit_check_duration_seconds", "store" => self.store);
+        self.waited.get_or_init(histogram).record(time);
+    }
+
+    pub(crate) fn breaker(&self, lane: usize, open: bool) {
+        let open = if open { 1.0 } else { 0.0 };
+        gauge!("rate_limit_breaker_open", "store" => self.store, "lane" => lane.to_string())
+            .set(open);
+    }
+}
+
+pub(crate) fn active_identities(store: &'static str, estimate: u64) {
+    gauge!("rate_limit_active_identities", "store" => store).set(estimate as f64);
+}
+
+pub(crate) fn evicted(store: &'static str) {
+    counter!("rate_limit_evictions_total", "store" => store).increment(1);
+}
+
+/// Registers units and descriptions of all metrics with the installed recorder.
+///
+/// Call it once, after installing the recorder and before serving: handles are made at the first
+/// request that needs them, from the recorder that is installed then.
+pub fn describe_metrics() {
+    let count = Unit::Count;
+    describe_counter!(
+        "rate_limit_allowed_total",
+        count,
+        "Requests let through, by kind of identity and binding policy"
+    );
+    describe_counter!(
+        "rate_limit_blocked_total",
+        count,
+        "Requests denied, by kind of identity and binding policy"
+    );
+    describe_counter!(
+        "rate_limit_shadow_blocked_total",
+        count,
+        "Requests that a shadow layer would have denied"
+    );
+    describe_counter!(
+        "rate_limit_degraded_total",
+        count,
+        "Requests decided by the failure strategy"
+    );
+    describe_counter!("rate_limit_errors_total", count, "Store errors, by kind");
+    describe_counter!(
+        "rate_limit_store_operations_total",
+        count,
+        "Calls of the store, by operation and status"
+    );
+    describe_counter!(
+        "rate_limit_evictions_total",
+        count,
+        "Live counts forgotten because their places were all taken"
+    );
+    describe_histogram!(
+        "rate_limit_check_duration_seconds",
+        Unit::Seconds,
+        "How long checks waited for the store; checks decided on the spot are not timed"
+    );
+    describe_histogram!(
+        "rate_limit_remaining_ratio",
+        count,
+        "What a decision left of the binding policy's limit, 0 to 1, sampled"
+    );
+    describe_gauge!(
+        "rate_limit_active_identities",
+        count,
+        "Live counts in the process, estimated"
+    );
+    describe_gauge!(
+        "rate_limit_breaker_open",
+        count,
+        "1 while the breaker of a store's lane is open"
+    );
+}

@@ -1,0 +1,184 @@
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use super::verdict::{PerPolicy, Step, Verdict};
+use crate::identity::Identity;
+use crate::quota::{Limits, Quota, Scope, State};
+
+static DEFAULT_SCOPE: LazyLock<Scope> = LazyLock::new(Scope::default);
+
+/// A question to decide: may this identity spend this cost now, under these limits?
+///
+/// ```
+/// use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota};
+///
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let limiter = Limiter::from(LocalStore::new());
+/// let limits = Limits::from(Quota::per_minute(100));
+/// let alice = Identity::user("alice");
+///
+/// let decision = limiter.check(&Check::new(&alice, &limits).cost(5)).await;
+/// assert!(decision.is_allowed());
+/// assert_eq!(decision.remaining(), 95);
+/// # }
+/// ```
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Check<'a> {
+    /// Who is asking.
+    pub identity: &'a Identity,
+    /// The policies to decide by, all at once.
+    pub limits: &'a Limits,
+    /// Whose counts these are: different scopes never share.
+    pub scope: &'a Scope,
+    /// How much is to be spent. A cost of 0 only looks.
+    pub cost: u32,
+    /// How long the asker will wait from now. A store should not begin what cannot end by then.
+    pub time_left: Duration,
+    carried: Option<&'a Carried>,
+    /// How many times over each admission is charged.
+    share: u32,
+}
+
+impl<'a> Check<'a> {
+    /// A check of cost 1 in the default scope.
+    pub fn new(identity: &'a Identity, limits: &'a Limits) -> Self {
+        Self {
+            identity,
+            limits,
+            scope: &DEFAULT_SCOPE,
+            cost: 1,
+            time_left: Duration::MAX,
+            carried: None,
+            share: 1,
+        }
+    }
+
+    /// The same check of another cost.
+    #[must_use]
+    pub fn cost(self, cost: u32) -> Self {
+        Self { cost, ..self }
+    }
+
+    /// The same check in another scope.
+    #[must_use]
+    pub fn scope(self, scope: &'a Scope) -> Self {
+        Self { scope, ..self }
+    }
+
+    pub(crate) fn time_left(self, time_left: Duration) -> Self {
+        Self { time_left, ..self }
+    }
+
+    pub(crate) fn carrying(self, carried: Option<&'a Carried>) -> Self {
+        Self { carried, ..self }
+    }
+
+    pub(crate) fn shared_by(self, share: u32) -> Self {
+        Self { share, ..self }
+    }
+
+    /// Decides this check upon the states of its policies, in order, at `now` (microseconds since
+    /// the Unix epoch): all or nothing.
+    ///
+    /// Missing states are those of an identity never seen. This includes whatever the
+    /// [`Limiter`](crate::Limiter) counted while the store was away.
+    pub fn decide(&self, now: u64, states: impl IntoIterator<Item = State>) -> Step {
+        let mut states = states.into_iter();
+        let policies = self.limits.policies().iter().enumerate();
+        let before: PerPolicy<State> = policies
+            .map(|(index, policy)| {
+                let state = states.next().unwrap_or_default();
+                match self.carried {
+                    Some(carried) => carried.join(index, policy.quota(), state, now),
+                    None => state,
+                }
+            })
+            .collect();
+
+        let step = |cost: fn(&Self, &Quota) -> u32| {
+            let mut allowed = true;
+            let after = self.quotas().zip(&before).map(|(quota, state)| {
+                let (state, status) = quota.step(*state, now, cost(self, quota));
+                allowed &= status.is_allowed();
+                state
+            });
+            let after: PerPolicy<State> = after.collect();
+            (allowed, after)
+        };
+        let (allowed, mut next) = step(Self::cost_under);
+        if !allowed {
+            // Nobody is charged, but a state from a clock that has stepped back is put right.
+            (_, next) = step(|_, _| 0);
+        }
+        Step {
+            verdict: Verdict::new(allowed, now, before),
+            next,
+        }
+    }
+
+    pub(crate) fn quotas(&self) -> impl Iterator<Item = &'a Quota> + use<'a> {
+        self.limits.policies().iter().map(|policy| policy.quota())
+    }
+
+    /// What is charged to one of the policies.
+    pub(crate) fn cost_under(&self, quota: &Quota) -> u32 {
+        quota.shared_cost(self.cost, self.share)
+    }
+
+    pub(crate) fn share(&self) -> u32 {
+        self.share
+    }
+}
+
+/// What was counted elsewhere while the store was away, by another clock.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Carried {
+    pub(crate) states: PerPolicy<State>,
+    pub(crate) now: u64,
+}
+
+impl Carried {
+    fn join(&self, index: usize, quota: &Quota, state: State, now: u64) -> State {
+        match self.states.get(index) {
+            Some(carried) => quota.join(state, quota.rebase(*carried, self.now, now), now),
+            None => state,
+        }
+    }
+}
+
+/// A check that outlives the request's head.
+#[derive(Clone, Debug)]
+pub(crate) struct OwnedCheck {
+    identity: Identity,
+    limits: Limits,
+    scope: Scope,
+    cost: u32,
+}
+
+impl OwnedCheck {
+    pub(crate) fn new(check: &Check<'_>) -> Self {
+        Self {
+            identity: check.identity.clone(),
+            limits: check.limits.clone(),
+            scope: check.scope.clone(),
+            cost: check.cost,
+        }
+    }
+
+    pub(crate) fn borrow(&self) -> Check<'_> {
+        Check::new(&self.identity, &self.limits)
+            .scope(&self.scope)
+            .cost(self.cost)
+    }
+}
+
+/// Calls `ask` with the check that a probe makes: of an identity that no request can have.
+pub(super) fn with_probe<T>(ask: impl FnOnce(&Check<'_>) -> T) -> T {
+    static PROBE: LazyLock<(Identity, Limits)> = LazyLock::new(|| {
+        let identity = Identity::new("tollgate", "probe").expect("a good kind");
+        (identity, Limits::from(Quota::per_second(1_000)))
+    });
+    let (identity, limits) = &*PROBE;
+    ask(&Check::new(identity, limits))
+}

@@ -1,0 +1,244 @@
+//! A hash table of a fixed size, in which forgetting is part of the plan.
+//!
+//! Slots of 24 bytes stand in buckets of four, and a key may stand in either of two buckets: with
+//! two slots for each count that the table has room for, hardly ever are all eight of a key's
+//! slots taken by live counts (Azar, Broder, Karlin and Upfal, "Balanced Allocations", 1994). The
+//! table is cut into shards by identity, each with a lock, so that all policies of a check are
+//! decided under one.
+
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::metrics;
+use crate::quota::State;
+use crate::store::Check;
+use crate::store::verdict::PerPolicy;
+
+const SLOTS_PER_BUCKET: usize = 4;
+
+/// Smaller shards would fill unevenly.
+const BUCKETS_PER_SHARD: usize = 512;
+const MOST_SHARDS: usize = 64;
+
+/// A shard in use counts its live slots so often, in microseconds, in so many of its buckets.
+const COUNTED_EVERY: u64 = 1_000_000;
+const BUCKETS_COUNTED: usize = 1_024;
+
+pub(crate) struct Table {
+    shards: Box<[Mutex<Shard>]>,
+    /// Unguessable, so that nobody can choose values that collide.
+    secret: [u64; 2],
+    capacity: usize,
+    /// An estimate.
+    live: AtomicU64,
+    store: &'static str,
+}
+
+struct Shard {
+    buckets: Box<[Bucket]>,
+    live: u64,
+    counted_at: u64,
+}
+
+type Bucket = [Slot; SLOTS_PER_BUCKET];
+
+#[derive(Clone, Copy)]
+struct Slot {
+    /// The upper 63 bits tell the key, the lowest whether the state is marked.
+    tag: u64,
+    state: State,
+}
+
+const EMPTY: Slot = Slot {
+    tag: 0,
+    state: State::from_words([0, 0]),
+};
+
+/// Which bucket of a shard, and which slot of the bucket.
+type Place = (usize, usize);
+
+/// The hash of an identity, a scope, a policy's name and its quota.
+#[derive(Clone, Copy)]
+struct Key(u128);
+
+impl Key {
+    fn tag(self) -> u64 {
+        self.0 as u64 & !1
+    }
+
+    /// The two buckets, which differ, of `count`.
+    fn buckets(self, count: usize) -> [usize; 2] {
+        let first = scaled((self.0 >> 64) as u32, count);
+        let step = 1 + scaled((self.0 >> 96) as u32, count - 1);
+        [first, (first + step) % count]
+    }
+}
+
+/// A hash as an index below `count`.
+fn scaled(hash: u32, count: usize) -> usize {
+    ((u64::from(hash) * count as u64) >> 32) as usize
+}
+
+impl Table {
+    pub(crate) fn with_capacity(capacity: usize, store: &'static str) -> Self {
+        // Two slots for each count; two buckets at least, which hold any one check's policies.
+        let buckets = capacity.div_ceil(SLOTS_PER_BUCKET / 2).max(2);
+        let shards = (buckets / BUCKETS_PER_SHARD).clamp(1, MOST_SHARDS);
+        let buckets = buckets.div_ceil(shards);
+        let shard = || Shard {
+            buckets: vec![[EMPTY; SLOTS_PER_BUCKET]; buckets].into(),
+            live: 0,
+            counted_at: 0,
+        };
+        let random = || RandomState::new().hash_one(0);
+        Self {
+            shards: (0..shards).map(|_| Mutex::new(shard())).collect(),
+            secret: [random(), random()],
+            capacity: shards * buckets * SLOTS_PER_BUCKET / 2,
+            live: AtomicU64::new(0),
+            store,
+        }
+    }
+
+    pub(crate) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Locks the counts of a check's policies, to be read and written at `now`, in microseconds
+    /// since the Unix epoch.
+    pub(crate) fn row(&self, check: &Check<'_>, now: u64) -> Row<'_> {
+        let mut hasher = SipHasher13::new_with_keys(self.secret[0], self.secret[1]);
+        (check.identity, check.scope).hash(&mut hasher);
+        let hash = hasher.finish128().as_u128();
+        // The fingerprints are hashes too, of policies that no client chooses.
+        let policies = check.limits.policies().iter();
+        let keys: PerPolicy<Key> = policies
+            .map(|policy| Key(hash ^ policy.fingerprint()))
+            .collect();
+
+        let shard = &self.shards[scaled(hash as u32, self.shards.len())];
+        // A panic cannot happen while the lock is held; if it did, every state would still be one.
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        self.count(&mut shard, now);
+        let places = keys.iter().map(|key| shard.find(*key)).collect();
+        Row {
+            table: self,
+            shard,
+            keys,
+            places,
+            now,
+        }
+    }
+
+    /// Keeps the estimate of live counts, without a sweeper: each shard when it is in use.
+    fn count(&self, shard: &mut Shard, now: u64) {
+        if now.abs_diff(shard.counted_at) < COUNTED_EVERY {
+            return;
+        }
+        shard.counted_at = now;
+        let counted = shard.buckets.len().min(BUCKETS_COUNTED);
+        let slots = shard.buckets[..counted].iter().flatten();
+        let live = slots.filter(|slot| !slot.state.is_spent(now)).count();
+        let live = (live * shard.buckets.len() / counted) as u64;
+        let change = live.wrapping_sub(std::mem::replace(&mut shard.live, live));
+        let before = self.live.fetch_add(change, Ordering::Relaxed);
+        metrics::active_identities(self.store, before.wrapping_add(change));
+    }
+}
+
+/// The counts of one check's policies, locked.
+pub(crate) struct Row<'a> {
+    table: &'a Table,
+    shard: MutexGuard<'a, Shard>,
+    keys: PerPolicy<Key>,
+    places: PerPolicy<Option<Place>>,
+    now: u64,
+}
+
+impl Row<'_> {
+    /// Each policy's state, in order.
+    pub(crate) fn states(&self) -> impl Iterator<Item = State> {
+        self.slots().map(|slot| slot.state)
+    }
+
+    /// Whether each policy's state is marked, in order.
+    pub(crate) fn marks(&self) -> impl Iterator<Item = bool> {
+        self.slots()
+            .map(|slot| slot.tag & 1 == 1 && !slot.state.is_spent(self.now))
+    }
+
+    fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.places
+            .iter()
+            .map(|place| place.map_or(&EMPTY, |(bucket, slot)| &self.shard.buckets[bucket][slot]))
+    }
+
+    /// Keeps a policy's state, with or without a mark.
+    pub(crate) fn set(&mut self, policy: usize, state: State, mark: bool) {
+        let place = match self.places[policy] {
+            Some(place) => place,
+            None if state.is_spent(self.now) => return,
+            None => self.make_room(self.keys[policy]),
+        };
+        self.places[policy] = Some(place);
+        let tag = self.keys[policy].tag() | u64::from(mark);
+        self.shard.buckets[place.0][place.1] = Slot { tag, state };
+    }
+
+    /// Forgets every policy's state.
+    pub(crate) fn clear(&mut self) {
+        for (bucket, slot) in self.places.iter().flatten() {
+            self.shard.buckets[*bucket][*slot] = EMPTY;
+        }
+    }
+
+    /// A place for a new count: a free one in the emptier of its two buckets, else that of the
+    /// least indebted count, but of none of this row's own.
+    fn make_room(&mut self, key: Key) -> Place {
+        let mut roomiest: (usize, Option<Place>) = (0, None);
+        let mut least: Option<(u64, Place)> = None;
+        for bucket in key.buckets(self.shard.buckets.len()) {
+            let mut free = (0, None);
+            for (index, slot) in self.shard.buckets[bucket].iter().enumerate() {
+                let place = (bucket, index);
+                if self.places.contains(&Some(place)) {
+                    continue;
+                }
+                if slot.state.is_spent(self.now) {
+                    free = (free.0 + 1, Some(place));
+                }
+                let until = slot.state.expires_at();
+                if least.is_none_or(|(earliest, _)| until < earliest) {
+                    least = Some((until, place));
+                }
+            }
+            if free.0 > roomiest.0 {
+                roomiest = free;
+            }
+        }
+        if let (_, Some(place)) = roomiest {
+            return place;
+        }
+        metrics::evicted(self.table.store);
+        let (_, place) = least.expect("eight slots, of which this row has at most seven");
+        place
+    }
+}
+
+impl Shard {
+    fn find(&self, key: Key) -> Option<Place> {
+        key.buckets(self.buckets.len())
+            .into_iter()
+            .find_map(|bucket| {
+                let same =
+                    |slot: &Slot| slot.tag & !1 == key.tag() && slot.state != State::default();
+                self.buckets[bucket]
+                    .iter()
+                    .position(same)
+                    .map(|slot| (bucket, slot))
+            })
+    }
+}

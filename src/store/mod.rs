@@ -1,0 +1,126 @@
+//! Where counts live: the [`Store`] trait, and the store in the process.
+//!
+//! A store only decides. What a client is told is computed from its [`Verdict`] by
+//! [`Quota::step`](crate::Quota::step), in one place, for every store. Stores know nothing of
+//! failure strategies: that is the [`Limiter`](crate::Limiter)'s part.
+//! [The guide](crate::guide::stores) shows how to write one.
+
+mod check;
+mod error;
+mod local;
+mod verdict;
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+
+pub use check::Check;
+pub(crate) use check::{Carried, OwnedCheck};
+pub use error::{StoreError, StoreErrorKind};
+pub use local::LocalStore;
+pub(crate) use local::Table;
+pub(crate) use verdict::PerPolicy;
+pub use verdict::{Step, Verdict};
+
+/// A boxed future, as stores return it.
+pub type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// Where counts live.
+///
+/// Implementations must decide a check against all its policies at once: all are charged, or, if
+/// any denies, none. They must never run a check twice. The suite in `test_util::conformance`
+/// (feature `test-util`) proves it of any store.
+pub trait Store: Send + Sync + 'static {
+    /// Decides a check against every policy in it, charging all of them or none.
+    fn check(&self, check: &Check<'_>) -> Outcome;
+
+    /// Gives back the cost of an earlier check, under every policy of it, as
+    /// [`Quota::refund`](crate::Quota::refund) does.
+    fn refund(&self, check: &Check<'_>) -> Outcome<()>;
+
+    /// Forgets what was counted for the check's identity, scope and policies.
+    fn reset(&self, check: &Check<'_>) -> Outcome<()>;
+
+    /// Which of the store's independent parts this check would use: each has its own breaker.
+    ///
+    /// The numbers should be few and small. A cluster says which node.
+    fn lane(&self, _check: &Check<'_>) -> usize {
+        0
+    }
+
+    /// Finds out whether a lane works again after it failed, by the same means as a real check.
+    ///
+    /// Unless implemented, this is a check of a reserved identity. A store of several lanes must
+    /// implement it.
+    fn probe(&self, _lane: usize) -> Outcome {
+        check::with_probe(|check| self.check(check))
+    }
+
+    /// The store's name in metrics.
+    fn name(&self) -> &'static str {
+        "custom"
+    }
+
+    /// Whether no check of this store can fail or wait, so that it needs no breaker, and no
+    /// fallback that remembers what it decided.
+    fn is_infallible(&self) -> bool {
+        false
+    }
+}
+
+impl<S: Store + ?Sized> Store for Arc<S> {
+    fn check(&self, check: &Check<'_>) -> Outcome {
+        (**self).check(check)
+    }
+
+    fn refund(&self, check: &Check<'_>) -> Outcome<()> {
+        (**self).refund(check)
+    }
+
+    fn reset(&self, check: &Check<'_>) -> Outcome<()> {
+        (**self).reset(check)
+    }
+
+    fn lane(&self, check: &Check<'_>) -> usize {
+        (**self).lane(check)
+    }
+
+    fn probe(&self, lane: usize) -> Outcome {
+        (**self).probe(lane)
+    }
+
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn is_infallible(&self) -> bool {
+        (**self).is_infallible()
+    }
+}
+
+/// A store's answer: there already, or a round trip away.
+pub enum Outcome<T = Verdict> {
+    /// Decided on the spot: nothing was allocated and nobody need be woken.
+    Ready(Result<T, StoreError>),
+    /// To be awaited. Dropping it must be safe: at most this check's own cost is charged.
+    Pending(BoxFuture<Result<T, StoreError>>),
+}
+
+impl<T> Outcome<T> {
+    /// Waits, if need be.
+    pub async fn wait(self) -> Result<T, StoreError> {
+        match self {
+            Self::Ready(result) => result,
+            Self::Pending(future) => future.await,
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Outcome<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready(result) => f.debug_tuple("Ready").field(result).finish(),
+            Self::Pending(_) => f.write_str("Pending(..)"),
+        }
+    }
+}

@@ -1,0 +1,63 @@
+use arrayvec::ArrayVec;
+
+use crate::quota::{MAX_POLICIES, State};
+
+/// A value a policy, kept in place.
+pub(crate) type PerPolicy<T> = ArrayVec<T, MAX_POLICIES>;
+
+/// What a store says of a check: whether it charged, by which clock, and each policy's state as it
+/// was before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub(crate) allowed: bool,
+    pub(crate) now: u64,
+    pub(crate) states: PerPolicy<State>,
+    pub(crate) remembered: bool,
+}
+
+impl Verdict {
+    /// A verdict at `now`, in microseconds since the Unix epoch by the store's clock, with the
+    /// state before the check of each of its policies, in order.
+    ///
+    /// States past the [`MAX_POLICIES`](crate::MAX_POLICIES)th are dropped.
+    pub fn new(allowed: bool, now: u64, states: impl IntoIterator<Item = State>) -> Self {
+        let states = states.into_iter().take(MAX_POLICIES).collect();
+        Self {
+            allowed,
+            now,
+            states,
+            remembered: false,
+        }
+    }
+
+    /// The same verdict, given from memory without asking where the counts live: it proves nothing
+    /// of the store's health.
+    #[must_use]
+    pub fn remembered(self) -> Self {
+        Self {
+            remembered: true,
+            ..self
+        }
+    }
+
+    /// Whether the check was let through, and charged.
+    pub fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+}
+
+/// A check decided upon states: the verdict, and the states to keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// What the store is to answer.
+    pub verdict: Verdict,
+    pub(crate) next: PerPolicy<State>,
+}
+
+impl Step {
+    /// Each policy's state after the check, in order. One that equals the state before need not
+    /// be written.
+    pub fn states(&self) -> &[State] {
+        &self.next
+    }
+}

@@ -1,0 +1,370 @@
+//! The suite that every store must pass.
+//!
+//! [`check`] proves what can be proved of any store, a shared one included: it uses identities of
+//! its own. [`check_with_clock`] also follows the algorithms through time, for a store that takes
+//! its time from a [`ManualClock`].
+//!
+//! ```
+//! use tollgate::LocalStore;
+//! use tollgate::test_util::{ManualClock, conformance};
+//!
+//! # #[tokio::main] async fn main() {
+//! conformance::check(LocalStore::new()).await;
+//!
+//! let clock = ManualClock::new();
+//! conformance::check_with_clock(LocalStore::new().clock(clock.clone()), &clock).await;
+//! # }
+//! ```
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use super::ManualClock;
+use crate::clock::Clock;
+use crate::decision::Decision;
+use crate::identity::Identity;
+use crate::limiter::{FailureStrategy, Limiter};
+use crate::quota::{Limits, Policy, Quota, Scope, State};
+use crate::store::{Check, Store};
+
+/// Long enough for nothing to be regained, and for no window to end, while the suite runs.
+const PERIOD: Duration = Duration::from_secs(3_650 * 86_400);
+
+/// Each algorithm, with room for `limit`.
+fn quotas(limit: u32) -> [Quota; 3] {
+    [
+        Quota::token_bucket(limit, PERIOD),
+        Quota::sliding_window(limit, PERIOD),
+        Quota::fixed_window(limit, PERIOD),
+    ]
+}
+
+/// Checks that a store decides as every store must.
+///
+/// # Panics
+///
+/// If it does not, saying what was expected.
+pub async fn check(store: impl Store) {
+    let subject = Subject::new(store);
+    for quota in quotas(10) {
+        subject.admits_the_limit_and_no_more(quota).await;
+        subject.charges_nothing_when_it_denies(quota).await;
+        subject.knows_the_edges_of_cost(quota).await;
+        subject.looks_without_charging(quota).await;
+        subject.refunds_and_resets(quota).await;
+        subject.keeps_counts_apart(quota).await;
+        subject
+            .admits_exactly_the_limit_to_many_at_once(quota)
+            .await;
+    }
+    subject.charges_all_policies_or_none().await;
+    subject
+        .admits_exactly_the_tightest_of_several_to_many_at_once()
+        .await;
+}
+
+/// Checks that a store follows the algorithms through time, forth and back, step by step, with
+/// one policy and with several.
+///
+/// # Panics
+///
+/// If it does not, saying where.
+pub async fn check_with_clock(store: impl Store, clock: &ManualClock) {
+    let subject = Subject::new(store);
+    let second = Duration::from_secs(1);
+    let plans = [
+        vec![Quota::per_second(3)],
+        vec![Quota::token_bucket(7, 3 * second).burst(20)],
+        vec![Quota::sliding_window(10, second)],
+        vec![Quota::fixed_window(10, second)],
+        vec![
+            Quota::per_second(3).burst(5),
+            Quota::sliding_window(20, 5 * second),
+            Quota::fixed_window(50, 30 * second),
+        ],
+    ];
+    for plan in plans {
+        subject.follows_the_steps(&plan, clock).await;
+    }
+}
+
+struct Subject {
+    limiter: Limiter,
+    /// Sets this run's identities apart from those of other runs on the same store.
+    run: u64,
+}
+
+impl Subject {
+    fn new(store: impl Store) -> Self {
+        let limiter = Limiter::builder(store)
+            .deadline(Duration::from_secs(60))
+            .failures_to_open(NonZeroU32::MAX)
+            .failure_strategy(FailureStrategy::Closed)
+            .build();
+        Self {
+            limiter,
+            run: RandomState::new().hash_one(0),
+        }
+    }
+
+    fn identity(&self, test: &str, subject: impl std::fmt::Debug) -> Identity {
+        Identity::new("conformance", &format!("{:x}-{test}-{subject:?}", self.run))
+            .expect("a good kind")
+    }
+
+    async fn decide<'a>(&self, check: Check<'a>) -> Decision<'a> {
+        let decision = self.limiter.check(&check).await;
+        assert!(
+            !decision.is_degraded(),
+            "the store failed to decide {check:?}"
+        );
+        decision
+    }
+
+    async fn admits_the_limit_and_no_more(&self, quota: Quota) {
+        let (identity, limits) = (self.identity("limit", quota), Limits::from(quota));
+        for left in (0..quota.capacity()).rev() {
+            let decision = self.decide(Check::new(&identity, &limits)).await;
+            assert!(
+                decision.is_allowed(),
+                "{quota}: denied with {} left",
+                left + 1
+            );
+            assert_eq!(decision.remaining(), left, "{quota}: remaining");
+        }
+        let decision = self.decide(Check::new(&identity, &limits)).await;
+        assert!(
+            !decision.is_allowed(),
+            "{quota}: one over the limit was let through"
+        );
+        assert!(
+            decision.retry_after() > Some(Duration::ZERO),
+            "{quota}: no wait"
+        );
+    }
+
+    async fn charges_nothing_when_it_denies(&self, quota: Quota) {
+        let (identity, limits) = (self.identity("denied", quota), Limits::from(quota));
+        let check = Check::new(&identity, &limits);
+        self.decide(check.cost(6)).await;
+        for _ in 0..3 {
+            assert!(
+                !self.decide(check.cost(5)).await.is_allowed(),
+                "{quota}: 6 + 5 of 10"
+            );
+        }
+        assert!(
+            self.decide(check.cost(4)).await.is_allowed(),
+            "{quota}: a denial was charged"
+        );
+    }
+
+    async fn knows_the_edges_of_cost(&self, quota: Quota) {
+        let (identity, limits) = (self.identity("cost", quota), Limits::from(quota));
+        let check = Check::new(&identity, &limits);
+        for cost in [quota.capacity() + 1, u32::MAX] {
+            let decision = self.decide(check.cost(cost)).await;
+            assert!(
+                !decision.is_allowed(),
+                "{quota}: cost {cost} is above the capacity"
+            );
+            assert_eq!(
+                decision.retry_after(),
+                None,
+                "{quota}: cost {cost} can never fit"
+            );
+            assert_eq!(
+                decision.remaining(),
+                quota.capacity(),
+                "{quota}: cost {cost} was stored"
+            );
+        }
+        let decision = self.decide(check.cost(0)).await;
+        assert!(decision.is_allowed(), "{quota}: cost 0 is allowed");
+        assert!(
+            self.decide(check.cost(quota.capacity())).await.is_allowed(),
+            "{quota}: all at once"
+        );
+        assert!(
+            self.decide(check.cost(0)).await.is_allowed(),
+            "{quota}: cost 0 only looks"
+        );
+    }
+
+    async fn looks_without_charging(&self, quota: Quota) {
+        let (identity, limits) = (self.identity("peek", quota), Limits::from(quota));
+        let check = Check::new(&identity, &limits);
+        self.decide(check.cost(3)).await;
+        for _ in 0..3 {
+            assert_eq!(
+                self.limiter.peek(&check).await.remaining(),
+                7,
+                "{quota}: a look was charged"
+            );
+        }
+    }
+
+    async fn refunds_and_resets(&self, quota: Quota) {
+        let (identity, limits) = (self.identity("refund", quota), Limits::from(quota));
+        let check = Check::new(&identity, &limits);
+        let left = async || self.limiter.peek(&check).await.remaining();
+        self.decide(check.cost(8)).await;
+        self.limiter
+            .refund(&check.cost(3))
+            .await
+            .expect("the store refunds");
+        assert_eq!(left().await, 5, "{quota}: 8 charged, 3 given back");
+        self.limiter
+            .refund(&check.cost(u32::MAX))
+            .await
+            .expect("the store refunds");
+        assert_eq!(left().await, 10, "{quota}: no more than all is given back");
+
+        self.decide(check.cost(10)).await;
+        self.limiter.reset(&check).await.expect("the store resets");
+        assert_eq!(left().await, 10, "{quota}: a reset forgets");
+        assert!(
+            self.decide(check.cost(10)).await.is_allowed(),
+            "{quota}: a reset forgets"
+        );
+    }
+
+    async fn keeps_counts_apart(&self, quota: Quota) {
+        let scope = Scope::new("other").expect("a good name");
+        let [one, two] = ["apart-1", "apart-2"].map(|name| self.identity(name, quota));
+        let limits = Limits::from(quota);
+        let renamed = Limits::new([Policy::new("renamed", quota)]).expect("a good name");
+        let changed = Limits::from(quotas(11)[0]);
+        let check = Check::new(&one, &limits);
+        self.decide(check.cost(10)).await;
+        for other in [
+            Check::new(&two, &limits),
+            Check::new(&one, &renamed),
+            Check::new(&one, &changed),
+            check.scope(&scope),
+        ] {
+            assert!(
+                self.decide(other.cost(10)).await.is_allowed(),
+                "{other:?} shares with {check:?}"
+            );
+        }
+    }
+
+    async fn charges_all_policies_or_none(&self) {
+        let named = |(index, quota)| Policy::new(format!("policy-{index}"), quota);
+        let roomy = Limits::new(quotas(10).into_iter().enumerate().map(named)).expect("good names");
+        let tight = quotas(10).into_iter().chain(quotas(4).into_iter().take(1));
+        let tight = Limits::new(tight.enumerate().map(named)).expect("good names");
+        let identity = self.identity("all-or-none", ());
+
+        assert!(
+            self.decide(Check::new(&identity, &tight).cost(4))
+                .await
+                .is_allowed()
+        );
+        let denied = self.decide(Check::new(&identity, &tight).cost(1)).await;
+        assert!(!denied.is_allowed(), "one policy of four is spent");
+        assert_eq!(denied.policy().name(), "policy-3", "it is the binding one");
+        for (policy, status) in denied.policies().take(3) {
+            assert_eq!(
+                status.remaining(),
+                6,
+                "{policy:?} was charged though another denied"
+            );
+        }
+        assert!(
+            self.decide(Check::new(&identity, &roomy).cost(6))
+                .await
+                .is_allowed()
+        );
+    }
+
+    async fn admits_exactly_the_limit_to_many_at_once(&self, quota: Quota) {
+        let identity = self.identity("many", quota);
+        self.hammer(identity, Limits::from(quota)).await;
+    }
+
+    async fn admits_exactly_the_tightest_of_several_to_many_at_once(&self) {
+        let quotas = quotas(10).into_iter().chain(quotas(12));
+        let named = |(index, quota)| Policy::new(format!("policy-{index}"), quota);
+        let limits = Limits::new(quotas.enumerate().map(named)).expect("good names");
+        self.hammer(self.identity("many", &limits), limits).await;
+    }
+
+    async fn hammer(&self, identity: Identity, limits: Limits) {
+        let mut tasks = JoinSet::new();
+        for _ in 0..16 {
+            let (limiter, identity, limits) =
+                (self.limiter.clone(), identity.clone(), limits.clone());
+            tasks.spawn(async move {
+                let mut admitted = 0;
+                for _ in 0..5 {
+                    let decision = limiter.check(&Check::new(&identity, &limits)).await;
+                    assert!(!decision.is_degraded(), "the store failed to decide");
+                    admitted += u32::from(decision.is_allowed());
+                    tokio::task::yield_now().await;
+                }
+                admitted
+            });
+        }
+        let admitted: u32 = tasks.join_all().await.into_iter().sum();
+        assert_eq!(admitted, 10, "{limits:?}: admitted of 80 at once");
+    }
+
+    async fn follows_the_steps(&self, quotas: &[Quota], clock: &ManualClock) {
+        let named =
+            |(index, quota): (usize, &Quota)| Policy::new(format!("policy-{index}"), *quota);
+        let limits = Limits::new(quotas.iter().enumerate().map(named)).expect("good names");
+        let identity = self.identity("steps", quotas);
+        let start = clock.now();
+        let mut random = Random(0x5eed);
+        let mut states = vec![State::default(); quotas.len()];
+        for index in 0..2_000 {
+            let now = match random.below(20) {
+                0 => clock.now() - random.below(500_000),
+                1 => clock.now() + random.below(20_000_000),
+                2 => start + random.below(1_000) * 1_000_000,
+                _ => clock.now() + random.below(400_000),
+            };
+            clock.set(now);
+            let cost = random.below(5) as u32;
+            let decision = self.decide(Check::new(&identity, &limits).cost(cost)).await;
+
+            let steps = |cost: u32| {
+                let steps = quotas.iter().zip(&states);
+                steps
+                    .map(|(quota, state)| quota.step(*state, now, cost))
+                    .collect::<Vec<_>>()
+            };
+            let charged = steps(cost);
+            let allowed = charged.iter().all(|(_, status)| status.is_allowed());
+            assert_eq!(
+                decision.is_allowed(),
+                allowed,
+                "{limits:?}, step {index}, cost {cost}"
+            );
+            for ((_, told), (_, expected)) in decision.policies().zip(&charged) {
+                if allowed || !expected.is_allowed() {
+                    assert_eq!(told, expected, "{limits:?}, step {index}, cost {cost}");
+                }
+            }
+            let kept = if allowed { charged } else { steps(0) };
+            states = kept.into_iter().map(|(state, _)| state).collect();
+        }
+    }
+}
+
+/// SplitMix64 (Steele, Lea and Flood, 2014): the same numbers in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
