@@ -101,33 +101,31 @@ impl Window {
     }
 
     /// The state as it counts at `now`: rolled into the window of `now`. Where it is from the
-    /// next window the clock stands at that window's start; from further ahead, the clock has
-    /// stepped back, and the counts are taken to be this window's.
+    /// next window the clock stands at that window's start. From further ahead, the clock has
+    /// stepped back: both counts are taken to be this window's, so that nothing is minted.
     fn view(&self, state: State, now: u64) -> View {
         let now = now / 1_000;
         let current_start = self.aligned(now);
         let start = self.start(state);
         // A count above the limit was never written by this quota: it is as good as the limit.
-        let previous = if self.sliding {
-            ((state.rest >> 32) as u32).min(self.limit)
-        } else {
-            0
-        };
-        let current = (state.rest as u32).min(self.limit);
-        let view = View {
+        let [last, this] = [(state.rest >> 32) as u32, state.rest as u32];
+        let mut view = View {
             start,
             elapsed: 0,
-            previous,
-            current,
+            previous: if self.sliding {
+                last.min(self.limit)
+            } else {
+                0
+            },
+            current: this.min(self.limit),
         };
-        let mut view = if start > current_start.saturating_add(self.period) {
-            View {
-                start: current_start,
-                ..view
-            }
+        if start > current_start.saturating_add(self.period) {
+            view.start = current_start;
+            view.current = view.current.saturating_add(view.previous).min(self.limit);
+            view.previous = 0;
         } else {
-            self.roll(view, current_start)
-        };
+            view = self.roll(view, current_start);
+        }
         view.elapsed = now.saturating_sub(view.start);
         view
     }

@@ -1,0 +1,201 @@
+//! The store in the process is exact under concurrency and bounded in memory: a flood of
+//! identities makes nobody's debt forgotten while there is room.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tollgate::test_util::ManualClock;
+use tollgate::{Check, Checked, Identity, Limiter, Limits, LocalStore, Policy, Quota};
+
+/// Nothing is regained and no window ends while a test runs.
+const PERIOD: Duration = Duration::from_secs(3_650 * 86_400);
+const TASKS: usize = 64;
+
+fn quotas(limit: u32) -> [Quota; 3] {
+    [
+        Quota::token_bucket(limit, PERIOD),
+        Quota::sliding_window(limit, PERIOD),
+        Quota::fixed_window(limit, PERIOD),
+    ]
+}
+
+/// Each algorithm alone, and all of them at once.
+fn plans(limit: u32) -> [Limits; 4] {
+    let [bucket, sliding, fixed] = quotas(limit);
+    let all = [("bucket", bucket), ("sliding", sliding), ("fixed", fixed)];
+    let all = Limits::new(all.map(|(name, quota)| Policy::new(name, quota))).unwrap();
+    [bucket.into(), sliding.into(), fixed.into(), all]
+}
+
+fn is_allowed(limiter: &Limiter, identity: &Identity, limits: &Limits) -> bool {
+    match limiter.check(&Check::new(identity, limits)) {
+        Checked::Ready(decision) => decision.is_allowed(),
+        Checked::Pending(_) => panic!("a local store decides at once"),
+    }
+}
+
+fn user(index: usize) -> Identity {
+    Identity::user(&index.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn many_tasks_on_one_identity_are_admitted_exactly_the_limit() {
+    const LIMIT: u32 = 5_000;
+    for limits in plans(LIMIT) {
+        let limiter = Limiter::from(LocalStore::new());
+        let mut tasks = JoinSet::new();
+        for _ in 0..TASKS {
+            let (limiter, limits) = (limiter.clone(), limits.clone());
+            tasks.spawn(async move {
+                let mut admitted = 0;
+                for round in 0..2 * LIMIT as usize / TASKS {
+                    admitted += u32::from(is_allowed(&limiter, &user(0), &limits));
+                    if round % 16 == 0 {
+                        tokio::task::yield_now().await;
+                    }
+                }
+                admitted
+            });
+        }
+        let admitted: u32 = tasks.join_all().await.into_iter().sum();
+        assert_eq!(admitted, LIMIT, "{limits:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 8)]
+async fn many_tasks_on_a_million_identities_are_admitted_exactly_their_limits() {
+    const IDENTITIES: usize = 1_000_000;
+    for limits in plans(2) {
+        let counts = IDENTITIES * limits.policies().len();
+        let limiter = Limiter::from(LocalStore::with_capacity(2 * counts));
+        let admitted: Arc<[AtomicU32]> = (0..IDENTITIES).map(|_| AtomicU32::new(0)).collect();
+        let mut tasks = JoinSet::new();
+        for task in 0..TASKS {
+            let (limiter, limits, admitted) = (limiter.clone(), limits.clone(), admitted.clone());
+            tasks.spawn(async move {
+                // Four tasks to each identity, which come to it at different times.
+                let quarter = IDENTITIES / (TASKS / 4);
+                let (lane, turn) = (task / 4, task % 4);
+                for step in 0..quarter {
+                    let index = lane * quarter + (step + turn * quarter / 4) % quarter;
+                    if is_allowed(&limiter, &user(index), &limits) {
+                        admitted[index].fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        tasks.join_all().await;
+        let wrong = admitted
+            .iter()
+            .filter(|count| count.load(Ordering::Relaxed) != 2)
+            .count();
+        assert_eq!(
+            wrong, 0,
+            "{limits:?}: identities that were not admitted exactly twice"
+        );
+    }
+}
+
+/// How many of the first identities still owe.
+fn debtors(limiter: &Limiter, limits: &Limits, count: usize) -> usize {
+    let owes = |index: &usize| {
+        let debtor = user(*index);
+        match limiter.peek(&Check::new(&debtor, limits)) {
+            Checked::Ready(decision) => decision.remaining() < decision.limit(),
+            Checked::Pending(_) => panic!("a local store decides at once"),
+        }
+    };
+    (0..count).filter(owes).count()
+}
+
+#[test]
+fn a_full_table_remembers_nearly_all_and_a_flood_costs_no_more_than_room() {
+    const CAPACITY: usize = 100_000;
+    let limits = Limits::from(Quota::token_bucket(10, PERIOD));
+    let limiter = Limiter::from(LocalStore::with_capacity(CAPACITY));
+    for index in 0..CAPACITY {
+        assert!(is_allowed(&limiter, &user(index), &limits));
+    }
+    let kept = debtors(&limiter, &limits, CAPACITY);
+    assert!(
+        kept >= CAPACITY - CAPACITY / 10_000,
+        "{kept} of {CAPACITY} debts are remembered"
+    );
+
+    // Ten times as many, who owe as much: old debts give way, and nothing else happens.
+    for index in CAPACITY..10 * CAPACITY {
+        assert!(is_allowed(&limiter, &user(index), &limits));
+    }
+    assert!(debtors(&limiter, &limits, CAPACITY) < CAPACITY);
+}
+
+#[test]
+fn the_least_indebted_gives_way() {
+    let limits = Limits::from(Quota::token_bucket(10, PERIOD));
+    let limiter = Limiter::from(LocalStore::with_capacity(1_000));
+    for index in 0..100 {
+        let debtor = user(index);
+        limiter.check(&Check::new(&debtor, &limits).cost(10));
+    }
+    for index in 100..50_000 {
+        is_allowed(&limiter, &user(index), &limits);
+    }
+    let spent = (0..100)
+        .filter(|index| !is_allowed(&limiter, &user(*index), &limits))
+        .count();
+    assert_eq!(
+        spent, 100,
+        "fifty thousand of little debt drove out none of great debt"
+    );
+}
+
+#[test]
+fn a_count_that_has_run_its_course_makes_room() {
+    let clock = ManualClock::new();
+    let limits = Limits::from(Quota::per_second(10));
+    let limiter = Limiter::from(LocalStore::with_capacity(1_000).clock(clock.clone()));
+    for generation in 0..20 {
+        for index in 0..900 {
+            let who = user(generation * 1_000 + index);
+            assert!(is_allowed(&limiter, &who, &limits));
+        }
+        let last = generation * 1_000..generation * 1_000 + 900;
+        let owing = last.filter(|index| {
+            let who = user(*index);
+            let Checked::Ready(decision) = limiter.peek(&Check::new(&who, &limits)) else {
+                panic!("a local store decides at once");
+            };
+            decision.remaining() == 9
+        });
+        assert_eq!(owing.count(), 900, "generation {generation}");
+        clock.advance(Duration::from_millis(101));
+    }
+}
+
+#[test]
+fn the_policies_of_one_check_never_drive_each_other_out() {
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    let quota = Quota::token_bucket(3, PERIOD);
+    let limits = Limits::new(names.map(|name| Policy::new(name, quota))).unwrap();
+    // The smallest table there is has room for one such check.
+    for capacity in [0, 1, 8] {
+        let limiter = Limiter::from(LocalStore::with_capacity(capacity));
+        for index in 0..1_000 {
+            let who = user(index);
+            let Checked::Ready(decision) = limiter.check(&Check::new(&who, &limits)) else {
+                panic!("a local store decides at once");
+            };
+            assert!(decision.is_allowed());
+            let Checked::Ready(decision) = limiter.peek(&Check::new(&who, &limits)) else {
+                panic!("a local store decides at once");
+            };
+            assert!(
+                decision
+                    .policies()
+                    .all(|(_, status)| status.remaining() == 2)
+            );
+        }
+    }
+}
