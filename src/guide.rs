@@ -1,13 +1,22 @@
-//! guide
-pub mod algorithms {
-    //! a
-}
-pub mod stores {
-    //! a
-}
-pub mod failures {
-    //! a
-}
-pub mod identities {
-    //! a
-}
+//! How to use it well: more than fits beside any one type.
+//!
+//! - [`algorithms`]: what the three algorithms promise, and how to choose.
+//! - [`identities`]: who is asking, and how to sit behind a proxy safely.
+//! - [`failures`]: what happens when the store does not answer.
+//! - [`stores`]: how to write one.
+//! - [`metrics`]: what is counted.
+
+#[doc = include_str!("guide/algorithms.md")]
+pub mod algorithms {}
+
+#[doc = include_str!("guide/identities.md")]
+pub mod identities {}
+
+#[doc = include_str!("guide/failures.md")]
+pub mod failures {}
+
+#[doc = include_str!("guide/stores.md")]
+pub mod stores {}
+
+#[doc = include_str!("guide/metrics.md")]
+pub mod metrics {}
