@@ -1,4 +1,5 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![warn(clippy::unwrap_used)]
 //! Rate limiting as a tower middleware, for axum, hyper, tonic and any other HTTP service: exact,
 //! bounded in memory, and still answering when the store of its counts is not.
 //!

@@ -399,7 +399,8 @@ fn texts_are_short_and_canonical() {
 
 #[test]
 fn constructors_say_what_is_wrong_when_they_panic() {
-    let panics: [(fn() -> Quota, &str); 4] = [
+    type Make = fn() -> Quota;
+    let panics: [(Make, &str); 4] = [
         (|| Quota::per_second(0), "limit must be at least 1"),
         (|| Quota::per_second(1).burst(0), "burst must be at least 1"),
         (|| Quota::fixed_window(1, Duration::ZERO), "milliseconds"),

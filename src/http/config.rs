@@ -14,6 +14,8 @@ use crate::limiter::Limiter;
 use crate::quota::{Limits, Scope};
 
 type LimitsFor = dyn Fn(&Parts, &Identity) -> Option<Limits> + Send + Sync;
+type CostFor = dyn Fn(&Parts) -> u32 + Send + Sync;
+type Skip = dyn Fn(&Parts) -> bool + Send + Sync;
 type OnReject = dyn Fn(&Rejection<'_>) -> Response<Bytes> + Send + Sync;
 
 /// All that a layer was told, and the decisions that follow from it alone.
@@ -24,8 +26,8 @@ pub(super) struct Config {
     pub(super) scope: Scope,
     pub(super) identify: Arc<dyn Identify>,
     pub(super) limits_for: Option<Arc<LimitsFor>>,
-    pub(super) cost_for: Option<Arc<dyn Fn(&Parts) -> u32 + Send + Sync>>,
-    pub(super) skip: Option<Arc<dyn Fn(&Parts) -> bool + Send + Sync>>,
+    pub(super) cost_for: Option<Arc<CostFor>>,
+    pub(super) skip: Option<Arc<Skip>>,
     pub(super) on_reject: Option<Arc<OnReject>>,
     pub(super) headers: ResponseHeaders,
     pub(super) refused_status: StatusCode,

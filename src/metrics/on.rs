@@ -96,7 +96,11 @@ impl Meter {
             (false, false) => decisions.blocked.increment(1),
             (false, true) => decisions.shadow_blocked.increment(1),
         }
-        if decisions.seen.fetch_add(1, Ordering::Relaxed) % SAMPLED == 0 {
+        if decisions
+            .seen
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(SAMPLED)
+        {
             let limit = f64::from(decision.limit());
             decisions
                 .remaining

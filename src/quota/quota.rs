@@ -286,7 +286,7 @@ const fn ticks(period: Duration, tick: Duration) -> Result<u64, QuotaFlaw> {
     if period.as_micros() > LONGEST {
         return Err(QuotaFlaw::PeriodTooLong { period });
     }
-    if period.is_zero() || period.as_nanos() % tick.as_nanos() != 0 {
+    if period.is_zero() || !period.as_nanos().is_multiple_of(tick.as_nanos()) {
         return Err(QuotaFlaw::PeriodNotInTicks { period, tick });
     }
     Ok((period.as_nanos() / tick.as_nanos()) as u64)

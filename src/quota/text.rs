@@ -27,7 +27,7 @@ impl fmt::Display for Quota {
         let period = self.period().as_micros() as u64;
         let (unit, size) = UNITS
             .into_iter()
-            .find(|(_, size)| period % size == 0)
+            .find(|(_, size)| period.is_multiple_of(*size))
             .expect("every number is a multiple of one microsecond");
         write!(f, "{prefix}{}/{}{unit}", self.limit(), period / size)?;
         if self.capacity() != self.limit() {

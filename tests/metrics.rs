@@ -1,0 +1,317 @@
+//! What happens is counted, under labels that never hold an identity.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Empty;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
+use tollgate::{
+    Check, Identity, Limiter, Limits, LocalStore, PeerAddr, Policy, Quota, RateLimitLayer,
+    StoreErrorKind, UserId,
+};
+use tower::{Layer, ServiceExt};
+
+const DOWN: Behavior = Behavior::Fail(StoreErrorKind::Unavailable);
+
+/// Runs a test in virtual time with a recorder of its own.
+fn record(test: impl AsyncFnOnce(&Metrics)) {
+    let recorder = DebuggingRecorder::new();
+    let metrics = Metrics(recorder.snapshotter());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    metrics::with_local_recorder(&recorder, || runtime.block_on(test(&metrics)));
+}
+
+struct Metrics(Snapshotter);
+
+impl Metrics {
+    /// Everything since the last look, as `name{label="value"}`, labels in order.
+    fn take(&self) -> BTreeMap<String, DebugValue> {
+        let series = self.0.snapshot().into_vec().into_iter();
+        series
+            .map(|(key, _, _, value)| {
+                let mut labels: Vec<_> = key.key().labels().collect();
+                labels.sort();
+                let labels: Vec<_> = labels
+                    .iter()
+                    .map(|l| format!("{}={}", l.key(), l.value()))
+                    .collect();
+                (
+                    format!("{}{{{}}}", key.key().name(), labels.join(",")),
+                    value,
+                )
+            })
+            .collect()
+    }
+
+    /// The counters and gauges that moved since the last look, but for the estimate of what is
+    /// live.
+    fn moved(&self) -> Vec<String> {
+        let moved = self
+            .take()
+            .into_iter()
+            .filter_map(|(series, value)| match value {
+                DebugValue::Counter(0) | DebugValue::Histogram(_) => None,
+                DebugValue::Counter(count) => Some(format!("{series} {count}")),
+                DebugValue::Gauge(_) if series.starts_with("rate_limit_active") => None,
+                DebugValue::Gauge(value) => Some(format!("{series} {value}")),
+            });
+        moved.collect()
+    }
+}
+
+fn ten_a_day() -> Limits {
+    Quota::per_day(10).into()
+}
+
+#[test]
+fn decisions_are_counted_by_kind_and_binding_policy() {
+    record(async |metrics| {
+        let limiter = Limiter::from(LocalStore::new());
+        let limits = Limits::new([
+            Policy::new("roomy", Quota::per_day(100)),
+            Policy::new("tight", Quota::per_day(2)),
+        ])
+        .unwrap();
+        let alice = Identity::user("alice");
+        let address = Identity::ip("203.0.113.7".parse().unwrap());
+        for who in [&alice, &alice, &alice, &address] {
+            limiter.check(&Check::new(who, &limits)).await;
+        }
+        limiter.peek(&Check::new(&alice, &limits)).await;
+        limiter.refund(&Check::new(&alice, &limits)).await.unwrap();
+        limiter.reset(&Check::new(&alice, &limits)).await.unwrap();
+        assert_eq!(
+            metrics.moved(),
+            [
+                "rate_limit_allowed_total{identity=ip,policy=tight} 1",
+                "rate_limit_allowed_total{identity=user,policy=tight} 2",
+                "rate_limit_blocked_total{identity=user,policy=tight} 1",
+                "rate_limit_store_operations_total{operation=check,status=ok,store=local} 4",
+                "rate_limit_store_operations_total{operation=peek,status=ok,store=local} 1",
+                "rate_limit_store_operations_total{operation=refund,status=ok,store=local} 1",
+                "rate_limit_store_operations_total{operation=reset,status=ok,store=local} 1",
+            ]
+        );
+    });
+}
+
+#[test]
+fn a_failing_store_is_seen_at_once_and_so_is_its_return() {
+    record(async |metrics| {
+        let store = ProgrammableStore::new();
+        let limiter = Limiter::from(store.clone());
+        let (alice, limits) = (Identity::user("alice"), ten_a_day());
+        let check = Check::new(&alice, &limits);
+        store.behave(DOWN);
+        for _ in 0..4 {
+            limiter.check(&check).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(
+            metrics.moved(),
+            [
+                "rate_limit_allowed_total{identity=user,policy=default} 4",
+                "rate_limit_breaker_open{lane=0,store=programmable} 1",
+                "rate_limit_degraded_total{store=programmable} 4",
+                "rate_limit_errors_total{kind=unavailable} 3",
+                "rate_limit_store_operations_total{operation=check,status=error,store=programmable} 3",
+            ]
+        );
+
+        store.behave(Behavior::Hang);
+        tokio::time::sleep(Duration::from_millis(151)).await;
+        let moved = metrics.moved();
+        let probe = "{operation=probe,status=timed_out,store=programmable}";
+        assert!(
+            moved.contains(&format!("rate_limit_store_operations_total{probe} 1")),
+            "{moved:?}"
+        );
+
+        store.behave(Behavior::Answer);
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let moved = metrics.moved();
+        let closed = "rate_limit_breaker_open{lane=0,store=programmable} 0";
+        assert!(moved.contains(&closed.to_owned()), "{moved:?}");
+        assert!(!limiter.check(&check).await.is_degraded());
+    });
+}
+
+#[test]
+fn waits_are_timed_and_what_is_left_is_sampled() {
+    record(async |metrics| {
+        let store = ProgrammableStore::new();
+        let limiter = Limiter::from(store.clone());
+        let (alice, limits) = (Identity::user("alice"), ten_a_day());
+        let check = Check::new(&alice, &limits);
+        limiter.check(&check).await;
+        store.behave(Behavior::AnswerAfter(Duration::from_millis(20)));
+        limiter.check(&check).await;
+        let taken = metrics.take();
+        let histogram = |name: &str| match &taken[name] {
+            DebugValue::Histogram(values) => {
+                values.iter().map(|v| v.into_inner()).collect::<Vec<_>>()
+            }
+            other => panic!("{name} is {other:?}"),
+        };
+        let waits = histogram("rate_limit_check_duration_seconds{store=programmable}");
+        assert_eq!(
+            waits,
+            [0.02],
+            "in virtual time; what was decided on the spot is not timed"
+        );
+        assert_eq!(
+            histogram("rate_limit_remaining_ratio{policy=default}"),
+            [0.9]
+        );
+    });
+}
+
+#[test]
+fn shadow_denials_are_counted_apart() {
+    record(async |metrics| {
+        let layer = RateLimitLayer::new(Quota::per_day(1), LocalStore::new()).shadow(true);
+        let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+            Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+        }));
+        for _ in 0..3 {
+            let mut request = Request::new(());
+            request.extensions_mut().insert(UserId::new("alice"));
+            let response = service.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.status(), StatusCode::OK);
+        }
+        let moved = metrics.moved();
+        assert_eq!(
+            moved[0],
+            "rate_limit_allowed_total{identity=user,policy=default} 1"
+        );
+        assert_eq!(
+            moved[1],
+            "rate_limit_shadow_blocked_total{identity=user,policy=default} 2"
+        );
+        assert!(
+            !moved
+                .iter()
+                .any(|series| series.contains("rate_limit_blocked_total"))
+        );
+    });
+}
+
+#[test]
+fn evictions_are_counted_and_live_counts_estimated() {
+    record(async |metrics| {
+        let clock = ManualClock::new();
+        let store = LocalStore::with_capacity(10_000).clock(clock.clone());
+        let limiter = Limiter::from(store);
+        let limits = ten_a_day();
+        let fill = async |count: usize| {
+            for index in 0..count {
+                let user = Identity::user(&index.to_string());
+                limiter.check(&Check::new(&user, &limits)).await;
+            }
+        };
+        let live = |taken: &BTreeMap<String, DebugValue>| match taken["rate_limit_active_identities{store=local}"]
+        {
+            DebugValue::Gauge(live) => live.into_inner(),
+            ref other => panic!("{other:?}"),
+        };
+        fill(5_000).await;
+        let evicted = "rate_limit_evictions_total{store=local}";
+        assert!(!metrics.take().contains_key(evicted), "there was room");
+        clock.advance(Duration::from_secs(2));
+        fill(5_000).await;
+        let estimate = live(&metrics.take());
+        assert_eq!(estimate, 5_000.0, "a table so small is counted whole");
+
+        fill(30_000).await;
+        assert!(matches!(
+            metrics.take()[evicted],
+            DebugValue::Counter(1_000..)
+        ));
+        clock.advance(Duration::from_secs(2 * 86_400));
+        fill(100).await;
+        clock.advance(Duration::from_secs(2));
+        fill(100).await;
+        assert_eq!(
+            live(&metrics.take()),
+            100.0,
+            "what has run its course is not live"
+        );
+    });
+}
+
+#[test]
+fn labels_are_bounded_and_never_hold_an_identity() {
+    record(async |metrics| {
+        let limiter = Limiter::from(LocalStore::new());
+        let limits = ten_a_day();
+        for index in 0..2_000 {
+            let secret = format!("s3cr3t-{index}");
+            let who = Identity::new(&format!("kind-{index}"), &secret).unwrap();
+            limiter.check(&Check::new(&who, &limits)).await;
+        }
+        let taken = metrics.take();
+        let mut counted = 0;
+        let mut kinds = 0;
+        for (series, value) in &taken {
+            assert!(!series.contains("s3cr3t"), "{series}");
+            if let (true, DebugValue::Counter(count)) =
+                (series.starts_with("rate_limit_allowed_total"), value)
+            {
+                counted += count;
+                kinds += 1;
+            }
+        }
+        assert_eq!(counted, 2_000, "none is lost");
+        assert!((100..=257).contains(&kinds), "{kinds} series");
+        assert!(taken.contains_key("rate_limit_allowed_total{identity=other,policy=other}"));
+    });
+}
+
+#[test]
+fn every_metric_is_described() {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, || {
+        tollgate::describe_metrics();
+        // A series a metric, so that the recorder shows its description.
+        metrics::counter!("rate_limit_allowed_total").increment(1);
+        metrics::histogram!("rate_limit_check_duration_seconds").record(1.0);
+        metrics::gauge!("rate_limit_breaker_open").set(1.0);
+    });
+    for (key, unit, description, _) in snapshotter.snapshot().into_vec() {
+        assert!(unit.is_some() && description.is_some(), "{key:?}");
+    }
+}
+
+#[test]
+fn the_middleware_counts_what_it_decides() {
+    record(async |metrics| {
+        let layer = RateLimitLayer::new(Quota::per_day(1), LocalStore::new())
+            .skip(|parts| parts.uri.path() == "/health");
+        let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+            Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+        }));
+        for path in ["/", "/", "/health"] {
+            let mut request = Request::builder().uri(path).body(()).unwrap();
+            request
+                .extensions_mut()
+                .insert(PeerAddr("203.0.113.7:443".parse().unwrap()));
+            let _ = service.clone().oneshot(request).await.unwrap();
+        }
+        assert_eq!(
+            metrics.moved(),
+            [
+                "rate_limit_allowed_total{identity=ip,policy=default} 1",
+                "rate_limit_blocked_total{identity=ip,policy=default} 1",
+                "rate_limit_store_operations_total{operation=check,status=ok,store=local} 2",
+            ]
+        );
+    });
+}
