@@ -1,7 +1,8 @@
 //! The algorithms decide exactly as the published vectors say.
 
 use serde_json::Value;
-use tollgate::{Quota, State, Status};
+use tollgate::test_util::ManualClock;
+use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota, State, Status};
 
 struct Case {
     name: String,
@@ -63,6 +64,24 @@ fn the_pure_step_follows_every_vector() {
             let (next, status) = case.quota.step(state, now, cost);
             check(&case, index, &status);
             state = next;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_local_store_follows_every_vector() {
+    let clock = ManualClock::new();
+    let limiter = Limiter::from(LocalStore::new().clock(clock.clone()));
+    for case in cases() {
+        let (identity, limits) = (Identity::user(&case.name), Limits::from(case.quota));
+        for (index, step) in case.steps.iter().enumerate() {
+            clock.set(step["at_us"].as_u64().unwrap());
+            let cost = step["cost"].as_u64().unwrap() as u32;
+            let decision = limiter
+                .check(&Check::new(&identity, &limits).cost(cost))
+                .await;
+            let (_, status) = decision.policies().next().unwrap();
+            check(&case, index, status);
         }
     }
 }

@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -182,10 +183,9 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        let owner = Arc::as_ptr(&self.config).addr();
-        self.config
-            .limiter
-            .claim(&self.config.scope, &self.config.limits, owner);
+        let config = &self.config;
+        let layer: Arc<dyn Any + Send + Sync> = config.clone();
+        config.limiter.claim(&config.scope, &config.limits, &layer);
         RateLimit::new(inner, self.config.clone())
     }
 }

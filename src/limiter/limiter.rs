@@ -1,6 +1,7 @@
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
@@ -50,8 +51,16 @@ pub(super) struct Shared {
     pub(super) lanes: Lanes,
     pub(super) fallback: Fallback,
     pub(super) meter: Meter,
-    /// Which layer counts under each scope and policy; none once it was warned of.
-    pub(super) claims: Mutex<HashMap<(Scope, u128), Option<usize>>>,
+    /// Which layer counts under each scope and policy.
+    pub(super) claims: Mutex<HashMap<(Scope, u128), Claim>>,
+}
+
+/// Whatever a front door's layer is to itself: here it is only told from others.
+type Layer = dyn Any + Send + Sync;
+
+pub(super) struct Claim {
+    layer: Weak<Layer>,
+    warned: bool,
 }
 
 /// A question that was put to the store.
@@ -174,8 +183,8 @@ impl Limiter {
         decision
     }
 
-    /// Notes that a layer counts by these limits, and warns, once, if another does too.
-    pub(crate) fn claim(&self, scope: &Scope, limits: &Limits, layer: usize) {
+    /// Notes that a layer counts by these limits, and warns, once, if another one does too.
+    pub(crate) fn claim(&self, scope: &Scope, limits: &Limits, layer: &Arc<Layer>) {
         let mut claims = self
             .shared
             .claims
@@ -184,9 +193,14 @@ impl Limiter {
         for policy in limits.policies() {
             let claim = claims
                 .entry((scope.clone(), policy.fingerprint()))
-                .or_insert(Some(layer));
-            if claim.is_some_and(|other| other != layer) {
-                *claim = None;
+                .or_insert_with(|| Claim {
+                    layer: Arc::downgrade(layer),
+                    warned: false,
+                });
+            if claim.layer.strong_count() == 0 {
+                claim.layer = Arc::downgrade(layer);
+            } else if !claim.layer.ptr_eq(&Arc::downgrade(layer)) && !claim.warned {
+                claim.warned = true;
                 events::shared_count(scope.as_str(), policy.name());
             }
         }
