@@ -8,8 +8,6 @@ use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str;
 
-use arrayvec::ArrayVec;
-
 use super::client_ip::canonical;
 
 /// The entries of a line of `X-Forwarded-For`, from the right.
@@ -164,15 +162,18 @@ impl Value<'_> {
             // The colons and brackets of anything longer have to be quoted.
             Self::Bare(text) => ipv4(text),
             Self::Quoted(text) => {
-                let mut plain = ArrayVec::<u8, LONGEST>::new();
+                let (mut plain, mut length) = ([0; LONGEST], 0);
                 let mut bytes = text.iter();
                 while let Some(mut byte) = bytes.next() {
                     if *byte == b'\\' {
                         byte = bytes.next()?;
                     }
-                    plain.try_push(*byte).ok()?;
+                    *plain.get_mut(length)? = *byte;
+                    length += 1;
                 }
-                node(&plain, |port| is_port(port) || is_obfuscated(port))
+                node(&plain[..length], |port| {
+                    is_port(port) || is_obfuscated(port)
+                })
             }
         }
     }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::quota::check_name;
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Identity(Repr);
 
-#[derive(Clone, PartialEq, Eq, Hash)]
+#[derive(Clone, PartialEq, Eq)]
 enum Repr {
     Address(IpAddr),
     /// `kind:value`, and the length of the kind.
@@ -121,6 +122,24 @@ impl Identity {
         }
         let text = format!("{kind}:{HASHED}{}", hex(&hash.finalize()));
         Self(Repr::Text(text.into(), kind.len() as u8))
+    }
+}
+
+/// As few writes as tell any two apart: a store hashes an identity with each check. No text has a
+/// byte of zero, as four of an IPv4 address's eight are, nor ends with a 6.
+impl Hash for Repr {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        match self {
+            Self::Address(IpAddr::V4(address)) => hasher.write_u64(address.to_bits().into()),
+            Self::Address(IpAddr::V6(address)) => {
+                hasher.write_u128(address.to_bits());
+                hasher.write_u8(6);
+            }
+            Self::Text(text, _) => {
+                hasher.write(text.as_bytes());
+                hasher.write_u8(0xff);
+            }
+        }
     }
 }
 

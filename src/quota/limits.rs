@@ -1,9 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
-use super::name::check_name;
+use super::name::{check_name, fingerprint};
 use super::quota::Quota;
 use crate::error::LimitsError;
 
@@ -25,9 +23,7 @@ impl Policy {
     /// `_` and `-`.
     pub fn new(name: impl Into<Arc<str>>, quota: Quota) -> Self {
         let name = name.into();
-        let digest = Sha256::digest(format!("{name} {quota}"));
-        let (half, _) = digest.split_at(16);
-        let fingerprint = u128::from_le_bytes(half.try_into().expect("a half of 32 bytes is 16"));
+        let fingerprint = fingerprint("policy", &format!("{name} {quota}"));
         Self {
             name,
             quota,
@@ -45,7 +41,7 @@ impl Policy {
         &self.quota
     }
 
-    /// Tells this name and quota from every other: made once, so that a store need not hash them.
+    /// Tells this name and quota from every other: a hash of both.
     pub(crate) fn fingerprint(&self) -> u128 {
         self.fingerprint
     }

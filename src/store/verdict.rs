@@ -1,9 +1,9 @@
-use arrayvec::ArrayVec;
+use smallvec::SmallVec;
 
 use crate::quota::{MAX_POLICIES, State};
 
-/// A value a policy, kept in place.
-pub(crate) type PerPolicy<T> = ArrayVec<T, MAX_POLICIES>;
+/// A value a policy. Most limits have one policy or two, and these are moved often.
+pub(crate) type PerPolicy<T> = SmallVec<[T; 2]>;
 
 /// What a store says of a check: whether it charged, by which clock, and each policy's state as it
 /// was before.

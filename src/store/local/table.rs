@@ -111,9 +111,9 @@ impl Table {
     /// since the Unix epoch.
     pub(crate) fn row(&self, check: &Check<'_>, now: u64) -> Row<'_> {
         let mut hasher = SipHasher13::new_with_keys(self.secret[0], self.secret[1]);
-        (check.identity, check.scope).hash(&mut hasher);
-        let hash = hasher.finish128().as_u128();
-        // The fingerprints are hashes too, of policies that no client chooses.
+        check.identity.hash(&mut hasher);
+        // The fingerprints are hashes too, of what no client chooses.
+        let hash = hasher.finish128().as_u128() ^ check.scope.fingerprint();
         let policies = check.limits.policies().iter();
         let keys: PerPolicy<Key> = policies
             .map(|policy| Key(hash ^ policy.fingerprint()))
