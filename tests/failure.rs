@@ -300,6 +300,31 @@ async fn what_the_fallback_counted_is_joined_and_not_added() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_the_fallback_counted_is_kept_whatever_the_check_that_carries_it() {
+    let (alice, limits) = (alice(), ten_a_day());
+    let check = Check::new(&alice, &limits);
+    for cost in [0, 5, 11] {
+        let store = ProgrammableStore::new();
+        let limiter = Limiter::from(store.clone());
+        store.behave(DOWN);
+        limiter.check(&check.cost(8)).await;
+        store.behave(Behavior::Answer);
+        let decision = limiter.check(&check.cost(cost)).await;
+        assert_eq!(
+            decision.is_allowed(),
+            cost == 0,
+            "a look, a denial, one that never fits"
+        );
+        let other_replica = Limiter::from(store.clone());
+        assert_eq!(
+            other_replica.peek(&check).await.remaining(),
+            2,
+            "cost {cost}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_check_that_timed_out_after_it_was_charged_is_charged_once() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());

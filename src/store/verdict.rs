@@ -55,8 +55,10 @@ pub struct Step {
 }
 
 impl Step {
-    /// Each policy's state after the check, in order. One that equals the state before need not
-    /// be written.
+    /// Each policy's state after the check, in order.
+    ///
+    /// To be written even if the check was denied or only looked, unless it is what the store
+    /// holds already: it may have been joined with what was counted elsewhere.
     pub fn states(&self) -> &[State] {
         &self.next
     }

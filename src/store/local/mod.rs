@@ -101,11 +101,11 @@ impl Table {
     /// Decides a check; marks the counts that it charges, if asked to.
     pub(crate) fn check(&self, check: &Check<'_>, now: u64, mark: bool) -> Verdict {
         let mut row = self.row(check, now);
-        let step = check.decide(now, row.states());
-        for (policy, (after, before)) in step.states().iter().zip(&step.verdict.states).enumerate()
-        {
-            if after != before {
-                row.set(policy, *after, mark);
+        let held: PerPolicy<State> = row.states().collect();
+        let step = check.decide(now, held.iter().copied());
+        for (policy, (state, held)) in step.states().iter().zip(&held).enumerate() {
+            if state != held {
+                row.set(policy, *state, mark);
             }
         }
         step.verdict
