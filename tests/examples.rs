@@ -1,0 +1,340 @@
+//! The examples do what they say: the programs themselves are run, and asked over HTTP.
+
+use std::env::consts::EXE_SUFFIX;
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use http::header::{AsHeaderName, RETRY_AFTER};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt, Empty};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tollgate::header::{EXPOSED, X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING};
+
+/// What both services allow: this many at once, and so many a second.
+const BURST: u64 = 10;
+const PER_SECOND: f64 = 5.0;
+
+/// For what takes no time at all unless it never happens.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn axum_keeps_its_quota_and_counts() {
+    let service = Service::start("axum");
+    let Tally { served, denied } = keeps_its_quota(&service).await;
+
+    let scrapes = service.burst("/metrics", |_| vec![]).await;
+    assert!(scrapes.iter().all(is_exempt), "{scrapes:?}");
+    let scrape = &scrapes[0];
+    assert_eq!(header(scrape, "content-type"), "text/plain; version=0.0.4");
+    // As many as were seen from here; the two users made one request each.
+    for line in [
+        format!(r#"rate_limit_allowed_total{{identity="ip",policy="default"}} {served}"#),
+        format!(r#"rate_limit_blocked_total{{identity="ip",policy="default"}} {denied}"#),
+        r#"rate_limit_allowed_total{identity="user",policy="default"} 2"#.into(),
+        r#"rate_limit_blocked_total{identity="user",policy="default"} 0"#.into(),
+    ] {
+        let told = scrape.body().lines().any(|told| told == line);
+        assert!(told, "no {line:?} in\n{}", scrape.body());
+    }
+    let described = scrape.body().contains("# HELP rate_limit_allowed_total ");
+    assert!(described, "{}", scrape.body());
+}
+
+#[tokio::test]
+async fn hyper_keeps_its_quota() {
+    keeps_its_quota(&Service::start("hyper")).await;
+}
+
+/// Requests of the address, as they were answered.
+struct Tally {
+    served: usize,
+    denied: usize,
+}
+
+/// Of a service that nobody has asked before. Nothing here depends on how fast it answers: what
+/// came back to the bucket in the meantime is allowed for.
+async fn keeps_its_quota(service: &Service) -> Tally {
+    let began = Instant::now();
+    let refilled = || (PER_SECOND * began.elapsed().as_secs_f64()).ceil() as u64;
+
+    // A full bucket, and what is left of it.
+    for spent in 1..=BURST {
+        let response = service.get("/", vec![]).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.body(), "Hello, 127.0.0.1!\n");
+        assert_eq!(number(&response, X_RATELIMIT_LIMIT), BURST);
+        let remaining = number(&response, X_RATELIMIT_REMAINING);
+        let least = BURST - spent;
+        let most = (least + refilled()).min(BURST - 1);
+        assert!(
+            (least..=most).contains(&remaining),
+            "{remaining} after {spent}"
+        );
+    }
+
+    // An address is one address, whatever it says of itself.
+    let mut answers = service.burst("/", |_| vec![]).await;
+    let forwarded = |i| {
+        let client = format!("203.0.113.{i}");
+        vec![
+            ("forwarded", format!("for={client}")),
+            ("x-real-ip", client.clone()),
+            ("x-forwarded-for", client),
+        ]
+    };
+    answers.extend(service.burst("/", forwarded).await);
+    let made_up = |i| vec![("authorization", format!("Bearer alice{i}"))];
+    answers.extend(service.burst("/", made_up).await);
+
+    let most = (BURST + refilled()) as usize;
+    let (served, denied): (Vec<_>, Vec<_>) = answers
+        .iter()
+        .partition(|answer| answer.status() == StatusCode::OK);
+    let tally = Tally {
+        served: BURST as usize + served.len(),
+        denied: denied.len(),
+    };
+    assert!(tally.served <= most, "{} of at most {most}", tally.served);
+    assert!(tally.denied > 0);
+    for response in served {
+        assert_eq!(response.body(), "Hello, 127.0.0.1!\n");
+        assert_eq!(number(response, X_RATELIMIT_LIMIT), BURST);
+        assert!(number(response, X_RATELIMIT_REMAINING) < BURST);
+    }
+    for response in denied {
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(header(response, "content-type"), "application/problem+json");
+        assert_eq!(header(response, "cache-control"), "no-store");
+        assert!(number(response, RETRY_AFTER) >= 1);
+        assert_eq!(number(response, X_RATELIMIT_LIMIT), BURST);
+        assert_eq!(number(response, X_RATELIMIT_REMAINING), 0);
+        let problem: Value = serde_json::from_str(response.body()).expect("JSON");
+        let quota_exceeded = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+        assert_eq!(problem["type"], quota_exceeded);
+        assert_eq!(problem["status"], 429);
+        assert_eq!(problem["violated-policies"], json!(["default"]));
+    }
+
+    // Those who are known have counts of their own.
+    for (credentials, greeting) in [
+        ("Bearer alice", "Hello, alice!\n"),
+        ("bearer bob", "Hello, bob!\n"),
+    ] {
+        let response = service
+            .get("/", vec![("authorization", credentials.into())])
+            .await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(response.body(), greeting);
+        assert_eq!(number(&response, X_RATELIMIT_REMAINING), BURST - 1);
+    }
+
+    let checks = service.burst("/health", |_| vec![]).await;
+    assert!(checks.iter().all(is_exempt), "{checks:?}");
+
+    tally
+}
+
+#[test]
+fn tonic_calls_until_it_is_told_to_wait() {
+    let mut example = Example::start(program("tonic").stdout(Stdio::piped()));
+    let mut stdout = example.0.stdout.take().expect("piped");
+    let status = example.end();
+    assert!(status.success(), "{status}");
+
+    let mut told = String::new();
+    stdout.read_to_string(&mut told).expect("text");
+    assert!(told.contains("RESOURCE_EXHAUSTED"), "{told}");
+    let pushback: u64 = told
+        .lines()
+        .find_map(|line| line.strip_prefix("grpc-retry-pushback-ms: "))
+        .and_then(|pushback| pushback.parse().ok())
+        .unwrap_or_else(|| panic!("{told}"));
+    // Ten a minute: one token is back after six seconds.
+    assert!((1..=6_000).contains(&pushback), "{pushback}");
+}
+
+#[test]
+fn a_bad_port_is_a_clear_error() {
+    for name in ["axum", "hyper"] {
+        let mut program = program(name);
+        let mut example = Example::start(program.env("PORT", "70000").stderr(Stdio::piped()));
+        let mut stderr = example.0.stderr.take().expect("piped");
+        let status = example.end();
+        assert!(!status.success(), "{name}: {status}");
+
+        let mut told = String::new();
+        stderr.read_to_string(&mut told).expect("text");
+        assert!(told.contains("PORT=70000 is not a port"), "{name}: {told}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn ctrl_c_ends_the_services() {
+    // Before it listens for SIGINT, signal 2, a program just dies of it, as it should.
+    let listens = |id: u32| {
+        let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+        let caught = status
+            .lines()
+            .find_map(|line| line.strip_prefix("SigCgt:"))?;
+        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        (caught & 0b10 != 0).then_some(())
+    };
+    for name in ["axum", "hyper"] {
+        let mut service = Service::start(name);
+        // Leaves an idle connection behind, which must not hold the end up.
+        service.get("/", vec![]).await;
+        let id = service.example.0.id();
+        wait_for("the signal's handler", || listens(id));
+        let sent = Command::new("kill")
+            .args(["-INT", &id.to_string()])
+            .status();
+        assert!(sent.expect("kill runs").success());
+        let status = service.example.end();
+        assert!(status.success(), "{name}: {status}");
+    }
+}
+
+/// An example's program, which `cargo test` builds next to the tests; `cargo test --test examples`
+/// alone does not.
+fn program(name: &str) -> Command {
+    let test = std::env::current_exe().expect("a test has a path");
+    let profile = test.ancestors().nth(2).expect("a test is in a target");
+    let path = profile.join("examples").join(format!("{name}{EXE_SUFFIX}"));
+    assert!(
+        is_fresh(&path),
+        "{} is missing or stale: `cargo build --examples`",
+        path.display()
+    );
+    Command::new(path)
+}
+
+/// Whether the program is there, and nothing that it was made of has changed since.
+fn is_fresh(program: &Path) -> bool {
+    let changed = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
+    // As a makefile has it: `program: source source ...`.
+    let made_of = fs::read_to_string(program.with_extension("d")).unwrap_or_default();
+    let mut sources = made_of.split_whitespace().skip(1);
+    program.exists() && sources.all(|source| changed(source.as_ref()) <= changed(program))
+}
+
+/// A running example; killed when dropped.
+struct Example(Child);
+
+impl Example {
+    fn start(program: &mut Command) -> Self {
+        let child = program.stdin(Stdio::null()).spawn();
+        Self(child.expect("the example runs"))
+    }
+
+    /// Waits for its end.
+    fn end(&mut self) -> ExitStatus {
+        wait_for("the example's end", || {
+            self.0.try_wait().expect("a child can be waited for")
+        })
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A running example that serves HTTP, on a port that was free, and a client of it.
+struct Service {
+    example: Example,
+    address: SocketAddr,
+    client: Client<HttpConnector, Empty<Bytes>>,
+}
+
+impl Service {
+    fn start(name: &str) -> Self {
+        let mut program = program(name);
+        let mut example = Example::start(program.env("PORT", "0").stdout(Stdio::piped()));
+        let stdout = BufReader::new(example.0.stdout.take().expect("piped"));
+        let (tell, told) = mpsc::channel();
+        // Reads on to the end, so that the example is never held up.
+        thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                let address = line.strip_prefix("Listening on ");
+                if let Some((address, _)) = address.and_then(|rest| rest.split_once(". ")) {
+                    // The test may be over.
+                    let _ = tell.send(address.parse());
+                }
+            }
+        });
+        let address = told.recv_timeout(PATIENCE);
+        Self {
+            example,
+            address: address.expect("the example listens").expect("an address"),
+            client: Client::builder(TokioExecutor::new()).build_http(),
+        }
+    }
+
+    async fn get(&self, path: &str, headers: Vec<(&str, String)>) -> Response<String> {
+        let mut request = Request::get(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Empty::new()).expect("a request");
+        let response = timeout(PATIENCE, self.client.request(request)).await;
+        let response = response.expect("an answer in time").expect("an answer");
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        Response::from_parts(parts, String::from_utf8(body.into()).expect("text"))
+    }
+
+    /// Many requests, as fast as they are answered.
+    async fn burst(
+        &self,
+        path: &str,
+        headers: impl Fn(u32) -> Vec<(&'static str, String)>,
+    ) -> Vec<Response<String>> {
+        stream::iter(0..200)
+            .map(|i| self.get(path, headers(i)))
+            .buffer_unordered(16)
+            .collect()
+            .await
+    }
+}
+
+fn header(response: &Response<String>, name: impl AsHeaderName) -> &str {
+    let value = response.headers().get(name).expect("the header is there");
+    value.to_str().expect("text")
+}
+
+fn number(response: &Response<String>, name: impl AsHeaderName) -> u64 {
+    header(response, name).parse().expect("a number")
+}
+
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    panic!("waited in vain for {what}");
+}
+
+/// Served, and nothing said of any limit.
+fn is_exempt(response: &Response<String>) -> bool {
+    let headers = response.headers();
+    response.status() == StatusCode::OK && !EXPOSED.iter().any(|name| headers.contains_key(name))
+}
