@@ -18,6 +18,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -28,7 +29,7 @@ use crate::decision::Decision;
 use crate::identity::Identity;
 use crate::limiter::{FailureStrategy, Limiter};
 use crate::quota::{Limits, Policy, Quota, Scope, State};
-use crate::store::{Check, Store};
+use crate::store::{Carried, Check, Store};
 
 /// Long enough for nothing to be regained, and for no window to end, while the suite runs.
 const PERIOD: Duration = Duration::from_secs(3_650 * 86_400);
@@ -56,6 +57,7 @@ pub async fn check(store: impl Store) {
         subject.looks_without_charging(quota).await;
         subject.refunds_and_resets(quota).await;
         subject.keeps_counts_apart(quota).await;
+        subject.takes_on_what_was_counted_elsewhere(quota).await;
         subject
             .admits_exactly_the_limit_to_many_at_once(quota)
             .await;
@@ -92,6 +94,7 @@ pub async fn check_with_clock(store: impl Store, clock: &ManualClock) {
 }
 
 struct Subject {
+    store: Arc<dyn Store>,
     limiter: Limiter,
     /// Sets this run's identities apart from those of other runs on the same store.
     run: u64,
@@ -99,12 +102,14 @@ struct Subject {
 
 impl Subject {
     fn new(store: impl Store) -> Self {
-        let limiter = Limiter::builder(store)
+        let store: Arc<dyn Store> = Arc::new(store);
+        let limiter = Limiter::builder(store.clone())
             .deadline(Duration::from_secs(60))
             .failures_to_open(NonZeroU32::MAX)
             .failure_strategy(FailureStrategy::Closed)
             .build();
         Self {
+            store,
             limiter,
             run: RandomState::new().hash_one(0),
         }
@@ -249,6 +254,39 @@ impl Subject {
             assert!(
                 self.decide(other.cost(10)).await.is_allowed(),
                 "{other:?} shares with {check:?}"
+            );
+        }
+    }
+
+    async fn takes_on_what_was_counted_elsewhere(&self, quota: Quota) {
+        let limits = Limits::from(quota);
+        // By a clock that has nothing to do with the store's.
+        let now = 1_234_567_890_000_000;
+        let (elsewhere, _) = quota.step(State::default(), now, 8);
+        let carried = Carried {
+            states: [elsewhere].into_iter().collect(),
+            now,
+        };
+        for cost in [0, 5, 11, 1] {
+            let identity = self.identity("carried", (quota, cost));
+            let check = Check::new(&identity, &limits);
+            self.decide(check.cost(3)).await;
+            for again in [false, true] {
+                // What is joined twice counts once, and stays whatever the check's own fate.
+                let carrying = check
+                    .cost(if again { 0 } else { cost })
+                    .carrying(Some(&carried));
+                self.store
+                    .check(&carrying)
+                    .wait()
+                    .await
+                    .expect("the store decides");
+            }
+            let left = if cost == 1 { 1 } else { 2 };
+            let found = self.limiter.peek(&check).await.remaining();
+            assert_eq!(
+                found, left,
+                "{quota}: 3 here, 8 elsewhere, then cost {cost}"
             );
         }
     }
