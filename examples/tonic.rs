@@ -9,13 +9,14 @@
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
 
-use http::request::Parts;
-use tollgate::{Identity, LocalStore, Quota, RateLimitLayer, Unidentified};
+use http::Request;
+use tollgate::{LocalStore, PeerAddr, Quota, RateLimitLayer};
 use tonic::Code;
 use tonic::transport::server::{TcpConnectInfo, TcpIncoming};
 use tonic::transport::{Endpoint, Server};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
+use tower::ServiceBuilder;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -28,24 +29,29 @@ async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn serve(incoming: TcpIncoming) -> Result<(), tonic::transport::Error> {
-    let rate_limit =
-        RateLimitLayer::new(Quota::per_minute(10), LocalStore::new()).identify_by(peer);
+    let layers = ServiceBuilder::new()
+        .map_request(tell_peer)
+        .layer(RateLimitLayer::new(
+            Quota::per_minute(10),
+            LocalStore::new(),
+        ))
+        .into_inner();
     let (_, health) = tonic_health::server::health_reporter();
 
     Server::builder()
-        .layer(rate_limit)
+        .layer(layers)
         .add_service(health)
         .serve_with_incoming(incoming)
         .await
 }
 
-/// Who is asking: the address at the other end, where tonic puts it.
-fn peer(parts: &Parts) -> Result<Identity, Unidentified> {
-    let connection = parts.extensions.get::<TcpConnectInfo>();
-    match connection.and_then(TcpConnectInfo::remote_addr) {
-        Some(peer) => Ok(Identity::ip(peer.ip())),
-        None => Err(Unidentified::new("the request did not come over TCP")),
+/// Tells the rate limit the address at the other end, which tonic knows by another name.
+fn tell_peer<B>(mut request: Request<B>) -> Request<B> {
+    let connection = request.extensions().get::<TcpConnectInfo>();
+    if let Some(peer) = connection.and_then(TcpConnectInfo::remote_addr) {
+        request.extensions_mut().insert(PeerAddr(peer));
     }
+    request
 }
 
 async fn call_until_denied(address: SocketAddr) -> Result<(), Box<dyn Error>> {

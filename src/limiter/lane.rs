@@ -4,13 +4,14 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use tokio::runtime::Handle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep};
 
 use super::breaker::Breaker;
 use super::limiter::Shared;
+use super::pending::within;
 use crate::events;
 use crate::metrics::Operation;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::StoreError;
 
 /// The independent parts of a store, made as they are first used.
 pub(super) struct Lanes {
@@ -103,9 +104,7 @@ impl Probing {
                 return;
             };
             let probe = shared.store.probe(self.lane.index).wait();
-            let answer = timeout(shared.deadline, probe)
-                .await
-                .unwrap_or_else(|_| Err(StoreErrorKind::TimedOut.into()));
+            let answer = within(shared.deadline, probe).await;
             shared.meter.operation(
                 Operation::Probe,
                 answer.as_ref().err().map(StoreError::kind),

@@ -4,13 +4,13 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::breaker::LONGEST_WAIT;
 use super::builder::LimiterBuilder;
 use super::failure::{FailureStrategy, Fallback};
 use super::lane::{Lane, Lanes};
-use super::pending::{Checked, PendingDecision};
+use super::pending::{Checked, PendingDecision, within};
 use crate::decision::Decision;
 use crate::events;
 use crate::metrics::{Meter, Operation};
@@ -282,18 +282,14 @@ impl Shared {
     ) -> Result<(), StoreError> {
         let result = match outcome {
             Outcome::Ready(result) => result,
-            Outcome::Pending(answer) => timeout(self.deadline, answer)
-                .await
-                .unwrap_or_else(|_| Err(StoreErrorKind::TimedOut.into())),
+            Outcome::Pending(answer) => within(self.deadline, answer).await,
         };
-        self.heard(
-            &Asked {
-                operation,
-                lane,
-                carried: None,
-            },
-            result.as_ref().err(),
-        );
+        let asked = Asked {
+            operation,
+            lane,
+            carried: None,
+        };
+        self.heard(&asked, result.as_ref().err());
         result
     }
 }

@@ -1,10 +1,10 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
-use pin_project_lite::pin_project;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, timeout};
 
 use super::limiter::{Asked, Limiter};
 use crate::decision::Decision;
@@ -24,68 +24,48 @@ impl<'a> IntoFuture for Checked<'a> {
     type IntoFuture = CheckedFuture<'a>;
 
     fn into_future(self) -> CheckedFuture<'a> {
-        let state = match self {
-            Self::Ready(decision) => State::Ready {
-                decision: Some(decision),
-            },
-            Self::Pending(pending) => State::Pending { pending },
-        };
-        CheckedFuture { state }
+        CheckedFuture(Some(self))
     }
 }
 
-pin_project! {
-    /// The future of a [`Checked`].
-    ///
-    /// # Panics
-    ///
-    /// When polled after it is done.
-    #[derive(Debug)]
-    #[must_use = "futures do nothing unless awaited"]
-    pub struct CheckedFuture<'a> {
-        #[pin]
-        state: State<'a>,
-    }
-}
-
-pin_project! {
-    #[derive(Debug)]
-    #[project = StateProjection]
-    enum State<'a> {
-        Ready { decision: Option<Decision<'a>> },
-        Pending { #[pin] pending: PendingDecision },
-    }
-}
+/// The future of a [`Checked`].
+///
+/// # Panics
+///
+/// When polled after it is done.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct CheckedFuture<'a>(Option<Checked<'a>>);
 
 impl<'a> Future for CheckedFuture<'a> {
     type Output = Decision<'a>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Decision<'a>> {
-        match self.project().state.project() {
-            StateProjection::Ready { decision } => {
-                Poll::Ready(decision.take().expect("polled after it was done"))
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Decision<'a>> {
+        match self.0.take().expect("polled after it was done") {
+            Checked::Ready(decision) => Poll::Ready(decision),
+            Checked::Pending(mut pending) => {
+                let decision = Pin::new(&mut pending).poll(cx);
+                self.0 = decision.is_pending().then_some(Checked::Pending(pending));
+                decision
             }
-            StateProjection::Pending { pending } => pending.poll(cx),
         }
     }
 }
 
-pin_project! {
-    /// A decision that waits for the store, for at most the limiter's deadline.
-    ///
-    /// Dropping it gives the decision up; the store may still charge the check.
-    #[must_use = "futures do nothing unless awaited"]
-    pub struct PendingDecision {
-        limiter: Limiter,
-        check: OwnedCheck,
-        asked: Asked,
-        began: Instant,
-        answer: BoxFuture<Result<Verdict, StoreError>>,
-        // Made when the answer is first found wanting: by then there is a runtime.
-        #[pin]
-        deadline: Option<Sleep>,
-    }
+/// A store's answer, if it comes in time.
+pub(super) async fn within<T>(
+    deadline: Duration,
+    answer: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let timed_out = |_| Err(StoreErrorKind::TimedOut.into());
+    timeout(deadline, answer).await.unwrap_or_else(timed_out)
 }
+
+/// A decision that waits for the store, for at most the limiter's deadline.
+///
+/// Dropping it gives the decision up; the store may still charge the check.
+#[must_use = "futures do nothing unless awaited"]
+pub struct PendingDecision(BoxFuture<Decision<'static>>);
 
 impl PendingDecision {
     pub(super) fn new(
@@ -95,54 +75,28 @@ impl PendingDecision {
         answer: BoxFuture<Result<Verdict, StoreError>>,
     ) -> Self {
         let began = Instant::now();
-        Self {
-            limiter,
-            check: OwnedCheck::new(check),
-            asked,
-            began,
-            answer,
-            deadline: None,
-        }
+        let check = OwnedCheck::new(check);
+        Self(Box::pin(async move {
+            let left = limiter.shared.deadline.saturating_sub(began.elapsed());
+            let result = within(left, answer).await;
+            limiter.shared.meter.waited(began.elapsed());
+            limiter
+                .conclude(&check.borrow(), &asked, result)
+                .into_owned()
+        }))
     }
 }
 
 impl Future for PendingDecision {
     type Output = Decision<'static>;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Decision<'static>> {
-        let mut this = self.project();
-        let result = match this.answer.as_mut().poll(cx) {
-            Poll::Ready(result) => result,
-            Poll::Pending => {
-                if this.deadline.is_none() {
-                    let left = this
-                        .limiter
-                        .shared
-                        .deadline
-                        .saturating_sub(this.began.elapsed());
-                    this.deadline.set(Some(sleep(left)));
-                }
-                let deadline = this
-                    .deadline
-                    .as_mut()
-                    .as_pin_mut()
-                    .expect("it was just set");
-                ready!(deadline.poll(cx));
-                Err(StoreErrorKind::TimedOut.into())
-            }
-        };
-        this.limiter.shared.meter.waited(this.began.elapsed());
-        let decision = this
-            .limiter
-            .conclude(&this.check.borrow(), this.asked, result);
-        Poll::Ready(decision.into_owned())
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Decision<'static>> {
+        self.0.as_mut().poll(cx)
     }
 }
 
 impl fmt::Debug for PendingDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingDecision")
-            .field("check", &self.check)
-            .finish_non_exhaustive()
+        f.debug_struct("PendingDecision").finish_non_exhaustive()
     }
 }

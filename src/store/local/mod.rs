@@ -108,6 +108,7 @@ impl Table {
                 row.set(policy, *state, mark);
             }
         }
+        row.estimate();
         step.verdict
     }
 

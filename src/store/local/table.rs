@@ -7,6 +7,7 @@
 //! decided under one.
 
 use std::hash::{BuildHasher, Hash, RandomState};
+use std::mem;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -121,8 +122,7 @@ impl Table {
 
         let shard = &self.shards[scaled(hash as u32, self.shards.len())];
         // A panic cannot happen while the lock is held; if it did, every state would still be one.
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        self.count(&mut shard, now);
+        let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let places = keys.iter().map(|key| shard.find(*key)).collect();
         Row {
             table: self,
@@ -131,21 +131,6 @@ impl Table {
             places,
             now,
         }
-    }
-
-    /// Keeps the estimate of live counts, without a sweeper: each shard when it is in use.
-    fn count(&self, shard: &mut Shard, now: u64) {
-        if now.abs_diff(shard.counted_at) < COUNTED_EVERY {
-            return;
-        }
-        shard.counted_at = now;
-        let counted = shard.buckets.len().min(BUCKETS_COUNTED);
-        let slots = shard.buckets[..counted].iter().flatten();
-        let live = slots.filter(|slot| !slot.state.is_spent(now)).count();
-        let live = (live * shard.buckets.len() / counted) as u64;
-        let change = live.wrapping_sub(std::mem::replace(&mut shard.live, live));
-        let before = self.live.fetch_add(change, Ordering::Relaxed);
-        metrics::active_identities(self.store, before.wrapping_add(change));
     }
 }
 
@@ -193,6 +178,22 @@ impl Row<'_> {
         for (bucket, slot) in self.places.iter().flatten() {
             self.shard.buckets[*bucket][*slot] = EMPTY;
         }
+    }
+
+    /// Keeps the estimate of live counts, without a sweeper: each shard's when it is in use.
+    pub(crate) fn estimate(&mut self) {
+        let (table, shard, now) = (self.table, &mut *self.shard, self.now);
+        if now.abs_diff(shard.counted_at) < COUNTED_EVERY {
+            return;
+        }
+        shard.counted_at = now;
+        let counted = shard.buckets.len().min(BUCKETS_COUNTED);
+        let slots = shard.buckets[..counted].iter().flatten();
+        let live = slots.filter(|slot| !slot.state.is_spent(now)).count();
+        let live = (live * shard.buckets.len() / counted) as u64;
+        let change = live.wrapping_sub(mem::replace(&mut shard.live, live));
+        let before = table.live.fetch_add(change, Ordering::Relaxed);
+        metrics::active_identities(table.store, before.wrapping_add(change));
     }
 
     /// A place for a new count: a free one in the emptier of its two buckets, else that of the
