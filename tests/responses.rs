@@ -1,0 +1,507 @@
+//! Every response says truthfully what is left and how long to wait, in headers that clients can
+//! read; a rejection is one in the client's own protocol, and tells nothing of what is inside.
+
+mod support;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body::Body as _;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
+use tollgate::{
+    FailureStrategy, Limits, LocalStore, Policy, Quota, RateLimitLayer, ResponseBody,
+    ResponseHeaders, StoreErrorKind, header as names,
+};
+
+use support::{Request, header, request, send, stores, text};
+
+type Answer = Response<ResponseBody<Body>>;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A store for which time stands still unless it is moved.
+fn still() -> (LocalStore, ManualClock) {
+    let clock = ManualClock::new();
+    (LocalStore::new().clock(clock.clone()), clock)
+}
+
+fn limits<const N: usize>(policies: [(&str, Quota); N]) -> Limits {
+    Limits::new(policies.map(|(name, quota)| Policy::new(name, quota))).unwrap()
+}
+
+/// A layer under which a request costs what its `cost` header says.
+fn costing(limits: impl Into<Limits>, store: LocalStore) -> RateLimitLayer {
+    RateLimitLayer::new(limits, store).cost_for(|parts| {
+        let cost = parts.headers.get("cost").map(|cost| cost.to_str().unwrap());
+        cost.map_or(1, |cost| cost.parse().unwrap())
+    })
+}
+
+async fn spend(layer: &RateLimitLayer, cost: u32) -> Answer {
+    let mut request = request("alice");
+    request.headers_mut().insert("cost", cost.into());
+    send(layer, request).await
+}
+
+/// The headers that a layer added, by name. No service here has any of its own, but for the types
+/// of bodies.
+fn added(response: &Answer) -> Vec<(&str, &str)> {
+    let names = response.headers().keys();
+    let mut added: Vec<_> = names
+        .filter(|name| *name != CONTENT_TYPE)
+        .map(|name| (name.as_str(), header(response, name.as_str()).unwrap()))
+        .collect();
+    added.sort_unstable();
+    added
+}
+
+#[tokio::test]
+async fn allowed_and_denied_responses_say_what_is_left() {
+    let (store, _) = still();
+    // A token every second and a half.
+    let quota = Quota::token_bucket(2, 3 * SECOND);
+    let layer = costing(quota, store);
+    let rate = |remaining, reset| {
+        [
+            ("x-ratelimit-limit", "2"),
+            ("x-ratelimit-remaining", remaining),
+            ("x-ratelimit-reset", reset),
+        ]
+    };
+
+    assert_eq!(added(&spend(&layer, 0).await), rate("2", "0"));
+    assert_eq!(added(&spend(&layer, 1).await), rate("1", "2"));
+    assert_eq!(added(&spend(&layer, 1).await), rate("0", "3"));
+
+    let denied = spend(&layer, 1).await;
+    assert_eq!(denied.status(), StatusCode::TOO_MANY_REQUESTS);
+    let denial = [("cache-control", "no-store"), ("retry-after", "2")];
+    assert_eq!(added(&denied), [&denial[..], &rate("0", "3")].concat());
+
+    // No wait helps it.
+    let never = spend(&layer, 3).await;
+    assert_eq!(never.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(added(&never), [&denial[..1], &rate("0", "3")].concat());
+}
+
+#[tokio::test]
+async fn waits_are_rounded_up_to_whole_seconds_and_are_never_zero() {
+    let (store, clock) = still();
+    let layer = RateLimitLayer::new(Quota::token_bucket(1, 2 * SECOND), store);
+    send(&layer, request("alice")).await;
+    for (passed, said) in [(0, "2"), (999_999, "2"), (1, "1"), (1, "1"), (999_998, "1")] {
+        clock.advance(Duration::from_micros(passed));
+        let denied = send(&layer, request("alice")).await;
+        assert_eq!(header(&denied, "retry-after"), Some(said));
+        assert_eq!(header(&denied, "x-ratelimit-reset"), Some(said));
+    }
+    clock.advance(Duration::from_micros(1));
+    assert_eq!(send(&layer, request("alice")).await.status(), 200);
+}
+
+#[tokio::test]
+async fn the_reset_can_be_a_unix_time() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let (store, _) = still();
+    let layer = RateLimitLayer::new(Quota::per_hour(1), store)
+        .headers(ResponseHeaders::x_rate_limit().reset_as_unix_time());
+    for status in [200, 429] {
+        let earliest = now().as_secs() + 3_600;
+        let response = send(&layer, request("alice")).await;
+        let latest = now().as_secs() + 3_601;
+        assert_eq!(response.status(), status);
+        let reset = header(&response, "x-ratelimit-reset").unwrap();
+        let reset: u64 = reset.parse().unwrap();
+        assert!((earliest..=latest).contains(&reset), "{reset}");
+    }
+}
+
+#[tokio::test]
+async fn ietf_headers_are_those_of_the_draft() {
+    let (store, _) = still();
+    let limits = limits([
+        ("burst", Quota::per_second(10)),
+        ("daily", Quota::per_day(10_000)),
+    ]);
+    let layer = costing(limits, store).headers(ResponseHeaders::x_rate_limit().and_ietf());
+    let policies = r#""burst";q=10;w=1, "daily";q=10000;w=86400"#;
+
+    let response = spend(&layer, 1).await;
+    assert_eq!(header(&response, "ratelimit-policy"), Some(policies));
+    assert_eq!(header(&response, "ratelimit"), Some(r#""burst";r=9;t=1"#));
+    assert_eq!(header(&response, "x-ratelimit-remaining"), Some("9"));
+
+    spend(&layer, 9).await;
+    let denied = spend(&layer, 1).await;
+    assert_eq!(denied.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(header(&denied, "ratelimit-policy"), Some(policies));
+    assert_eq!(header(&denied, "ratelimit"), Some(r#""burst";r=0;t=1"#));
+}
+
+#[tokio::test]
+async fn headers_are_those_of_the_policy_with_the_least_left() {
+    let (store, _) = still();
+    let limits = limits([
+        ("burst", Quota::per_second(10)),
+        ("daily", Quota::per_day(3)),
+    ]);
+    let layer = costing(limits, store).headers(ResponseHeaders::x_rate_limit().and_ietf());
+    for (status, [remaining, reset], limit) in [
+        (200, ["2", "28800"], r#""daily";r=2;t=28800"#),
+        (200, ["1", "57600"], r#""daily";r=1;t=57600"#),
+        (200, ["0", "86400"], r#""daily";r=0;t=86400"#),
+        (429, ["0", "86400"], r#""daily";r=0;t=86400"#),
+    ] {
+        let response = spend(&layer, 1).await;
+        assert_eq!(response.status(), status);
+        assert_eq!(header(&response, "x-ratelimit-limit"), Some("3"));
+        assert_eq!(header(&response, "x-ratelimit-remaining"), Some(remaining));
+        assert_eq!(header(&response, "x-ratelimit-reset"), Some(reset));
+        assert_eq!(header(&response, "ratelimit"), Some(limit));
+    }
+}
+
+#[tokio::test]
+async fn ietf_windows_are_told_in_whole_seconds_or_not_at_all() {
+    let window = Duration::from_millis(1_500);
+    for (quota, policy, limit) in [
+        (
+            Quota::per_second(5).burst(10),
+            r#""default";q=10;w=2"#,
+            r#""default";r=9;t=1"#,
+        ),
+        (
+            Quota::per_second(3).burst(2),
+            r#""default";q=2"#,
+            r#""default";r=1;t=1"#,
+        ),
+        (
+            Quota::fixed_window(3, window),
+            r#""default";q=3"#,
+            r#""default";r=2;t=2"#,
+        ),
+        (
+            Quota::sliding_window(3, 2 * window),
+            r#""default";q=3;w=3"#,
+            r#""default";r=2;t=6"#,
+        ),
+    ] {
+        let (store, clock) = still();
+        // Where windows of any of these lengths begin.
+        clock.set(1_700_000_001_000_000 / 3_000_000 * 3_000_000);
+        let layer = RateLimitLayer::new(quota, store).headers(ResponseHeaders::ietf());
+        let response = send(&layer, request("alice")).await;
+        let expected = [("ratelimit", limit), ("ratelimit-policy", policy)];
+        assert_eq!(added(&response), expected, "{quota}");
+    }
+}
+
+#[tokio::test]
+async fn without_headers_a_rejection_still_says_how_long_to_wait() {
+    let (store, _) = still();
+    let layer = RateLimitLayer::new(Quota::per_minute(1), store).headers(ResponseHeaders::none());
+    assert_eq!(added(&send(&layer, request("alice")).await), []);
+    assert_eq!(
+        added(&send(&layer, request("alice")).await),
+        [("cache-control", "no-store"), ("retry-after", "60")]
+    );
+}
+
+#[tokio::test]
+async fn every_header_that_a_script_might_read_is_exposed() {
+    let [_, store] = stores();
+    store.behave(Behavior::Fail(StoreErrorKind::Unavailable));
+    let layer = RateLimitLayer::new(Quota::per_minute(1), store)
+        .headers(ResponseHeaders::x_rate_limit().and_ietf());
+    let shadow = layer.clone().shadow(true);
+    for layer in [&layer, &layer, &shadow] {
+        let response = send(layer, request("alice")).await;
+        for (name, _) in added(&response) {
+            let name: HeaderName = name.parse().unwrap();
+            assert!(
+                names::EXPOSED.contains(&name) || name == CACHE_CONTROL,
+                "{name}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_rejection_is_a_problem_in_json() {
+    let (store, _) = still();
+    let limits = limits([
+        ("once", Quota::per_minute(1)),
+        ("often", Quota::per_minute(9)),
+        ("once-a.DAY_", Quota::per_day(1)),
+    ]);
+    let layer = costing(limits, store);
+    spend(&layer, 1).await;
+
+    let title = "Request cannot be satisfied as assigned quota has been exceeded";
+    for (cost, violated) in [
+        (1, json!(["once", "once-a.DAY_"])),
+        (10, json!(["once", "often", "once-a.DAY_"])),
+    ] {
+        let denied = spend(&layer, cost).await;
+        assert_eq!(denied.status(), StatusCode::TOO_MANY_REQUESTS);
+        let content_type = header(&denied, "content-type");
+        assert_eq!(content_type, Some("application/problem+json"));
+        let problem: Value = serde_json::from_str(&text(denied).await).unwrap();
+        let expected = json!({
+            "type": "https://iana.org/assignments/http-problem-types#quota-exceeded",
+            "title": title,
+            "status": 429,
+            "violated-policies": violated,
+        });
+        assert_eq!(problem, expected);
+    }
+}
+
+#[tokio::test]
+async fn the_application_can_make_its_own_rejection() {
+    let (store, _) = still();
+    let plain = RateLimitLayer::new(Quota::per_minute(1), store);
+    let own = plain.clone().on_reject(|rejection| {
+        assert!(!rejection.decision().is_allowed());
+        assert!(!rejection.decision().is_refused());
+        let text = format!("not {}", rejection.parts().uri.path());
+        let mut response = Response::new(Bytes::from(text));
+        *response.status_mut() = StatusCode::IM_A_TEAPOT;
+        response
+    });
+    let patient = plain.clone().on_reject(|rejection| {
+        let mut response = rejection.response();
+        let headers = response.headers_mut();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("3600"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+        response
+    });
+
+    let allowed = send(&own, request("alice")).await;
+    assert_eq!(allowed.status(), StatusCode::OK);
+    assert_eq!(text(allowed).await, "hello");
+
+    let standard = send(&plain, request("alice")).await;
+    let response = send(&own, request("alice")).await;
+    assert_eq!(response.status(), StatusCode::IM_A_TEAPOT);
+    assert_eq!(added(&response), added(&standard));
+    assert_eq!(header(&response, "content-type"), None);
+    assert_eq!(text(response).await, "not /");
+
+    let response = send(&patient, request("alice")).await;
+    assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(header(&response, "retry-after"), Some("3600"));
+    assert_eq!(header(&response, "cache-control"), Some("private"));
+    assert_eq!(header(&response, "x-ratelimit-remaining"), Some("0"));
+    assert_eq!(text(response).await, text(standard).await);
+}
+
+fn grpc(content_type: &'static str) -> Request {
+    let mut request = request("alice");
+    let content_type = HeaderValue::from_static(content_type);
+    request.headers_mut().insert(CONTENT_TYPE, content_type);
+    request
+}
+
+/// Checks that a response is one of trailers alone, and returns status, message and pushback.
+fn trailers_only<'a>(response: &'a Answer, content_type: &str) -> [Option<&'a str>; 3] {
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(header(response, "content-type"), Some(content_type));
+    assert!(response.body().is_end_stream());
+    assert_eq!(response.body().size_hint().exact(), Some(0));
+    ["grpc-status", "grpc-message", "grpc-retry-pushback-ms"].map(|name| header(response, name))
+}
+
+#[tokio::test]
+async fn a_grpc_client_is_told_in_its_own_way() {
+    for content_type in [
+        "application/grpc",
+        "application/grpc+proto",
+        "application/grpc-web",
+        "application/grpc-web-text+proto",
+    ] {
+        let (store, _) = still();
+        let layer = costing(Quota::per_second(3).burst(1), store);
+        let first = send(&layer, grpc(content_type)).await;
+        assert_eq!(header(&first, "grpc-status"), None);
+        assert_eq!(text(first).await, "hello");
+
+        // 333,333 ⅓ µs.
+        let denied = send(&layer, grpc(content_type)).await;
+        assert_eq!(
+            trailers_only(&denied, content_type),
+            [Some("8"), Some("rate limit exceeded"), Some("334")]
+        );
+        assert_eq!(header(&denied, "retry-after"), Some("1"));
+        assert_eq!(header(&denied, "x-ratelimit-remaining"), Some("0"));
+        assert_eq!(text(denied).await, "");
+
+        let mut never = grpc(content_type);
+        never.headers_mut().insert("cost", 2.into());
+        let never = send(&layer, never).await;
+        assert_eq!(
+            trailers_only(&never, content_type),
+            [Some("8"), Some("rate limit exceeded"), Some("-1")]
+        );
+        assert_eq!(header(&never, "retry-after"), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refusal_says_that_no_limit_was_reached() {
+    for (behavior, status, grpc_status, message) in [
+        (
+            Behavior::Fail(StoreErrorKind::Rejected),
+            StatusCode::TOO_MANY_REQUESTS,
+            "8",
+            "rate limit exceeded",
+        ),
+        (
+            Behavior::Hang,
+            StatusCode::SERVICE_UNAVAILABLE,
+            "14",
+            "the rate limiter is unavailable",
+        ),
+    ] {
+        let store = ProgrammableStore::new();
+        let layer = RateLimitLayer::new(Quota::per_minute(2), store.clone())
+            .failure_strategy(FailureStrategy::Closed)
+            .refused_status(status);
+        send(&layer, request("alice")).await;
+        store.behave(behavior);
+
+        let refused = send(&layer, request("alice")).await;
+        assert_eq!(refused.status(), status);
+        assert_eq!(header(&refused, "retry-after"), Some("1"));
+        assert_eq!(header(&refused, "cache-control"), Some("no-store"));
+        assert_eq!(header(&refused, "x-ratelimit-degraded"), Some("true"));
+        assert_eq!(header(&refused, "x-ratelimit-remaining"), Some("0"));
+        let content_type = header(&refused, "content-type");
+        assert_eq!(content_type, Some("application/problem+json"));
+        let problem: Value = serde_json::from_str(&text(refused).await).unwrap();
+        let expected = json!({
+            "type": "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity",
+            "title":
+                "Request cannot be satisfied due to temporary server capacity constraints",
+            "status": status.as_u16(),
+        });
+        assert_eq!(problem, expected);
+
+        let refused = send(&layer, grpc("application/grpc")).await;
+        assert_eq!(
+            trailers_only(&refused, "application/grpc"),
+            [Some(grpc_status), Some(message), Some("1000")]
+        );
+        assert_eq!(header(&refused, "x-ratelimit-degraded"), Some("true"));
+
+        // A client that did reach its limit is told so whatever the status of refusals.
+        store.behave(Behavior::Answer);
+        send(&layer, request("alice")).await;
+        let denied = send(&layer, request("alice")).await;
+        assert_eq!(denied.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(header(&denied, "x-ratelimit-degraded"), None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_response_tells_what_went_wrong_inside() {
+    use StoreErrorKind::{Overloaded, Rejected, TimedOut, Unavailable, Unusable};
+
+    for kind in [Unavailable, TimedOut, Rejected, Overloaded, Unusable] {
+        let error = tollgate::StoreError::from(kind).to_string();
+        for strategy in [
+            FailureStrategy::Open,
+            FailureStrategy::OpenUnlimited,
+            FailureStrategy::Closed,
+        ] {
+            let store = ProgrammableStore::new();
+            store.behave(Behavior::Fail(kind));
+            let layer = RateLimitLayer::new(Quota::per_minute(1), store).failure_strategy(strategy);
+            for request in [request("alice"), request("alice"), grpc("application/grpc")] {
+                let response = send(&layer, request).await;
+                assert_eq!(header(&response, "x-ratelimit-degraded"), Some("true"));
+                assert!(!response.status().is_server_error());
+                let headers = format!("{:?}", response.headers());
+                let told = format!("{headers} {}", text(response).await);
+                for inside in [error.as_str(), "programmable", "alice"] {
+                    assert!(!told.contains(inside), "{inside}: {told}");
+                }
+            }
+        }
+    }
+}
+
+fn quota() -> impl Strategy<Value = Quota> {
+    let period = (1..90_000u64).prop_map(Duration::from_millis);
+    (0..3, 1..60u32, period, 1..60u32).prop_map(|(algorithm, limit, period, burst)| match algorithm
+    {
+        0 => Quota::token_bucket(limit, period).burst(burst),
+        1 => Quota::sliding_window(limit, period),
+        _ => Quota::fixed_window(limit, period),
+    })
+}
+
+fn number(response: &Answer, name: &str) -> Option<u64> {
+    let value = header(response, name)?;
+    let digits = value.bytes().all(|byte| byte.is_ascii_digit());
+    assert!(digits && !value.is_empty(), "{name}: {value}");
+    Some(value.parse().unwrap())
+}
+
+proptest! {
+    #[test]
+    fn headers_are_numbers_and_keep_their_promises(
+        quotas in vec(quota(), 1..4),
+        requests in vec((0..20_000_000u64, 0..70u32), 1..40),
+    ) {
+        let policies = quotas.iter().enumerate();
+        let policies = policies.map(|(index, quota)| Policy::new(format!("p{index}"), *quota));
+        let limits = Limits::new(policies).unwrap();
+        let capacity = quotas.iter().map(Quota::capacity).min().unwrap();
+        let (store, clock) = still();
+        let layer = costing(limits, store).headers(ResponseHeaders::x_rate_limit().and_ietf());
+        let spend = |cost| spend(&layer, cost).now_or_never().expect("nothing waits");
+
+        for (passed, cost) in requests {
+            clock.advance(Duration::from_micros(passed));
+            let response = spend(cost);
+            let [limit, remaining, reset] = ["limit", "remaining", "reset"]
+                .map(|name| number(&response, &format!("x-ratelimit-{name}")).unwrap());
+            prop_assert!(remaining <= limit);
+            prop_assert!(reset > 0 || remaining == limit);
+            let ietf = header(&response, "ratelimit").unwrap();
+            let end = format!(";r={remaining};t={reset}");
+            prop_assert!(ietf.ends_with(&end), "{} {}", ietf, end);
+
+            let wait = number(&response, "retry-after");
+            if response.status() == StatusCode::OK {
+                prop_assert_eq!(wait, None);
+                continue;
+            }
+            prop_assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+            prop_assert_eq!(wait.is_none(), cost > capacity);
+            if let Some(wait) = wait {
+                prop_assert!(wait >= 1);
+                clock.advance(Duration::from_secs(wait));
+                prop_assert_eq!(spend(cost).status(), StatusCode::OK);
+            }
+        }
+
+        // After the time that the binding policy was said to need, it has its whole limit.
+        let before = spend(0);
+        let [limit, reset] = ["limit", "reset"]
+            .map(|name| number(&before, &format!("x-ratelimit-{name}")).unwrap());
+        clock.advance(Duration::from_secs(reset));
+        let after = spend(0);
+        if quotas.len() == 1 {
+            prop_assert_eq!(number(&after, "x-ratelimit-remaining"), Some(limit));
+        }
+    }
+}
