@@ -1,0 +1,429 @@
+//! Requests are told apart by who is asking, and nobody can pass for another, whatever they send;
+//! a request of which it cannot be told is turned away, and the reason is for the log.
+
+mod support;
+
+use std::fmt::{Debug, Write};
+use std::net::SocketAddr;
+use std::sync::{Mutex, Once};
+
+use axum::Router;
+use axum::extract::ConnectInfo;
+use axum::extract::connect_info::MockConnectInfo;
+use axum::routing::get;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use tollgate::{
+    Check, ClientIp, ForwardingHeader, Identify, Identity, Limits, LocalStore, PeerAddr, Quota,
+    RateLimitLayer, Unidentified, UserId, UserOrIp,
+};
+use tower::ServiceExt;
+use tracing::field::Field;
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, SubscriberExt};
+
+use support::{Request, header, request, send, text};
+
+/// A layer that lets each identity through once.
+fn once() -> RateLimitLayer {
+    RateLimitLayer::new(Quota::per_day(1), LocalStore::new())
+}
+
+fn with<T: Clone + Send + Sync + 'static>(extension: T) -> Request {
+    let mut request = Request::default();
+    request.extensions_mut().insert(extension);
+    request
+}
+
+fn address(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+fn from(peer: &str) -> Request {
+    with(PeerAddr(address(peer)))
+}
+
+fn identity(identify: &impl Identify, request: Request) -> String {
+    let (parts, _) = request.into_parts();
+    identify.identify(&parts).unwrap().to_string()
+}
+
+#[test]
+fn the_user_is_asked_for_first_and_then_the_address() {
+    let by_default = UserOrIp::default();
+    let mut request = from("203.0.113.7:443");
+    assert_eq!(identity(&by_default, request.clone()), "ip:203.0.113.7");
+    request.extensions_mut().insert(UserId::new("42"));
+    assert_eq!(identity(&by_default, request.clone()), "user:42");
+    assert_eq!(identity(&ClientIp::peer(), request), "ip:203.0.113.7");
+}
+
+#[test]
+fn the_address_is_that_of_the_connection() {
+    let by_default = UserOrIp::default();
+    let connected = ConnectInfo(address("192.0.2.1:1"));
+    let mock = MockConnectInfo(address("192.0.2.2:2"));
+    assert_eq!(identity(&by_default, with(connected)), "ip:192.0.2.1");
+    assert_eq!(identity(&by_default, with(mock)), "ip:192.0.2.2");
+
+    // The application's own word, then the server's, then the test's.
+    let mut request = with(mock);
+    request.extensions_mut().insert(connected);
+    assert_eq!(identity(&by_default, request.clone()), "ip:192.0.2.1");
+    let own = PeerAddr(address("192.0.2.3:3"));
+    request.extensions_mut().insert(own);
+    assert_eq!(identity(&by_default, request), "ip:192.0.2.3");
+}
+
+#[tokio::test]
+async fn each_user_and_each_address_has_its_own_count() {
+    let layer = once();
+    for (peer, user, status) in [
+        ("203.0.113.7:1", None, 200),
+        ("203.0.113.7:2", None, 429),
+        ("[::ffff:203.0.113.7]:3", None, 429),
+        ("203.0.113.8:1", None, 200),
+        ("[2001:db8::1]:1", None, 200),
+        ("[2001:db8::2]:1", None, 429),
+        ("[2001:db8:0:1::1]:1", None, 200),
+        ("203.0.113.7:1", Some("alice"), 200),
+        ("203.0.113.7:1", Some("bob"), 200),
+        ("203.0.113.9:1", Some("bob"), 429),
+        // A user's name is no address.
+        ("203.0.113.9:1", Some("203.0.113.7"), 200),
+        ("203.0.113.9:1", Some("203.0.113.10"), 200),
+        ("203.0.113.10:1", None, 200),
+    ] {
+        let mut request = from(peer);
+        if let Some(user) = user {
+            request.extensions_mut().insert(UserId::new(user));
+        }
+        let response = send(&layer, request).await;
+        assert_eq!(response.status(), status, "{peer} {user:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_router_is_told_by_axum() {
+    let app = Router::new()
+        .route("/", get(async || "hello"))
+        .layer(once())
+        .layer(MockConnectInfo(address("192.0.2.1:1")));
+    for status in [200, 429] {
+        let Ok(response) = app.clone().oneshot(Request::default()).await;
+        assert_eq!(response.status(), status);
+    }
+}
+
+/// Everything that was logged in this process, an event a line.
+static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+struct Recorder;
+
+impl<S: Subscriber> tracing_subscriber::Layer<S> for Recorder {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let mut line = event.metadata().level().to_string();
+        event.record(&mut |field: &Field, value: &dyn Debug| {
+            write!(line, " {field}={value:?}").unwrap();
+        });
+        LOG.lock().unwrap().push(line);
+    }
+}
+
+/// Begins to record for the whole process, so that no thread's events are missed.
+fn record() {
+    static RECORDING: Once = Once::new();
+    RECORDING.call_once(|| {
+        let subscriber = tracing_subscriber::registry().with(Recorder);
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+    });
+}
+
+fn logged(scope: &str) -> Vec<String> {
+    let log = LOG.lock().unwrap();
+    let scope = format!("scope={scope:?}");
+    log.iter()
+        .filter(|line| line.contains(&scope))
+        .cloned()
+        .collect()
+}
+
+#[tokio::test]
+async fn without_a_peer_address_a_request_is_turned_away_and_the_log_says_why() {
+    record();
+    let layer = once().scope("no-peer");
+    let app = Router::new().route("/", get(async || "hello")).layer(layer);
+    for _ in 0..10 {
+        let Ok(response) = app.clone().oneshot(Request::default()).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let content_type = header(&response, "content-type");
+        assert_eq!(content_type, Some("application/problem+json"));
+        assert_eq!(response.headers().len(), 2, "{:?}", response.headers());
+        let problem: Value = serde_json::from_str(&text(response).await).unwrap();
+        let title = "Internal Server Error";
+        assert_eq!(
+            problem,
+            json!({ "type": "about:blank", "title": title, "status": 500 })
+        );
+    }
+    let [line] = &logged("no-peer")[..] else {
+        panic!("one line: {:?}", logged("no-peer"));
+    };
+    assert!(line.starts_with("ERROR "), "{line}");
+    assert!(
+        line.contains("into_make_service_with_connect_info"),
+        "{line}"
+    );
+    assert!(line.contains("PeerAddr"), "{line}");
+
+    let Ok(response) = app.oneshot(from("203.0.113.7:1")).await;
+    assert_eq!(response.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn the_client_is_not_told_the_reason() {
+    record();
+    let layer = once()
+        .scope("no-tenant")
+        .identify_by(|_: &Parts| Err(Unidentified::new("tenant table is empty")))
+        .unidentified_status(StatusCode::FORBIDDEN);
+    let mut call = request("alice");
+    let grpc = HeaderValue::from_static("application/grpc");
+    call.headers_mut().insert(CONTENT_TYPE, grpc);
+    for (request, status) in [(request("alice"), 403), (call, 200)] {
+        let response = send(&layer, request).await;
+        assert_eq!(response.status(), status);
+        if status == 200 {
+            assert_eq!(header(&response, "grpc-status"), Some("13"));
+        }
+        let headers = format!("{:?}", response.headers());
+        let told = format!("{headers} {}", text(response).await);
+        assert!(!told.contains("tenant"), "{told}");
+    }
+    let lines = logged("no-tenant");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(
+        lines[0].contains("reason=tenant table is empty"),
+        "{lines:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_closure_can_tell_who_is_asking() {
+    // A kind from outside may be none: `?` makes a reason of it.
+    let layer = once().identify_by(|parts: &Parts| {
+        let kind = parts
+            .headers
+            .get("kind")
+            .ok_or(Unidentified::new("no kind"))?;
+        let kind = kind.to_str().map_err(|_| Unidentified::new("odd kind"))?;
+        Ok(Identity::new(kind, "acme")?)
+    });
+    for (kind, status) in [
+        ("tenant", 200),
+        ("tenant", 429),
+        ("team", 200),
+        ("not a kind", 500),
+        ("", 500),
+        ("é", 500),
+    ] {
+        let mut request = Request::default();
+        let value = HeaderValue::from_bytes(kind.as_bytes()).unwrap();
+        request.headers_mut().insert("kind", value);
+        assert_eq!(send(&layer, request).await.status(), status, "{kind}");
+    }
+    assert_eq!(send(&layer, Request::default()).await.status(), 500);
+}
+
+#[tokio::test]
+async fn no_user_id_is_too_odd_to_count() {
+    let layer = once();
+    let large = "x".repeat(1 << 20);
+    let odd = "| |  |\n|\r\n|\0|a|A|a | a|a\n|a b|a%20b|{a}|{|}|{}|*|?|a:b|:a|a:|::|user:a|\
+               ip:203.0.113.7|#|##|#a|é|e\u{301}|🦀|🦀🦀|\u{202e}a|%|\"|\\";
+    let mut ids: Vec<_> = odd.split('|').map(str::to_owned).collect();
+    ids.extend([63, 64, 65, 66].map(|length| "y".repeat(length)));
+    ids.extend([
+        large.clone(),
+        format!("{large}x"),
+        format!("{large}🦀"),
+        "🦀".repeat(1 << 18),
+    ]);
+    // Those that look like what is kept of the others.
+    let kept = ids.iter().map(|id| Identity::user(id).to_string());
+    let kept: Vec<_> = kept.map(|kept| kept["user:".len()..].to_owned()).collect();
+    assert!(kept.iter().all(|kept| kept.len() <= 65));
+    ids.extend(
+        kept.into_iter()
+            .filter(|kept| kept.starts_with('#') && kept.len() > 2),
+    );
+
+    for status in [200, 429] {
+        for id in &ids {
+            let response = send(&layer, request(id)).await;
+            assert_eq!(response.status(), status, "{id:.40?}");
+        }
+    }
+}
+
+#[test]
+fn what_an_operator_can_read_is_kept_and_all_else_is_hashed() {
+    let longest = "y".repeat(64);
+    for id in [
+        "42",
+        "alice@example.com",
+        "",
+        "*",
+        "a:b",
+        "a#",
+        longest.as_str(),
+    ] {
+        assert_eq!(Identity::user(id).to_string(), format!("user:{id}"));
+    }
+    let too_long = "y".repeat(65);
+    for id in ["a b", "a{", "}", "#a", "é", "\n", too_long.as_str()] {
+        let shown = Identity::user(id).to_string();
+        let digest = shown.strip_prefix("user:#").unwrap();
+        assert_eq!(digest.len(), 64, "{shown}");
+        assert!(
+            digest.bytes().all(|byte| byte.is_ascii_hexdigit()),
+            "{shown}"
+        );
+    }
+}
+
+fn value() -> impl Strategy<Value = String> {
+    prop_oneof!["[ab:#{} ]{0,4}", "[ab]{62,66}", "\\PC{0,3}", ".{0,20}"]
+}
+
+proptest! {
+    #[test]
+    fn two_identities_are_one_only_if_kind_and_value_are(
+        (one_kind, other_kind) in ("[a-c.]{1,3}", "[a-c.]{1,3}"),
+        (one, other) in (value(), value()),
+        swap in any::<bool>(),
+    ) {
+        // The same characters, cut elsewhere.
+        let other = if swap { format!("{}{one}", &one_kind[1..]) } else { other };
+        let identity = Identity::new(&one_kind, &one).unwrap();
+        for (kind, value) in [(&one_kind, &one), (&other_kind, &one), (&one_kind, &other),
+            (&other_kind, &other)]
+        {
+            let again = Identity::new(kind, value).unwrap();
+            let same = (kind, value) == (&one_kind, &one);
+            prop_assert_eq!(identity == again, same);
+            prop_assert_eq!(identity.to_string() == again.to_string(), same);
+            prop_assert_eq!(again.kind(), kind);
+        }
+        let shown = identity.to_string();
+        let printable = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}');
+        prop_assert!(shown.bytes().all(printable), "{}", shown);
+        prop_assert!(shown.len() <= one_kind.len() + 66, "{}", shown);
+    }
+}
+
+#[test]
+fn a_secret_is_never_shown() {
+    for secret in [
+        "s3cr3t",
+        "",
+        "#s3cr3t",
+        "s3cr3t with spaces",
+        &"s3cr3t".repeat(1_000),
+    ] {
+        let identity = Identity::secret("key", secret).unwrap();
+        let limits = Limits::from(Quota::per_day(1));
+        let check = Check::new(&identity, &limits);
+        for shown in [
+            identity.to_string(),
+            format!("{identity:?}"),
+            format!("{identity:#?}"),
+            format!("{check:?}"),
+        ] {
+            assert!(shown.contains("key:#"), "{shown}");
+            assert!(!shown.contains("s3cr3t"), "{shown}");
+        }
+        assert_eq!(identity, Identity::secret("key", secret).unwrap());
+        assert_ne!(identity, Identity::secret("api-key", secret).unwrap());
+        assert_ne!(
+            identity,
+            Identity::secret("key", &format!("{secret} ")).unwrap()
+        );
+    }
+    assert_ne!(
+        Identity::secret("user", "42").unwrap(),
+        Identity::user("42")
+    );
+    assert!(Identity::secret("a kind", "s3cr3t").is_err());
+}
+
+#[tokio::test]
+async fn no_forwarding_header_is_too_odd_to_read_or_to_refuse() {
+    const SIZE: usize = 64 * 1024;
+    let (client, proxy) = ("ip:203.0.113.7", "ip:10.0.0.5");
+    let fill = |unit: &str| unit.repeat(SIZE / unit.len()).into_bytes();
+    let end = |mut line: Vec<u8>, end: &str| {
+        line.extend(end.bytes());
+        line
+    };
+    let not_text: Vec<u8> = (0x80..=0xff).collect();
+    let list = ForwardingHeader::XForwardedFor;
+    let elements = ForwardingHeader::Forwarded;
+    let single = ForwardingHeader::SingleValue("x-real-ip".parse().unwrap());
+    for (read, line, expected) in [
+        (&list, fill("1"), proxy),
+        (&list, fill(","), proxy),
+        (&list, fill(" "), proxy),
+        (&list, fill("10.0.0.9,"), proxy),
+        (&list, fill("10.0.0.9, 6.6.6.6 ,"), proxy),
+        (&list, end(fill("6.6.6.6, "), "203.0.113.7"), client),
+        (&list, end(fill(","), "203.0.113.7, 10.0.0.9"), client),
+        (&list, not_text.clone(), proxy),
+        (&list, end(not_text.clone(), ", 203.0.113.7"), client),
+        (&list, [b"203.0.113.7, ", &not_text[..]].concat(), proxy),
+        (&elements, fill("for=\""), proxy),
+        (&elements, end(b"for=\"".into(), &"\\".repeat(SIZE)), proxy),
+        (
+            &elements,
+            end(fill("for=6.6.6.6,"), "for=203.0.113.7"),
+            client,
+        ),
+        (
+            &elements,
+            [b"for=203.0.113.7, for=", &not_text[..]].concat(),
+            proxy,
+        ),
+        (&single, fill("1"), proxy),
+        (&single, not_text.clone(), proxy),
+        (&single, end(fill(" "), "203.0.113.7"), client),
+    ] {
+        let name = match read {
+            ForwardingHeader::XForwardedFor => "x-forwarded-for",
+            ForwardingHeader::Forwarded => "forwarded",
+            _ => "x-real-ip",
+        };
+        let client_ip = ClientIp::behind(["10.0.0.0/8".parse().unwrap()]).header(read.clone());
+        let identify = UserOrIp::new(client_ip);
+        let layer = once().identify_by(identify.clone());
+        let mut odd = from("10.0.0.5:443");
+        let line = HeaderValue::from_bytes(&line).unwrap();
+        odd.headers_mut().insert(name, line.clone());
+        assert_eq!(
+            identity(&identify, odd.clone()),
+            expected,
+            "{name}: {line:.60?}"
+        );
+
+        assert_eq!(send(&layer, odd.clone()).await.status(), 200);
+        assert_eq!(send(&layer, odd).await.status(), 429);
+        // Whom it was counted as is known by now, and nobody else is.
+        for known in [client, proxy] {
+            let plain = from(&format!("{}:1", &known["ip:".len()..]));
+            let status = if known == expected { 429 } else { 200 };
+            assert_eq!(send(&layer, plain).await.status(), status);
+        }
+    }
+}

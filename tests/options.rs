@@ -1,0 +1,231 @@
+//! Each option of a layer does what it says, whether the store answers at once or later.
+
+mod support;
+
+use std::convert::Infallible;
+
+use http::request::Parts;
+use http::{Response, StatusCode};
+use tollgate::test_util::{Behavior, ProgrammableStore};
+use tollgate::{
+    Decision, FailureStrategy, Identity, Limits, LocalStore, Policy, Quota, RateLimitLayer, Scope,
+    StoreErrorKind,
+};
+use tower::{Layer, ServiceExt, service_fn};
+
+use support::{Request, header, request, send, stores, text};
+
+/// A request of alice's.
+fn to(path: &str) -> Request {
+    let mut request = request("alice");
+    *request.uri_mut() = path.parse().unwrap();
+    request
+}
+
+/// Status and what is left.
+async fn ask(layer: &RateLimitLayer, path: &str) -> (u16, Option<u32>) {
+    let response = send(layer, to(path)).await;
+    let remaining = header(&response, "x-ratelimit-remaining");
+    (
+        response.status().as_u16(),
+        remaining.map(|remaining| remaining.parse().unwrap()),
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn skip_exempts() {
+    for store in stores() {
+        let layer = RateLimitLayer::new(Quota::per_day(2), store.clone())
+            .failure_strategy(FailureStrategy::Closed)
+            .skip(|parts| parts.uri.path() == "/health");
+        let skipped = async |mut request: Request| {
+            *request.uri_mut() = "/health".parse().unwrap();
+            let calls = store.calls();
+            let response = send(&layer, request).await;
+            assert_eq!(response.status(), StatusCode::OK);
+            assert!(response.headers().is_empty(), "{:?}", response.headers());
+            assert_eq!(text(response).await, "hello");
+            assert_eq!(store.calls(), calls);
+        };
+        assert_eq!(ask(&layer, "/").await, (200, Some(1)));
+        skipped(request("alice")).await;
+        assert_eq!(ask(&layer, "/").await, (200, Some(0)));
+        assert_eq!(ask(&layer, "/").await, (429, Some(0)));
+        skipped(request("alice")).await;
+
+        // Whoever it is, and whatever the store does.
+        skipped(Request::default()).await;
+        store.behave(Behavior::Fail(StoreErrorKind::Unavailable));
+        skipped(request("alice")).await;
+        store.behave(Behavior::Hang);
+        skipped(request("alice")).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn cost_for_says_what_a_request_costs() {
+    for store in stores() {
+        let layer = RateLimitLayer::new(Quota::per_day(10), store)
+            .cost_for(|parts: &Parts| parts.uri.path()[1..].parse().unwrap());
+        for (cost, answer) in [
+            ("/0", (200, Some(10))),
+            ("/1", (200, Some(9))),
+            ("/5", (200, Some(4))),
+            ("/5", (429, Some(4))),
+            ("/11", (429, Some(4))),
+            ("/4294967295", (429, Some(4))),
+            ("/4", (200, Some(0))),
+            ("/1", (429, Some(0))),
+            ("/0", (200, Some(0))),
+        ] {
+            assert_eq!(ask(&layer, cost).await, answer, "{cost}");
+        }
+        let waits = async |path| {
+            let denied = send(&layer, to(path)).await;
+            header(&denied, "retry-after").is_some()
+        };
+        assert!(waits("/10").await);
+        assert!(!waits("/11").await, "no wait helps");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_for_gives_each_tier_its_limits() {
+    for store in stores() {
+        let gold = Limits::new([
+            Policy::new("gold", Quota::per_day(100)),
+            Policy::new("burst", Quota::per_hour(50)),
+        ]);
+        let gold = gold.unwrap();
+        let layer = RateLimitLayer::new(Quota::per_day(2), store).limits_for(
+            move |parts: &Parts, identity: &Identity| {
+                assert_eq!(identity, &Identity::user("alice"));
+                (parts.uri.path() == "/gold").then(|| gold.clone())
+            },
+        );
+        assert_eq!(ask(&layer, "/").await, (200, Some(1)));
+        assert_eq!(ask(&layer, "/gold").await, (200, Some(49)));
+        assert_eq!(ask(&layer, "/").await, (200, Some(0)));
+        assert_eq!(ask(&layer, "/").await, (429, Some(0)));
+        for left in (0..49).rev() {
+            assert_eq!(ask(&layer, "/gold").await, (200, Some(left)));
+        }
+        assert_eq!(ask(&layer, "/gold").await, (429, Some(0)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn layers_of_different_scopes_never_share() {
+    let hanging = ProgrammableStore::new();
+    hanging.behave(Behavior::Hang);
+    for store in stores().into_iter().chain([hanging]) {
+        let limiter = tollgate::Limiter::from(store);
+        let layer = RateLimitLayer::new(Quota::per_day(1), limiter);
+        for layer in [
+            layer.clone(),
+            layer.clone().scope("login"),
+            layer.in_scope(Scope::new("api.v1").unwrap()),
+        ] {
+            assert_eq!(ask(&layer, "/").await, (200, Some(0)));
+            assert_eq!(ask(&layer, "/").await, (429, Some(0)));
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "`bad name!` cannot be the name of a scope")]
+fn a_scope_that_is_no_name_is_refused() {
+    let _ = RateLimitLayer::new(Quota::per_day(1), LocalStore::new()).scope("bad name!");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shadow_rejects_nobody() {
+    for store in stores() {
+        let layer = RateLimitLayer::new(Quota::per_day(2), store.clone())
+            .failure_strategy(FailureStrategy::Closed)
+            .on_reject(|_| panic!("nobody is rejected"))
+            .cost_for(|parts| if parts.uri.path() == "/huge" { 3 } else { 1 })
+            .shadow(true);
+        let ask = async |request| {
+            let response = send(&layer, request).await;
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(header(&response, "retry-after"), None);
+            let shadow = header(&response, "x-ratelimit-shadow").map(str::to_owned);
+            let degraded = header(&response, "x-ratelimit-degraded").map(str::to_owned);
+            assert_eq!(text(response).await, "hello");
+            [shadow, degraded].map(|value| match value.as_deref() {
+                None => false,
+                Some("true") => true,
+                Some(other) => panic!("{other}"),
+            })
+        };
+        for expected in [false, false, true, true] {
+            assert_eq!(ask(to("/")).await, [expected, false]);
+        }
+        assert_eq!(ask(request("bob")).await, [false, false]);
+        let mut huge = request("carol");
+        *huge.uri_mut() = "/huge".parse().unwrap();
+        assert_eq!(ask(huge).await, [true, false]);
+
+        // Nor is anybody turned away for the store's sake.
+        store.behave(Behavior::Fail(StoreErrorKind::Unavailable));
+        assert_eq!(ask(request("dave")).await, [true, true]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_shadow_counted_is_what_it_would_have_let_through() {
+    for store in stores() {
+        let limiter = tollgate::Limiter::from(store);
+        let layer = RateLimitLayer::new(Quota::per_day(10), limiter)
+            .cost_for(|parts| if parts.uri.path() == "/6" { 6 } else { 1 });
+        let shadow = layer.clone().shadow(true);
+        assert_eq!(ask(&shadow, "/6").await, (200, Some(4)));
+        assert_eq!(ask(&shadow, "/6").await, (200, Some(4)));
+        assert_eq!(ask(&layer, "/").await, (200, Some(3)));
+        assert_eq!(ask(&shadow.shadow(false), "/6").await, (429, Some(3)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn handlers_can_read_the_decision() {
+    async fn read(request: Request) -> Result<Response<String>, Infallible> {
+        let decision = request.extensions().get::<Decision<'static>>();
+        Ok(Response::new(decision.map_or("none".into(), |decision| {
+            let policies: Vec<_> = decision
+                .policies()
+                .map(|(policy, status)| format!("{} {}", policy.name(), status.remaining()))
+                .collect();
+            let allowed = decision.is_allowed();
+            format!("{allowed}: {}", policies.join(", "))
+        })))
+    }
+    for store in stores() {
+        let limits = Limits::new([
+            Policy::new("few", Quota::per_day(1)),
+            Policy::new("many", Quota::per_day(9)),
+        ]);
+        let layer = RateLimitLayer::new(limits.unwrap(), store).shadow(true);
+        let read = async |layer: RateLimitLayer, request| {
+            let Ok(response) = layer.layer(service_fn(read)).oneshot(request).await;
+            text(response).await
+        };
+        let exposing = layer.clone().expose_decision(true);
+        assert_eq!(read(layer.clone(), request("alice")).await, "none");
+        assert_eq!(
+            read(exposing.clone(), request("bob")).await,
+            "true: few 0, many 8"
+        );
+        assert_eq!(
+            read(exposing.clone(), request("bob")).await,
+            "false: few 0, many 8"
+        );
+        let skipping = exposing.clone().skip(|_| true);
+        assert_eq!(read(skipping, request("carol")).await, "none");
+        let enforcing = exposing.shadow(false);
+        assert_eq!(
+            read(enforcing, request("carol")).await,
+            "true: few 0, many 8"
+        );
+    }
+}
