@@ -34,7 +34,8 @@ pub(crate) fn unidentified(scope: &str, reason: &dyn Display) {
     #[cfg(feature = "tracing")]
     tracing::error!(
         scope, %reason,
-        "a request was not served because its identity cannot be told (logged once a layer)"
+        "a request's identity cannot be told: it is not served, except in shadow mode (logged \
+         once a layer)"
     );
     #[cfg(not(feature = "tracing"))]
     let _ = (scope, reason);

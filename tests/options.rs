@@ -167,7 +167,8 @@ async fn a_shadow_rejects_nobody() {
         *huge.uri_mut() = "/huge".parse().unwrap();
         assert_eq!(ask(huge).await, [true, false]);
 
-        // Nor is anybody turned away for the store's sake.
+        // Nobody is turned away for being unknown, or for the store's sake.
+        assert_eq!(ask(Request::default()).await, [true, false]);
         store.behave(Behavior::Fail(StoreErrorKind::Unavailable));
         assert_eq!(ask(request("dave")).await, [true, true]);
     }

@@ -171,6 +171,17 @@ impl Announcement {
         }
     }
 
+    /// Of a request that would have been turned away before there was anything to decide.
+    pub(super) fn undecided() -> Self {
+        Self {
+            remaining: u32::MAX,
+            x_rate_limit: None,
+            ietf: None,
+            degraded: false,
+            shadow: true,
+        }
+    }
+
     /// Adds the headers to a response that the inner service made. Where a layer within has
     /// announced something more restrictive already, that stays.
     pub(super) fn add_to(self, status: StatusCode, headers: &mut HeaderMap) {

@@ -11,6 +11,7 @@ use tower_service::Service;
 use super::body::ResponseBody;
 use super::config::Config;
 use super::future::ResponseFuture;
+use super::header::Announcement;
 use crate::limiter::Checked;
 use crate::store::Check;
 
@@ -51,6 +52,10 @@ where
         }
         let identity = match config.identify(&parts) {
             Ok(identity) => identity,
+            Err(_) if config.shadow => {
+                let called = self.inner.call(Request::from_parts(parts, body));
+                return ResponseFuture::calling(called, Some(Announcement::undecided()));
+            }
             Err(response) => return ResponseFuture::answered(*response),
         };
         let own_limits = config.own_limits(&parts, &identity);
