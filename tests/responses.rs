@@ -281,6 +281,7 @@ async fn the_application_can_make_its_own_rejection() {
         let headers = response.headers_mut();
         headers.insert(RETRY_AFTER, HeaderValue::from_static("3600"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("private"));
+        headers.insert(names::X_RATELIMIT_REMAINING, HeaderValue::from_static("99"));
         response
     });
 

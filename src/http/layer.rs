@@ -124,8 +124,9 @@ impl RateLimitLayer {
         self.with(|config| config.headers = headers)
     }
 
-    /// Makes another response to denied requests. The headers of a rejection are added to it
-    /// unless it has them.
+    /// Makes another response to denied requests. `Retry-After` and `Cache-Control` are added to
+    /// it unless it has them; the headers of [`headers`](RateLimitLayer::headers) are the layer's
+    /// in any case.
     ///
     /// ```
     /// use bytes::Bytes;
