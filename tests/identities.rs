@@ -1,11 +1,11 @@
 //! Requests are told apart by who is asking, and nobody can pass for another, whatever they send;
 //! a request of which it cannot be told is turned away, and the reason is for the log.
 
+#[path = "support/log.rs"]
+mod log;
 mod support;
 
-use std::fmt::{Debug, Write};
 use std::net::SocketAddr;
-use std::sync::{Mutex, Once};
 
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -21,10 +21,8 @@ use tollgate::{
     RateLimitLayer, Unidentified, UserId, UserOrIp,
 };
 use tower::ServiceExt;
-use tracing::field::Field;
-use tracing::{Event, Subscriber};
-use tracing_subscriber::layer::{Context, SubscriberExt};
 
+use log::{logged, record};
 use support::{Request, header, request, send, text};
 
 /// A layer that lets each identity through once.
@@ -118,39 +116,6 @@ async fn a_router_is_told_by_axum() {
     }
 }
 
-/// Everything that was logged in this process, an event a line.
-static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Recorder;
-
-impl<S: Subscriber> tracing_subscriber::Layer<S> for Recorder {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let mut line = event.metadata().level().to_string();
-        event.record(&mut |field: &Field, value: &dyn Debug| {
-            write!(line, " {field}={value:?}").unwrap();
-        });
-        LOG.lock().unwrap().push(line);
-    }
-}
-
-/// Begins to record for the whole process, so that no thread's events are missed.
-fn record() {
-    static RECORDING: Once = Once::new();
-    RECORDING.call_once(|| {
-        let subscriber = tracing_subscriber::registry().with(Recorder);
-        tracing::subscriber::set_global_default(subscriber).unwrap();
-    });
-}
-
-fn logged(scope: &str) -> Vec<String> {
-    let log = LOG.lock().unwrap();
-    let scope = format!("scope={scope:?}");
-    log.iter()
-        .filter(|line| line.contains(&scope))
-        .cloned()
-        .collect()
-}
-
 #[tokio::test]
 async fn without_a_peer_address_a_request_is_turned_away_and_the_log_says_why() {
     record();
@@ -169,8 +134,8 @@ async fn without_a_peer_address_a_request_is_turned_away_and_the_log_says_why() 
             json!({ "type": "about:blank", "title": title, "status": 500 })
         );
     }
-    let [line] = &logged("no-peer")[..] else {
-        panic!("one line: {:?}", logged("no-peer"));
+    let [line] = &logged("scope=\"no-peer\"")[..] else {
+        panic!("one line: {:?}", logged("scope=\"no-peer\""));
     };
     assert!(line.starts_with("ERROR "), "{line}");
     assert!(
@@ -203,7 +168,7 @@ async fn the_client_is_not_told_the_reason() {
         let told = format!("{headers} {}", text(response).await);
         assert!(!told.contains("tenant"), "{told}");
     }
-    let lines = logged("no-tenant");
+    let lines = logged("scope=\"no-tenant\"");
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert!(
         lines[0].contains("reason=tenant table is empty"),

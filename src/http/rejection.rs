@@ -141,11 +141,10 @@ fn grpc(content_type: HeaderValue, code: u8, message: &'static str) -> Response<
     response
 }
 
-/// The content type of a gRPC request, to be answered in kind.
+/// The content type of a gRPC request, to be answered in kind: `application/grpc`, perhaps with a
+/// message format (`+proto`), or for browsers (`-web`).
 fn grpc_content_type(parts: &Parts) -> Option<HeaderValue> {
     let content_type = parts.headers.get(CONTENT_TYPE)?;
-    content_type
-        .as_bytes()
-        .starts_with(b"application/grpc")
-        .then(|| content_type.clone())
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc")?;
+    matches!(rest, [] | [b'+' | b'-' | b';', ..]).then(|| content_type.clone())
 }
