@@ -36,8 +36,13 @@ impl<'a> Rejection<'a> {
         self.parts
     }
 
-    /// The response that is sent unless there is another: `application/problem+json`, or a gRPC
-    /// status for a gRPC request.
+    /// The response that is sent unless there is another.
+    ///
+    /// `application/problem+json` (RFC 9457) of the types that section 5 of
+    /// draft-ietf-httpapi-ratelimit-headers-11 defines: `quota-exceeded`, with the names of the
+    /// `violated-policies`, or `temporary-reduced-capacity` where the store was away. A gRPC
+    /// request gets the status `RESOURCE_EXHAUSTED` instead, with the pushback of gRFC A6; or
+    /// `UNAVAILABLE`, if refusals have a status other than 429.
     pub fn response(&self) -> Response<Bytes> {
         if let Some(content_type) = grpc_content_type(self.parts) {
             return self.grpc_response(content_type);
