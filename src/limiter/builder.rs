@@ -75,12 +75,16 @@ impl LimiterBuilder {
     /// The limiter.
     #[must_use]
     pub fn build(self) -> Limiter {
+        let fallback = Fallback::new(self.fallback_capacity, self.fallback_share.get());
+        if !self.store.is_infallible() {
+            fallback.prepare();
+        }
         let shared = Shared {
             meter: Meter::new(self.store.name()),
             store: self.store,
             deadline: self.deadline,
             lanes: Lanes::new(self.failures_to_open),
-            fallback: Fallback::new(self.fallback_capacity, self.fallback_share.get()),
+            fallback,
             claims: Default::default(),
         };
         Limiter::new(shared, self.strategy)

@@ -27,7 +27,7 @@ pub(super) struct Fallback {
     capacity: usize,
     /// How many times over an admission is charged, since so many replicas do the same.
     share: u32,
-    /// Made when first needed: a store that never fails needs none.
+    /// Not made for a store that never fails.
     counts: OnceLock<Counts>,
 }
 
@@ -43,6 +43,11 @@ impl Fallback {
             share,
             counts: OnceLock::new(),
         }
+    }
+
+    /// Makes room for the counts, so that no request has to.
+    pub(super) fn prepare(&self) {
+        self.counts();
     }
 
     fn counts(&self) -> &Counts {
