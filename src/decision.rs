@@ -27,7 +27,7 @@ impl<'a> Decision<'a> {
                 quota
                     .step(*state, verdict.now, cost(check, quota))
                     .1
-                    .shared_by(check.share())
+                    .in_units_of(check.unit_under(quota))
             });
             statuses.collect()
         };

@@ -13,7 +13,7 @@ pub struct QuotaError(QuotaErrorKind);
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 enum QuotaErrorKind {
-    #[error("{0}")]
+    #[error(transparent)]
     Flaw(#[from] QuotaFlaw),
     #[error(
         "`{0}` is no quota: write `100/1m`, `100/1m burst 20`, `sliding 100/1h` or `fixed 10/1s`, \

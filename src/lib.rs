@@ -92,7 +92,8 @@ pub use limiter::{
 pub use metrics::describe_metrics;
 pub use quota::{Algorithm, Limits, MAX_POLICIES, Policy, Quota, Scope, State, Status};
 pub use store::{
-    BoxFuture, Check, LocalStore, Outcome, Step, Store, StoreError, StoreErrorKind, Verdict,
+    BoxFuture, Check, LocalStore, Outcome, OwnedCheck, Step, Store, StoreError, StoreErrorKind,
+    Verdict,
 };
 
 pub use self::http::{

@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
 use tollgate::{
     Check, Checked, Decision, FailureStrategy, Identity, Limiter, Limits, LocalStore, Policy,
@@ -454,8 +454,13 @@ async fn looks_refunds_and_resets_go_on_in_the_fallback() {
     assert_eq!(left().await, 4);
     limiter.check(&check.cost(3)).await;
     assert_eq!(left().await, 1);
-    limiter.refund(&check.cost(3)).await.unwrap();
-    assert_eq!(left().await, 4);
+    let error = limiter.refund(&check.cost(3)).await.unwrap_err();
+    assert_eq!(
+        error.kind(),
+        StoreErrorKind::Unavailable,
+        "the store has not given back"
+    );
+    assert_eq!(left().await, 4, "the fallback has");
     let error = limiter.reset(&check).await.unwrap_err();
     assert_eq!(
         error.kind(),
@@ -569,4 +574,134 @@ fn without_a_runtime_failures_are_answered_too() {
     store.behave(Behavior::Answer);
     let answer = limiter.check(&Check::new(&alice, &limits));
     assert!(matches!(answer, Checked::Ready(decision) if !decision.is_degraded()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_that_are_given_up_early_open_the_breaker_too() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    store.behave(Behavior::Hang);
+    let impatience = DEADLINE - Duration::from_millis(10);
+    let mut waited = 0;
+    for _ in 0..20 {
+        let given_up = timeout(impatience, check(&limiter, &ten_a_day())).await;
+        waited += usize::from(given_up.is_err());
+        sleep(Duration::from_millis(1)).await;
+    }
+    // Two or three of them in each of three deadlines.
+    assert!(waited <= 9, "{waited} waited in vain");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_that_hangs_is_given_up_however_long_the_deadline() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::builder(store.clone())
+        .deadline(Duration::from_secs(3_600))
+        .build();
+    store.behave(DOWN);
+    open_breaker(&limiter, &store).await;
+    store.behave(Behavior::Hang);
+    sleep(Duration::from_secs(1)).await;
+    store.behave(Behavior::Answer);
+    sleep(Duration::from_secs(2)).await;
+    assert!(!check(&limiter, &ten_a_day()).await.is_degraded());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_probe_answered_from_memory_proves_nothing() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    store.behave(DOWN);
+    open_breaker(&limiter, &store).await;
+    store.behave(Behavior::Remember);
+    sleep(Duration::from_secs(5)).await;
+    let calls = store.calls();
+    assert!(check(&limiter, &ten_a_day()).await.is_degraded());
+    assert_eq!(store.calls(), calls, "the breaker is open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_answer_does_not_take_back_what_a_newer_one_told() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    let (alice, limits) = (alice(), ten_a_day());
+    let check = Check::new(&alice, &limits);
+    store.behave(Behavior::AnswerAfter(Duration::from_millis(20)));
+    let Checked::Pending(older) = limiter.check(&check) else {
+        panic!("it takes 20 ms");
+    };
+    store.behave(Behavior::Answer);
+    assert_eq!(limiter.check(&check.cost(5)).await.remaining(), 4);
+    assert_eq!(older.await.remaining(), 9);
+    store.behave(DOWN);
+    assert_eq!(limiter.peek(&check).await.remaining(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refund_of_what_the_store_counted_is_not_multiplied_by_the_replicas() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::builder(store.clone())
+        .fallback_share(NonZeroU32::new(10).unwrap())
+        .build();
+    let (alice, limits) = (alice(), Limits::from(Quota::per_day(100)));
+    let check = Check::new(&alice, &limits);
+    limiter.check(&check.cost(80)).await;
+    limiter.refund(&check.cost(10)).await.unwrap();
+    store.behave(DOWN);
+    assert_eq!(limiter.peek(&check).await.remaining(), 3, "a tenth of 30");
+
+    limiter.check(&check).await;
+    limiter.refund(&check).await.unwrap_err();
+    assert_eq!(
+        limiter.peek(&check).await.remaining(),
+        3,
+        "as much as was charged"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_remains_of_a_share_is_what_will_pass() {
+    for (limit, replicas) in [(2, 10), (10, 3), (3, 3), (1, 1), (7, 2)] {
+        let store = ProgrammableStore::new();
+        store.behave(DOWN);
+        let share = NonZeroU32::new(replicas).unwrap();
+        let limiter = Limiter::builder(store).fallback_share(share).build();
+        let (alice, limits) = (alice(), Limits::from(Quota::per_day(limit)));
+        let check = Check::new(&alice, &limits);
+        for _ in 0..limit + 1 {
+            let left = limiter.peek(&check).await.remaining();
+            let allowed = limiter.check(&check).await.is_allowed();
+            assert_eq!(allowed, left > 0, "{limit} over {replicas}: {left} left");
+        }
+    }
+}
+
+#[test]
+fn a_runtime_that_only_runs_for_its_checks_finds_the_store_back() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    store.behave(DOWN);
+    runtime.block_on(open_breaker(&limiter, &store));
+    store.behave(Behavior::Answer);
+    // Time passes, but nobody runs the task that probes.
+    runtime.block_on(tokio::time::advance(Duration::from_secs(3)));
+    let probes = store.probes();
+    let decision = runtime.block_on(check(&limiter, &ten_a_day()));
+    assert!(!decision.is_degraded() || store.probes() > probes);
+    assert!(
+        !runtime
+            .block_on(check(&limiter, &ten_a_day()))
+            .is_degraded()
+    );
+}
+
+#[test]
+#[should_panic(expected = "a deadline of zero leaves a store no time to answer")]
+fn a_deadline_of_zero_is_refused() {
+    let _ = Limiter::builder(ProgrammableStore::new()).deadline(Duration::ZERO);
 }

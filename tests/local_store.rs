@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tollgate::test_util::ManualClock;
@@ -98,6 +99,30 @@ async fn many_tasks_on_a_million_identities_are_admitted_exactly_their_limits() 
     }
 }
 
+#[test]
+fn many_threads_on_a_quota_that_flows_back_are_admitted_no_more_than_flowed() {
+    let quota = Quota::per_second(1_000).burst(10);
+    let limits = Limits::from(quota);
+    let limiter = Limiter::from(LocalStore::new());
+    let began = Instant::now();
+    let hammer = || {
+        let mut admitted = 0;
+        while began.elapsed() < Duration::from_secs(1) {
+            admitted += u64::from(is_allowed(&limiter, &user(0), &limits));
+        }
+        admitted
+    };
+    let admitted: u64 = thread::scope(|scope| {
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(hammer)).collect();
+        threads
+            .into_iter()
+            .map(|thread| thread.join().unwrap())
+            .sum()
+    });
+    let most = 10 + began.elapsed().as_millis() as u64;
+    assert!(admitted <= most, "{admitted} of at most {most}");
+}
+
 /// How many of the first identities still owe.
 fn debtors(limiter: &Limiter, limits: &Limits, count: usize) -> usize {
     let owes = |index: &usize| {
@@ -133,22 +158,27 @@ fn a_full_table_remembers_nearly_all_and_a_flood_costs_no_more_than_room() {
 
 #[test]
 fn the_least_indebted_gives_way() {
-    let limits = Limits::from(Quota::token_bucket(10, PERIOD));
-    let limiter = Limiter::from(LocalStore::with_capacity(1_000));
-    for index in 0..100 {
-        let debtor = user(index);
-        limiter.check(&Check::new(&debtor, &limits).cost(10));
+    for quota in quotas(10) {
+        let limits = Limits::from(quota);
+        let limiter = Limiter::from(LocalStore::with_capacity(1_000));
+        let fill = |identities: std::ops::Range<usize>, cost| {
+            for index in identities {
+                let debtor = user(index);
+                let _ = limiter.check(&Check::new(&debtor, &limits).cost(cost));
+            }
+        };
+        // A full table, those who spend everything, and a flood of those who spend little.
+        fill(100..1_100, 1);
+        fill(0..100, 10);
+        fill(1_100..50_000, 1);
+        let denied = (0..100)
+            .filter(|index| !is_allowed(&limiter, &user(*index), &limits))
+            .count();
+        assert_eq!(
+            denied, 100,
+            "{quota}: great debts are not forgotten for small ones"
+        );
     }
-    for index in 100..50_000 {
-        is_allowed(&limiter, &user(index), &limits);
-    }
-    let spent = (0..100)
-        .filter(|index| !is_allowed(&limiter, &user(*index), &limits))
-        .count();
-    assert_eq!(
-        spent, 100,
-        "fifty thousand of little debt drove out none of great debt"
-    );
 }
 
 #[test]

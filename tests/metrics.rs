@@ -1,5 +1,6 @@
 //! What happens is counted, under labels that never hold an identity.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -19,7 +20,10 @@ const DOWN: Behavior = Behavior::Fail(StoreErrorKind::Unavailable);
 /// Runs a test in virtual time with a recorder of its own.
 fn record(test: impl AsyncFnOnce(&Metrics)) {
     let recorder = DebuggingRecorder::new();
-    let metrics = Metrics(recorder.snapshotter());
+    let metrics = Metrics {
+        snapshotter: recorder.snapshotter(),
+        gauges: RefCell::default(),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .start_paused(true)
@@ -28,24 +32,35 @@ fn record(test: impl AsyncFnOnce(&Metrics)) {
     metrics::with_local_recorder(&recorder, || runtime.block_on(test(&metrics)));
 }
 
-struct Metrics(Snapshotter);
+struct Metrics {
+    snapshotter: Snapshotter,
+    /// A look takes gauges back to zero, so their totals are kept here.
+    gauges: RefCell<BTreeMap<String, f64>>,
+}
 
 impl Metrics {
     /// Everything since the last look, as `name{label="value"}`, labels in order.
     fn take(&self) -> BTreeMap<String, DebugValue> {
-        let series = self.0.snapshot().into_vec().into_iter();
+        let series = self.snapshotter.snapshot().into_vec().into_iter();
         series
             .map(|(key, _, _, value)| {
                 let mut labels: Vec<_> = key.key().labels().collect();
                 labels.sort();
-                let labels: Vec<_> = labels
+                let labels = labels
                     .iter()
-                    .map(|l| format!("{}={}", l.key(), l.value()))
-                    .collect();
-                (
-                    format!("{}{{{}}}", key.key().name(), labels.join(",")),
-                    value,
-                )
+                    .map(|label| format!("{}={}", label.key(), label.value()));
+                let labels = labels.collect::<Vec<_>>().join(",");
+                let series = format!("{}{{{labels}}}", key.key().name());
+                let value = match value {
+                    DebugValue::Gauge(change) => {
+                        let mut gauges = self.gauges.borrow_mut();
+                        let total = gauges.entry(series.clone()).or_default();
+                        *total += change.into_inner();
+                        DebugValue::Gauge((*total).into())
+                    }
+                    value => value,
+                };
+                (series, value)
             })
             .collect()
     }
@@ -243,6 +258,43 @@ fn evictions_are_counted_and_live_counts_estimated() {
             100.0,
             "what has run its course is not live"
         );
+    });
+}
+
+#[test]
+fn stores_of_one_name_are_counted_together() {
+    record(async |metrics| {
+        let limits = ten_a_day();
+        let limiters = [(); 3].map(|()| Limiter::from(LocalStore::new()));
+        for limiter in &limiters {
+            limiter
+                .check(&Check::new(&Identity::user("alice"), &limits))
+                .await;
+        }
+        let live = || match metrics.take()["rate_limit_active_identities{store=local}"] {
+            DebugValue::Gauge(live) => live.into_inner(),
+            ref other => panic!("{other:?}"),
+        };
+        assert_eq!(live(), 3.0);
+        drop(limiters);
+        assert_eq!(live(), 0.0, "they are gone");
+
+        let stores = [(); 2].map(|()| ProgrammableStore::new());
+        let [away, well] = stores.each_ref().map(|store| Limiter::from(store.clone()));
+        stores[0].behave(DOWN);
+        for _ in 0..4 {
+            away.check(&Check::new(&Identity::user("alice"), &limits))
+                .await;
+            well.check(&Check::new(&Identity::user("alice"), &limits))
+                .await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let open = "rate_limit_breaker_open{lane=0,store=programmable} 1".to_owned();
+        assert!(metrics.moved().contains(&open), "one of two is away");
+        drop(away);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let open = "rate_limit_breaker_open{lane=0,store=programmable} 0".to_owned();
+        assert!(metrics.moved().contains(&open), "and gone for good");
     });
 }
 

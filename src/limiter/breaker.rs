@@ -12,6 +12,9 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// A store that fails again sooner than this after it came back is still the same trouble.
 const STABLE: Duration = Duration::from_secs(10);
 
+/// A probe that is so much overdue will not come: its runtime has ended or stands still.
+const OVERDUE: Duration = Duration::from_secs(1);
+
 #[derive(Debug)]
 pub(super) struct Breaker {
     /// So many failures in a row open it.
@@ -20,6 +23,8 @@ pub(super) struct Breaker {
     /// The wait before the next probe, before jitter.
     wait: Duration,
     closed_at: Option<Instant>,
+    /// How many times it has opened. Whoever probes for an earlier time is too late.
+    openings: u64,
 }
 
 #[derive(Debug)]
@@ -27,13 +32,19 @@ enum State {
     Closed {
         failures: u32,
         counted_at: Option<Instant>,
+        /// When the first check was sent since the last answer or counted failure.
+        unanswered: Option<Instant>,
     },
-    Open,
+    Open {
+        /// When the answer to a probe will be known, if anybody probes.
+        probed_by: Instant,
+    },
 }
 
 const CLOSED: State = State::Closed {
     failures: 0,
     counted_at: None,
+    unanswered: None,
 };
 
 impl Breaker {
@@ -43,11 +54,31 @@ impl Breaker {
             state: CLOSED,
             wait: FIRST_WAIT,
             closed_at: None,
+            openings: 0,
         }
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self.state, State::Open)
+    /// Whether it is open, and nobody is to ask. It closes if nobody probes either.
+    pub(super) fn is_open(&mut self, now: Instant) -> bool {
+        match self.state {
+            State::Closed { .. } => false,
+            State::Open { probed_by } if now > probed_by + OVERDUE => {
+                self.close(now);
+                false
+            }
+            State::Open { .. } => true,
+        }
+    }
+
+    /// Reports a check that was sent. Says whether this opened the breaker: a check that nobody
+    /// waits for until the deadline is never heard of again, so if none was answered for longer
+    /// than that, it is a failure.
+    pub(super) fn sent(&mut self, now: Instant, deadline: Duration) -> bool {
+        let State::Closed { unanswered, .. } = &mut self.state else {
+            return false;
+        };
+        let since = *unanswered.get_or_insert(now);
+        now.duration_since(since) > deadline && self.failed(since, now)
     }
 
     /// Reports a round trip that failed or timed out. Says whether this opened the breaker.
@@ -59,6 +90,7 @@ impl Breaker {
         let State::Closed {
             failures,
             counted_at,
+            unanswered,
         } = &mut self.state
         else {
             return false;
@@ -68,10 +100,12 @@ impl Breaker {
         }
         *failures += 1;
         *counted_at = Some(now);
+        *unanswered = None;
         if *failures < self.threshold {
             return false;
         }
-        self.state = State::Open;
+        self.state = State::Open { probed_by: now };
+        self.openings += 1;
         if self
             .closed_at
             .is_none_or(|closed_at| now.duration_since(closed_at) >= STABLE)
@@ -83,17 +117,37 @@ impl Breaker {
 
     /// Reports an answer. One to a check from before the breaker opened does not close it.
     pub(super) fn succeeded(&mut self) {
-        if let State::Closed { failures, .. } = &mut self.state {
+        if let State::Closed {
+            failures,
+            unanswered,
+            ..
+        } = &mut self.state
+        {
             *failures = 0;
+            *unanswered = None;
         }
     }
 
-    /// How long to wait before the next probe: twice as long each time, and of that a random part
-    /// of at least half, so that many replicas do not probe in step. `jitter` is from 0 to 1.
-    pub(super) fn next_wait(&mut self, jitter: f64) -> Duration {
-        let wait = self.wait;
-        self.wait = (2 * wait).min(LONGEST_WAIT);
-        wait.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0)
+    /// How many times it has opened.
+    pub(super) fn openings(&self) -> u64 {
+        self.openings
+    }
+
+    /// Whether it has been open since that opening.
+    pub(super) fn is_open_since(&self, opening: u64) -> bool {
+        self.openings == opening && matches!(self.state, State::Open { .. })
+    }
+
+    /// How long to wait before the next probe, which may take `patience`: twice as long each time,
+    /// and of that a random part of at least half, so that many replicas do not probe in step.
+    /// `jitter` is from 0 to 1.
+    pub(super) fn next_wait(&mut self, jitter: f64, now: Instant, patience: Duration) -> Duration {
+        let wait = self.wait.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
+        self.wait = (2 * self.wait).min(LONGEST_WAIT);
+        if let State::Open { probed_by } = &mut self.state {
+            *probed_by = now + wait + patience;
+        }
+        wait
     }
 
     /// Reports a probe that was answered.
@@ -125,15 +179,18 @@ mod tests {
         breaker.succeeded();
         assert!(!breaker.failed(start + 2 * MS, start + 2 * MS));
         assert!(!breaker.failed(start + 3 * MS, start + 3 * MS));
-        assert!(!breaker.is_open());
+        assert!(!breaker.is_open(start + 5 * MS));
         assert!(breaker.failed(start + 4 * MS, start + 4 * MS));
-        assert!(breaker.is_open());
+        assert!(breaker.is_open(start + 5 * MS));
         assert!(
             !breaker.failed(start + 5 * MS, start + 5 * MS),
             "opens once"
         );
         breaker.succeeded();
-        assert!(breaker.is_open(), "a late answer does not close it");
+        assert!(
+            breaker.is_open(start + 5 * MS),
+            "a late answer does not close it"
+        );
     }
 
     #[test]
@@ -148,21 +205,56 @@ mod tests {
 
     #[test]
     fn waits_double_to_a_second_and_start_over_once_stable() {
-        let mut now = Instant::now();
+        let start = Instant::now();
+        let mut now = start;
         let mut breaker = Breaker::new(3);
         open(&mut breaker, now);
-        let waits: Vec<_> = (0..6).map(|_| breaker.next_wait(1.0).as_millis()).collect();
+        let wait = |breaker: &mut Breaker, jitter| breaker.next_wait(jitter, start, MS);
+        let waits = [(); 6].map(|()| wait(&mut breaker, 1.0).as_millis());
         assert_eq!(waits, [100, 200, 400, 800, 1_000, 1_000]);
-        assert_eq!(breaker.next_wait(0.0), LONGEST_WAIT / 2);
+        assert_eq!(wait(&mut breaker, 0.0), LONGEST_WAIT / 2);
 
         breaker.close(now);
         now += STABLE / 2;
         open(&mut breaker, now);
-        assert_eq!(breaker.next_wait(1.0), LONGEST_WAIT, "the same trouble");
+        assert_eq!(wait(&mut breaker, 1.0), LONGEST_WAIT, "the same trouble");
 
         breaker.close(now);
         now += STABLE;
         open(&mut breaker, now);
-        assert_eq!(breaker.next_wait(1.0), FIRST_WAIT);
+        assert_eq!(wait(&mut breaker, 1.0), FIRST_WAIT);
+    }
+
+    #[test]
+    fn checks_that_nobody_waits_for_are_missed() {
+        let start = Instant::now();
+        let deadline = 50 * MS;
+        let mut breaker = Breaker::new(3);
+        let opened = (0..1_000).find(|i| breaker.sent(start + *i * MS, deadline));
+        assert_eq!(
+            opened,
+            Some(51 + 52 + 52),
+            "after three deadlines without an answer"
+        );
+
+        let mut breaker = Breaker::new(3);
+        for i in 0..1_000 {
+            assert!(!breaker.sent(start + i * 40 * MS, deadline));
+            breaker.succeeded();
+        }
+    }
+
+    #[test]
+    fn closes_if_nobody_probes() {
+        let start = Instant::now();
+        let mut breaker = Breaker::new(3);
+        open(&mut breaker, start);
+        let wait = breaker.next_wait(1.0, start, 50 * MS);
+        let overdue = start + wait + 50 * MS + OVERDUE;
+        assert!(breaker.is_open(overdue));
+        assert!(breaker.is_open_since(1));
+        assert!(!breaker.is_open(overdue + MS));
+        open(&mut breaker, overdue + MS);
+        assert!(!breaker.is_open_since(1) && breaker.is_open_since(2));
     }
 }

@@ -32,7 +32,15 @@ impl LimiterBuilder {
     }
 
     /// How long a check may take in all: 50 ms unless set. A store that is slower counts as down.
+    ///
+    /// # Panics
+    ///
+    /// If it is zero: no store could ever answer in time.
     pub fn deadline(self, deadline: Duration) -> Self {
+        assert!(
+            !deadline.is_zero(),
+            "a deadline of zero leaves a store no time to answer; use 1 ms or more"
+        );
         Self { deadline, ..self }
     }
 
@@ -75,16 +83,16 @@ impl LimiterBuilder {
     /// The limiter.
     #[must_use]
     pub fn build(self) -> Limiter {
-        let fallback = Fallback::new(self.fallback_capacity, self.fallback_share.get());
-        if !self.store.is_infallible() {
-            fallback.prepare();
-        }
+        let capacity = match self.store.is_infallible() {
+            true => 0,
+            false => self.fallback_capacity,
+        };
         let shared = Shared {
             meter: Meter::new(self.store.name()),
             store: self.store,
             deadline: self.deadline,
             lanes: Lanes::new(self.failures_to_open),
-            fallback,
+            fallback: Fallback::new(capacity, self.fallback_share.get()),
             claims: Default::default(),
         };
         Limiter::new(shared, self.strategy)

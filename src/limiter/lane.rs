@@ -2,16 +2,17 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
-use super::breaker::Breaker;
+use super::breaker::{Breaker, LONGEST_WAIT};
 use super::limiter::Shared;
 use super::pending::within;
 use crate::events;
-use crate::metrics::Operation;
-use crate::store::StoreError;
+use crate::metrics::{self, Operation};
+use crate::store::{StoreError, StoreErrorKind};
 
 /// The independent parts of a store, made as they are first used.
 pub(super) struct Lanes {
@@ -56,8 +57,8 @@ impl Lane {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn is_open(&self) -> bool {
-        self.breaker().is_open()
+    pub(super) fn is_open(&self, now: Instant) -> bool {
+        self.breaker().is_open(now)
     }
 
     pub(super) fn succeeded(&self) {
@@ -66,23 +67,59 @@ impl Lane {
 }
 
 impl Shared {
-    /// Takes note of a failure. If it opens the breaker, a task begins to probe the lane.
+    /// Takes note of a check that is under way.
+    pub(super) fn sent(self: &Arc<Self>, lane: &Arc<Lane>, began: Instant) {
+        self.unless_well(lane, &StoreErrorKind::TimedOut.into(), |breaker| {
+            breaker.sent(began, self.deadline)
+        });
+    }
+
+    /// Takes note of a failure.
     pub(super) fn failed(self: &Arc<Self>, lane: &Arc<Lane>, began: Instant, error: &StoreError) {
-        // Without a runtime nobody could probe, so the breaker had better stay closed.
+        match error.kind() {
+            // The store has answered, if not well.
+            StoreErrorKind::Unusable => lane.succeeded(),
+            StoreErrorKind::Overloaded => {}
+            _ => self.unless_well(lane, error, |breaker| breaker.failed(began, Instant::now())),
+        }
+    }
+
+    /// Begins to probe a lane if what is reported opens its breaker. Without a runtime nobody could
+    /// probe, so then nothing is reported.
+    fn unless_well(
+        self: &Arc<Self>,
+        lane: &Arc<Lane>,
+        error: &StoreError,
+        report: impl FnOnce(&mut Breaker) -> bool,
+    ) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        if error.kind().counts_against_store() && lane.breaker().failed(began, Instant::now()) {
-            self.meter.breaker(lane.index, true);
-            events::store_away(self.store.name(), lane.index, error);
-            runtime.spawn(
-                Probing {
-                    lane: lane.clone(),
-                    shared: Arc::downgrade(self),
-                }
-                .run(),
-            );
+        let mut breaker = lane.breaker();
+        if report(&mut breaker) {
+            let opening = breaker.openings();
+            drop(breaker);
+            self.probe(lane, opening, error, &runtime);
         }
+    }
+
+    /// Begins to probe a lane whose breaker has opened.
+    fn probe(
+        self: &Arc<Self>,
+        lane: &Arc<Lane>,
+        opening: u64,
+        error: &StoreError,
+        runtime: &Handle,
+    ) {
+        let probing = Probing {
+            opening,
+            lane: lane.clone(),
+            store: self.store.name(),
+            shared: Arc::downgrade(self),
+        };
+        metrics::breaker(probing.store, lane.index, true);
+        events::store_away(probing.store, lane.index, error);
+        runtime.spawn(probing.run());
     }
 }
 
@@ -91,38 +128,55 @@ impl Shared {
 /// Whatever ends it closes the breaker: if its runtime goes before the limiter does, the next
 /// check that fails starts another one.
 struct Probing {
+    /// Which opening of the breaker it is for.
+    opening: u64,
     lane: Arc<Lane>,
+    store: &'static str,
     shared: Weak<Shared>,
 }
 
 impl Probing {
     async fn run(self) {
-        loop {
-            let wait = self.lane.breaker().next_wait(jitter());
+        while let Some(patience) = self.patience() {
+            let wait = match self.breaker() {
+                Some(mut breaker) => breaker.next_wait(jitter(), Instant::now(), patience),
+                None => return,
+            };
             sleep(wait).await;
             let Some(shared) = self.shared.upgrade() else {
                 return;
             };
             let probe = shared.store.probe(self.lane.index).wait();
-            let answer = within(shared.deadline, probe).await;
-            shared.meter.operation(
-                Operation::Probe,
-                answer.as_ref().err().map(StoreError::kind),
-            );
-            if answer.is_ok() {
-                events::store_back(shared.store.name(), self.lane.index);
+            let answer = within(patience, probe).await;
+            let error = answer.as_ref().err().map(StoreError::kind);
+            shared.meter.operation(Operation::Probe, error);
+            // What a store remembers does not prove that it is back.
+            if answer.is_ok_and(|verdict| !verdict.remembered) {
+                events::store_back(self.store, self.lane.index);
                 return;
             }
         }
+    }
+
+    /// How long a probe may take: however long checks may, it should not hang for long.
+    fn patience(&self) -> Option<Duration> {
+        let shared = self.shared.upgrade()?;
+        Some(shared.deadline.min(LONGEST_WAIT))
+    }
+
+    /// The breaker, unless it has closed meanwhile.
+    fn breaker(&self) -> Option<MutexGuard<'_, Breaker>> {
+        let breaker = self.lane.breaker();
+        breaker.is_open_since(self.opening).then_some(breaker)
     }
 }
 
 impl Drop for Probing {
     fn drop(&mut self) {
-        self.lane.breaker().close(Instant::now());
-        if let Some(shared) = self.shared.upgrade() {
-            shared.meter.breaker(self.lane.index, false);
+        if let Some(mut breaker) = self.breaker() {
+            breaker.close(Instant::now());
         }
+        metrics::breaker(self.store, self.lane.index, false);
     }
 }
 

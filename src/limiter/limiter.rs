@@ -111,12 +111,13 @@ impl Limiter {
     }
 
     fn ask<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
-        let shared = &*self.shared;
+        let shared = &self.shared;
         let Ok(lane) = shared.lane(check) else {
             return Checked::Ready(self.decided(check, operation, self.degraded(check)));
         };
         let carried = lane.as_ref().and_then(|_| shared.fallback.carried(check));
-        let carrying = check.time_left(shared.deadline).carrying(carried.as_ref());
+        let patience = check.time_left.min(shared.deadline);
+        let carrying = check.time_left(patience).carrying(carried.as_ref());
         let outcome = shared.store.check(&carrying);
         let asked = Asked {
             operation,
@@ -126,7 +127,11 @@ impl Limiter {
         match outcome {
             Outcome::Ready(result) => Checked::Ready(self.conclude(check, &asked, result)),
             Outcome::Pending(answer) => {
-                Checked::Pending(PendingDecision::new(self.clone(), check, asked, answer))
+                if let Some((lane, began)) = &asked.lane {
+                    shared.sent(lane, *began);
+                }
+                let check = check.time_left(patience);
+                Checked::Pending(PendingDecision::new(self.clone(), &check, asked, answer))
             }
         }
     }
@@ -208,21 +213,17 @@ impl Limiter {
 
     /// Gives back what an earlier check was charged, under every policy of it.
     ///
-    /// While the store is away, what the fallback counted is given back.
+    /// What the fallback counted is given back in any case.
     ///
     /// # Errors
     ///
-    /// If the store was asked and did not answer that it did it. It may have.
+    /// If the store did not answer that it did it. It may have.
     pub async fn refund(&self, check: &Check<'_>) -> Result<(), StoreError> {
         let shared = &self.shared;
         shared.fallback.refund(check);
-        match shared.lane(check) {
-            Err(Away) => Ok(()),
-            Ok(lane) => {
-                let outcome = shared.store.refund(&check.time_left(shared.deadline));
-                shared.done(Operation::Refund, lane, outcome).await
-            }
-        }
+        let lane = shared.lane(check)?;
+        let outcome = shared.store.refund(&check.time_left(shared.deadline));
+        shared.done(Operation::Refund, lane, outcome).await
     }
 
     /// Forgets what was counted for the check's identity, scope and policies, in the store and in
@@ -234,18 +235,20 @@ impl Limiter {
     pub async fn reset(&self, check: &Check<'_>) -> Result<(), StoreError> {
         let shared = &self.shared;
         shared.fallback.reset(check);
-        match shared.lane(check) {
-            Err(Away) => Err(StoreErrorKind::Unavailable.into()),
-            Ok(lane) => {
-                let outcome = shared.store.reset(&check.time_left(shared.deadline));
-                shared.done(Operation::Reset, lane, outcome).await
-            }
-        }
+        let lane = shared.lane(check)?;
+        let outcome = shared.store.reset(&check.time_left(shared.deadline));
+        shared.done(Operation::Reset, lane, outcome).await
     }
 }
 
 /// The breaker is open: the store is not to be asked.
 struct Away;
+
+impl From<Away> for StoreError {
+    fn from(Away: Away) -> Self {
+        StoreErrorKind::Unavailable.into()
+    }
+}
 
 impl Shared {
     /// The lane to ask by, from now; none where the store needs no breaker.
@@ -253,11 +256,11 @@ impl Shared {
         if self.store.is_infallible() {
             return Ok(None);
         }
-        let lane = self.lanes.get(self.store.lane(check));
-        if lane.is_open() {
+        let (lane, now) = (self.lanes.get(self.store.lane(check)), Instant::now());
+        if lane.is_open(now) {
             Err(Away)
         } else {
-            Ok(Some((lane, Instant::now())))
+            Ok(Some((lane, now)))
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout};
 
 use super::limiter::{Asked, Limiter};
 use crate::decision::Decision;
-use crate::store::{BoxFuture, Check, OwnedCheck, StoreError, StoreErrorKind, Verdict};
+use crate::store::{BoxFuture, Check, StoreError, StoreErrorKind, Verdict};
 
 /// A limiter's answer: there already, or pending. `.await` gives the decision in either case.
 #[derive(Debug)]
@@ -75,9 +75,9 @@ impl PendingDecision {
         answer: BoxFuture<Result<Verdict, StoreError>>,
     ) -> Self {
         let began = Instant::now();
-        let check = OwnedCheck::new(check);
+        let check = check.into_owned();
         Self(Box::pin(async move {
-            let left = limiter.shared.deadline.saturating_sub(began.elapsed());
+            let left = check.borrow().time_left.saturating_sub(began.elapsed());
             let result = within(left, answer).await;
             limiter.shared.meter.waited(began.elapsed());
             limiter

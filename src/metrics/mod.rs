@@ -6,12 +6,12 @@ mod on;
 #[cfg(feature = "metrics")]
 pub use on::describe_metrics;
 #[cfg(feature = "metrics")]
-pub(crate) use on::{Meter, active_identities, evicted};
+pub(crate) use on::{Meter, TableMeter, breaker};
 
 #[cfg(not(feature = "metrics"))]
 mod off;
 #[cfg(not(feature = "metrics"))]
-pub(crate) use off::{Meter, active_identities, evicted};
+pub(crate) use off::{Meter, TableMeter, breaker};
 
 /// What a store is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,10 +17,18 @@ impl Meter {
     pub(crate) fn operation(&self, _: Operation, _: Option<StoreErrorKind>) {}
 
     pub(crate) fn waited(&self, _: Duration) {}
-
-    pub(crate) fn breaker(&self, _lane: usize, _open: bool) {}
 }
 
-pub(crate) fn active_identities(_store: &'static str, _estimate: u64) {}
+pub(crate) fn breaker(_store: &str, _lane: usize, _open: bool) {}
 
-pub(crate) fn evicted(_store: &'static str) {}
+pub(crate) struct TableMeter;
+
+impl TableMeter {
+    pub(crate) fn new(_store: &'static str) -> Self {
+        Self
+    }
+
+    pub(crate) fn live(&self, _change: i64) {}
+
+    pub(crate) fn evicted(&self) {}
+}

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use metrics::{
-    Counter, Histogram, SharedString, Unit, counter, describe_counter, describe_gauge,
+    Counter, Gauge, Histogram, SharedString, Unit, counter, describe_counter, describe_gauge,
     describe_histogram, gauge, histogram,
 };
 
@@ -28,6 +28,8 @@ pub(crate) struct Meter {
     waited: OnceLock<Histogram>,
     /// By operation and outcome.
     operations: [OnceLock<Counter>; OPERATIONS * OUTCOMES],
+    /// By kind.
+    errors: [OnceLock<Counter>; StoreErrorKind::COUNT],
 }
 
 const OPERATIONS: usize = 5;
@@ -86,6 +88,7 @@ impl Meter {
             degraded: OnceLock::new(),
             waited: OnceLock::new(),
             operations: [const { OnceLock::new() }; OPERATIONS * OUTCOMES],
+            errors: [const { OnceLock::new() }; StoreErrorKind::COUNT],
         }
     }
 
@@ -150,7 +153,8 @@ impl Meter {
         let index = operation as usize * OUTCOMES + outcome;
         self.operations[index].get_or_init(counter).increment(1);
         if let Some(kind) = error {
-            counter!("rate_limit_errors_total", "kind" => kind.as_str()).increment(1);
+            let counter = || counter!("rate_limit_errors_total", "kind" => kind.as_str());
+            self.errors[kind as usize].get_or_init(counter).increment(1);
         }
     }
 
@@ -159,20 +163,44 @@ impl Meter {
         let histogram = || histogram!("rate_limit_check_duration_seconds", "store" => self.store);
         self.waited.get_or_init(histogram).record(time);
     }
+}
 
-    pub(crate) fn breaker(&self, lane: usize, open: bool) {
-        let open = if open { 1.0 } else { 0.0 };
-        gauge!("rate_limit_breaker_open", "store" => self.store, "lane" => lane.to_string())
-            .set(open);
+/// Counts a lane's breaker in or out of those that are open: several limiters may have stores of
+/// one name.
+pub(crate) fn breaker(store: &'static str, lane: usize, open: bool) {
+    let change = if open { 1.0 } else { -1.0 };
+    gauge!("rate_limit_breaker_open", "store" => store, "lane" => lane.to_string())
+        .increment(change);
+}
+
+/// A table's metrics, added to those of other tables of the same name.
+pub(crate) struct TableMeter {
+    store: &'static str,
+    live: OnceLock<Gauge>,
+    evicted: OnceLock<Counter>,
+}
+
+impl TableMeter {
+    pub(crate) fn new(store: &'static str) -> Self {
+        Self {
+            store,
+            live: OnceLock::new(),
+            evicted: OnceLock::new(),
+        }
     }
-}
 
-pub(crate) fn active_identities(store: &'static str, estimate: u64) {
-    gauge!("rate_limit_active_identities", "store" => store).set(estimate as f64);
-}
+    /// So many more counts are live, or fewer.
+    pub(crate) fn live(&self, change: i64) {
+        let gauge = || gauge!("rate_limit_active_identities", "store" => self.store);
+        if change != 0 {
+            self.live.get_or_init(gauge).increment(change as f64);
+        }
+    }
 
-pub(crate) fn evicted(store: &'static str) {
-    counter!("rate_limit_evictions_total", "store" => store).increment(1);
+    pub(crate) fn evicted(&self) {
+        let counter = || counter!("rate_limit_evictions_total", "store" => self.store);
+        self.evicted.get_or_init(counter).increment(1);
+    }
 }
 
 /// Registers units and descriptions of all metrics with the installed recorder.
@@ -230,6 +258,6 @@ pub fn describe_metrics() {
     describe_gauge!(
         "rate_limit_breaker_open",
         count,
-        "1 while the breaker of a store's lane is open"
+        "How many breakers of a store's lane are open"
     );
 }

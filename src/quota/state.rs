@@ -83,9 +83,9 @@ impl Status {
         Duration::from_micros(self.reset_after)
     }
 
-    /// The same status where each admission is charged `share` times.
-    pub(crate) const fn shared_by(mut self, share: u32) -> Self {
-        self.remaining /= share;
+    /// The same status where each unit of cost is charged as `unit`.
+    pub(crate) const fn in_units_of(mut self, unit: u32) -> Self {
+        self.remaining /= unit;
         self
     }
 

@@ -138,8 +138,12 @@ impl TokenBucket {
 
     fn status(&self, debt: Span, retry_after: u64) -> Status {
         let left = self.subtract(self.full, debt);
-        let remaining = match left.whole.checked_mul(self.num) {
-            Some(parts) => (parts + left.part) / self.per,
+        let remaining = match left
+            .whole
+            .checked_mul(self.num)
+            .and_then(|parts| parts.checked_add(left.part))
+        {
+            Some(parts) => parts / self.per,
             // Fewer than `burst` tokens are left, so the quotient is small again.
             None => {
                 let parts = u128::from(left.whole) * u128::from(self.num) + u128::from(left.part);

@@ -78,6 +78,30 @@ impl<'a> Check<'a> {
         Self { share, ..self }
     }
 
+    /// The same check, owning what it asks.
+    pub fn into_owned(self) -> OwnedCheck {
+        OwnedCheck {
+            identity: self.identity.clone(),
+            limits: self.limits.clone(),
+            scope: self.scope.clone(),
+            cost: self.cost,
+            time_left: self.time_left,
+            carried: self.carried.cloned(),
+            share: self.share,
+        }
+    }
+
+    /// What the [`Limiter`](crate::Limiter) counted under the `policy`-th policy while the store was
+    /// away, by a clock that shows `now` (microseconds since the Unix epoch).
+    ///
+    /// [`decide`](Check::decide) sees to it. A store that decides otherwise must
+    /// [join](Quota::join) it with its own state, and keep that, whatever it decides.
+    pub fn carried(&self, policy: usize, now: u64) -> Option<State> {
+        let carried = self.carried?;
+        let quota = self.limits.policies().get(policy)?.quota();
+        Some(quota.rebase(*carried.states.get(policy)?, carried.now, now))
+    }
+
     /// Decides this check upon the states of its policies, in order, at `now` (microseconds since
     /// the Unix epoch): all or nothing.
     ///
@@ -89,8 +113,8 @@ impl<'a> Check<'a> {
         let before: PerPolicy<State> = policies
             .map(|(index, policy)| {
                 let state = states.next().unwrap_or_default();
-                match self.carried {
-                    Some(carried) => carried.join(index, policy.quota(), state, now),
+                match self.carried(index, now) {
+                    Some(carried) => policy.quota().join(state, carried, now),
                     None => state,
                 }
             })
@@ -126,8 +150,36 @@ impl<'a> Check<'a> {
         quota.shared_cost(self.cost, self.share)
     }
 
-    pub(crate) fn share(&self) -> u32 {
-        self.share
+    /// What a cost of 1 is charged to one of the policies.
+    pub(crate) fn unit_under(&self, quota: &Quota) -> u32 {
+        quota.shared_cost(1, self.share)
+    }
+}
+
+/// A [`Check`] that owns what it asks, for a store whose answer is pending.
+#[derive(Clone, Debug)]
+pub struct OwnedCheck {
+    identity: Identity,
+    limits: Limits,
+    scope: Scope,
+    cost: u32,
+    time_left: Duration,
+    carried: Option<Carried>,
+    share: u32,
+}
+
+impl OwnedCheck {
+    /// The check, as it was.
+    pub fn borrow(&self) -> Check<'_> {
+        Check {
+            identity: &self.identity,
+            limits: &self.limits,
+            scope: &self.scope,
+            cost: self.cost,
+            time_left: self.time_left,
+            carried: self.carried.as_ref(),
+            share: self.share,
+        }
     }
 }
 
@@ -138,42 +190,7 @@ pub(crate) struct Carried {
     pub(crate) now: u64,
 }
 
-impl Carried {
-    fn join(&self, index: usize, quota: &Quota, state: State, now: u64) -> State {
-        match self.states.get(index) {
-            Some(carried) => quota.join(state, quota.rebase(*carried, self.now, now), now),
-            None => state,
-        }
-    }
-}
-
-/// A check that outlives the request's head.
-#[derive(Clone, Debug)]
-pub(crate) struct OwnedCheck {
-    identity: Identity,
-    limits: Limits,
-    scope: Scope,
-    cost: u32,
-}
-
-impl OwnedCheck {
-    pub(crate) fn new(check: &Check<'_>) -> Self {
-        Self {
-            identity: check.identity.clone(),
-            limits: check.limits.clone(),
-            scope: check.scope.clone(),
-            cost: check.cost,
-        }
-    }
-
-    pub(crate) fn borrow(&self) -> Check<'_> {
-        Check::new(&self.identity, &self.limits)
-            .scope(&self.scope)
-            .cost(self.cost)
-    }
-}
-
-/// Calls `ask` with the check that a probe makes: of an identity that no request can have.
+/// Calls `ask` with the check that a probe makes: of an identity that requests do not have.
 pub(super) fn with_probe<T>(ask: impl FnOnce(&Check<'_>) -> T) -> T {
     static PROBE: LazyLock<(Identity, Limits)> = LazyLock::new(|| {
         let identity = Identity::new("tollgate", "probe").expect("a good kind");

@@ -28,6 +28,10 @@ pub enum StoreErrorKind {
 }
 
 impl StoreErrorKind {
+    /// How many kinds there are.
+    #[cfg(feature = "metrics")]
+    pub(crate) const COUNT: usize = Self::Unusable as usize + 1;
+
     /// The kind in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -37,11 +41,6 @@ impl StoreErrorKind {
             Self::Overloaded => "overloaded",
             Self::Unusable => "unusable",
         }
-    }
-
-    /// Whether it speaks of the store as a whole, and not of this one check.
-    pub(crate) const fn counts_against_store(self) -> bool {
-        matches!(self, Self::Unavailable | Self::TimedOut | Self::Rejected)
     }
 }
 

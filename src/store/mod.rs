@@ -14,8 +14,8 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 
-pub use check::Check;
-pub(crate) use check::{Carried, OwnedCheck};
+pub(crate) use check::Carried;
+pub use check::{Check, OwnedCheck};
 pub use error::{StoreError, StoreErrorKind};
 pub use local::LocalStore;
 pub(crate) use local::Table;

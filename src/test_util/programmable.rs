@@ -37,6 +37,7 @@ struct Program {
 
 /// What a [`ProgrammableStore`] does when asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Behavior {
     /// Answers at once.
     #[default]
@@ -129,16 +130,9 @@ impl ProgrammableStore {
             }
         }
     }
-}
 
-impl Store for ProgrammableStore {
-    fn check(&self, check: &Check<'_>) -> Outcome {
-        self.0.calls.fetch_add(1, Ordering::SeqCst);
-        let lane = self.lane(check);
-        match (
-            self.behavior(lane),
-            self.perform(lane, |counts| counts.check(check)),
-        ) {
+    fn decide(&self, lane: usize, check: impl FnOnce(&LocalStore) -> Outcome) -> Outcome {
+        match (self.behavior(lane), self.perform(lane, check)) {
             (Behavior::Remember, Outcome::Ready(Ok(verdict))) => {
                 Outcome::Ready(Ok(verdict.remembered()))
             }
@@ -148,6 +142,13 @@ impl Store for ProgrammableStore {
             }
             (_, outcome) => outcome,
         }
+    }
+}
+
+impl Store for ProgrammableStore {
+    fn check(&self, check: &Check<'_>) -> Outcome {
+        self.0.calls.fetch_add(1, Ordering::SeqCst);
+        self.decide(self.lane(check), |counts| counts.check(check))
     }
 
     fn refund(&self, check: &Check<'_>) -> Outcome<()> {
@@ -166,7 +167,7 @@ impl Store for ProgrammableStore {
 
     fn probe(&self, lane: usize) -> Outcome {
         self.0.probes.fetch_add(1, Ordering::SeqCst);
-        self.perform(lane, |counts| counts.probe(0))
+        self.decide(lane, |counts| counts.probe(0))
     }
 
     fn name(&self) -> &'static str {

@@ -6,17 +6,18 @@
 //! table is cut into shards by identity, each with a lock, so that all policies of a check are
 //! decided under one.
 
+use std::fmt;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::mem;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::metrics;
+use crate::clock::{Clock, SystemClock};
+use crate::metrics::TableMeter;
 use crate::quota::State;
 use crate::store::Check;
-use crate::store::verdict::PerPolicy;
+use crate::store::verdict::{PerPolicy, Verdict};
 
 const SLOTS_PER_BUCKET: usize = 4;
 
@@ -32,15 +33,14 @@ pub(crate) struct Table {
     shards: Box<[Mutex<Shard>]>,
     /// Unguessable, so that nobody can choose values that collide.
     secret: [u64; 2],
-    capacity: usize,
-    /// An estimate.
-    live: AtomicU64,
-    store: &'static str,
+    clock: Box<dyn Clock>,
+    meter: TableMeter,
 }
 
 struct Shard {
     buckets: Box<[Bucket]>,
-    live: u64,
+    /// How many of its counts were live when they were last counted.
+    live: i64,
     counted_at: u64,
 }
 
@@ -98,19 +98,17 @@ impl Table {
         Self {
             shards: (0..shards).map(|_| Mutex::new(shard())).collect(),
             secret: [random(), random()],
-            capacity: shards * buckets * SLOTS_PER_BUCKET / 2,
-            live: AtomicU64::new(0),
-            store,
+            clock: Box::new(SystemClock::new()),
+            meter: TableMeter::new(store),
         }
     }
 
-    pub(crate) fn capacity(&self) -> usize {
-        self.capacity
+    pub(crate) fn set_clock(&mut self, clock: impl Clock) {
+        self.clock = Box::new(clock);
     }
 
-    /// Locks the counts of a check's policies, to be read and written at `now`, in microseconds
-    /// since the Unix epoch.
-    pub(crate) fn row(&self, check: &Check<'_>, now: u64) -> Row<'_> {
+    /// Locks the counts of a check's policies, to be read and written at one instant.
+    pub(crate) fn row(&self, check: &Check<'_>) -> Row<'_> {
         let mut hasher = SipHasher13::new_with_keys(self.secret[0], self.secret[1]);
         check.identity.hash(&mut hasher);
         // The fingerprints are hashes too, of what no client chooses.
@@ -121,8 +119,10 @@ impl Table {
             .collect();
 
         let shard = &self.shards[scaled(hash as u32, self.shards.len())];
-        // A panic cannot happen while the lock is held; if it did, every state would still be one.
+        // Should a clock or a recorder panic meanwhile, every state is still one.
         let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        // Not before: another check could come between, and time would seem to step back.
+        let now = self.clock.now();
         let places = keys.iter().map(|key| shard.find(*key)).collect();
         Row {
             table: self,
@@ -131,6 +131,21 @@ impl Table {
             places,
             now,
         }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        let shards = self.shards.iter_mut();
+        let shards = shards.map(|shard| shard.get_mut().unwrap_or_else(PoisonError::into_inner));
+        self.meter
+            .live(-shards.map(|shard| shard.live).sum::<i64>());
+    }
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").finish_non_exhaustive()
     }
 }
 
@@ -144,6 +159,11 @@ pub(crate) struct Row<'a> {
 }
 
 impl Row<'_> {
+    /// Microseconds since the Unix epoch.
+    pub(crate) fn now(&self) -> u64 {
+        self.now
+    }
+
     /// Each policy's state, in order.
     pub(crate) fn states(&self) -> impl Iterator<Item = State> {
         self.slots().map(|slot| slot.state)
@@ -173,6 +193,33 @@ impl Row<'_> {
         self.shard.buckets[place.0][place.1] = Slot { tag, state };
     }
 
+    /// Decides a check; marks the counts that it charges, if asked to.
+    pub(crate) fn check(&mut self, check: &Check<'_>, mark: bool) -> Verdict {
+        let held: PerPolicy<State> = self.states().collect();
+        let step = check.decide(self.now, held.iter().copied());
+        for (policy, (state, held)) in step.states().iter().zip(&held).enumerate() {
+            if state != held {
+                self.set(policy, *state, mark);
+            }
+        }
+        self.estimate();
+        step.verdict
+    }
+
+    /// Gives back what a check was charged: many times over only where this process alone counted.
+    /// A mark stays.
+    pub(crate) fn refund(&mut self, check: &Check<'_>) {
+        let held: PerPolicy<(State, bool)> = self.states().zip(self.marks()).collect();
+        for (policy, ((state, mark), quota)) in held.into_iter().zip(check.quotas()).enumerate() {
+            let cost = if mark {
+                check.cost_under(quota)
+            } else {
+                check.cost
+            };
+            self.set(policy, quota.refund(state, self.now, cost), mark);
+        }
+    }
+
     /// Forgets every policy's state.
     pub(crate) fn clear(&mut self) {
         for (bucket, slot) in self.places.iter().flatten() {
@@ -190,17 +237,15 @@ impl Row<'_> {
         let counted = shard.buckets.len().min(BUCKETS_COUNTED);
         let slots = shard.buckets[..counted].iter().flatten();
         let live = slots.filter(|slot| !slot.state.is_spent(now)).count();
-        let live = (live * shard.buckets.len() / counted) as u64;
-        let change = live.wrapping_sub(mem::replace(&mut shard.live, live));
-        let before = table.live.fetch_add(change, Ordering::Relaxed);
-        metrics::active_identities(table.store, before.wrapping_add(change));
+        let live = (live * shard.buckets.len() / counted) as i64;
+        table.meter.live(live - mem::replace(&mut shard.live, live));
     }
 
     /// A place for a new count: a free one in the emptier of its two buckets, else that of the
     /// least indebted count, but of none of this row's own.
     fn make_room(&mut self, key: Key) -> Place {
         let mut roomiest: (usize, Option<Place>) = (0, None);
-        let mut least: Option<(u64, Place)> = None;
+        let mut least: Option<((u64, u64), Place)> = None;
         for bucket in key.buckets(self.shard.buckets.len()) {
             let mut free = (0, None);
             for (index, slot) in self.shard.buckets[bucket].iter().enumerate() {
@@ -211,9 +256,10 @@ impl Row<'_> {
                 if slot.state.is_spent(self.now) {
                     free = (free.0 + 1, Some(place));
                 }
-                let until = slot.state.expires_at();
-                if least.is_none_or(|(earliest, _)| until < earliest) {
-                    least = Some((until, place));
+                // Counts of one window end together: of those, the smaller one.
+                let debt = (slot.state.expires_at(), slot.state.words()[1]);
+                if least.is_none_or(|(smallest, _)| debt < smallest) {
+                    least = Some((debt, place));
                 }
             }
             if free.0 > roomiest.0 {
@@ -223,7 +269,7 @@ impl Row<'_> {
         if let (_, Some(place)) = roomiest {
             return place;
         }
-        metrics::evicted(self.table.store);
+        self.table.meter.evicted();
         let (_, place) = least.expect("eight slots, of which this row has at most seven");
         place
     }
