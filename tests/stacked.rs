@@ -208,16 +208,17 @@ async fn flags_survive_whichever_layer_speaks() {
         assert_eq!(header(&response, "x-ratelimit-shadow"), None);
     }
 
+    // What binds nobody does not hide what binds.
     let shadow = |limit| a_day(limit).shadow(true);
-    for (outer, inner) in [
-        (shadow(1), a_day(5)),
-        (a_day(5), shadow(1)),
-        (shadow(1), shadow(1)),
+    for (outer, inner, numbers) in [
+        (shadow(1), a_day(5), [["5", "4"], ["5", "3"]]),
+        (a_day(5), shadow(1), [["5", "4"], ["5", "3"]]),
+        (shadow(1), shadow(1), [["1", "0"], ["1", "0"]]),
     ] {
-        for shadowed in [None, Some("true")] {
+        for (shadowed, numbers) in [None, Some("true")].into_iter().zip(numbers) {
             let response = through(&outer, &inner, request("alice")).await;
             assert_eq!(response.status(), StatusCode::OK);
-            assert_eq!(announced(&response), ["1", "0"]);
+            assert_eq!(announced(&response), numbers);
             assert_eq!(header(&response, "x-ratelimit-shadow"), shadowed);
             assert_eq!(header(&response, "x-ratelimit-degraded"), None);
         }
@@ -231,6 +232,27 @@ async fn flags_survive_whichever_layer_speaks() {
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(header(&response, "x-ratelimit-limit"), Some("5"));
     assert_eq!(header(&response, "x-ratelimit-degraded"), Some("true"));
+}
+
+#[tokio::test]
+async fn one_layer_speaks_in_whatever_form() {
+    let plain = |limit| a_day(limit).headers(ResponseHeaders::x_rate_limit());
+    let ietf = |limit| a_day(limit).headers(ResponseHeaders::ietf());
+    let two_a_day = Some("\"default\";q=2;w=86400");
+    for (outer, inner, [limit, policy]) in [
+        (plain(2), a_day(5), [Some("2"), None]),
+        (a_day(2), plain(5), [Some("2"), two_a_day]),
+        (ietf(2), plain(5), [None, two_a_day]),
+        (plain(5), ietf(2), [None, two_a_day]),
+        (ietf(5), plain(2), [Some("2"), None]),
+    ] {
+        let response = through(&outer, &inner, request("alice")).await;
+        assert_eq!(header(&response, "x-ratelimit-limit"), limit);
+        assert_eq!(header(&response, "ratelimit-policy"), policy);
+        assert_eq!(header(&response, "ratelimit").is_some(), policy.is_some());
+        let remaining = header(&response, "x-ratelimit-remaining");
+        assert_eq!(remaining.is_some(), limit.is_some());
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use super::header::{Announcement, ResponseHeaders};
 use super::rejection::{self, Rejection};
 use crate::decision::Decision;
 use crate::events;
-use crate::identity::{Identify, Identity, UserOrIp};
+use crate::identity::{Identify, Identity, Unidentified, UserOrIp};
 use crate::limiter::Limiter;
 use crate::quota::{Limits, Scope};
 
@@ -32,7 +32,6 @@ pub(super) struct Config {
     pub(super) headers: ResponseHeaders,
     pub(super) refused_status: StatusCode,
     pub(super) unidentified_status: StatusCode,
-    pub(super) shadow: bool,
     pub(super) expose_decision: bool,
     unidentified_logged: Arc<AtomicBool>,
 }
@@ -51,7 +50,6 @@ impl Config {
             headers: ResponseHeaders::default(),
             refused_status: StatusCode::TOO_MANY_REQUESTS,
             unidentified_status: StatusCode::INTERNAL_SERVER_ERROR,
-            shadow: false,
             expose_decision: false,
             unidentified_logged: Arc::default(),
         }
@@ -61,14 +59,22 @@ impl Config {
         self.skip.as_ref().is_some_and(|skip| skip(parts))
     }
 
-    /// Who is asking, or the response to somebody who cannot be told.
-    pub(super) fn identify(&self, parts: &Parts) -> Result<Identity, Box<Response<Bytes>>> {
-        self.identify.identify(parts).map_err(|reason| {
-            if !self.unidentified_logged.swap(true, Ordering::Relaxed) {
-                events::unidentified(self.scope.as_str(), &reason);
-            }
-            Box::new(rejection::unidentified(parts, self.unidentified_status))
-        })
+    /// What follows from not knowing who is asking, as in [`judge`](Config::judge).
+    pub(super) fn unidentified(
+        &self,
+        parts: &Parts,
+        reason: &Unidentified,
+    ) -> Result<Announcement, Box<Response<Bytes>>> {
+        if !self.unidentified_logged.swap(true, Ordering::Relaxed) {
+            events::unidentified(self.scope.as_str(), reason);
+        }
+        match self.limiter.is_shadow() {
+            true => Ok(Announcement::undecided()),
+            false => Err(Box::new(rejection::unidentified(
+                parts,
+                self.unidentified_status,
+            ))),
+        }
     }
 
     /// The limits of this very request, if it has its own.
@@ -89,9 +95,9 @@ impl Config {
         decision: &Decision<'_>,
         parts: &mut Parts,
     ) -> Result<Announcement, Box<Response<Bytes>>> {
-        let shadowed = self.shadow && !decision.is_allowed();
-        let announcement = Announcement::new(decision, self.headers, shadowed);
-        if decision.is_allowed() || self.shadow {
+        let shadow = self.limiter.is_shadow();
+        let announcement = Announcement::new(decision, self.headers, shadow);
+        if decision.is_allowed() || shadow {
             if self.expose_decision {
                 parts.extensions.insert(decision.clone().into_owned());
             }

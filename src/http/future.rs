@@ -127,7 +127,7 @@ where
                 } => {
                     let mut response = ready!(called.poll(cx))?;
                     if let Some(announcement) = announcement.take() {
-                        announcement.add_to(response.status(), response.headers_mut());
+                        announcement.add_to(&mut response);
                     }
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }

@@ -27,7 +27,7 @@ use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::RETRY_AFTER;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use crate::decision::Decision;
 
@@ -56,6 +56,15 @@ pub const EXPOSED: [HeaderName; 8] = [
     X_RATELIMIT_RESET,
     X_RATELIMIT_DEGRADED,
     X_RATELIMIT_SHADOW,
+    RATELIMIT_POLICY,
+    RATELIMIT,
+];
+
+/// Those that speak of one layer's decision.
+const NUMBERS: [HeaderName; 5] = [
+    X_RATELIMIT_LIMIT,
+    X_RATELIMIT_REMAINING,
+    X_RATELIMIT_RESET,
     RATELIMIT_POLICY,
     RATELIMIT,
 ];
@@ -134,8 +143,18 @@ pub(super) struct Announcement {
     x_rate_limit: Option<(u32, u64)>,
     ietf: Option<Box<Ietf>>,
     degraded: bool,
-    shadow: bool,
+    shadow: Option<Shadow>,
 }
+
+/// The layer only watches.
+#[derive(Debug)]
+struct Shadow {
+    would_have_denied: bool,
+}
+
+/// A response extension: the numbers in the headers bind nobody.
+#[derive(Clone)]
+struct NumbersOfShadow;
 
 #[derive(Debug)]
 struct Ietf {
@@ -147,54 +166,78 @@ impl Announcement {
     pub(super) fn new(decision: &Decision<'_>, headers: ResponseHeaders, shadow: bool) -> Self {
         let reset = decision.reset_after();
         let reset_at = || {
-            let epoch = SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default();
-            seconds(epoch.saturating_add(reset))
+            let epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+            seconds(epoch.unwrap_or_default().saturating_add(reset))
         };
         let x_rate_limit = headers.x_rate_limit.then(|| {
-            (
-                decision.limit(),
-                if headers.unix_time {
-                    reset_at()
-                } else {
-                    seconds(reset)
-                },
-            )
+            let reset = if headers.unix_time {
+                reset_at()
+            } else {
+                seconds(reset)
+            };
+            (decision.limit(), reset)
         });
+        let would_have_denied = !decision.is_allowed();
         Self {
             remaining: decision.remaining(),
             x_rate_limit,
             ietf: headers.ietf.then(|| Box::new(Ietf::new(decision))),
             degraded: decision.is_degraded(),
-            shadow,
+            shadow: shadow.then_some(Shadow { would_have_denied }),
         }
     }
 
-    /// Of a request that would have been turned away before there was anything to decide.
+    /// Of a request that a layer in shadow mode would have turned away before there was anything
+    /// to decide.
     pub(super) fn undecided() -> Self {
         Self {
-            remaining: u32::MAX,
+            remaining: 0,
             x_rate_limit: None,
             ietf: None,
             degraded: false,
-            shadow: true,
+            shadow: Some(Shadow {
+                would_have_denied: true,
+            }),
         }
     }
 
     /// Adds the headers to a response that the inner service made. Where a layer within has
-    /// announced something more restrictive already, that stays.
-    pub(super) fn add_to(self, status: StatusCode, headers: &mut HeaderMap) {
-        if !self.yields_to(status, headers) {
-            self.write_to(headers);
+    /// announced something more restrictive already, that stays; but a layer that only watches
+    /// gives way to one that does not.
+    pub(super) fn add_to<B>(self, response: &mut Response<B>) {
+        let theirs_bind = response
+            .extensions_mut()
+            .remove::<NumbersOfShadow>()
+            .is_none();
+        let yields = match announced(response.headers()) {
+            None => false,
+            Some(_) if self.shadow.is_some() => true,
+            Some(theirs) => theirs_bind && (is_denied(response) || theirs <= self.remaining),
+        };
+        let numbers_of_shadow = if yields {
+            !theirs_bind
         } else {
-            self.flag(headers);
+            self.shadow.is_some()
+        };
+        if numbers_of_shadow {
+            response.extensions_mut().insert(NumbersOfShadow);
+        }
+        if yields {
+            self.flag(response.headers_mut());
+        } else {
+            self.write_to(response.headers_mut());
         }
     }
 
     /// Writes the headers over those that are there.
     pub(super) fn write_to(self, headers: &mut HeaderMap) {
         self.flag(headers);
+        if self.x_rate_limit.is_some() || self.ietf.is_some() {
+            // Not one layer's in one form and another's in the other.
+            for name in NUMBERS {
+                headers.remove(name);
+            }
+        }
         if let Some((limit, reset)) = self.x_rate_limit {
             headers.insert(X_RATELIMIT_LIMIT, limit.into());
             headers.insert(X_RATELIMIT_REMAINING, self.remaining.into());
@@ -211,20 +254,22 @@ impl Announcement {
         if self.degraded {
             headers.insert(X_RATELIMIT_DEGRADED, TRUE);
         }
-        if self.shadow {
+        if self
+            .shadow
+            .as_ref()
+            .is_some_and(|shadow| shadow.would_have_denied)
+        {
             headers.insert(X_RATELIMIT_SHADOW, TRUE);
         }
     }
+}
 
-    fn yields_to(&self, status: StatusCode, headers: &HeaderMap) -> bool {
-        let Some(theirs) = announced(headers) else {
-            return false;
-        };
-        let denied = status == StatusCode::TOO_MANY_REQUESTS
-            || headers.contains_key(RETRY_AFTER)
-            || headers.contains_key(GRPC_RETRY_PUSHBACK_MS);
-        denied || theirs <= self.remaining
-    }
+/// Whether a layer further in turned the request away.
+fn is_denied<B>(response: &Response<B>) -> bool {
+    let headers = response.headers();
+    response.status() == StatusCode::TOO_MANY_REQUESTS
+        || headers.contains_key(RETRY_AFTER)
+        || headers.contains_key(GRPC_RETRY_PUSHBACK_MS)
 }
 
 /// What is left according to the headers of a layer further in.

@@ -135,7 +135,7 @@ impl RateLimitLayer {
     ///
     /// RateLimitLayer::new(Quota::per_second(5), LocalStore::new()).on_reject(|rejection| {
     ///     let mut response = Response::new(Bytes::from_static(b"easy now"));
-    ///     *response.status_mut() = rejection.response().status();
+    ///     *response.status_mut() = rejection.status();
     ///     response
     /// });
     /// ```
@@ -163,13 +163,11 @@ impl RateLimitLayer {
     /// Decides, counts and reports, but never rejects: to try limits out.
     ///
     /// A response that would have been a rejection has the header `X-RateLimit-Shadow: true`, and
-    /// `rate_limit_shadow_blocked_total` counts it.
+    /// `rate_limit_shadow_blocked_total` counts it. The other headers are there to see, unless
+    /// another layer, which does enforce its limits, has numbers to tell.
     #[must_use]
     pub fn shadow(self, shadow: bool) -> Self {
-        self.with(|config| {
-            config.shadow = shadow;
-            config.limiter = config.limiter.clone().shadow(shadow);
-        })
+        self.with(|config| config.limiter = config.limiter.clone().shadow(shadow))
     }
 
     /// Puts the [`Decision<'static>`](crate::Decision) into the extensions of each request that
@@ -198,7 +196,6 @@ impl fmt::Debug for RateLimitLayer {
             .field("scope", &self.config.scope.as_str())
             .field("limiter", &self.config.limiter)
             .field("headers", &self.config.headers)
-            .field("shadow", &self.config.shadow)
             .finish_non_exhaustive()
     }
 }

@@ -36,6 +36,12 @@ impl<'a> Rejection<'a> {
         self.parts
     }
 
+    /// The status of the response, but for a gRPC request's: 429, or what
+    /// [`refused_status`](crate::RateLimitLayer::refused_status) says.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// The response that is sent unless there is another.
     ///
     /// `application/problem+json` (RFC 9457) of the types that section 5 of

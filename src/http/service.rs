@@ -11,7 +11,6 @@ use tower_service::Service;
 use super::body::ResponseBody;
 use super::config::Config;
 use super::future::ResponseFuture;
-use super::header::Announcement;
 use crate::limiter::Checked;
 use crate::store::Check;
 
@@ -50,33 +49,33 @@ where
                 None,
             );
         }
-        let identity = match config.identify(&parts) {
-            Ok(identity) => identity,
-            Err(_) if config.shadow => {
-                let called = self.inner.call(Request::from_parts(parts, body));
-                return ResponseFuture::calling(called, Some(Announcement::undecided()));
-            }
-            Err(response) => return ResponseFuture::answered(*response),
-        };
-        let own_limits = config.own_limits(&parts, &identity);
-        let limits = own_limits.as_ref().unwrap_or(&config.limits);
-        let check = Check::new(&identity, limits)
-            .scope(&config.scope)
-            .cost(config.cost(&parts));
-        match config.limiter.check(&check) {
-            Checked::Ready(decision) => match config.judge(&decision, &mut parts) {
-                Ok(announcement) => {
-                    let called = self.inner.call(Request::from_parts(parts, body));
-                    ResponseFuture::calling(called, Some(announcement))
+        let judged = match config.identify.identify(&parts) {
+            Err(reason) => config.unidentified(&parts, &reason),
+            Ok(identity) => {
+                let own_limits = config.own_limits(&parts, &identity);
+                let limits = own_limits.as_ref().unwrap_or(&config.limits);
+                let check = Check::new(&identity, limits)
+                    .scope(&config.scope)
+                    .cost(config.cost(&parts));
+                match config.limiter.check(&check) {
+                    Checked::Ready(decision) => config.judge(&decision, &mut parts),
+                    Checked::Pending(decision) => {
+                        // The service that was polled ready is the one to call; its clone is not
+                        // ready.
+                        let clone = self.inner.clone();
+                        let inner = mem::replace(&mut self.inner, clone);
+                        let request = (parts, body);
+                        return ResponseFuture::deciding(decision, config.clone(), inner, request);
+                    }
                 }
-                Err(response) => ResponseFuture::answered(*response),
-            },
-            Checked::Pending(decision) => {
-                // The service that was polled ready is the one to call; its clone is not ready.
-                let clone = self.inner.clone();
-                let inner = mem::replace(&mut self.inner, clone);
-                ResponseFuture::deciding(decision, config.clone(), inner, (parts, body))
             }
+        };
+        match judged {
+            Ok(announcement) => {
+                let called = self.inner.call(Request::from_parts(parts, body));
+                ResponseFuture::calling(called, Some(announcement))
+            }
+            Err(response) => ResponseFuture::answered(*response),
         }
     }
 }

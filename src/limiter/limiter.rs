@@ -97,6 +97,11 @@ impl Limiter {
         Self { shadow, ..self }
     }
 
+    /// Whether its decisions will not be enforced.
+    pub fn is_shadow(&self) -> bool {
+        self.shadow
+    }
+
     /// Decides a check, charging all of its policies or none.
     ///
     /// The answer is there at once where the store is in the process; to wait for it in either

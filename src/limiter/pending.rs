@@ -12,6 +12,7 @@ use crate::store::{BoxFuture, Check, StoreError, StoreErrorKind, Verdict};
 
 /// A limiter's answer: there already, or pending. `.await` gives the decision in either case.
 #[derive(Debug)]
+#[must_use = "a check that is not awaited may never be made, or charged unseen"]
 pub enum Checked<'a> {
     /// Decided on the spot.
     Ready(Decision<'a>),

@@ -36,17 +36,15 @@ impl Scope {
         })
     }
 
-    /// The scope's name.
-    pub fn as_str(&self) -> &str {
-        &self.name
-    }
-}
-
-impl Scope {
     /// Tells this scope from every other, as [`Policy::fingerprint`](super::Policy::fingerprint)
     /// does a policy.
     pub(crate) fn fingerprint(&self) -> u128 {
         self.fingerprint
+    }
+
+    /// The scope's name.
+    pub fn as_str(&self) -> &str {
+        &self.name
     }
 }
 

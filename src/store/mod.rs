@@ -68,35 +68,42 @@ pub trait Store: Send + Sync + 'static {
     }
 }
 
-impl<S: Store + ?Sized> Store for Arc<S> {
-    fn check(&self, check: &Check<'_>) -> Outcome {
-        (**self).check(check)
-    }
+/// A pointer to a store is the store.
+macro_rules! pointer {
+    ($($pointer:ident)*) => {$(
+        impl<S: Store + ?Sized> Store for $pointer<S> {
+            fn check(&self, check: &Check<'_>) -> Outcome {
+                (**self).check(check)
+            }
 
-    fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        (**self).refund(check)
-    }
+            fn refund(&self, check: &Check<'_>) -> Outcome<()> {
+                (**self).refund(check)
+            }
 
-    fn reset(&self, check: &Check<'_>) -> Outcome<()> {
-        (**self).reset(check)
-    }
+            fn reset(&self, check: &Check<'_>) -> Outcome<()> {
+                (**self).reset(check)
+            }
 
-    fn lane(&self, check: &Check<'_>) -> usize {
-        (**self).lane(check)
-    }
+            fn lane(&self, check: &Check<'_>) -> usize {
+                (**self).lane(check)
+            }
 
-    fn probe(&self, lane: usize) -> Outcome {
-        (**self).probe(lane)
-    }
+            fn probe(&self, lane: usize) -> Outcome {
+                (**self).probe(lane)
+            }
 
-    fn name(&self) -> &'static str {
-        (**self).name()
-    }
+            fn name(&self) -> &'static str {
+                (**self).name()
+            }
 
-    fn is_infallible(&self) -> bool {
-        (**self).is_infallible()
-    }
+            fn is_infallible(&self) -> bool {
+                (**self).is_infallible()
+            }
+        }
+    )*};
 }
+
+pointer!(Arc Box);
 
 /// A store's answer: there already, or a round trip away.
 pub enum Outcome<T = Verdict> {

@@ -40,6 +40,16 @@ impl Verdict {
         }
     }
 
+    /// When it was decided, in microseconds since the Unix epoch by the store's clock.
+    pub fn now(&self) -> u64 {
+        self.now
+    }
+
+    /// The state before the check of each of its policies, in order.
+    pub fn states(&self) -> &[State] {
+        &self.states
+    }
+
     /// Whether the check was let through, and charged.
     pub fn is_allowed(&self) -> bool {
         self.allowed
