@@ -184,7 +184,8 @@ impl<S> Layer<S> for RateLimitLayer {
     fn layer(&self, inner: S) -> RateLimit<S> {
         let config = &self.config;
         let layer: Arc<dyn Any + Send + Sync> = config.clone();
-        config.limiter.claim(&config.scope, &config.limits, &layer);
+        let claims = config.limiter.claims();
+        claims.claim(&config.scope, &config.limits, &layer);
         RateLimit::new(inner, self.config.clone())
     }
 }

@@ -2,6 +2,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::claims::Claims;
 use super::failure::{FailureStrategy, Fallback};
 use super::lane::Lanes;
 use super::limiter::{Limiter, Shared};
@@ -93,7 +94,7 @@ impl LimiterBuilder {
             deadline: self.deadline,
             lanes: Lanes::new(self.failures_to_open),
             fallback: Fallback::new(capacity, self.fallback_share.get()),
-            claims: Default::default(),
+            claims: Claims::default(),
         };
         Limiter::new(shared, self.strategy)
     }

@@ -1,20 +1,17 @@
-use std::any::Any;
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::breaker::LONGEST_WAIT;
 use super::builder::LimiterBuilder;
+use super::claims::Claims;
 use super::failure::{FailureStrategy, Fallback};
 use super::lane::{Lane, Lanes};
 use super::pending::{Checked, PendingDecision, within};
 use crate::decision::Decision;
-use crate::events;
 use crate::metrics::{Meter, Operation};
-use crate::quota::{Limits, Scope};
 use crate::store::{Carried, Check, Outcome, Store, StoreError, StoreErrorKind, Verdict};
 
 /// A store with a deadline, breakers, a fallback and metrics: everything that decides, and nothing
@@ -51,25 +48,18 @@ pub(super) struct Shared {
     pub(super) lanes: Lanes,
     pub(super) fallback: Fallback,
     pub(super) meter: Meter,
-    /// Which layer counts under each scope and policy.
-    pub(super) claims: Mutex<HashMap<(Scope, u128), Claim>>,
-}
-
-/// Whatever a front door's layer is to itself: here it is only told from others.
-type Layer = dyn Any + Send + Sync;
-
-pub(super) struct Claim {
-    layer: Weak<Layer>,
-    warned: bool,
+    pub(super) claims: Claims,
 }
 
 /// A question that was put to the store.
 pub(super) struct Asked {
     pub(super) operation: Operation,
-    /// The lane it went by, and when; none where the store vouches for itself.
-    lane: Option<(Arc<Lane>, Instant)>,
+    lane: AskedLane,
     carried: Option<Carried>,
 }
+
+/// The lane that a question went by, and when; none where the store vouches for itself.
+type AskedLane = Option<(Arc<Lane>, Instant)>;
 
 impl Limiter {
     /// A limiter with options.
@@ -154,7 +144,8 @@ impl Limiter {
         });
         let remembered = matches!(&replayed, Ok((_, verdict)) if verdict.remembered);
         if !remembered {
-            self.shared.heard(asked, replayed.as_ref().err());
+            self.shared
+                .heard(asked.operation, &asked.lane, replayed.as_ref().err());
         }
         let decision = match replayed {
             Ok((decision, verdict)) => {
@@ -193,27 +184,9 @@ impl Limiter {
         decision
     }
 
-    /// Notes that a layer counts by these limits, and warns, once, if another one does too.
-    pub(crate) fn claim(&self, scope: &Scope, limits: &Limits, layer: &Arc<Layer>) {
-        let mut claims = self
-            .shared
-            .claims
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        for policy in limits.policies() {
-            let claim = claims
-                .entry((scope.clone(), policy.fingerprint()))
-                .or_insert_with(|| Claim {
-                    layer: Arc::downgrade(layer),
-                    warned: false,
-                });
-            if claim.layer.strong_count() == 0 {
-                claim.layer = Arc::downgrade(layer);
-            } else if !claim.layer.ptr_eq(&Arc::downgrade(layer)) && !claim.warned {
-                claim.warned = true;
-                events::shared_count(scope.as_str(), policy.name());
-            }
-        }
+    /// Which layers count by which limits.
+    pub(crate) fn claims(&self) -> &Claims {
+        &self.shared.claims
     }
 
     /// Gives back what an earlier check was charged, under every policy of it.
@@ -257,7 +230,7 @@ impl From<Away> for StoreError {
 
 impl Shared {
     /// The lane to ask by, from now; none where the store needs no breaker.
-    fn lane(&self, check: &Check<'_>) -> Result<Option<(Arc<Lane>, Instant)>, Away> {
+    fn lane(&self, check: &Check<'_>) -> Result<AskedLane, Away> {
         if self.store.is_infallible() {
             return Ok(None);
         }
@@ -270,34 +243,26 @@ impl Shared {
     }
 
     /// Takes note of an answer, or of an error in its place.
-    fn heard(self: &Arc<Self>, asked: &Asked, error: Option<&StoreError>) {
-        self.meter
-            .operation(asked.operation, error.map(StoreError::kind));
-        let Some((lane, began)) = &asked.lane else {
-            return;
-        };
-        match error {
-            None => lane.succeeded(),
-            Some(error) => self.failed(lane, *began, error),
+    fn heard(self: &Arc<Self>, operation: Operation, lane: &AskedLane, error: Option<&StoreError>) {
+        self.meter.operation(operation, error.map(StoreError::kind));
+        match (lane, error) {
+            (None, _) => {}
+            (Some((lane, _)), None) => lane.succeeded(),
+            (Some((lane, began)), Some(error)) => self.failed(lane, *began, error),
         }
     }
 
     async fn done(
         self: &Arc<Self>,
         operation: Operation,
-        lane: Option<(Arc<Lane>, Instant)>,
+        lane: AskedLane,
         outcome: Outcome<()>,
     ) -> Result<(), StoreError> {
         let result = match outcome {
             Outcome::Ready(result) => result,
             Outcome::Pending(answer) => within(self.deadline, answer).await,
         };
-        let asked = Asked {
-            operation,
-            lane,
-            carried: None,
-        };
-        self.heard(&asked, result.as_ref().err());
+        self.heard(operation, &lane, result.as_ref().err());
         result
     }
 }

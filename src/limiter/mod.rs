@@ -4,6 +4,7 @@
 
 mod breaker;
 mod builder;
+mod claims;
 mod failure;
 mod lane;
 #[expect(

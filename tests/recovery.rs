@@ -1,0 +1,216 @@
+//! What was counted before the store went away holds while it is, and what was counted meanwhile
+//! holds when it is back: nothing is lost, nothing counts twice.
+//!
+//! All in virtual time.
+
+#[path = "support/limiter.rs"]
+mod support;
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use tokio::time::sleep;
+use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
+use tollgate::{Check, Checked, Limiter, Limits, LocalStore, Quota, StoreErrorKind};
+
+use support::{DAY, DEADLINE, DOWN, PROBED, admitted, alice, check, open_breaker, ten_a_day};
+
+#[tokio::test(start_paused = true)]
+async fn open_limits_from_what_the_last_shared_decision_left() {
+    // The server's clock need not agree with ours.
+    let clock = ManualClock::new();
+    let store = ProgrammableStore::counting_in(LocalStore::new().clock(clock));
+    let limiter = Limiter::from(store.clone());
+    for quota in [
+        Quota::per_day(10),
+        Quota::sliding_window(10, 3_650 * DAY),
+        Quota::fixed_window(10, 3_650 * DAY),
+    ] {
+        let limits = quota.into();
+        store.behave(Behavior::Answer);
+        sleep(PROBED).await;
+        for _ in 0..7 {
+            assert!(!check(&limiter, &limits).await.is_degraded());
+        }
+        store.behave(DOWN);
+        assert_eq!(admitted(&limiter, &limits).await, 3, "{quota}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_fallback_counted_is_joined_and_not_added() {
+    for quota in [
+        Quota::per_day(10),
+        Quota::sliding_window(10, 3_650 * DAY),
+        Quota::fixed_window(10, 3_650 * DAY),
+    ] {
+        let clock = ManualClock::new();
+        let store = ProgrammableStore::counting_in(LocalStore::new().clock(clock));
+        let replicas = [(); 3].map(|()| Limiter::from(store.clone()));
+        let limits = quota.into();
+        for replica in &replicas {
+            check(replica, &limits).await;
+        }
+        // The last replica knows of all three, the first of its own alone.
+        store.behave(DOWN);
+        for (replica, more) in replicas.iter().zip([1, 2, 4]) {
+            for _ in 0..more {
+                assert!(check(replica, &limits).await.is_degraded());
+            }
+            open_breaker(replica, &store).await;
+        }
+        store.behave(Behavior::Answer);
+        sleep(PROBED).await;
+        // 2, 4 and 7 as the replicas have it: 7 it is, and each check adds itself, once.
+        for (index, left) in [(2, 2), (1, 1), (0, 0)] {
+            let decision = check(&replicas[index], &limits).await;
+            assert!(!decision.is_degraded());
+            assert_eq!(decision.remaining(), left, "{quota}");
+        }
+        assert!(!check(&replicas[1], &limits).await.is_allowed(), "{quota}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_fallback_counted_is_kept_whatever_the_check_that_carries_it() {
+    let (alice, limits) = (alice(), ten_a_day());
+    let check = Check::new(&alice, &limits);
+    for cost in [0, 5, 11] {
+        let store = ProgrammableStore::new();
+        let limiter = Limiter::from(store.clone());
+        store.behave(DOWN);
+        limiter.check(&check.cost(8)).await;
+        store.behave(Behavior::Answer);
+        let decision = limiter.check(&check.cost(cost)).await;
+        assert_eq!(
+            decision.is_allowed(),
+            cost == 0,
+            "a look, a denial, one that never fits"
+        );
+        let other_replica = Limiter::from(store.clone());
+        assert_eq!(
+            other_replica.peek(&check).await.remaining(),
+            2,
+            "cost {cost}"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_timed_out_after_it_was_charged_is_charged_once() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    store.behave(Behavior::AnswerAfter(2 * DEADLINE));
+    assert!(check(&limiter, &ten_a_day()).await.is_degraded());
+    store.behave(Behavior::Answer);
+    let decision = check(&limiter, &ten_a_day()).await;
+    assert!(!decision.is_degraded());
+    assert_eq!(
+        decision.remaining(),
+        8,
+        "one that timed out, one that did not"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_charged_here_while_a_check_was_under_way_is_carried_by_the_next() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    let limits = ten_a_day();
+    store.behave(Behavior::AnswerAfter(Duration::from_millis(20)));
+    let alice = alice();
+    let Checked::Pending(under_way) = limiter.check(&Check::new(&alice, &limits)) else {
+        panic!("it takes 20 ms");
+    };
+    store.behave(DOWN);
+    for _ in 0..5 {
+        assert!(check(&limiter, &limits).await.is_degraded());
+    }
+    store.behave(Behavior::Answer);
+    assert_eq!(under_way.await.remaining(), 9, "it was decided before");
+    assert_eq!(
+        check(&limiter, &limits).await.remaining(),
+        4,
+        "five here, and this one"
+    );
+    assert_eq!(
+        check(&limiter, &limits).await.remaining(),
+        3,
+        "carried once"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_answer_does_not_take_back_what_a_newer_one_told() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    let (alice, limits) = (alice(), ten_a_day());
+    let check = Check::new(&alice, &limits);
+    store.behave(Behavior::AnswerAfter(Duration::from_millis(20)));
+    let Checked::Pending(older) = limiter.check(&check) else {
+        panic!("it takes 20 ms");
+    };
+    store.behave(Behavior::Answer);
+    assert_eq!(limiter.check(&check.cost(5)).await.remaining(), 4);
+    assert_eq!(older.await.remaining(), 9);
+    store.behave(DOWN);
+    assert_eq!(limiter.peek(&check).await.remaining(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_refunds_and_resets_go_on_in_the_fallback() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    let (alice, limits) = (alice(), ten_a_day());
+    let check = Check::new(&alice, &limits);
+    limiter.check(&check.cost(6)).await;
+    store.behave(DOWN);
+    open_breaker(&limiter, &store).await;
+
+    let left = async || limiter.peek(&check).await.remaining();
+    assert_eq!(left().await, 4);
+    limiter.check(&check.cost(3)).await;
+    assert_eq!(left().await, 1);
+    let error = limiter.refund(&check.cost(3)).await.unwrap_err();
+    assert_eq!(
+        error.kind(),
+        StoreErrorKind::Unavailable,
+        "the store has not given back"
+    );
+    assert_eq!(left().await, 4, "the fallback has");
+    let error = limiter.reset(&check).await.unwrap_err();
+    assert_eq!(
+        error.kind(),
+        StoreErrorKind::Unavailable,
+        "the store has not forgotten"
+    );
+    assert_eq!(left().await, 10);
+
+    store.behave(Behavior::Answer);
+    sleep(PROBED).await;
+    assert_eq!(left().await, 4);
+    limiter.reset(&check).await.unwrap();
+    assert_eq!(left().await, 10);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refund_of_what_the_store_counted_is_not_multiplied_by_the_replicas() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::builder(store.clone())
+        .fallback_share(NonZeroU32::new(10).unwrap())
+        .build();
+    let (alice, limits) = (alice(), Limits::from(Quota::per_day(100)));
+    let check = Check::new(&alice, &limits);
+    limiter.check(&check.cost(80)).await;
+    limiter.refund(&check.cost(10)).await.unwrap();
+    store.behave(DOWN);
+    assert_eq!(limiter.peek(&check).await.remaining(), 3, "a tenth of 30");
+
+    limiter.check(&check).await;
+    limiter.refund(&check).await.unwrap_err();
+    assert_eq!(
+        limiter.peek(&check).await.remaining(),
+        3,
+        "as much as was charged"
+    );
+}
