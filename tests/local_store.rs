@@ -182,6 +182,31 @@ fn the_least_indebted_gives_way() {
 }
 
 #[test]
+fn a_small_part_of_a_long_quota_is_less_than_all_of_a_short_one() {
+    let short = Limits::from(Quota::per_minute(5));
+    for quota in [
+        Quota::fixed_window(10_000, PERIOD),
+        Quota::sliding_window(10_000, PERIOD),
+        Quota::token_bucket(10_000, PERIOD),
+    ] {
+        let clock = ManualClock::new();
+        let limiter = Limiter::from(LocalStore::with_capacity(1_000).clock(clock));
+        let long = Limits::from(quota);
+        for index in 0..100 {
+            let debtor = user(index);
+            let _ = limiter.check(&Check::new(&debtor, &short).cost(5));
+        }
+        for index in 100..50_000 {
+            is_allowed(&limiter, &user(index), &long);
+        }
+        let denied = (0..100)
+            .filter(|index| !is_allowed(&limiter, &user(*index), &short))
+            .count();
+        assert_eq!(denied, 100, "{quota}");
+    }
+}
+
+#[test]
 fn a_count_that_has_run_its_course_makes_room() {
     let clock = ManualClock::new();
     let limits = Limits::from(Quota::per_second(10));

@@ -37,7 +37,7 @@ impl Fallback {
     /// Decides a check.
     pub(super) fn check<'a>(&self, check: &Check<'a>) -> Decision<'a> {
         let check = check.shared_by(self.share);
-        let verdict = self.table.row(&check).check(&check, true);
+        let verdict = self.table.row(&check).decide(true);
         // The table's verdicts follow from their states, so there is always a decision.
         Decision::replay(&check, &verdict)
             .unwrap_or_else(|_| Decision::unlimited(&check))
@@ -78,7 +78,7 @@ impl Fallback {
 
     pub(super) fn refund(&self, check: &Check<'_>) {
         let check = check.shared_by(self.share);
-        self.table.row(&check).refund(&check);
+        self.table.row(&check).refund();
     }
 
     pub(super) fn reset(&self, check: &Check<'_>) {

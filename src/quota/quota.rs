@@ -271,6 +271,14 @@ impl Quota {
         }
     }
 
+    /// How much of the quota a state has used, roughly: 255 stands for all of it.
+    pub(crate) fn used(&self, state: State, now: u64) -> u8 {
+        match &self.0 {
+            Kind::TokenBucket(bucket) => bucket.used(state, now),
+            Kind::Window(window) => window.used(state),
+        }
+    }
+
     /// What `cost` is charged as where each of `share` replicas decides alone: that many times
     /// over, but never so much that a full quota would not admit it.
     pub(crate) fn shared_cost(&self, cost: u32, share: u32) -> u32 {

@@ -119,6 +119,13 @@ impl TokenBucket {
         if other_debt > one_debt { other } else { one }
     }
 
+    /// The part of the bucket that is empty, in parts of 255.
+    pub(super) fn used(&self, state: State, now: u64) -> u8 {
+        let debt = state.until.saturating_sub(now).min(self.full.whole);
+        // A bucket fills in at most ten years, so the product is small enough.
+        (debt * 255 / self.full.whole.max(1)) as u8
+    }
+
     /// The bucket's deficit at `now`. More than a full bucket means that the clock has stepped
     /// back since the state was written: the debt is then a full bucket from now on.
     fn debt(&self, state: State, now: u64) -> (Span, State) {

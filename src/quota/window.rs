@@ -87,6 +87,12 @@ impl Window {
         })
     }
 
+    /// The larger of the two windows' counts, in parts of 255 of the limit.
+    pub(super) fn used(&self, state: State) -> u8 {
+        let count = ((state.rest >> 32) as u32).max(state.rest as u32);
+        (u64::from(count.min(self.limit)) * 255 / u64::from(self.limit)) as u8
+    }
+
     /// Moves a state from one clock to another: as many windows ago as it was.
     pub(super) fn rebase(&self, state: State, from: u64, to: u64) -> State {
         let (from, to) = (self.aligned(from / 1_000), self.aligned(to / 1_000));

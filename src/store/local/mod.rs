@@ -14,8 +14,8 @@ const CAPACITY: usize = 100_000;
 /// being an identity under one policy. Nothing is allocated afterwards and nothing sweeps it: a
 /// count that has run its course is as good as none, and its place is taken when needed. Only when
 /// every place that an identity could have is taken by a live count is the one with the least debt
-/// forgotten: the one that ends first, and of one window's the smallest; so give quotas of very
-/// different periods stores of their own. `rate_limit_evictions_total` counts that. Places are chosen by a hash with a key of
+/// forgotten: the one that has used the smallest part of its quota. `rate_limit_evictions_total` counts
+/// that. Places are chosen by a hash with a key of
 /// this process, so no client can aim at another's.
 ///
 /// ```
@@ -62,11 +62,11 @@ impl Default for LocalStore {
 
 impl Store for LocalStore {
     fn check(&self, check: &Check<'_>) -> Outcome {
-        Outcome::Ready(Ok(self.table.row(check).check(check, false)))
+        Outcome::Ready(Ok(self.table.row(check).decide(false)))
     }
 
     fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        self.table.row(check).refund(check);
+        self.table.row(check).refund();
         Outcome::Ready(Ok(()))
     }
 

@@ -48,7 +48,8 @@ type Bucket = [Slot; SLOTS_PER_BUCKET];
 
 #[derive(Clone, Copy)]
 struct Slot {
-    /// The upper 63 bits tell the key, the lowest whether the state is marked.
+    /// From the top: 55 bits that tell the key, 8 that say how much of the quota was used when it
+    /// was last charged, and one for a mark.
     tag: u64,
     state: State,
 }
@@ -57,6 +58,17 @@ const EMPTY: Slot = Slot {
     tag: 0,
     state: State::from_words([0, 0]),
 };
+
+impl Slot {
+    const KEY: u64 = !0x1ff;
+    const MARK: u64 = 1;
+
+    /// What makes one count more worth keeping than another: first the part of its quota that it
+    /// had used, so that quotas of any period can stand side by side; then what is left of it.
+    fn debt(&self) -> (u8, [u64; 2]) {
+        ((self.tag >> 1) as u8, self.state.words())
+    }
+}
 
 /// Which bucket of a shard, and which slot of the bucket.
 type Place = (usize, usize);
@@ -67,7 +79,7 @@ struct Key(u128);
 
 impl Key {
     fn tag(self) -> u64 {
-        self.0 as u64 & !1
+        self.0 as u64 & Slot::KEY
     }
 
     /// The two buckets, which differ, of `count`.
@@ -108,7 +120,7 @@ impl Table {
     }
 
     /// Locks the counts of a check's policies, to be read and written at one instant.
-    pub(crate) fn row(&self, check: &Check<'_>) -> Row<'_> {
+    pub(crate) fn row<'a>(&'a self, check: &Check<'a>) -> Row<'a> {
         let mut hasher = SipHasher13::new_with_keys(self.secret[0], self.secret[1]);
         check.identity.hash(&mut hasher);
         // The fingerprints are hashes too, of what no client chooses.
@@ -118,7 +130,9 @@ impl Table {
             .map(|policy| Key(hash ^ policy.fingerprint()))
             .collect();
 
-        let shard = &self.shards[scaled(hash as u32, self.shards.len())];
+        // The bits that matter least to the second bucket.
+        let shard = scaled(((hash >> 96) as u32).swap_bytes(), self.shards.len());
+        let shard = &self.shards[shard];
         // Should a clock or a recorder panic meanwhile, every state is still one.
         let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         // Not before: another check could come between, and time would seem to step back.
@@ -126,6 +140,7 @@ impl Table {
         let places = keys.iter().map(|key| shard.find(*key)).collect();
         Row {
             table: self,
+            check: *check,
             shard,
             keys,
             places,
@@ -152,6 +167,7 @@ impl fmt::Debug for Table {
 /// The counts of one check's policies, locked.
 pub(crate) struct Row<'a> {
     table: &'a Table,
+    check: Check<'a>,
     shard: MutexGuard<'a, Shard>,
     keys: PerPolicy<Key>,
     places: PerPolicy<Option<Place>>,
@@ -172,7 +188,7 @@ impl Row<'_> {
     /// Whether each policy's state is marked, in order.
     pub(crate) fn marks(&self) -> impl Iterator<Item = bool> {
         self.slots()
-            .map(|slot| slot.tag & 1 == 1 && !slot.state.is_spent(self.now))
+            .map(|slot| slot.tag & Slot::MARK != 0 && !slot.state.is_spent(self.now))
     }
 
     fn slots(&self) -> impl Iterator<Item = &Slot> {
@@ -189,14 +205,17 @@ impl Row<'_> {
             None => self.make_room(self.keys[policy]),
         };
         self.places[policy] = Some(place);
-        let tag = self.keys[policy].tag() | u64::from(mark);
+        let used = self.check.limits.policies()[policy]
+            .quota()
+            .used(state, self.now);
+        let tag = self.keys[policy].tag() | u64::from(used) << 1 | u64::from(mark);
         self.shard.buckets[place.0][place.1] = Slot { tag, state };
     }
 
-    /// Decides a check; marks the counts that it charges, if asked to.
-    pub(crate) fn check(&mut self, check: &Check<'_>, mark: bool) -> Verdict {
+    /// Decides the check; marks the counts that it charges, if asked to.
+    pub(crate) fn decide(&mut self, mark: bool) -> Verdict {
         let held: PerPolicy<State> = self.states().collect();
-        let step = check.decide(self.now, held.iter().copied());
+        let step = self.check.decide(self.now, held.iter().copied());
         for (policy, (state, held)) in step.states().iter().zip(&held).enumerate() {
             if state != held {
                 self.set(policy, *state, mark);
@@ -206,9 +225,10 @@ impl Row<'_> {
         step.verdict
     }
 
-    /// Gives back what a check was charged: many times over only where this process alone counted.
-    /// A mark stays.
-    pub(crate) fn refund(&mut self, check: &Check<'_>) {
+    /// Gives back what the check was charged: many times over only where this process alone
+    /// counted. A mark stays.
+    pub(crate) fn refund(&mut self) {
+        let check = self.check;
         let held: PerPolicy<(State, bool)> = self.states().zip(self.marks()).collect();
         for (policy, ((state, mark), quota)) in held.into_iter().zip(check.quotas()).enumerate() {
             let cost = if mark {
@@ -245,7 +265,7 @@ impl Row<'_> {
     /// least indebted count, but of none of this row's own.
     fn make_room(&mut self, key: Key) -> Place {
         let mut roomiest: (usize, Option<Place>) = (0, None);
-        let mut least: Option<((u64, u64), Place)> = None;
+        let mut least: Option<((u8, [u64; 2]), Place)> = None;
         for bucket in key.buckets(self.shard.buckets.len()) {
             let mut free = (0, None);
             for (index, slot) in self.shard.buckets[bucket].iter().enumerate() {
@@ -256,10 +276,8 @@ impl Row<'_> {
                 if slot.state.is_spent(self.now) {
                     free = (free.0 + 1, Some(place));
                 }
-                // Counts of one window end together: of those, the smaller one.
-                let debt = (slot.state.expires_at(), slot.state.words()[1]);
-                if least.is_none_or(|(smallest, _)| debt < smallest) {
-                    least = Some((debt, place));
+                if least.is_none_or(|(debt, _)| slot.debt() < debt) {
+                    least = Some((slot.debt(), place));
                 }
             }
             if free.0 > roomiest.0 {
@@ -280,8 +298,9 @@ impl Shard {
         key.buckets(self.buckets.len())
             .into_iter()
             .find_map(|bucket| {
-                let same =
-                    |slot: &Slot| slot.tag & !1 == key.tag() && slot.state != State::default();
+                let same = |slot: &Slot| {
+                    slot.tag & Slot::KEY == key.tag() && slot.state != State::default()
+                };
                 self.buckets[bucket]
                     .iter()
                     .position(same)
