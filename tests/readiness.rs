@@ -4,7 +4,6 @@
 mod support;
 
 use std::convert::Infallible;
-use std::fmt;
 use std::future::{Ready, ready};
 use std::mem;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock;
 
-use support::{Request, header, hello, request, send, stores};
+use support::{OwnError, Request, header, hello, request, send, stores};
 
 /// A service that was never polled ready by itself may not be called, and a clone never was.
 #[derive(Default)]
@@ -140,18 +139,6 @@ async fn the_layer_is_ready_when_the_inner_service_is() {
         assert_eq!(response.unwrap().status(), StatusCode::OK);
     }
 }
-
-/// What only this test knows.
-#[derive(Debug, PartialEq)]
-struct OwnError(u32);
-
-impl fmt::Display for OwnError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "own error {}", self.0)
-    }
-}
-
-impl std::error::Error for OwnError {}
 
 #[tokio::test(start_paused = true)]
 async fn errors_of_the_inner_service_pass_unchanged() {

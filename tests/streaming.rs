@@ -3,7 +3,6 @@
 mod support;
 
 use std::convert::Infallible;
-use std::fmt;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -25,19 +24,7 @@ use tollgate::test_util::{Behavior, ProgrammableStore};
 use tollgate::{Limiter, LocalStore, Quota, RateLimitLayer, UserId};
 use tower::{Layer, ServiceExt, service_fn};
 
-use support::{header, stores};
-
-/// What only this test knows.
-#[derive(Debug, PartialEq)]
-struct OwnError(u32);
-
-impl fmt::Display for OwnError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "own error {}", self.0)
-    }
-}
-
-impl std::error::Error for OwnError {}
+use support::{OwnError, header, stores};
 
 type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, OwnError>> + Send>>;
 

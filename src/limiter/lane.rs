@@ -69,7 +69,7 @@ impl Lane {
 impl Shared {
     /// Takes note of a check that is under way.
     pub(super) fn sent(self: &Arc<Self>, lane: &Arc<Lane>, began: Instant) {
-        self.unless_well(lane, &StoreErrorKind::TimedOut.into(), |breaker| {
+        self.report(lane, &StoreErrorKind::TimedOut.into(), |breaker| {
             breaker.sent(began, self.deadline)
         });
     }
@@ -80,13 +80,13 @@ impl Shared {
             // The store has answered, if not well.
             StoreErrorKind::Unusable => lane.succeeded(),
             StoreErrorKind::Overloaded => {}
-            _ => self.unless_well(lane, error, |breaker| breaker.failed(began, Instant::now())),
+            _ => self.report(lane, error, |breaker| breaker.failed(began, Instant::now())),
         }
     }
 
-    /// Begins to probe a lane if what is reported opens its breaker. Without a runtime nobody could
-    /// probe, so then nothing is reported.
-    fn unless_well(
+    /// Reports to a lane's breaker, and begins to probe the lane if that opens it. Without a runtime
+    /// nobody could probe, so then nothing is reported.
+    fn report(
         self: &Arc<Self>,
         lane: &Arc<Lane>,
         error: &StoreError,
@@ -96,27 +96,17 @@ impl Shared {
             return;
         };
         let mut breaker = lane.breaker();
-        if report(&mut breaker) {
-            let opening = breaker.openings();
-            drop(breaker);
-            self.probe(lane, opening, error, &runtime);
+        if !report(&mut breaker) {
+            return;
         }
-    }
-
-    /// Begins to probe a lane whose breaker has opened.
-    fn probe(
-        self: &Arc<Self>,
-        lane: &Arc<Lane>,
-        opening: u64,
-        error: &StoreError,
-        runtime: &Handle,
-    ) {
         let probing = Probing {
-            opening,
+            opening: breaker.openings(),
             lane: lane.clone(),
             store: self.store.name(),
+            patience: self.deadline.min(LONGEST_WAIT),
             shared: Arc::downgrade(self),
         };
+        drop(breaker);
         metrics::breaker(probing.store, lane.index, true);
         events::store_away(probing.store, lane.index, error);
         runtime.spawn(probing.run());
@@ -132,22 +122,20 @@ struct Probing {
     opening: u64,
     lane: Arc<Lane>,
     store: &'static str,
+    /// How long a probe may take: however long checks may, it should not hang for long.
+    patience: Duration,
     shared: Weak<Shared>,
 }
 
 impl Probing {
     async fn run(self) {
-        while let Some(patience) = self.patience() {
-            let wait = match self.breaker() {
-                Some(mut breaker) => breaker.next_wait(jitter(), Instant::now(), patience),
-                None => return,
-            };
+        while let Some(wait) = self.next_wait() {
             sleep(wait).await;
             let Some(shared) = self.shared.upgrade() else {
                 return;
             };
             let probe = shared.store.probe(self.lane.index).wait();
-            let answer = within(patience, probe).await;
+            let answer = within(self.patience, probe).await;
             let error = answer.as_ref().err().map(StoreError::kind);
             shared.meter.operation(Operation::Probe, error);
             // What a store remembers does not prove that it is back.
@@ -158,10 +146,9 @@ impl Probing {
         }
     }
 
-    /// How long a probe may take: however long checks may, it should not hang for long.
-    fn patience(&self) -> Option<Duration> {
-        let shared = self.shared.upgrade()?;
-        Some(shared.deadline.min(LONGEST_WAIT))
+    fn next_wait(&self) -> Option<Duration> {
+        let mut breaker = self.breaker()?;
+        Some(breaker.next_wait(jitter(), Instant::now(), self.patience))
     }
 
     /// The breaker, unless it has closed meanwhile.

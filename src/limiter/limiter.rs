@@ -38,7 +38,7 @@ use crate::store::{Carried, Check, Outcome, Store, StoreError, StoreErrorKind, V
 #[derive(Clone)]
 pub struct Limiter {
     pub(super) shared: Arc<Shared>,
-    pub(super) strategy: FailureStrategy,
+    strategy: FailureStrategy,
     shadow: bool,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct Shared {
 
 /// A question that was put to the store.
 pub(super) struct Asked {
-    pub(super) operation: Operation,
+    operation: Operation,
     lane: AskedLane,
     carried: Option<Carried>,
 }
@@ -142,23 +142,23 @@ impl Limiter {
             let decision = Decision::replay(check, &verdict)?;
             Ok((decision, verdict))
         });
-        let remembered = matches!(&replayed, Ok((_, verdict)) if verdict.remembered);
-        if !remembered {
-            self.shared
-                .heard(asked.operation, &asked.lane, replayed.as_ref().err());
-        }
+        let (shared, operation) = (&self.shared, asked.operation);
         let decision = match replayed {
+            Ok((decision, verdict)) if verdict.remembered => decision,
             Ok((decision, verdict)) => {
-                if asked.lane.is_some() && !remembered {
-                    self.shared
-                        .fallback
-                        .settle(check, asked.carried.as_ref(), &verdict);
+                shared.heard(operation, &asked.lane, None);
+                if asked.lane.is_some() {
+                    let carried = asked.carried.as_ref();
+                    shared.fallback.settle(check, carried, &verdict);
                 }
                 decision
             }
-            Err(_) => self.degraded(check),
+            Err(error) => {
+                shared.heard(operation, &asked.lane, Some(&error));
+                self.degraded(check)
+            }
         };
-        self.decided(check, asked.operation, decision)
+        self.decided(check, operation, decision)
     }
 
     /// What the strategy makes of a store that does not decide.

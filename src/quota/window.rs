@@ -139,21 +139,14 @@ impl Window {
     /// The view as of the window at `start`, if that is a later one.
     fn roll(&self, view: View, start: u64) -> View {
         if view.start >= start {
-            view
-        } else if self.sliding && start - view.start == self.period {
-            View {
-                start,
-                elapsed: 0,
-                previous: view.current,
-                current: 0,
-            }
-        } else {
-            View {
-                start,
-                elapsed: 0,
-                previous: 0,
-                current: 0,
-            }
+            return view;
+        }
+        let still_counts = self.sliding && start - view.start == self.period;
+        View {
+            start,
+            elapsed: 0,
+            previous: if still_counts { view.current } else { 0 },
+            current: 0,
         }
     }
 

@@ -43,6 +43,12 @@ fn quotas(limit: u32) -> [Quota; 3] {
     ]
 }
 
+/// All of these at once, as `policy-0`, `policy-1` and so on.
+fn several(quotas: impl IntoIterator<Item = Quota>) -> Limits {
+    let named = |(index, quota)| Policy::new(format!("policy-{index}"), quota);
+    Limits::new(quotas.into_iter().enumerate().map(named)).expect("few, with good names")
+}
+
 /// Checks that a store decides as every store must.
 ///
 /// # Panics
@@ -292,10 +298,8 @@ impl Subject {
     }
 
     async fn charges_all_policies_or_none(&self) {
-        let named = |(index, quota)| Policy::new(format!("policy-{index}"), quota);
-        let roomy = Limits::new(quotas(10).into_iter().enumerate().map(named)).expect("good names");
-        let tight = quotas(10).into_iter().chain(quotas(4).into_iter().take(1));
-        let tight = Limits::new(tight.enumerate().map(named)).expect("good names");
+        let roomy = several(quotas(10));
+        let tight = several(quotas(10).into_iter().chain([quotas(4)[0]]));
         let identity = self.identity("all-or-none", ());
 
         assert!(
@@ -326,9 +330,7 @@ impl Subject {
     }
 
     async fn admits_exactly_the_tightest_of_several_to_many_at_once(&self) {
-        let quotas = quotas(10).into_iter().chain(quotas(12));
-        let named = |(index, quota)| Policy::new(format!("policy-{index}"), quota);
-        let limits = Limits::new(quotas.enumerate().map(named)).expect("good names");
+        let limits = several(quotas(10).into_iter().chain(quotas(12)));
         self.hammer(self.identity("many", &limits), limits).await;
     }
 
@@ -353,9 +355,7 @@ impl Subject {
     }
 
     async fn follows_the_steps(&self, quotas: &[Quota], clock: &ManualClock) {
-        let named =
-            |(index, quota): (usize, &Quota)| Policy::new(format!("policy-{index}"), *quota);
-        let limits = Limits::new(quotas.iter().enumerate().map(named)).expect("good names");
+        let limits = several(quotas.iter().copied());
         let identity = self.identity("steps", quotas);
         let start = clock.now();
         let mut random = Random(0x5eed);

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "no test needs all of it")]
 
 use std::convert::Infallible;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::time::Duration;
 
 use axum::body::Body;
@@ -61,3 +61,15 @@ where
     let body = response.into_body().collect().await.unwrap();
     String::from_utf8(body.to_bytes().into()).expect("a body is UTF-8")
 }
+
+/// An error that only the tests know.
+#[derive(Debug, PartialEq)]
+pub(crate) struct OwnError(pub(crate) u32);
+
+impl fmt::Display for OwnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "own error {}", self.0)
+    }
+}
+
+impl std::error::Error for OwnError {}
