@@ -148,3 +148,9 @@ pub(crate) fn shortened(value: &str) -> String {
     }
     short
 }
+
+/// A configuration of [`RedisStore`](crate::RedisStore) that cannot be meant.
+#[cfg(feature = "redis")]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct RedisConfigError(pub(crate) String);

@@ -3,6 +3,7 @@
 //! - [`algorithms`]: what the three algorithms promise, and how to choose.
 //! - [`identities`]: who is asking, and how to sit behind a proxy safely.
 //! - [`failures`]: what happens when the store does not answer.
+//! - [`redis`]: how to run it with Redis, and what happens when that fails.
 //! - [`stores`]: how to write one.
 //! - [`metrics`]: what is counted.
 
@@ -14,6 +15,10 @@ pub mod identities {}
 
 #[doc = include_str!("guide/failures.md")]
 pub mod failures {}
+
+#[cfg(feature = "redis")]
+#[doc = include_str!("guide/redis.md")]
+pub mod redis {}
 
 #[doc = include_str!("guide/stores.md")]
 pub mod stores {}

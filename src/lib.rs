@@ -74,12 +74,15 @@ mod identity;
 mod limiter;
 mod metrics;
 mod quota;
+mod random;
 mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
 pub use clock::{Clock, SystemClock};
 pub use decision::Decision;
+#[cfg(feature = "redis")]
+pub use error::RedisConfigError;
 pub use error::{ClientIpError, LimitsError, NameError, QuotaError};
 pub use identity::{
     ClientIp, ForwardingHeader, Identify, Identity, PeerAddr, Unidentified, UserId, UserOrIp,
@@ -95,6 +98,8 @@ pub use store::{
     BoxFuture, Check, LocalStore, Outcome, OwnedCheck, Step, Store, StoreError, StoreErrorKind,
     Verdict,
 };
+#[cfg(feature = "redis")]
+pub use store::{RedisStore, RedisStoreBuilder};
 
 pub use self::http::{
     RateLimit, RateLimitLayer, Rejection, ResponseBody, ResponseFuture, ResponseHeaders, header,

@@ -1,5 +1,4 @@
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use super::limiter::Shared;
 use super::pending::within;
 use crate::events;
 use crate::metrics::{self, Operation};
+use crate::random::jitter;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The independent parts of a store, made as they are first used.
@@ -165,9 +165,4 @@ impl Drop for Probing {
         }
         metrics::breaker(self.store, self.lane.index, false);
     }
-}
-
-/// A random number from 0 to 1.
-fn jitter() -> f64 {
-    RandomState::new().hash_one(0) as f64 / u64::MAX as f64
 }

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "metrics")]
 mod on;
+#[cfg(all(feature = "metrics", feature = "redis"))]
+pub(crate) use on::BatchMeter;
 #[cfg(feature = "metrics")]
 pub use on::describe_metrics;
 #[cfg(feature = "metrics")]
@@ -10,6 +12,8 @@ pub(crate) use on::{Meter, TableMeter, breaker};
 
 #[cfg(not(feature = "metrics"))]
 mod off;
+#[cfg(all(not(feature = "metrics"), feature = "redis"))]
+pub(crate) use off::BatchMeter;
 #[cfg(not(feature = "metrics"))]
 pub(crate) use off::{Meter, TableMeter, breaker};
 

@@ -32,3 +32,17 @@ impl TableMeter {
 
     pub(crate) fn evicted(&self) {}
 }
+
+#[cfg(feature = "redis")]
+pub(crate) struct BatchMeter;
+
+#[cfg(feature = "redis")]
+impl BatchMeter {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+
+    pub(crate) fn batch(&self, _checks: usize) {}
+
+    pub(crate) fn remembered(&self) {}
+}

@@ -203,6 +203,35 @@ impl TableMeter {
     }
 }
 
+/// What a store that batches checks counts.
+#[cfg(feature = "redis")]
+pub(crate) struct BatchMeter {
+    sizes: OnceLock<Histogram>,
+    remembered: OnceLock<Counter>,
+}
+
+#[cfg(feature = "redis")]
+impl BatchMeter {
+    pub(crate) fn new() -> Self {
+        Self {
+            sizes: OnceLock::new(),
+            remembered: OnceLock::new(),
+        }
+    }
+
+    /// So many checks went by one round trip.
+    pub(crate) fn batch(&self, checks: usize) {
+        let histogram = || histogram!("rate_limit_batch_size", "store" => "redis");
+        self.sizes.get_or_init(histogram).record(checks as f64);
+    }
+
+    /// A check was denied from memory.
+    pub(crate) fn remembered(&self) {
+        let counter = || counter!("rate_limit_denial_memory_hits_total", "store" => "redis");
+        self.remembered.get_or_init(counter).increment(1);
+    }
+}
+
 /// Registers units and descriptions of all metrics with the installed recorder.
 ///
 /// Call it once, after installing the recorder and before serving: handles are made at the first
@@ -249,6 +278,18 @@ pub fn describe_metrics() {
         "rate_limit_remaining_ratio",
         count,
         "What a decision left of the binding policy's limit, 0 to 1, sampled"
+    );
+    #[cfg(feature = "redis")]
+    describe_histogram!(
+        "rate_limit_batch_size",
+        count,
+        "How many checks shared a round trip"
+    );
+    #[cfg(feature = "redis")]
+    describe_counter!(
+        "rate_limit_denial_memory_hits_total",
+        count,
+        "Checks denied from memory, without a round trip"
     );
     describe_gauge!(
         "rate_limit_active_identities",

@@ -7,6 +7,8 @@
 
 mod limits;
 mod name;
+#[cfg(feature = "redis")]
+mod numbers;
 #[expect(
     clippy::module_inception,
     reason = "the module is named for its subject"
@@ -20,5 +22,7 @@ mod window;
 pub use limits::{Limits, MAX_POLICIES, Policy};
 pub use name::Scope;
 pub(crate) use name::check_name;
+#[cfg(feature = "redis")]
+pub(crate) use numbers::Numbers;
 pub use quota::{Algorithm, Quota};
 pub use state::{State, Status};

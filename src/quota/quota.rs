@@ -39,10 +39,10 @@ use crate::error::{QuotaError, QuotaFlaw};
 /// that differs from the limit, for a window its kind. With the feature `serde`, quotas are
 /// serialized so.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Quota(Kind);
+pub struct Quota(pub(super) Kind);
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Kind {
+pub(super) enum Kind {
     TokenBucket(TokenBucket),
     Window(Window),
 }

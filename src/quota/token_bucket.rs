@@ -5,6 +5,8 @@
 //! fraction in lowest terms, `per / num`, and instants as whole microseconds plus `part / num`.
 //! Spans and instants are compared as pairs, so no product exceeds `burst * num`.
 
+#[cfg(feature = "redis")]
+use super::numbers::Numbers;
 use super::state::{NEVER, State, Status};
 use crate::error::QuotaFlaw;
 
@@ -80,6 +82,16 @@ impl TokenBucket {
             Some(self.full.whole)
         } else {
             None
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    pub(super) fn numbers(&self) -> Numbers {
+        Numbers::TokenBucket {
+            burst: self.burst,
+            num: self.num,
+            token: [self.token.whole, self.token.part],
+            full: [self.full.whole, self.full.part],
         }
     }
 

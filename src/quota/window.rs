@@ -205,7 +205,7 @@ impl Window {
         }
     }
 
-    fn aligned(&self, now: u64) -> u64 {
+    pub(super) fn aligned(&self, now: u64) -> u64 {
         now - now % self.period
     }
 
@@ -218,7 +218,7 @@ impl Window {
         }
     }
 
-    fn start(&self, state: State) -> u64 {
+    pub(super) fn start(&self, state: State) -> u64 {
         (state.until / 1_000).saturating_sub(self.life())
     }
 

@@ -102,6 +102,21 @@ impl<'a> Check<'a> {
         Some(quota.rebase(*carried.states.get(policy)?, carried.now, now))
     }
 
+    /// Whether anything was counted elsewhere.
+    #[cfg(feature = "redis")]
+    pub(crate) fn carries(&self) -> bool {
+        self.carried.is_some()
+    }
+
+    /// What [`carried`](Check::carried) says, relative to now, as
+    /// [`Quota::relative`](crate::Quota::relative) writes it.
+    #[cfg(feature = "redis")]
+    pub(crate) fn carried_relative(&self, policy: usize) -> Option<String> {
+        let carried = self.carried?;
+        let quota = self.limits.policies().get(policy)?.quota();
+        quota.relative(*carried.states.get(policy)?, carried.now)
+    }
+
     /// Decides this check upon the states of its policies, in order, at `now` (microseconds since
     /// the Unix epoch): all or nothing.
     ///
@@ -190,12 +205,12 @@ pub(crate) struct Carried {
     pub(crate) now: u64,
 }
 
-/// Calls `ask` with the check that a probe makes: of an identity that requests do not have.
-pub(super) fn with_probe<T>(ask: impl FnOnce(&Check<'_>) -> T) -> T {
+/// The check that a probe makes: of an identity that requests do not have.
+pub(super) fn probe() -> Check<'static> {
     static PROBE: LazyLock<(Identity, Limits)> = LazyLock::new(|| {
         let identity = Identity::new("tollgate", "probe").expect("a good kind");
         (identity, Limits::from(Quota::per_second(1_000)))
     });
     let (identity, limits) = &*PROBE;
-    ask(&Check::new(identity, limits))
+    Check::new(identity, limits)
 }

@@ -1,14 +1,15 @@
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 /// Why a store did not decide.
 ///
 /// No client ever sees it: the [`Limiter`](crate::Limiter) turns it into the answer that the
 /// [`FailureStrategy`](crate::FailureStrategy) asks for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
-    source: Option<Box<dyn Error + Send + Sync>>,
+    source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
 /// What kind of failure a [`StoreError`] is. Its label counts in `rate_limit_errors_total`.
@@ -49,7 +50,7 @@ impl StoreError {
     pub fn new(kind: StoreErrorKind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind,
-            source: Some(source.into()),
+            source: Some(source.into().into()),
         }
     }
 

@@ -8,6 +8,8 @@
 mod check;
 mod error;
 mod local;
+#[cfg(feature = "redis")]
+mod redis;
 mod verdict;
 
 use std::fmt;
@@ -19,6 +21,8 @@ pub use check::{Check, OwnedCheck};
 pub use error::{StoreError, StoreErrorKind};
 pub use local::LocalStore;
 pub(crate) use local::Table;
+#[cfg(feature = "redis")]
+pub use redis::{RedisStore, RedisStoreBuilder};
 pub(crate) use verdict::PerPolicy;
 pub use verdict::{Step, Verdict};
 
@@ -53,7 +57,7 @@ pub trait Store: Send + Sync + 'static {
     /// Unless implemented, this is a check of a reserved identity. A store of several lanes must
     /// implement it.
     fn probe(&self, _lane: usize) -> Outcome {
-        check::with_probe(|check| self.check(check))
+        self.check(&check::probe())
     }
 
     /// The store's name in metrics.

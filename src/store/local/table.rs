@@ -7,7 +7,7 @@
 //! decided under one.
 
 use std::fmt;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -16,6 +16,7 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 use crate::clock::{Clock, SystemClock};
 use crate::metrics::TableMeter;
 use crate::quota::State;
+use crate::random;
 use crate::store::Check;
 use crate::store::verdict::{PerPolicy, Verdict};
 
@@ -106,10 +107,9 @@ impl Table {
             live: 0,
             counted_at: 0,
         };
-        let random = || RandomState::new().hash_one(0);
         Self {
             shards: (0..shards).map(|_| Mutex::new(shard())).collect(),
-            secret: [random(), random()],
+            secret: [random::number(), random::number()],
             clock: Box::new(SystemClock::new()),
             meter: TableMeter::new(store),
         }

@@ -1,0 +1,114 @@
+//! The denial memory: what was denied is denied again here, without a round trip, for as long as
+//! it would be there, a second at most. So a flood from a denied client costs the server about one
+//! call a second.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::subject::Subject;
+use crate::decision::Decision;
+use crate::quota::State;
+use crate::store::verdict::PerPolicy;
+use crate::store::{Check, Verdict};
+
+/// After so long the server is asked again: it may have been flushed, or another process may have
+/// given something back.
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// How many buckets of how many denials each. One identity's are all in one bucket.
+const BUCKETS: usize = 4_096;
+const PER_BUCKET: usize = 4;
+
+pub(super) struct Denials(Box<[Mutex<Bucket>]>);
+
+type Bucket = [Option<Box<Denial>>; PER_BUCKET];
+
+struct Denial {
+    subject: Subject,
+    cost: u32,
+    /// Before the question was sent, so that the server's clock was not earlier than `now`.
+    asked: Instant,
+    until: Instant,
+    now: u64,
+    states: PerPolicy<State>,
+}
+
+impl Denials {
+    pub(super) fn new() -> Self {
+        Self((0..BUCKETS).map(|_| Mutex::default()).collect())
+    }
+
+    fn bucket(&self, identity: u64) -> MutexGuard<'_, Bucket> {
+        let bucket = &self.0[identity as usize % BUCKETS];
+        bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The verdict on a check that is sure to be denied.
+    ///
+    /// A check that carries what was counted elsewhere is for the server to know.
+    pub(super) fn recall(&self, subject: &Subject, check: &Check<'_>) -> Option<Verdict> {
+        if check.cost == 0 || check.carries() {
+            return None;
+        }
+        let bucket = self.bucket(subject.identity);
+        let mut denials = bucket.iter().flatten();
+        let denial =
+            denials.find(|denial| denial.subject == *subject && denial.cost <= check.cost)?;
+        let now = Instant::now();
+        if now >= denial.until {
+            return None;
+        }
+        let passed = now.duration_since(denial.asked).as_micros() as u64;
+        let states = denial.states.iter().copied();
+        Some(Verdict::new(false, denial.now + passed, states).remembered())
+    }
+
+    /// Remembers that the server denied a check that it was asked at `asked`.
+    pub(super) fn remember(
+        &self,
+        subject: &Subject,
+        check: &Check<'_>,
+        verdict: &Verdict,
+        asked: Instant,
+    ) {
+        let Ok(decision) = Decision::replay(check, verdict) else {
+            return;
+        };
+        // What can never fit has no end to wait for.
+        let wait = decision.retry_after().unwrap_or(LONGEST).min(LONGEST);
+        let denial = Denial {
+            subject: *subject,
+            cost: check.cost,
+            asked,
+            until: asked + wait,
+            now: verdict.now,
+            states: verdict.states.clone(),
+        };
+        let mut bucket = self.bucket(subject.identity);
+        let same = |kept: &Denial| kept.subject == *subject && kept.cost == check.cost;
+        let place = bucket
+            .iter()
+            .position(|kept| kept.as_deref().is_some_and(same))
+            // Otherwise that which ends first; an empty place has ended.
+            .or_else(|| {
+                (0..PER_BUCKET).min_by_key(|place| bucket[*place].as_ref().map(|kept| kept.until))
+            });
+        if let Some(place) = place {
+            bucket[place] = Some(Box::new(denial));
+        }
+    }
+
+    /// Forgets what an identity was denied, since something was given back to it.
+    pub(super) fn forget(&self, subject: &Subject) {
+        for place in self.bucket(subject.identity).iter_mut() {
+            if place
+                .as_deref()
+                .is_some_and(|kept| kept.subject.identity == subject.identity)
+            {
+                *place = None;
+            }
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! Counts in Redis or Valkey, shared by every process that asks the same server.
+//!
+//! A check goes `RedisStore` → `denials` (is it known to be denied?) → `link` (the queue before a
+//! connection, and the task that empties it) → `batch` (many checks, one call) → `script`
+//! (`check.lua`, which decides) and back. `sentinel` and `cluster` say which server to ask.
+
+mod backoff;
+mod batch;
+mod builder;
+#[cfg(feature = "redis-cluster")]
+mod cluster;
+mod connection;
+mod denials;
+mod link;
+mod refusal;
+mod script;
+#[cfg(feature = "redis-sentinel")]
+mod sentinel;
+mod server;
+mod servers;
+mod subject;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use self::batch::Waiter;
+pub use self::builder::RedisStoreBuilder;
+use self::denials::Denials;
+use self::refusal::unavailable;
+use self::script::{Operation, Script};
+use self::servers::Servers;
+use self::subject::{Secret, Subject};
+use super::check;
+use super::{Check, Outcome, Store, StoreError, Verdict};
+use crate::error::RedisConfigError;
+use crate::metrics::BatchMeter;
+
+/// No check waits for longer, whatever it says.
+const LONGEST_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Counts in Redis (6.2 or later) or Valkey, shared by every process that asks the same server.
+///
+/// A script on the server decides, by the server's clock, in one round trip, all policies of a
+/// check at once; checks that come while one is under way share the next. Connects on first use,
+/// and again whenever it must. Used behind a [`Limiter`](crate::Limiter), which every
+/// [`RateLimitLayer`](crate::RateLimitLayer) has, a server that is slow or gone holds no request up
+/// for longer than the deadline. [The guide](crate::guide::redis) says how to run it, and what
+/// happens when the server fails.
+///
+/// ```
+/// use tollgate::{Quota, RateLimitLayer, RedisStore};
+///
+/// let store = RedisStore::new("redis://127.0.0.1:6379")?;
+/// let layer = RateLimitLayer::new(Quota::per_minute(100), store);
+/// # Ok::<(), tollgate::RedisConfigError>(())
+/// ```
+///
+/// Cheap to clone; clones share connections. Needs a Tokio runtime with I/O and time enabled.
+#[derive(Clone)]
+pub struct RedisStore {
+    core: Arc<Core>,
+}
+
+impl RedisStore {
+    /// A store on one server, at `redis://[user:password@]host[:port][/database]`, or `rediss://`
+    /// for TLS (feature `redis-tls`).
+    ///
+    /// # Errors
+    ///
+    /// If the URL is none. Whether the server is there is found out later: see
+    /// [`ping`](RedisStore::ping).
+    pub fn new(url: &str) -> Result<Self, RedisConfigError> {
+        Self::builder(url).build()
+    }
+
+    /// A store on one server, with options.
+    pub fn builder(url: &str) -> RedisStoreBuilder {
+        RedisStoreBuilder::one(url)
+    }
+
+    /// A store on a Redis Cluster, of which at least one of the nodes is reached at one of these
+    /// URLs. User and password of the first are those of all nodes.
+    #[cfg(feature = "redis-cluster")]
+    pub fn cluster<'a>(urls: impl IntoIterator<Item = &'a str>) -> RedisStoreBuilder {
+        RedisStoreBuilder::cluster(urls)
+    }
+
+    /// A store on whichever server the sentinels at these URLs name as the primary of `service`.
+    ///
+    /// User and password in the URLs are for the sentinels; those for the server are set on the
+    /// builder. If the first URL asks for TLS, the server is connected to with TLS too.
+    #[cfg(feature = "redis-sentinel")]
+    pub fn sentinel<'a>(
+        urls: impl IntoIterator<Item = &'a str>,
+        service: &str,
+    ) -> RedisStoreBuilder {
+        RedisStoreBuilder::sentinel(urls, service)
+    }
+
+    /// Finds out whether checks can be decided: connects if need be, runs the script, and writes
+    /// a reserved key. In a cluster, on every node that has slots.
+    ///
+    /// For a readiness endpoint, or to learn at start what is wrong. It waits for a second or so
+    /// where a server does not answer.
+    ///
+    /// # Errors
+    ///
+    /// The first that a server, or the way to it, had.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        for lane in self.core.servers.lanes() {
+            let probe = self.probe(lane).wait();
+            let answer = tokio::time::timeout(connection::PATIENCE, probe).await;
+            answer.unwrap_or_else(|_| Err(unavailable("no answer within a second")))?;
+        }
+        Ok(())
+    }
+}
+
+impl Store for RedisStore {
+    fn check(&self, check: &Check<'_>) -> Outcome {
+        let subject = self.core.secret.subject(check);
+        if let Some(verdict) = self.core.denials.recall(&subject, check) {
+            self.core.meter.remembered();
+            return Outcome::Ready(Ok(verdict));
+        }
+        self.core.put(Operation::Check, check, subject, false)
+    }
+
+    fn refund(&self, check: &Check<'_>) -> Outcome<()> {
+        let subject = self.core.secret.subject(check);
+        done(self.core.put(Operation::Refund, check, subject, false))
+    }
+
+    fn reset(&self, check: &Check<'_>) -> Outcome<()> {
+        let subject = self.core.secret.subject(check);
+        done(self.core.put(Operation::Reset, check, subject, false))
+    }
+
+    fn lane(&self, check: &Check<'_>) -> usize {
+        self.core.servers.lane(check.identity)
+    }
+
+    fn probe(&self, lane: usize) -> Outcome {
+        let Some(identity) = self.core.servers.identity_in(lane) else {
+            // Nothing goes by this lane any more.
+            return Outcome::Ready(Ok(Verdict::new(true, 0, [])));
+        };
+        let mut probe = check::probe();
+        probe.identity = &identity;
+        let subject = self.core.secret.subject(&probe);
+        self.core.put(Operation::Check, &probe, subject, true)
+    }
+
+    fn name(&self) -> &'static str {
+        "redis"
+    }
+}
+
+impl fmt::Debug for RedisStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisStore")
+            .field("prefix", &self.core.prefix)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A refund or a reset is told that it was done, and no more.
+fn done(outcome: Outcome) -> Outcome<()> {
+    match outcome {
+        Outcome::Ready(result) => Outcome::Ready(result.map(drop)),
+        Outcome::Pending(answer) => Outcome::Pending(Box::pin(async { answer.await.map(drop) })),
+    }
+}
+
+/// What all clones and tasks of a store share.
+struct Core {
+    prefix: String,
+    most_keys: usize,
+    longest_queue: usize,
+    script: Script,
+    secret: Secret,
+    denials: Denials,
+    meter: BatchMeter,
+    servers: Servers,
+}
+
+impl Core {
+    /// Puts a question to the server that has the identity's counts.
+    fn put(
+        self: &Arc<Self>,
+        operation: Operation,
+        check: &Check<'_>,
+        subject: Subject,
+        probes: bool,
+    ) -> Outcome {
+        let Ok(runtime) = Handle::try_current() else {
+            return Outcome::Ready(Err(unavailable("RedisStore needs a Tokio runtime")));
+        };
+        let (answer, answered) = oneshot::channel();
+        let waiter = Waiter {
+            operation,
+            check: check.into_owned(),
+            subject,
+            until: Instant::now() + check.time_left.min(LONGEST_PATIENCE),
+            probes,
+            refused: 0,
+            asking: false,
+            slot: self.servers.slot_of(check.identity),
+            answer,
+        };
+        self.servers.ask(self, &runtime, waiter);
+        Outcome::Pending(Box::pin(async {
+            let ended = |_| Err(unavailable("the runtime that asked the server has ended"));
+            answered.await.unwrap_or_else(ended)
+        }))
+    }
+}

@@ -1,0 +1,139 @@
+//! What an error that the server replied means for the checks that it was asked.
+
+use redis::{ErrorKind, RedisError, ServerError};
+
+use crate::store::{StoreError, StoreErrorKind};
+
+/// Why the server did not run a call.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It does not know the script.
+    NoScript,
+    /// It is no primary, or no longer.
+    NotPrimary(String),
+    /// The keys are at another node of the cluster; for good, or only those that are gone here.
+    Elsewhere { address: String, ask: bool },
+    /// Some of the keys have moved, and the others not yet.
+    TryAgain,
+    /// It cannot serve anybody now.
+    Busy(String),
+    /// The call arrived after its time. This is the server's, in microseconds since the epoch.
+    TooLate { now: u64 },
+    /// It will not, for a reason that lasts.
+    Other(String),
+    /// What it said is none of the script's replies.
+    Unintelligible,
+}
+
+impl Refusal {
+    pub(super) fn of(error: &ServerError) -> Self {
+        Self::read(error.code(), error.details().unwrap_or_default())
+    }
+
+    /// Reads an error from within a script, as servers of all versions word it: Redis 6.2 begins
+    /// with a hyphen, or hides the code in a sentence.
+    pub(super) fn of_text(text: &str) -> Self {
+        let text = text.trim_start_matches('-');
+        let (code, details) = text.split_once(' ').unwrap_or((text, ""));
+        Self::read(code, details)
+    }
+
+    fn read(code: &str, details: &str) -> Self {
+        let text = format!("{code} {details}");
+        match code {
+            "NOSCRIPT" => Self::NoScript,
+            "READONLY" | "MASTERDOWN" => Self::NotPrimary(text),
+            "MOVED" | "ASK" => match details.split_whitespace().nth(1) {
+                Some(address) => Self::Elsewhere {
+                    address: address.into(),
+                    ask: code == "ASK",
+                },
+                None => Self::Other(text),
+            },
+            "TRYAGAIN" => Self::TryAgain,
+            "LOADING" | "CLUSTERDOWN" | "BUSY" => Self::Busy(text),
+            "ERR" if details.contains("-READONLY") => Self::NotPrimary(text),
+            _ => Self::Other(text),
+        }
+    }
+
+    /// Whether to ask again is of no use, or might run the call twice.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(self, Self::Busy(_) | Self::Other(_) | Self::Unintelligible)
+    }
+}
+
+impl From<Refusal> for StoreError {
+    fn from(refusal: Refusal) -> Self {
+        use StoreErrorKind::{Rejected, TimedOut};
+        match refusal {
+            Refusal::Busy(text) => Self::new(StoreErrorKind::Unavailable, text),
+            Refusal::TryAgain => unavailable("the keys' slot is being moved"),
+            Refusal::NoScript => unavailable("the server forgets the script at once"),
+            Refusal::TooLate { .. } => Self::new(TimedOut, "the call reached the server too late"),
+            Refusal::Elsewhere { address, .. } => {
+                let advice = "for a cluster, make the store with `RedisStore::cluster`";
+                Self::new(Rejected, format!("the keys are at {address}: {advice}"))
+            }
+            Refusal::NotPrimary(text) | Refusal::Other(text) => Self::new(Rejected, text),
+            Refusal::Unintelligible => {
+                let advice = "is it Redis 6.2 or later, or Valkey?";
+                Self::new(
+                    Rejected,
+                    format!("the server's reply makes no sense: {advice}"),
+                )
+            }
+        }
+    }
+}
+
+pub(super) fn unavailable(reason: &'static str) -> StoreError {
+    StoreError::new(StoreErrorKind::Unavailable, reason)
+}
+
+/// What a connection that could not be made, or that broke, means.
+pub(super) fn broken(error: &RedisError) -> StoreError {
+    let kind = match error.kind() {
+        ErrorKind::AuthenticationFailed | ErrorKind::Server(_) | ErrorKind::Extension => {
+            StoreErrorKind::Rejected
+        }
+        _ => StoreErrorKind::Unavailable,
+    };
+    StoreError::new(kind, error.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_read_from_a_script_of_any_version() {
+        let full = "OOM command not allowed when used memory > 'maxmemory'.";
+        for text in [full.to_owned(), format!("-{full}")] {
+            assert_eq!(Refusal::of_text(&text), Refusal::Other(full.into()));
+        }
+        for text in [
+            "READONLY You can't write against a read only replica.",
+            "-READONLY You can't write against a read only replica.",
+            "ERR Error running script (call to f_0): @user_script:1: -READONLY You can't write",
+        ] {
+            assert!(
+                matches!(Refusal::of_text(text), Refusal::NotPrimary(_)),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_redirection_names_the_node() {
+        let elsewhere = |ask| Refusal::Elsewhere {
+            address: "127.0.0.1:7001".into(),
+            ask,
+        };
+        assert_eq!(
+            Refusal::of_text("MOVED 42 127.0.0.1:7001"),
+            elsewhere(false)
+        );
+        assert_eq!(Refusal::of_text("ASK 42 127.0.0.1:7001"), elsewhere(true));
+    }
+}

@@ -1,0 +1,106 @@
+//! Redis Sentinel: whoever is the primary is asked of the sentinels, anew for each connection.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use redis::{Cmd, ConnectionInfo, Pipeline, Value};
+use tokio::time::timeout;
+
+use super::connection::{Connection, connect};
+use super::refusal::{broken, unavailable};
+use super::script::Script;
+use super::server::moved;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// How long a sentinel may take, before another one is asked.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+pub(super) struct Sentinel {
+    sentinels: Vec<ConnectionInfo>,
+    /// The name that the sentinels know the primary by.
+    service: String,
+    /// How to connect to the primary, but for its address.
+    primary: ConnectionInfo,
+    /// Which one to ask next: the one that was right the last time.
+    next: AtomicUsize,
+}
+
+impl Sentinel {
+    pub(super) fn new(
+        sentinels: Vec<ConnectionInfo>,
+        service: String,
+        primary: ConnectionInfo,
+    ) -> Self {
+        Self {
+            sentinels,
+            service,
+            primary,
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Connects to the primary that a sentinel names, if it says that it is one.
+    pub(super) async fn open(&self, script: &Script) -> Result<Connection, StoreError> {
+        let mut failure = unavailable("there is no sentinel");
+        for _ in &self.sentinels {
+            // Whoever gives up on this one begins with the next.
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let sentinel = &self.sentinels[index % self.sentinels.len()];
+            match self.open_as_told_by(sentinel, script).await {
+                Ok(connection) => {
+                    self.next.store(index, Ordering::Relaxed);
+                    return Ok(connection);
+                }
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn open_as_told_by(
+        &self,
+        sentinel: &ConnectionInfo,
+        script: &Script,
+    ) -> Result<Connection, StoreError> {
+        let info = self.ask(sentinel).await?;
+        let mut connection = Connection::open(info, script).await?;
+        let mut role = Pipeline::with_capacity(1);
+        role.cmd("ROLE");
+        let replies = connection.send(&role).await;
+        let replies = replies.map_err(|error| broken(&error))?;
+        match replies.first() {
+            Some(Value::Array(parts))
+                if parts.first() == Some(&Value::BulkString("master".into())) =>
+            {
+                Ok(connection)
+            }
+            _ => Err(unavailable(
+                "the primary that a sentinel named says that it is none",
+            )),
+        }
+    }
+
+    /// Where a sentinel says that the primary is.
+    async fn ask(&self, sentinel: &ConnectionInfo) -> Result<ConnectionInfo, StoreError> {
+        let asking = async {
+            let (mut connection, _) = connect(sentinel.clone()).await?;
+            let mut command = Cmd::new();
+            command
+                .arg("SENTINEL")
+                .arg("GET-MASTER-ADDR-BY-NAME")
+                .arg(&self.service);
+            command
+                .query_async::<Option<(String, u16)>>(&mut connection)
+                .await
+        };
+        let asked = timeout(PATIENCE, asking).await;
+        let asked = asked.map_err(|_| unavailable("no sentinel answered in time"))?;
+        match asked.map_err(|error| broken(&error))? {
+            Some((host, port)) => Ok(moved(&self.primary, &host, port)),
+            None => {
+                let error = format!("the sentinels know no `{}`", self.service);
+                Err(StoreError::new(StoreErrorKind::Rejected, error))
+            }
+        }
+    }
+}

@@ -1,0 +1,42 @@
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+use redis::ConnectionAddr;
+use redis::ConnectionInfo;
+
+use super::connection::Connection;
+use super::script::Script;
+#[cfg(feature = "redis-sentinel")]
+use super::sentinel::Sentinel;
+use crate::store::StoreError;
+
+/// How to find the server of a link.
+pub(super) enum Server {
+    At(ConnectionInfo),
+    /// Whichever is the primary now.
+    #[cfg(feature = "redis-sentinel")]
+    Primary(Sentinel),
+}
+
+impl Server {
+    pub(super) async fn open(&self, script: &Script) -> Result<Connection, StoreError> {
+        match self {
+            Self::At(info) => Connection::open(info.clone(), script).await,
+            #[cfg(feature = "redis-sentinel")]
+            Self::Primary(sentinel) => sentinel.open(script).await,
+        }
+    }
+}
+
+/// The same way of connecting, to another address.
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+pub(super) fn moved(info: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
+    let mut address = info.addr().clone();
+    match &mut address {
+        ConnectionAddr::TcpTls {
+            host: old_host,
+            port: old_port,
+            ..
+        } => (*old_host, *old_port) = (host.into(), port),
+        other => *other = ConnectionAddr::Tcp(host.into(), port),
+    }
+    info.clone().set_addr(address)
+}
