@@ -64,6 +64,10 @@
 //!
 //! A feature adds; none changes what the others do.
 
+// The tests of a module can use what is meant for those in `tests/`.
+#[cfg(test)]
+extern crate self as tollgate;
+
 mod clock;
 mod decision;
 mod error;

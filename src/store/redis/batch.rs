@@ -31,10 +31,6 @@ pub(super) struct Waiter {
 }
 
 impl Waiter {
-    pub(super) fn is_gone(&self, now: Instant) -> bool {
-        self.until <= now || self.answer.is_closed()
-    }
-
     /// Answers. Says whether anybody was still there.
     pub(super) fn answer(self, answer: Result<Verdict, StoreError>) -> bool {
         self.answer.send(answer).is_ok()
@@ -71,7 +67,8 @@ pub(super) fn take(queue: &mut VecDeque<Waiter>, prefix: &str, most_keys: usize)
     let mut by_slot = HashMap::new();
     let mut keys = 0;
     while let Some(waiter) = queue.pop_front() {
-        if waiter.is_gone(now) {
+        if waiter.until <= now || waiter.answer.is_closed() {
+            waiter.answer(Err(StoreErrorKind::TimedOut.into()));
             continue;
         }
         let place = (waiter.slot, waiter.asking);

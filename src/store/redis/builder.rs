@@ -159,6 +159,10 @@ impl RedisStoreBuilder {
     /// If a URL is none or there is none at all, if the prefix is not one to 64 ASCII letters,
     /// digits, `.`, `_` and `-`, or if a number is out of its range.
     pub fn build(self) -> Result<RedisStore, RedisConfigError> {
+        self.build_with(Script::new())
+    }
+
+    pub(super) fn build_with(self, script: Script) -> Result<RedisStore, RedisConfigError> {
         check_name("prefix", &self.prefix).map_err(|error| RedisConfigError(error.to_string()))?;
         in_range("connections", self.connections, 64)?;
         in_range("most_keys", self.most_keys, 1_024)?;
@@ -203,7 +207,7 @@ impl RedisStoreBuilder {
             prefix: self.prefix,
             most_keys: self.most_keys,
             longest_queue: self.longest_queue,
-            script: Script::new(),
+            script,
             secret: Secret::new(),
             denials: Denials::new(),
             meter: BatchMeter::new(),

@@ -191,18 +191,12 @@ impl Driver {
             commands.add_command(script.call(&call.question, expiry, whole && index == 0));
         }
 
-        // The waiters go when their time is up. The reply may still come, and the connection be
-        // good; but after twice that time those who have come since would wait in vain too.
+        // The waiters go when their time is up. The reply may still come, and then the connection is
+        // good. But those who have come since wait behind it, so not for more than twice as long.
         let patience = 2 * last.saturating_duration_since(asked);
-        let replied = match timeout(patience, connection.send(&commands)).await {
-            Ok(replied) => replied.map_err(|error| broken(&error)),
-            Err(_) => {
-                let error = StoreErrorKind::TimedOut.into();
-                self.link.fail(&error);
-                Err(error)
-            }
-        };
-        let mut replies = match replied {
+        let replied = timeout(patience, connection.send(&commands)).await;
+        let replied = replied.map_err(|_| StoreErrorKind::TimedOut.into());
+        let mut replies = match replied.and_then(|sent| sent.map_err(|error| broken(&error))) {
             Ok(replies) => replies.into_iter(),
             Err(error) => {
                 calls.into_iter().for_each(|call| call.fail(&error));

@@ -19,6 +19,8 @@ mod sentinel;
 mod server;
 mod servers;
 mod subject;
+#[cfg(all(test, feature = "test-util"))]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;

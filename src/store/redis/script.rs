@@ -31,10 +31,20 @@ impl Script {
     /// The script with its clock in a key of that name, instead of the server's.
     #[cfg(test)]
     pub(super) fn with_clock_in(key: &str) -> Self {
-        let real = "redis.call('TIME')";
-        assert_eq!(SOURCE.matches(real).count(), 1, "one clock");
-        let key = format!("redis.call('HMGET', '{key}', 'seconds', 'microseconds')");
-        Self::of(&SOURCE.replace(real, &key))
+        let clock = format!("redis.call('HMGET', '{key}', 'seconds', 'microseconds')");
+        // What is past by that clock may be in the future by the server's, which ends keys.
+        let changes = [
+            ("redis.call('TIME')", clock.as_str()),
+            ("'PXAT', milliseconds)", "'PX', 3600000)"),
+        ];
+        Self::of(
+            &changes
+                .iter()
+                .fold(SOURCE.to_owned(), |source, (old, new)| {
+                    assert_eq!(source.matches(old).count(), 1, "`{old}` is there once");
+                    source.replace(old, new)
+                }),
+        )
     }
 
     /// A call that does nothing but tell the time, and teaches the server the script.

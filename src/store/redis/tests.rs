@@ -1,0 +1,345 @@
+//! Lua and Rust are one: the script in a real server, with its clock in a key, against the pure
+//! steps.
+
+#[expect(clippy::unwrap_used, reason = "these are tests")]
+#[path = "../../../tests/support/redis/mod.rs"]
+mod servers;
+#[expect(clippy::unwrap_used, reason = "these are tests")]
+#[path = "../../../tests/support/vectors.rs"]
+mod vectors;
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use redis::aio::MultiplexedConnection;
+use redis::{Client, Cmd, cmd};
+use servers::Server;
+use tokio::runtime::Runtime;
+
+use super::script::Question;
+use super::*;
+use crate::clock::Clock;
+use crate::identity::Identity;
+use crate::quota::{Limits, Numbers, Quota, State};
+use crate::store::verdict::PerPolicy;
+use crate::test_util::{ManualClock, conformance};
+
+const CLOCK: &str = "clock";
+
+async fn connect(server: &Server) -> MultiplexedConnection {
+    let client = Client::open(server.url()).expect("a URL");
+    let connection = client.get_multiplexed_async_connection().await;
+    connection.expect("a server")
+}
+
+fn set_clock(now: u64) -> Cmd {
+    let mut command = cmd("HSET");
+    command.arg(CLOCK).arg("seconds").arg(now / 1_000_000);
+    command.arg("microseconds").arg(now % 1_000_000);
+    command
+}
+
+/// A store whose server has the time of a clock set by hand, and which remembers no denials, since
+/// those end by the real time.
+#[derive(Clone)]
+struct Clocked {
+    store: RedisStore,
+    connection: MultiplexedConnection,
+    clock: ManualClock,
+}
+
+impl Clocked {
+    async fn new(server: &Server) -> Self {
+        let script = Script::with_clock_in(CLOCK);
+        let store = RedisStore::builder(&server.url()).build_with(script);
+        let clock = ManualClock::new();
+        let mut connection = connect(server).await;
+        let set: Result<i64, _> = set_clock(clock.now()).query_async(&mut connection).await;
+        set.expect("the clock is set");
+        Self {
+            store: store.expect("a URL"),
+            connection,
+            clock,
+        }
+    }
+
+    fn put(&self, operation: Operation, check: &Check<'_>) -> Outcome {
+        let (clocked, check) = (self.clone(), check.into_owned());
+        Outcome::Pending(Box::pin(async move {
+            let mut connection = clocked.connection;
+            let set: Result<i64, _> = set_clock(clocked.clock.now())
+                .query_async(&mut connection)
+                .await;
+            set.expect("the clock is set");
+            let (core, check) = (&clocked.store.core, check.borrow());
+            let subject = core.secret.subject(&check);
+            core.put(operation, &check, subject, false).wait().await
+        }))
+    }
+}
+
+impl Store for Clocked {
+    fn check(&self, check: &Check<'_>) -> Outcome {
+        self.put(Operation::Check, check)
+    }
+
+    fn refund(&self, check: &Check<'_>) -> Outcome<()> {
+        done(self.put(Operation::Refund, check))
+    }
+
+    fn reset(&self, check: &Check<'_>) -> Outcome<()> {
+        done(self.put(Operation::Reset, check))
+    }
+}
+
+#[tokio::test]
+async fn the_script_follows_the_algorithms_through_time() {
+    let server = Server::start().await;
+    let store = Clocked::new(&server).await;
+    let clock = store.clock.clone();
+    conformance::check_with_clock(store, &clock).await;
+}
+
+#[tokio::test]
+async fn the_script_follows_every_vector() {
+    let server = Server::start().await;
+    let store = Clocked::new(&server).await;
+    for case in vectors::cases() {
+        let (identity, limits) = (Identity::user(&case.name), Limits::from(case.quota));
+        for (index, (now, cost)) in case.steps().enumerate() {
+            store.clock.set(now);
+            let check = Check::new(&identity, &limits).cost(cost);
+            let verdict = store.check(&check).wait().await.expect("a verdict");
+            let (_, status) = case.quota.step(verdict.states[0], verdict.now, cost);
+            assert_eq!(
+                status.is_allowed(),
+                verdict.is_allowed(),
+                "{}, step {index}",
+                case.name
+            );
+            case.check(index, &status);
+        }
+    }
+}
+
+/// Quotas of all algorithms, plain ones and some whose products come as near to 2^53 as can be.
+fn quotas() -> Vec<Quota> {
+    let day = Duration::from_secs(86_400);
+    vec![
+        Quota::per_second(3),
+        Quota::token_bucket(7, Duration::from_secs(3)).burst(20),
+        Quota::per_day(123_457),
+        Quota::per_second(94_906_249),
+        Quota::token_bucket(1, 3_650 * day),
+        Quota::token_bucket(4_000_000_000, Duration::from_secs(1)).burst(10),
+        Quota::sliding_window(10, Duration::from_secs(1)),
+        Quota::sliding_window(u32::MAX, Duration::from_millis(1 << 21)),
+        Quota::sliding_window(1, Duration::from_millis(1)),
+        Quota::fixed_window(10, Duration::from_secs(30)),
+        Quota::fixed_window(2, 3_650 * day),
+    ]
+}
+
+/// What is done to which keys, one step of a test.
+#[derive(Clone, Debug)]
+struct Act {
+    operation: Operation,
+    cost: u32,
+    times: usize,
+    /// Which keys, each with what is carried to it: a number of words of a state.
+    counts: Vec<(usize, Option<[u64; 2]>)>,
+}
+
+fn acts() -> impl Strategy<Value = Vec<(i64, Vec<Act>)>> {
+    let quotas = quotas().len();
+    let operation = prop_oneof![
+        8 => Just(Operation::Check),
+        2 => Just(Operation::Refund),
+        1 => Just(Operation::Reset),
+    ];
+    let cost = prop_oneof![
+        6 => 0..6_u32,
+        1 => 0..100_000_000_u32,
+        1 => (u32::MAX - 1)..=u32::MAX,
+        1 => 94_906_240..94_906_252_u32,
+    ];
+    let times = prop_oneof![3 => Just(1_usize), 2 => 1..20_usize, 1 => 1..10_000_usize];
+    let carried = prop_oneof![
+        4 => Just(None),
+        1 => (0..4_000_000_u64, 0..1_u64 << 40).prop_map(|(ahead, rest)| Some([ahead, rest])),
+        1 => (0..1_u64 << 50, 0..u64::MAX).prop_map(|(ahead, rest)| Some([ahead, rest])),
+    ];
+    let keys = proptest::sample::subsequence((0..quotas).collect::<Vec<_>>(), 1..=3);
+    let counts = (keys, proptest::collection::vec(carried, 3));
+    let counts = counts.prop_map(|(keys, carried)| keys.into_iter().zip(carried).collect());
+    let act = (operation, cost, times, counts).prop_map(|(operation, cost, times, counts)| Act {
+        operation,
+        cost,
+        times,
+        counts,
+    });
+    let passed = prop_oneof![
+        4 => 0..500_000_i64,
+        2 => -500_000..0_i64,
+        2 => 0..10_000_000_i64,
+        1 => Just(0_i64),
+        1 => -86_400_000_000..86_400_000_000_i64,
+        1 => (-4..4_i64).prop_map(|windows| windows * (1_000 << 21)),
+        1 => -300_000_000_000_000..300_000_000_000_000_i64,
+    ];
+    let call = proptest::collection::vec(act, 1..5);
+    proptest::collection::vec((passed, call), 1..30)
+}
+
+/// The same keys as the script sees them, decided by the pure steps.
+#[derive(Default)]
+struct Model(HashMap<usize, State>);
+
+impl Model {
+    /// What the script should say of an entry.
+    fn act(&mut self, act: &Act, now: u64) -> (usize, PerPolicy<State>) {
+        let quotas = quotas();
+        let before = act.counts.iter().map(|(key, carried)| {
+            let (quota, state) = (quotas[*key], self.0.get(key).copied().unwrap_or_default());
+            match carried_state(&quota, *carried) {
+                Some(carried) => quota.join(state, quota.rebase(carried, ELSEWHERE, now), now),
+                None => state,
+            }
+        });
+        let before: PerPolicy<State> = before.collect();
+        let mut charged = 0;
+        let mut states = before.clone();
+        let keys = || act.counts.iter().map(|(key, _)| quotas[*key]);
+        match act.operation {
+            Operation::Check => {
+                while charged < act.times {
+                    let steps = keys().zip(&states);
+                    let steps = steps.map(|(quota, state)| quota.step(*state, now, act.cost));
+                    let steps: PerPolicy<_> = steps.collect();
+                    if !steps.iter().all(|(_, status)| status.is_allowed()) {
+                        break;
+                    }
+                    states = steps.into_iter().map(|(state, _)| state).collect();
+                    charged += 1;
+                    if act.cost == 0 {
+                        charged = act.times;
+                    }
+                }
+                let looked = keys()
+                    .zip(&states)
+                    .map(|(quota, state)| quota.step(*state, now, 0).0);
+                states = looked.collect();
+            }
+            Operation::Refund => {
+                let refunded = keys().zip(&states);
+                let refunded = refunded.map(|(quota, state)| quota.refund(*state, now, act.cost));
+                states = refunded.collect();
+            }
+            Operation::Reset => states.fill(State::default()),
+        }
+        for ((key, _), state) in act.counts.iter().zip(states) {
+            self.0.insert(*key, state);
+        }
+        (charged, before)
+    }
+}
+
+/// By which clock what is carried was counted.
+const ELSEWHERE: u64 = 1_234_567_890_123_456;
+
+fn carried_state(quota: &Quota, words: Option<[u64; 2]>) -> Option<State> {
+    let [ahead, rest] = words?;
+    // As the quota itself would make it.
+    let rest = match quota.numbers() {
+        Numbers::TokenBucket { num, .. } => rest % num,
+        Numbers::Window { .. } => rest,
+    };
+    let state = State::from_words([ELSEWHERE + ahead, rest]);
+    let state = quota.join(State::default(), state, ELSEWHERE);
+    // What counts for nothing is not carried.
+    (!state.is_spent(ELSEWHERE)).then_some(state)
+}
+
+/// Entries as the store would put them into one call.
+fn question(acts: &[Act], run: u64) -> Question {
+    let quotas = quotas();
+    let mut question = Question::default();
+    for act in acts {
+        let counts = act.counts.iter().map(|(key, carried)| {
+            let name = format!("{run}-{key}");
+            let known = question.keys.iter().position(|(known, _)| *known == name);
+            let place = known.unwrap_or_else(|| {
+                question.keys.push((name, question.quotas.len()));
+                question.quotas.push(quotas[*key]);
+                question.keys.len() - 1
+            });
+            let carried = carried_state(&quotas[*key], *carried);
+            let joined = carried.and_then(|state| quotas[*key].relative(state, ELSEWHERE));
+            (place, joined)
+        });
+        let counts = counts.collect();
+        question.entries.push(script::Entry {
+            operation: act.operation,
+            cost: act.cost,
+            times: act.times,
+            counts,
+        });
+    }
+    question
+}
+
+#[test]
+fn the_script_decides_whatever_comes_as_the_pure_steps_do() {
+    let runtime = Runtime::new().expect("a runtime");
+    let server = runtime.block_on(Server::start());
+    let connection = runtime.block_on(connect(&server));
+    let script = Script::with_clock_in(CLOCK);
+    let mut runner = TestRunner::new(Config {
+        cases: 300,
+        failure_persistence: None,
+        ..Config::default()
+    });
+    let runs = AtomicU64::new(0);
+    let outcome = runner.run(&acts(), |calls| {
+        let run = runs.fetch_add(1, Ordering::Relaxed);
+        let mut connection = connection.clone();
+        let mut model = Model::default();
+        let mut now: u64 = 2_000_000_000_000_000;
+        for (passed, acts) in calls {
+            now = now.saturating_add_signed(passed);
+            let question = question(&acts, run);
+            let call = script.call(&question, u64::MAX >> 11, true);
+            let reply = runtime.block_on(async {
+                let set: Result<i64, _> = set_clock(now).query_async(&mut connection).await;
+                set.expect("the clock is set");
+                connection
+                    .send_packed_command(&call)
+                    .await
+                    .expect("a reply")
+            });
+            let answer = script::read(&question, Some(reply.clone()));
+            let answer = answer.unwrap_or_else(|refusal| panic!("{refusal:?}: {reply:?}"));
+            prop_assert_eq!(answer.now, now);
+            prop_assert_eq!(answer.refusal, None);
+            for (act, entry) in acts.iter().zip(answer.entries) {
+                let charged = entry.expect("no flaw");
+                let (times, before) = model.act(act, now);
+                prop_assert_eq!(charged.times, times, "{:?}", act);
+                for ((key, _), (lua, rust)) in
+                    act.counts.iter().zip(charged.before.iter().zip(&before))
+                {
+                    // What counts no more is the same, whatever it says.
+                    let quota = quotas()[*key];
+                    let [lua, rust] =
+                        [lua, rust].map(|state| quota.join(State::default(), *state, now));
+                    prop_assert_eq!(lua, rust, "{:?} {:?}", act, key);
+                }
+            }
+        }
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+}

@@ -1,0 +1,210 @@
+//! Checks share round trips, and what is sure to be denied needs none.
+
+#[path = "support/redis/mod.rs"]
+mod servers;
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use futures_util::poll;
+use servers::{Server, Wait};
+use tollgate::{
+    Check, Identity, Limits, Outcome, OwnedCheck, Quota, RedisStore, Store, StoreErrorKind, Verdict,
+};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn store(server: &Server) -> RedisStore {
+    RedisStore::new(&server.url()).unwrap()
+}
+
+async fn check(store: &RedisStore, check: &Check<'_>) -> Verdict {
+    store.check(check).wait().await.unwrap()
+}
+
+/// How many of so many equal checks at once are admitted.
+async fn admitted(store: &RedisStore, check: &Check<'_>, times: usize) -> usize {
+    let answers = (0..times).map(|_| store.check(check).wait());
+    let answers = join_all(answers).await;
+    let allowed = answers
+        .iter()
+        .filter(|answer| answer.as_ref().unwrap().is_allowed());
+    allowed.count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_of_checks_takes_few_round_trips() {
+    let server = Server::start().await;
+    let store = store(&server);
+    store.ping().await.unwrap();
+    let limits = Limits::from(Quota::per_day(10));
+    server.reset_stats().await;
+
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..1_000 {
+        let identity = Identity::user(&index.to_string());
+        let (store, owned) = (store.clone(), Check::new(&identity, &limits).into_owned());
+        tasks.spawn(async move { check(&store, &owned.borrow()).await.is_allowed() });
+    }
+    assert!(tasks.join_all().await.into_iter().all(|allowed| allowed));
+    let calls = server.calls("evalsha").await;
+    assert!(calls <= 200, "1,000 checks took {calls} calls");
+}
+
+#[tokio::test]
+async fn equal_checks_are_decided_as_one_and_no_more_pass_than_may() {
+    let server = Server::start().await;
+    let store = store(&server);
+    store.ping().await.unwrap();
+    for (cost, passing) in [(1, 100), (7, 14), (100, 1), (101, 0), (0, 1_000)] {
+        for quota in [
+            Quota::per_day(100),
+            Quota::sliding_window(100, DAY),
+            Quota::fixed_window(100, DAY),
+        ] {
+            let (identity, limits) = (Identity::user(&cost.to_string()), Limits::from(quota));
+            let equal = Check::new(&identity, &limits).cost(cost);
+            server.reset_stats().await;
+            assert_eq!(
+                admitted(&store, &equal, 1_000).await,
+                passing,
+                "{quota} cost {cost}"
+            );
+            let calls = server.calls("evalsha").await;
+            assert!(calls <= 3, "{quota}: 1,000 equal checks took {calls} calls");
+        }
+    }
+}
+
+#[tokio::test]
+async fn different_costs_of_one_identity_in_one_call_see_each_other() {
+    let server = Server::start().await;
+    let store = store(&server);
+    store.ping().await.unwrap();
+    let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(10)));
+    let costs = [4, 4, 4, 2, 1];
+    let answers = costs.map(|cost| store.check(&Check::new(&alice, &limits).cost(cost)).wait());
+    let answers = join_all(answers).await;
+    let allowed = answers
+        .into_iter()
+        .map(|answer| answer.unwrap().is_allowed());
+    assert_eq!(
+        allowed.collect::<Vec<_>>(),
+        [true, true, false, true, false]
+    );
+}
+
+#[tokio::test]
+async fn places_of_those_who_have_hung_up_go_to_those_who_wait() {
+    let server = Server::start().await;
+    let store = store(&server);
+    store.ping().await.unwrap();
+    let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(3)));
+    let mut waiting: Vec<_> = (0..5)
+        .map(|_| store.check(&Check::new(&alice, &limits)).wait())
+        .map(Box::pin)
+        .collect();
+    // They share a call, which is under way when two of them hang up.
+    server.pause();
+    for waiter in &mut waiting {
+        assert!(poll!(waiter).is_pending());
+    }
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    waiting.drain(..2);
+    server.resume();
+    for answer in join_all(waiting).await {
+        assert!(answer.unwrap().is_allowed());
+    }
+}
+
+#[tokio::test]
+async fn a_million_denied_checks_hardly_reach_the_server() {
+    let server = Server::start().await;
+    let store = store(&server);
+    let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
+    let denied = Check::new(&alice, &limits);
+    check(&store, &denied).await;
+    server.reset_stats().await;
+    let began = Instant::now();
+    for _ in 0..1_000_000 {
+        assert!(!check(&store, &denied).await.is_allowed());
+    }
+    let (calls, seconds) = (server.calls("evalsha").await, began.elapsed().as_secs());
+    assert!(calls <= seconds + 2, "{calls} calls in {seconds} s");
+}
+
+#[tokio::test]
+async fn a_denial_is_remembered_for_what_costs_as_much_and_for_nothing_else() {
+    let server = Server::start().await;
+    let store = store(&server);
+    let [alice, bob] = ["alice", "bob"].map(Identity::user);
+    let [limits, others] = [10, 20].map(|limit| Limits::from(Quota::per_day(limit)));
+    let denied = Check::new(&alice, &limits);
+    check(&store, &denied.cost(6)).await;
+    let ready = |check: Check<'_>| matches!(store.check(&check), Outcome::Ready(_));
+    assert!(!check(&store, &denied.cost(5)).await.is_allowed());
+
+    assert!(ready(denied.cost(5)) && ready(denied.cost(9)));
+    assert!(!ready(denied.cost(4)) && !ready(denied.cost(0)));
+    assert!(!ready(Check::new(&alice, &others).cost(5)));
+    assert!(!ready(Check::new(&bob, &limits).cost(5)));
+}
+
+#[tokio::test]
+async fn what_is_given_back_here_is_admitted_at_once() {
+    let server = Server::start().await;
+    let store = store(&server);
+    let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
+    let one = Check::new(&alice, &limits);
+    assert_eq!(admitted(&store, &one, 2).await, 1);
+    store.refund(&one).wait().await.unwrap();
+    assert_eq!(admitted(&store, &one, 2).await, 1, "after a refund");
+    store.reset(&one).wait().await.unwrap();
+    assert_eq!(admitted(&store, &one, 2).await, 1, "after a reset");
+}
+
+#[tokio::test]
+async fn what_another_process_gives_back_is_admitted_soon() {
+    let server = Server::start().await;
+    let [here, there] = [store(&server), store(&server)];
+    let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
+    let one = Check::new(&alice, &limits);
+    assert_eq!(admitted(&here, &one, 2).await, 1);
+    there.reset(&one).wait().await.unwrap();
+    let wait = Wait::until("the denial is forgotten");
+    while !check(&here, &one).await.is_allowed() {
+        wait.on().await;
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once() {
+    let server = Server::start().await;
+    let store = RedisStore::builder(&server.url())
+        .longest_queue(10)
+        .build()
+        .unwrap();
+    store.ping().await.unwrap();
+    server.pause();
+    let limits = Limits::from(Quota::per_day(10));
+    let asked = |index: usize| {
+        let identity = Identity::user(&index.to_string());
+        let owned: OwnedCheck = Check::new(&identity, &limits).into_owned();
+        store.check(&owned.borrow()).wait()
+    };
+    let mut waiting: Vec<_> = (0..10).map(asked).map(Box::pin).collect();
+    for waiter in &mut waiting {
+        assert!(poll!(waiter).is_pending());
+    }
+    let refused = asked(10).await.unwrap_err();
+    assert_eq!(refused.kind(), StoreErrorKind::Overloaded);
+    server.resume();
+    for answer in join_all(waiting).await {
+        assert!(
+            answer.unwrap().is_allowed(),
+            "those in the queue are served"
+        );
+    }
+}

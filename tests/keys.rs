@@ -1,0 +1,170 @@
+//! What stands in Redis: keys that an operator can read, values of the documented form, and a time
+//! to live on every one of them, neither too short nor too long.
+
+#[path = "support/redis/mod.rs"]
+mod servers;
+
+use std::time::Duration;
+
+use servers::Server;
+use tollgate::{Check, Identity, Limits, Outcome, Policy, Quota, RedisStore, Scope, Store};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn store(server: &Server) -> RedisStore {
+    RedisStore::new(&server.url()).unwrap()
+}
+
+async fn done<T>(outcome: Outcome<T>) -> T {
+    outcome.wait().await.unwrap()
+}
+
+#[tokio::test]
+async fn keys_say_whose_counts_they_are() {
+    let server = Server::start().await;
+    let store = store(&server);
+    let address = Identity::ip("203.0.113.7".parse().unwrap());
+    let limits = Limits::new([
+        Policy::new("burst", Quota::per_second(10).burst(20)),
+        Policy::new("daily", Quota::per_day(10_000)),
+        Policy::new("hourly", Quota::sliding_window(100, DAY / 24)),
+        Policy::new("monthly", Quota::fixed_window(1_000, 30 * DAY)),
+    ])
+    .unwrap();
+    let scope = Scope::new("api").unwrap();
+    done(store.check(&Check::new(&address, &limits).scope(&scope))).await;
+
+    let mut keys = server.keys().await;
+    keys.sort();
+    assert_eq!(
+        keys,
+        [
+            "tollgate:{ip:203.0.113.7}:api:burst:10/1s-burst-20",
+            "tollgate:{ip:203.0.113.7}:api:daily:10000/1d",
+            "tollgate:{ip:203.0.113.7}:api:hourly:sliding-100/1h",
+            "tollgate:{ip:203.0.113.7}:api:monthly:fixed-1000/30d",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_prefix_keeps_applications_apart() {
+    let server = Server::start().await;
+    let limits = Limits::from(Quota::per_day(1));
+    let alice = Identity::user("alice");
+    for prefix in ["one", "two"] {
+        let store = RedisStore::builder(&server.url()).prefix(prefix).build();
+        let verdict = done(store.unwrap().check(&Check::new(&alice, &limits))).await;
+        assert!(verdict.is_allowed(), "{prefix} has counts of its own");
+    }
+    let mut keys = server.keys().await;
+    keys.sort();
+    assert_eq!(
+        keys,
+        [
+            "one:{user:alice}:default:default:1/1d",
+            "two:{user:alice}:default:default:1/1d"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn no_value_of_an_identity_reaches_into_another_key_or_chooses_a_slot() {
+    let server = Server::start().await;
+    let store = store(&server);
+    let limits = Limits::from(Quota::per_day(1));
+    let values = [
+        "a:b",
+        "a}:default",
+        "{a",
+        "*",
+        "a b",
+        "#0",
+        "ü",
+        "",
+        &"x".repeat(1_000),
+    ];
+    for value in values {
+        let identity = Identity::user(value);
+        let verdict = done(store.check(&Check::new(&identity, &limits))).await;
+        assert!(verdict.is_allowed(), "`{value}` has a count of its own");
+    }
+    let keys = server.keys().await;
+    assert_eq!(keys.len(), values.len());
+    for key in keys {
+        let braces = key.matches(['{', '}']).count();
+        assert!(key.starts_with("tollgate:{user:") && braces == 2, "{key}");
+        assert!(key.len() < 128 && !key.contains(' '), "{key}");
+    }
+}
+
+/// The server's time, and a key's value and end, in one moment.
+async fn look(server: &Server, key: &str) -> (u64, String, u64) {
+    let script = "local time = redis.call('TIME') \
+         return {time[1] * 1000000 + time[2], redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}";
+    server.ask(&["EVAL", script, "1", key]).await
+}
+
+#[tokio::test]
+async fn a_key_lives_until_its_count_means_nothing_any_more() {
+    let server = Server::start().await;
+    let store = store(&server);
+    let quotas = [
+        // Where a token takes a fraction of a microsecond, and where it takes years.
+        Quota::per_second(3),
+        Quota::per_second(4_000_000),
+        Quota::token_bucket(1, 3_650 * DAY),
+        Quota::sliding_window(10, DAY),
+        Quota::fixed_window(10, DAY),
+    ];
+    for quota in quotas {
+        let (identity, limits) = (Identity::user("alice"), Limits::from(quota));
+        // So much that it lasts for a while, of any quota.
+        let check = Check::new(&identity, &limits).cost(quota.capacity());
+        let verdict = done(store.check(&check)).await;
+        assert!(verdict.is_allowed());
+        let (state, _) = quota.step(verdict.states()[0], verdict.now(), check.cost);
+
+        let text = quota.to_string().replace(' ', "-");
+        let key = format!("tollgate:{{user:alice}}:default:default:{text}");
+        let (now, value, left) = look(&server, &key).await;
+        let until: u64 = value.split(':').next().unwrap().parse().unwrap();
+        assert_eq!(until, state.words()[0], "{quota}: {value}");
+        // In the first millisecond in which it does not count any more, or the one after that.
+        let ends = now / 1_000 + left;
+        let counts_until = until.div_ceil(1_000);
+        assert!(
+            (counts_until..=counts_until + 1).contains(&ends),
+            "{quota}: ends at {ends}, counts until {counts_until}"
+        );
+    }
+    assert_eq!(server.keys_without_ttl().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_given_back_in_full_leaves_no_key() {
+    let server = Server::start().await;
+    let store = store(&server);
+    let alice = Identity::user("alice");
+    for quota in [
+        Quota::per_day(10),
+        Quota::sliding_window(10, DAY),
+        Quota::fixed_window(10, DAY),
+    ] {
+        let limits = Limits::from(quota);
+        let check = Check::new(&alice, &limits).cost(4);
+        done(store.check(&check)).await;
+        done(store.refund(&check)).await;
+        assert_eq!(server.keys().await, [""; 0], "{quota}: refunded");
+        done(store.check(&check)).await;
+        done(store.reset(&check)).await;
+        assert_eq!(server.keys().await, [""; 0], "{quota}: reset");
+        done(store.check(&check.cost(0))).await;
+        done(store.check(&check.cost(11))).await;
+        assert_eq!(
+            server.keys().await,
+            [""; 0],
+            "{quota}: a look, and a denial"
+        );
+    }
+}
