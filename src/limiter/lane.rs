@@ -134,7 +134,7 @@ impl Probing {
             let Some(shared) = self.shared.upgrade() else {
                 return;
             };
-            let probe = shared.store.probe(self.lane.index).wait();
+            let probe = shared.store.probe(self.lane.index, self.patience).wait();
             let answer = within(self.patience, probe).await;
             let error = answer.as_ref().err().map(StoreError::kind);
             shared.meter.operation(Operation::Probe, error);

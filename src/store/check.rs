@@ -205,12 +205,15 @@ pub(crate) struct Carried {
     pub(crate) now: u64,
 }
 
-/// The check that a probe makes: of an identity that requests do not have.
-pub(super) fn probe() -> Check<'static> {
-    static PROBE: LazyLock<(Identity, Limits)> = LazyLock::new(|| {
-        let identity = Identity::new("tollgate", "probe").expect("a good kind");
-        (identity, Limits::from(Quota::per_second(1_000)))
-    });
-    let (identity, limits) = &*PROBE;
-    Check::new(identity, limits)
+/// The identity of a probe: requests do not have it.
+pub(super) fn probe_identity() -> &'static Identity {
+    static IDENTITY: LazyLock<Identity> =
+        LazyLock::new(|| Identity::new("tollgate", "probe").expect("a good kind"));
+    &IDENTITY
+}
+
+/// The check that a probe makes.
+pub(super) fn probe(time_left: Duration) -> Check<'static> {
+    static LIMITS: LazyLock<Limits> = LazyLock::new(|| Quota::per_second(1_000).into());
+    Check::new(probe_identity(), &LIMITS).time_left(time_left)
 }

@@ -15,6 +15,7 @@ mod verdict;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(crate) use check::Carried;
 pub use check::{Check, OwnedCheck};
@@ -53,11 +54,12 @@ pub trait Store: Send + Sync + 'static {
     }
 
     /// Finds out whether a lane works again after it failed, by the same means as a real check.
+    /// The answer is waited for as long as `time_left`.
     ///
     /// Unless implemented, this is a check of a reserved identity. A store of several lanes must
     /// implement it.
-    fn probe(&self, _lane: usize) -> Outcome {
-        self.check(&check::probe())
+    fn probe(&self, _lane: usize, time_left: Duration) -> Outcome {
+        self.check(&check::probe(time_left))
     }
 
     /// The store's name in metrics.
@@ -92,8 +94,8 @@ macro_rules! pointer {
                 (**self).lane(check)
             }
 
-            fn probe(&self, lane: usize) -> Outcome {
-                (**self).probe(lane)
+            fn probe(&self, lane: usize, time_left: Duration) -> Outcome {
+                (**self).probe(lane, time_left)
             }
 
             fn name(&self) -> &'static str {

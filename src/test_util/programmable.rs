@@ -165,9 +165,9 @@ impl Store for ProgrammableStore {
         (self.0.lane_of)(check)
     }
 
-    fn probe(&self, lane: usize) -> Outcome {
+    fn probe(&self, lane: usize, time_left: Duration) -> Outcome {
         self.0.probes.fetch_add(1, Ordering::SeqCst);
-        self.decide(lane, |counts| counts.probe(0))
+        self.decide(lane, |counts| counts.probe(0, time_left))
     }
 
     fn name(&self) -> &'static str {

@@ -103,7 +103,7 @@ impl Cluster {
     /// An identity of no request's that goes by that lane, if anything does.
     pub(super) fn identity_in(&self, lane: usize) -> Option<Identity> {
         let Some(node) = lane.checked_sub(1) else {
-            return Some(check::probe().identity.clone());
+            return Some(check::probe_identity().clone());
         };
         let map = self.map();
         if !map.slots.contains(&Some(node)) {

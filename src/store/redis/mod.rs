@@ -115,7 +115,7 @@ impl RedisStore {
     /// The first that a server, or the way to it, had.
     pub async fn ping(&self) -> Result<(), StoreError> {
         for lane in self.core.servers.lanes() {
-            let probe = self.probe(lane).wait();
+            let probe = self.probe(lane, connection::PATIENCE).wait();
             let answer = tokio::time::timeout(connection::PATIENCE, probe).await;
             answer.unwrap_or_else(|_| Err(unavailable("no answer within a second")))?;
         }
@@ -147,12 +147,12 @@ impl Store for RedisStore {
         self.core.servers.lane(check.identity)
     }
 
-    fn probe(&self, lane: usize) -> Outcome {
+    fn probe(&self, lane: usize, time_left: Duration) -> Outcome {
         let Some(identity) = self.core.servers.identity_in(lane) else {
             // Nothing goes by this lane any more.
             return Outcome::Ready(Ok(Verdict::new(true, 0, [])));
         };
-        let mut probe = check::probe();
+        let mut probe = check::probe(time_left);
         probe.identity = &identity;
         let subject = self.core.secret.subject(&probe);
         self.core.put(Operation::Check, &probe, subject, true)

@@ -55,7 +55,7 @@ impl Servers {
     /// An identity of no request's that goes by that lane, if anything does.
     pub(super) fn identity_in(&self, lane: usize) -> Option<Identity> {
         match self {
-            Self::One(_) => Some(check::probe().identity.clone()),
+            Self::One(_) => Some(check::probe_identity().clone()),
             #[cfg(feature = "redis-cluster")]
             Self::Cluster(cluster) => cluster.identity_in(lane),
         }
