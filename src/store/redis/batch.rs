@@ -1,6 +1,7 @@
 //! Checks that wait for a round trip, and how many of them become one call.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::hash_map::Entry::{Occupied, Vacant};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Display;
 
 use tokio::sync::oneshot;
@@ -59,32 +60,40 @@ pub(super) struct Call {
 /// What equal checks have in common: whom and what they are about, and their cost.
 type Equal = (u128, u32);
 
-/// Takes waiters off the queue for one round trip: a call for each slot, with at most `most_keys`
-/// keys in all (but never fewer than one waiter's). Those that nobody waits for are dropped.
-pub(super) fn take(queue: &mut VecDeque<Waiter>, prefix: &str, most_keys: usize) -> Vec<Call> {
+/// Takes waiters off the queue for one round trip, with at most `most_keys` keys in all, but never
+/// fewer than one waiter's. Those that nobody waits for are dropped.
+pub(super) fn take(queue: &mut VecDeque<Waiter>, most_keys: usize) -> Vec<Waiter> {
     let now = Instant::now();
-    let mut calls: Vec<Call> = Vec::new();
-    let mut by_slot = HashMap::new();
+    let mut taken = Vec::new();
+    let mut equals = HashSet::new();
     let mut keys = 0;
     while let Some(waiter) = queue.pop_front() {
         if waiter.until <= now || waiter.answer.is_closed() {
             waiter.answer(Err(StoreErrorKind::TimedOut.into()));
             continue;
         }
-        let place = (waiter.slot, waiter.asking);
-        let found = by_slot.get(&place).copied();
-        let more = match found.and_then(|call: usize| calls[call].entry_for(&waiter)) {
-            Some(_) => 0,
-            None => waiter.check.borrow().limits.policies().len(),
-        };
-        if keys > 0 && keys + more > most_keys {
-            queue.push_front(waiter);
-            break;
+        let equal = waiter.equal();
+        if !equal.is_some_and(|equal| equals.contains(&equal)) {
+            keys += waiter.check.borrow().limits.policies().len();
+            if keys > most_keys && !taken.is_empty() {
+                queue.push_front(waiter);
+                break;
+            }
+            equals.extend(equal);
         }
-        keys += more;
-        let call = found.unwrap_or_else(|| {
+        taken.push(waiter);
+    }
+    taken
+}
+
+/// Makes a call of each slot's waiters.
+pub(super) fn calls(waiters: Vec<Waiter>, prefix: &str) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    let mut by_slot = HashMap::new();
+    for waiter in waiters {
+        let slot = (waiter.slot, waiter.asking);
+        let call = *by_slot.entry(slot).or_insert_with(|| {
             calls.push(Call::new(waiter.asking));
-            by_slot.insert(place, calls.len() - 1);
             calls.len() - 1
         });
         calls[call].add(waiter, prefix);
@@ -103,19 +112,18 @@ impl Call {
         }
     }
 
-    /// The entry that a waiter can share.
-    fn entry_for(&self, waiter: &Waiter) -> Option<usize> {
-        self.shared.get(&waiter.equal()?).copied()
-    }
-
     fn add(&mut self, waiter: Waiter, prefix: &str) {
-        if let Some(entry) = self.entry_for(&waiter) {
-            self.question.entries[entry].times += 1;
-            self.waiters[entry].push(waiter);
-            return;
-        }
         if let Some(equal) = waiter.equal() {
-            self.shared.insert(equal, self.waiters.len());
+            match self.shared.entry(equal) {
+                Occupied(entry) => {
+                    self.question.entries[*entry.get()].times += 1;
+                    self.waiters[*entry.get()].push(waiter);
+                    return;
+                }
+                Vacant(entry) => {
+                    entry.insert(self.waiters.len());
+                }
+            }
         }
         let check = waiter.check.borrow();
         let policies = check.limits.policies().iter().enumerate();

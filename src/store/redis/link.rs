@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
 use super::backoff::Backoff;
-use super::batch::{Call, Waiter, take};
+use super::batch::{Call, Waiter, calls, take};
 use super::connection::{Connection, PATIENCE};
 use super::refusal::{Refusal, broken, unavailable};
 use super::script::read;
@@ -110,10 +110,8 @@ impl Driver {
             let Some(mut connection) = self.connect().await else {
                 continue;
             };
-            let calls = {
-                let waiting = &mut self.link.queue().waiting;
-                take(waiting, &self.core.prefix, self.core.most_keys)
-            };
+            let waiters = take(&mut self.link.queue().waiting, self.core.most_keys);
+            let calls = calls(waiters, &self.core.prefix);
             if self.round_trip(&mut connection, calls).await.is_ok() {
                 self.connection = Some(connection);
             }
