@@ -6,8 +6,7 @@
 //!
 //! They live in real time: a test that uses one must not pause the clock.
 
-#![allow(dead_code, reason = "no test needs all of it")]
-#![allow(unused_imports, reason = "no test needs all of it")]
+#![allow(dead_code, unused_imports, reason = "no test needs all of it")]
 
 mod cluster;
 mod process;
@@ -23,10 +22,23 @@ pub(crate) use server::Server;
 
 use std::time::{Duration, Instant};
 
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, RedisResult};
 use tokio::time::sleep;
 
 /// How long anything is waited for. Much longer than it takes, as the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A connection that waits for its answers as long.
+pub(crate) async fn connect(url: &str) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(PATIENCE))
+        .set_response_timeout(Some(PATIENCE));
+    let client = Client::open(url)?;
+    client
+        .get_multiplexed_async_connection_with_config(&config)
+        .await
+}
 
 /// A wait for something that is asked for again and again, since nobody tells of it.
 pub(crate) struct Wait {

@@ -131,6 +131,8 @@ impl Network {
             let (network, mut cuts) = (self.clone(), self.cuts.subscribe());
             connections.spawn(async move {
                 tokio::select! {
+                    // Not another byte after a cut.
+                    biased;
                     _ = cuts.changed() => {}
                     _ = network.connect(client) => {}
                 }
@@ -178,7 +180,10 @@ impl Network {
         };
         let give = async {
             while let Some((when, bytes)) = due.recv().await {
-                sleep_until(when).await;
+                // The timer would round up to a millisecond.
+                if when > Instant::now() {
+                    sleep_until(when).await;
+                }
                 if self.weather() == Weather::Drop {
                     lost.store(true, Ordering::SeqCst);
                 }

@@ -7,12 +7,12 @@ use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisResult, Value};
+use redis::{Cmd, FromRedisValue, RedisResult, Value};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::process::{Binary, Port, Process, log};
-use super::{PATIENCE, Wait};
+use super::{PATIENCE, Wait, connect};
 
 /// One server, and nothing is left of it when this is dropped.
 pub(crate) struct Server {
@@ -182,7 +182,7 @@ impl Server {
         })
     }
 
-    /// On a connection of its own, which no restart has broken and no other runtime has made.
+    /// Runs it on a connection of its own, which no restart has broken and no other runtime has made.
     pub(crate) async fn try_ask<T: FromRedisValue>(
         &self,
         words: &[impl AsRef<str>],
@@ -195,13 +195,7 @@ impl Server {
     }
 
     pub(crate) async fn connect(&self) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(PATIENCE))
-            .set_response_timeout(Some(PATIENCE));
-        let client = Client::open(self.url())?;
-        client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+        connect(&self.url()).await
     }
 
     /// All its keys, in order.
