@@ -2,9 +2,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{MultiplexedConnection, SendError};
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, Pipeline, PushInfo, PushKind, RedisResult, Value,
+    AsyncConnectionConfig, Client, ConnectionInfo, Pipeline, PushInfo, RedisResult, Value,
 };
 use tokio::time::Instant;
 
@@ -67,7 +67,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Whether the other side has closed it.
+    /// Whether it is of no use any more.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -95,17 +95,24 @@ pub(super) async fn connect(
     info: ConnectionInfo,
 ) -> RedisResult<(MultiplexedConnection, Arc<AtomicBool>)> {
     let closed = Arc::new(AtomicBool::new(false));
-    let watch = closed.clone();
+    let end = End(closed.clone());
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None)
-        .set_push_sender(move |push: PushInfo| {
-            if push.kind == PushKind::Disconnection {
-                watch.store(true, Ordering::Relaxed);
-            }
-            Ok::<(), redis::aio::SendError>(())
+        .set_push_sender(move |_: PushInfo| {
+            let _ = &end;
+            Ok::<(), SendError>(())
         });
     let client = Client::open(info)?;
     let connection = client.get_multiplexed_async_connection_with_config(&config);
     Ok((connection.await?, closed))
+}
+
+/// Goes with the client's task: when the server closes the connection, or the runtime ends.
+struct End(Arc<AtomicBool>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
