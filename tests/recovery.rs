@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
-use tollgate::{Check, Checked, Limiter, Limits, LocalStore, Quota, StoreErrorKind};
+use tollgate::{Check, Checked, Limiter, Limits, LocalStore, Quota, Store, StoreErrorKind};
 
 use support::{DAY, DEADLINE, DOWN, PROBED, admitted, alice, check, open_breaker, ten_a_day};
 
@@ -35,6 +35,25 @@ async fn open_limits_from_what_the_last_shared_decision_left() {
         store.behave(DOWN);
         assert_eq!(admitted(&limiter, &limits).await, 3, "{quota}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_comes_back_empty_gives_nobody_who_asked_meanwhile_a_fresh_bucket() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    let limits = ten_a_day();
+    assert_eq!(admitted(&limiter, &limits).await, 10);
+    store.behave(DOWN);
+    open_breaker(&limiter, &store).await;
+    let denied = check(&limiter, &limits).await;
+    assert!(denied.is_degraded() && !denied.is_allowed());
+
+    store.behave(Behavior::Answer);
+    let lost = store.reset(&Check::new(&alice(), &limits)).wait().await;
+    lost.unwrap();
+    sleep(PROBED).await;
+    let denied = check(&limiter, &limits).await;
+    assert!(!denied.is_degraded() && !denied.is_allowed());
 }
 
 #[tokio::test(start_paused = true)]

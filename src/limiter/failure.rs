@@ -19,8 +19,9 @@ pub enum FailureStrategy {
 /// Counts in the process, for while the store is away.
 ///
 /// It holds what the store's last decision left of each identity, moved to this process's clock,
-/// and marks what it charged itself. What is marked is carried to the store with the identity's
-/// next check, which joins the two: the more indebted counts.
+/// and marks what it decided by itself. What is marked is carried to the store with the identity's
+/// next check, which joins the two: the more indebted counts. So not even a store that comes back
+/// empty lets go of those who were denied meanwhile.
 #[derive(Debug)]
 pub(super) struct Fallback {
     table: Table,
@@ -44,7 +45,7 @@ impl Fallback {
             .degraded()
     }
 
-    /// What was charged here and is not yet in the store.
+    /// What was decided by here and may not be in the store.
     pub(super) fn carried(&self, check: &Check<'_>) -> Option<Carried> {
         let row = self.table.row(check);
         if !row.marks().any(|marked| marked) {

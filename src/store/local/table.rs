@@ -212,12 +212,12 @@ impl Row<'_> {
         self.shard.buckets[place.0][place.1] = Slot { tag, state };
     }
 
-    /// Decides the check; marks the counts that it charges, if asked to.
+    /// Decides the check; marks its counts, if asked to.
     pub(crate) fn decide(&mut self, mark: bool) -> Verdict {
         let held: PerPolicy<State> = self.states().collect();
         let step = self.check.decide(self.now, held.iter().copied());
         for (policy, (state, held)) in step.states().iter().zip(&held).enumerate() {
-            if state != held {
+            if mark || state != held {
                 self.set(policy, *state, mark);
             }
         }
@@ -226,7 +226,7 @@ impl Row<'_> {
     }
 
     /// Gives back what the check was charged: many times over only where this process alone
-    /// counted. A mark stays.
+    /// decided. A mark stays.
     pub(crate) fn refund(&mut self) {
         let check = self.check;
         let held: PerPolicy<(State, bool)> = self.states().zip(self.marks()).collect();
