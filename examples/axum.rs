@@ -9,7 +9,14 @@
 //! curl localhost:3000/metrics
 //! ```
 //!
-//! `PORT=8080` in the environment makes it listen there.
+//! The environment can change
+//!
+//! - `PORT`: where to listen, 3000 unless set;
+//! - `LIMIT`: what is allowed, `5/1s burst 10` unless set;
+//! - `REDIS_URL`, for instance `redis://127.0.0.1:6379`: count there, together with everybody else
+//!   who does. Unless set, the counts are in this process;
+//! - `FAILURE_STRATEGY`: what to do while Redis does not answer: `open` (unless set),
+//!   `open-unlimited` or `closed`.
 
 use std::env::{self, VarError};
 use std::error::Error;
@@ -25,7 +32,7 @@ use axum::routing::get;
 use axum::{Extension, Router};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
-use tollgate::{LocalStore, Quota, RateLimitLayer, UserId};
+use tollgate::{FailureStrategy, Limiter, LocalStore, Quota, RateLimitLayer, RedisStore, UserId};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -35,6 +42,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     tollgate::describe_metrics();
     tokio::spawn(upkeep(metrics.clone()));
 
+    let app = app(rate_limit()?, metrics);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port()?));
     let listener = TcpListener::bind(address)
         .await
@@ -46,7 +54,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("  curl {address}/metrics\n");
 
     // Gives each request its peer's address: without it, nobody could be told from anybody.
-    let service = app(metrics).into_make_service_with_connect_info::<SocketAddr>();
+    let service = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service)
         .with_graceful_shutdown(async {
             tokio::signal::ctrl_c().await.expect("ctrl-c can be heard");
@@ -55,10 +63,19 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn app(metrics: PrometheusHandle) -> Router {
-    let rate_limit = RateLimitLayer::new(Quota::per_second(5).burst(10), LocalStore::new())
-        .skip(|parts| parts.uri.path() == "/health");
+fn rate_limit() -> Result<RateLimitLayer, Box<dyn Error>> {
+    let limit = variable("LIMIT", "5/1s burst 10")?;
+    let quota: Quota = limit.parse().map_err(|error| format!("LIMIT: {error}"))?;
+    let limiter = match variable("REDIS_URL", "")?.as_str() {
+        "" => Limiter::from(LocalStore::new()),
+        url => Limiter::from(RedisStore::new(url).map_err(|error| format!("REDIS_URL: {error}"))?),
+    };
+    Ok(RateLimitLayer::new(quota, limiter)
+        .failure_strategy(failure_strategy()?)
+        .skip(|parts| parts.uri.path() == "/health"))
+}
 
+fn app(rate_limit: RateLimitLayer, metrics: PrometheusHandle) -> Router {
     Router::new()
         .route("/", get(greet))
         .route("/health", get(|| async { "ok\n" }))
@@ -121,12 +138,28 @@ async fn upkeep(metrics: PrometheusHandle) {
     }
 }
 
+fn failure_strategy() -> Result<FailureStrategy, String> {
+    match variable("FAILURE_STRATEGY", "open")?.as_str() {
+        "open" => Ok(FailureStrategy::Open),
+        "open-unlimited" => Ok(FailureStrategy::OpenUnlimited),
+        "closed" => Ok(FailureStrategy::Closed),
+        other => Err(format!(
+            "FAILURE_STRATEGY={other} is none: write open, open-unlimited or closed"
+        )),
+    }
+}
+
 fn port() -> Result<u16, String> {
-    match env::var("PORT") {
-        Ok(port) => port
-            .parse()
-            .map_err(|error| format!("PORT={port} is not a port: {error}")),
-        Err(VarError::NotPresent) => Ok(3000),
-        Err(error) => Err(format!("PORT is not a port: {error}")),
+    let port = variable("PORT", "3000")?;
+    port.parse()
+        .map_err(|error| format!("PORT={port} is not a port: {error}"))
+}
+
+/// What the environment says, or else `default`.
+fn variable(name: &str, default: &str) -> Result<String, String> {
+    match env::var(name) {
+        Ok(value) => Ok(value),
+        Err(VarError::NotPresent) => Ok(default.into()),
+        Err(error) => Err(format!("{name} cannot be read: {error}")),
     }
 }

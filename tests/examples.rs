@@ -20,7 +20,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use tollgate::header::{EXPOSED, X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING};
+use tollgate::header::{EXPOSED, X_RATELIMIT_DEGRADED, X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING};
 
 /// What both services allow: this many at once, and so many a second.
 const BURST: u64 = 10;
@@ -165,18 +165,73 @@ fn tonic_calls_until_it_is_told_to_wait() {
     assert!((1..=6_000).contains(&pushback), "{pushback}");
 }
 
+#[tokio::test]
+async fn axum_takes_its_limit_from_the_environment() {
+    let service = Service::start_with(program("axum").env("LIMIT", "fixed 2/1d"));
+    // Unless a day of UTC ends meanwhile.
+    let mut allowed = 0;
+    while service.get("/", vec![]).await.status() == StatusCode::OK {
+        allowed += 1;
+    }
+    assert!((2..=4).contains(&allowed), "{allowed}");
+}
+
+/// Where nobody listens: a port that is never given to anyone who did not ask for it.
+const NOBODY: &str = "redis://127.0.0.1:1";
+
+#[tokio::test]
+async fn axum_serves_while_redis_is_away() {
+    let mut program = program("axum");
+    program.env("REDIS_URL", NOBODY).env("LIMIT", "fixed 2/1d");
+
+    let open = Service::start_with(&mut program);
+    let response = open.get("/", vec![]).await;
+    assert_eq!(response.status(), StatusCode::OK);
+    assert_eq!(number(&response, X_RATELIMIT_REMAINING), 1);
+    assert_eq!(header(&response, X_RATELIMIT_DEGRADED), "true");
+    // Limited in the process, whether the breaker is open or not.
+    let answers = open.burst("/", |_| vec![]).await;
+    let denied = answers.iter().filter(|answer| is_denied(answer)).count();
+    assert!(denied >= answers.len() - 3, "{denied}");
+    let said = |answer| header(answer, X_RATELIMIT_DEGRADED) == "true";
+    assert!(answers.iter().all(said), "{answers:?}");
+
+    let unlimited = Service::start_with(program.env("FAILURE_STRATEGY", "open-unlimited"));
+    for _ in 0..5 {
+        let response = unlimited.get("/", vec![]).await;
+        assert_eq!(response.status(), StatusCode::OK);
+        assert_eq!(header(&response, X_RATELIMIT_DEGRADED), "true");
+    }
+
+    let closed = Service::start_with(program.env("FAILURE_STRATEGY", "closed"));
+    let response = closed.get("/", vec![]).await;
+    assert!(is_denied(&response), "{response:?}");
+    assert_eq!(header(&response, X_RATELIMIT_DEGRADED), "true");
+    assert_eq!(number(&response, RETRY_AFTER), 1);
+    assert!(is_exempt(&closed.get("/health", vec![]).await));
+}
+
 #[test]
-fn a_bad_port_is_a_clear_error() {
-    for name in ["axum", "hyper"] {
+fn what_is_wrong_is_a_clear_error() {
+    let strategy = "FAILURE_STRATEGY=never is none: write open, open-unlimited or closed";
+    let nobody = "start `redis-server`, or say in REDIS_URL where one is";
+    for (name, variable, value, reason) in [
+        ("axum", "PORT", "70000", "PORT=70000 is not a port"),
+        ("hyper", "PORT", "70000", "PORT=70000 is not a port"),
+        ("axum", "LIMIT", "10", "LIMIT: `10` is no quota"),
+        ("axum", "REDIS_URL", "redis:/here", "REDIS_URL: `"),
+        ("axum", "FAILURE_STRATEGY", "never", strategy),
+        ("redis", "REDIS_URL", NOBODY, nobody),
+    ] {
         let mut program = program(name);
-        let mut example = Example::start(program.env("PORT", "70000").stderr(Stdio::piped()));
+        let mut example = Example::start(program.env(variable, value).stderr(Stdio::piped()));
         let mut stderr = example.0.stderr.take().expect("piped");
         let status = example.end();
         assert!(!status.success(), "{name}: {status}");
 
         let mut told = String::new();
         stderr.read_to_string(&mut told).expect("text");
-        assert!(told.contains("PORT=70000 is not a port"), "{name}: {told}");
+        assert!(told.contains(reason), "{name}: {told}");
     }
 }
 
@@ -218,7 +273,12 @@ fn program(name: &str) -> Command {
         "{} is missing or stale: `cargo build --examples`",
         path.display()
     );
-    Command::new(path)
+    let mut program = Command::new(path);
+    // What is set where the tests run is not meant for it.
+    for variable in ["FAILURE_STRATEGY", "LIMIT", "REDIS_URL"] {
+        program.env_remove(variable);
+    }
+    program
 }
 
 /// Whether the program is there, and nothing that it was made of has changed since.
@@ -264,7 +324,10 @@ struct Service {
 
 impl Service {
     fn start(name: &str) -> Self {
-        let mut program = program(name);
+        Self::start_with(&mut program(name))
+    }
+
+    fn start_with(program: &mut Command) -> Self {
         let mut example = Example::start(program.env("PORT", "0").stdout(Stdio::piped()));
         let stdout = BufReader::new(example.0.stdout.take().expect("piped"));
         let (tell, told) = mpsc::channel();
@@ -331,6 +394,10 @@ fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         thread::sleep(Duration::from_millis(5));
     }
     panic!("waited in vain for {what}");
+}
+
+fn is_denied(response: &Response<String>) -> bool {
+    response.status() == StatusCode::TOO_MANY_REQUESTS
 }
 
 /// Served, and nothing said of any limit.
