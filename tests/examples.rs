@@ -1,33 +1,28 @@
 //! The examples do what they say: the programs themselves are run, and asked over HTTP.
 
-use std::env::consts::EXE_SUFFIX;
-use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::thread;
-use std::time::{Duration, Instant};
+#[path = "support/redis/mod.rs"]
+mod servers;
+#[path = "support/example.rs"]
+mod support;
 
-use bytes::Bytes;
-use futures_util::{StreamExt, stream};
+use std::collections::HashSet;
+#[cfg(target_os = "linux")]
+use std::fs;
+use std::io::Read;
+#[cfg(target_os = "linux")]
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Instant;
+
 use http::header::{AsHeaderName, RETRY_AFTER};
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Empty};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
+use http::{Response, StatusCode};
 use serde_json::{Value, json};
-use tokio::time::timeout;
+use support::{Example, Service, program};
 use tollgate::header::{EXPOSED, X_RATELIMIT_DEGRADED, X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING};
 
 /// What both services allow: this many at once, and so many a second.
 const BURST: u64 = 10;
 const PER_SECOND: f64 = 5.0;
-
-/// For what takes no time at all unless it never happens.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test]
 async fn axum_keeps_its_quota_and_counts() {
@@ -166,6 +161,36 @@ fn tonic_calls_until_it_is_told_to_wait() {
 }
 
 #[tokio::test]
+async fn redis_shows_one_count_that_goes_down_over_two_servers() {
+    let server = servers::Server::start().await;
+    // A second run begins anew.
+    for _ in 0..2 {
+        let mut program = program("redis");
+        program
+            .env("REDIS_URL", server.url())
+            .stdout(Stdio::piped());
+        let mut example = Example::start(&mut program);
+        let mut stdout = example.0.stdout.take().expect("piped");
+        let status = example.end();
+        assert!(status.success(), "{status}");
+
+        let mut told = String::new();
+        stdout.read_to_string(&mut told).expect("text");
+        let answers = told.lines().filter_map(|line| line.split_once("  "));
+        let answers: Vec<_> = answers.filter(|(server, _)| server.contains(':')).collect();
+        for (index, (_, answer)) in answers.iter().enumerate() {
+            let expected = match 5_usize.checked_sub(index) {
+                Some(left) => format!("200 OK, {left} left"),
+                None => "429 Too Many Requests".into(),
+            };
+            assert!(answer.starts_with(&expected), "{expected}: {told}");
+        }
+        let servers: HashSet<_> = answers.iter().map(|(server, _)| server).collect();
+        assert_eq!((answers.len(), servers.len()), (8, 2), "{told}");
+    }
+}
+
+#[tokio::test]
 async fn axum_takes_its_limit_from_the_environment() {
     let service = Service::start_with(program("axum").env("LIMIT", "fixed 2/1d"));
     // Unless a day of UTC ends meanwhile.
@@ -252,127 +277,13 @@ async fn ctrl_c_ends_the_services() {
         // Leaves an idle connection behind, which must not hold the end up.
         service.get("/", vec![]).await;
         let id = service.example.0.id();
-        wait_for("the signal's handler", || listens(id));
+        support::wait_for("the signal's handler", || listens(id));
         let sent = Command::new("kill")
             .args(["-INT", &id.to_string()])
             .status();
         assert!(sent.expect("kill runs").success());
         let status = service.example.end();
         assert!(status.success(), "{name}: {status}");
-    }
-}
-
-/// An example's program, which `cargo test` builds next to the tests; `cargo test --test examples`
-/// alone does not.
-fn program(name: &str) -> Command {
-    let test = std::env::current_exe().expect("a test has a path");
-    let profile = test.ancestors().nth(2).expect("a test is in a target");
-    let path = profile.join("examples").join(format!("{name}{EXE_SUFFIX}"));
-    assert!(
-        is_fresh(&path),
-        "{} is missing or stale: `cargo build --examples`",
-        path.display()
-    );
-    let mut program = Command::new(path);
-    // What is set where the tests run is not meant for it.
-    for variable in ["FAILURE_STRATEGY", "LIMIT", "REDIS_URL"] {
-        program.env_remove(variable);
-    }
-    program
-}
-
-/// Whether the program is there, and nothing that it was made of has changed since.
-fn is_fresh(program: &Path) -> bool {
-    let changed = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
-    // As a makefile has it: `program: source source ...`.
-    let made_of = fs::read_to_string(program.with_extension("d")).unwrap_or_default();
-    let mut sources = made_of.split_whitespace().skip(1);
-    program.exists() && sources.all(|source| changed(source.as_ref()) <= changed(program))
-}
-
-/// A running example; killed when dropped.
-struct Example(Child);
-
-impl Example {
-    fn start(program: &mut Command) -> Self {
-        let child = program.stdin(Stdio::null()).spawn();
-        Self(child.expect("the example runs"))
-    }
-
-    /// Waits for its end.
-    fn end(&mut self) -> ExitStatus {
-        wait_for("the example's end", || {
-            self.0.try_wait().expect("a child can be waited for")
-        })
-    }
-}
-
-impl Drop for Example {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A running example that serves HTTP, on a port that was free, and a client of it.
-struct Service {
-    example: Example,
-    address: SocketAddr,
-    client: Client<HttpConnector, Empty<Bytes>>,
-}
-
-impl Service {
-    fn start(name: &str) -> Self {
-        Self::start_with(&mut program(name))
-    }
-
-    fn start_with(program: &mut Command) -> Self {
-        let mut example = Example::start(program.env("PORT", "0").stdout(Stdio::piped()));
-        let stdout = BufReader::new(example.0.stdout.take().expect("piped"));
-        let (tell, told) = mpsc::channel();
-        // Reads on to the end, so that the example is never held up.
-        thread::spawn(move || {
-            for line in stdout.lines().map_while(Result::ok) {
-                let address = line.strip_prefix("Listening on ");
-                if let Some((address, _)) = address.and_then(|rest| rest.split_once(". ")) {
-                    // The test may be over.
-                    let _ = tell.send(address.parse());
-                }
-            }
-        });
-        let address = told.recv_timeout(PATIENCE);
-        Self {
-            example,
-            address: address.expect("the example listens").expect("an address"),
-            client: Client::builder(TokioExecutor::new()).build_http(),
-        }
-    }
-
-    async fn get(&self, path: &str, headers: Vec<(&str, String)>) -> Response<String> {
-        let mut request = Request::get(format!("http://{}{path}", self.address));
-        for (name, value) in headers {
-            request = request.header(name, value);
-        }
-        let request = request.body(Empty::new()).expect("a request");
-        let response = timeout(PATIENCE, self.client.request(request)).await;
-        let response = response.expect("an answer in time").expect("an answer");
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await.expect("a body").to_bytes();
-        Response::from_parts(parts, String::from_utf8(body.into()).expect("text"))
-    }
-
-    /// Many requests, as fast as they are answered.
-    async fn burst(
-        &self,
-        path: &str,
-        headers: impl Fn(u32) -> Vec<(&'static str, String)>,
-    ) -> Vec<Response<String>> {
-        stream::iter(0..200)
-            .map(|i| self.get(path, headers(i)))
-            .buffer_unordered(16)
-            .collect()
-            .await
     }
 }
 
@@ -383,17 +294,6 @@ fn header(response: &Response<String>, name: impl AsHeaderName) -> &str {
 
 fn number(response: &Response<String>, name: impl AsHeaderName) -> u64 {
     header(response, name).parse().expect("a number")
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        if let Some(seen) = look() {
-            return seen;
-        }
-        thread::sleep(Duration::from_millis(5));
-    }
-    panic!("waited in vain for {what}");
 }
 
 fn is_denied(response: &Response<String>) -> bool {
