@@ -3,7 +3,10 @@
 //! - [`algorithms`]: what the three algorithms promise, and how to choose.
 //! - [`identities`]: who is asking, and how to sit behind a proxy safely.
 //! - [`failures`]: what happens when the store does not answer.
-//! - [`redis`]: how to run it with Redis, and what happens when that fails.
+#![cfg_attr(
+    feature = "redis",
+    doc = "- [`redis`]: how to run it with Redis, and what happens when that fails."
+)]
 //! - [`stores`]: how to write one.
 //! - [`metrics`]: what is counted.
 

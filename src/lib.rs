@@ -33,6 +33,10 @@
 //! - Who is asking: an [`Identity`], told by an [`Identify`]. [`UserOrIp`] is the default;
 //!   [`ClientIp`] reads forwarding headers, of proxies you trust.
 //! - Where counts live: a [`Store`]. [`LocalStore`] counts in the process.
+#![cfg_attr(
+    feature = "redis",
+    doc = "  [`RedisStore`] counts in Redis or Valkey, for every process that asks the same server."
+)]
 //! - What happens when the store fails: the [`Limiter`] answers, as [`FailureStrategy`] says.
 //! - What was decided: a [`Decision`].
 //!
@@ -50,6 +54,21 @@
 //! # }
 //! ```
 //!
+//! # Many machines
+//!
+//! With the counts in Redis, every replica of an application shares them. Only the store changes:
+//!
+//! ```
+//! # #[cfg(feature = "redis")] {
+//! use tollgate::{Quota, RateLimitLayer, RedisStore};
+//!
+//! // Connects when it is first used. While Redis is away, each process counts by itself.
+//! let store = RedisStore::new("redis://127.0.0.1:6379")?;
+//! let layer = RateLimitLayer::new(Quota::per_minute(100), store);
+//! # }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! The [guide] has the rest.
 //!
 //! # Features
@@ -58,7 +77,11 @@
 //! |---|---|---|
 //! | `axum` | yes | read the peer's address from axum's `ConnectInfo` |
 //! | `metrics` | yes | count decisions through the `metrics` facade |
+//! | `redis` | yes | share counts in Redis or Valkey |
 //! | `tracing` | yes | log changes of state |
+//! | `redis-cluster` | no | share counts in a Redis Cluster |
+//! | `redis-sentinel` | no | find the server by asking Redis Sentinel |
+//! | `redis-tls` | no | connect to Redis with TLS (rustls) |
 //! | `serde` | no | [`Quota`] and [`Limits`] in configurations |
 //! | `test-util` | no | a manual clock, a programmable store, a conformance suite |
 //!
@@ -109,6 +132,6 @@ pub use self::http::{
     RateLimit, RateLimitLayer, Rejection, ResponseBody, ResponseFuture, ResponseHeaders, header,
 };
 
-#[cfg(doctest)]
+#[cfg(all(doctest, feature = "redis"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
