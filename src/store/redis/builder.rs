@@ -224,10 +224,12 @@ impl RedisStoreBuilder {
     fn read(&self, url: &str) -> Result<ConnectionInfo, RedisConfigError> {
         let info = url.into_connection_info().map_err(|error| {
             // Whatever else it says, it must not tell the password.
-            let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-            let place = rest.rsplit('@').next().unwrap_or_default();
-            let place = shortened(&format!("{scheme}://{place}"));
-            let reason = match cfg!(feature = "redis-tls") || !scheme.ends_with("s") {
+            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
+            let place = match url.rsplit_once('@') {
+                Some((_, place)) => shortened(&format!("{scheme}://…@{place}")),
+                None => shortened(url),
+            };
+            let reason = match cfg!(feature = "redis-tls") || !scheme.ends_with('s') {
                 true => error.to_string(),
                 false => "TLS needs the feature `redis-tls`".into(),
             };

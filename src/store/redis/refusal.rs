@@ -99,7 +99,10 @@ pub(super) fn broken(error: &RedisError) -> StoreError {
         }
         _ => StoreErrorKind::Unavailable,
     };
-    StoreError::new(kind, error.clone())
+    match (error.code(), error.detail()) {
+        (Some(code), Some(detail)) => StoreError::new(kind, format!("{code} {detail}")),
+        _ => StoreError::new(kind, error.clone()),
+    }
 }
 
 #[cfg(test)]
