@@ -10,7 +10,7 @@ use super::link::Link;
 use super::refusal::Refusal;
 use super::server::Server;
 use crate::identity::Identity;
-use crate::store::check;
+use crate::store::{StoreError, StoreErrorKind, check};
 
 /// Who is asked.
 pub(super) enum Servers {
@@ -90,7 +90,9 @@ impl Servers {
             cluster.redirect(core, runtime, waiter, &address, *ask);
             return;
         }
-        waiter.answer(Err(to.clone().into()));
+        let advice = "the keys are at another: for a cluster, make the store with \
+                      `RedisStore::cluster`";
+        waiter.answer(Err(StoreError::new(StoreErrorKind::Rejected, advice)));
     }
 
     /// Takes note that a server cannot be reached, or is no primary: another may have its place.
