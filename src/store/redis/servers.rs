@@ -43,12 +43,12 @@ impl Servers {
         }
     }
 
-    /// The lanes that anything goes by.
-    pub(super) fn lanes(&self) -> Vec<usize> {
+    /// The next lane that anything goes by.
+    pub(super) fn lane_after(&self, lane: usize) -> Option<usize> {
         match self {
-            Self::One(_) => vec![0],
+            Self::One(_) => None,
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(cluster) => cluster.lanes(),
+            Self::Cluster(cluster) => cluster.lane_after(lane),
         }
     }
 
