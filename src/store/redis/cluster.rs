@@ -364,3 +364,52 @@ impl Map {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use redis::IntoConnectionInfo;
+
+    use super::*;
+
+    #[test]
+    fn a_node_is_at_the_address_it_gives_or_where_it_was_asked() {
+        let asked = "redis://[2001:db8::1]:7000".into_connection_info();
+        let asked = asked.expect("a URL");
+        for (text, host) in [
+            ("127.0.0.1:7001", "127.0.0.1"),
+            ("2001:db8::2:7001", "2001:db8::2"),
+            ("redis.example:7001", "redis.example"),
+            (":7001", "2001:db8::1"),
+            ("?:7001", "2001:db8::1"),
+        ] {
+            assert_eq!(address(text, &asked), Some((host.into(), 7_001)), "{text}");
+        }
+        for nonsense in ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:70001"] {
+            assert_eq!(address(nonsense, &asked), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn the_reply_to_cluster_slots_is_read_with_and_without_names() {
+        let asked = "redis://127.0.0.1:7000".into_connection_info();
+        let asked = asked.expect("a URL");
+        let range = |host: Value| {
+            let node = Value::Array(vec![host, Value::Int(7_001), Value::Nil]);
+            let range = vec![Value::Int(5), Value::Int(7), node.clone(), node];
+            read(&Value::Array(range), &asked)
+        };
+        let named = |host: &str| Value::BulkString(host.into());
+        for (host, expected) in [
+            (named("redis.example"), "redis.example"),
+            (named("::1"), "::1"),
+            (named("?"), "127.0.0.1"),
+            (named(""), "127.0.0.1"),
+            (Value::Nil, "127.0.0.1"),
+        ] {
+            let address = (expected.into(), 7_001);
+            let range = range(host).expect("a range");
+            assert_eq!((range.first, range.last, range.address), (5, 7, address));
+        }
+        assert_eq!(read(&Value::Array(vec![Value::Int(5)]), &asked), None);
+    }
+}
