@@ -7,6 +7,8 @@ use redis::ConnectionAddr;
 use redis::io::tcp::TcpSettings;
 use redis::io::tcp::socket2::TcpKeepalive;
 use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+#[cfg(feature = "redis-tls")]
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 
 #[cfg(feature = "redis-cluster")]
 use super::cluster::Cluster;
@@ -277,6 +279,10 @@ impl RedisStoreBuilder {
         let Some(pem) = &self.root_certificates else {
             return Ok(info);
         };
+        if CertificateDer::pem_slice_iter(pem).next().is_none() {
+            let error = "the root certificates hold no certificate: give them in PEM";
+            return Err(RedisConfigError(error.into()));
+        }
         let certificates = redis::TlsCertificates {
             client_tls: None,
             root_cert: Some(pem.clone()),

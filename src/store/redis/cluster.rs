@@ -1,6 +1,6 @@
 //! Redis Cluster: which node has which slot, and where to go when a node says that it is another.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -20,7 +20,7 @@ use super::server::{Server, moved};
 use super::servers::Servers;
 use crate::identity::Identity;
 use crate::random;
-use crate::store::{StoreError, StoreErrorKind, check};
+use crate::store::{StoreError, StoreErrorKind};
 
 /// How many slots a cluster has (Redis Cluster specification, "Key distribution model").
 const SLOTS: u16 = 16_384;
@@ -102,24 +102,20 @@ impl Cluster {
 
     /// An identity of no request's that goes by that lane, if anything does.
     pub(super) fn identity_in(&self, lane: usize) -> Option<Identity> {
-        let Some(node) = lane.checked_sub(1) else {
-            return Some(check::probe_identity().clone());
-        };
+        let node = lane.checked_sub(1);
         let map = self.map();
-        if !map.slots.contains(&Some(node)) {
+        if !map.slots.contains(&node) {
             return None;
         }
         let numbered = |number| Identity::new("tollgate", &format!("probe-{number}"));
         let mut identities = (0..1_000_000).filter_map(|number| numbered(number).ok());
-        identities.find(|identity| map.slots[usize::from(slot_of(identity))] == Some(node))
+        identities.find(|identity| map.slots[usize::from(slot_of(identity))] == node)
     }
 
-    /// The lanes that some slot goes by.
-    pub(super) fn lanes(&self) -> Vec<usize> {
-        let mut lanes: Vec<usize> = (0..SLOTS).map(|slot| self.lane(slot)).collect();
-        lanes.sort_unstable();
-        lanes.dedup();
-        lanes
+    /// The next lane that some slot goes by.
+    pub(super) fn lane_after(&self, lane: usize) -> Option<usize> {
+        let node = self.map().owners().range(lane..).next().copied();
+        node.map(|node| node + 1)
     }
 
     /// Sends a waiter to its slot's node, as soon as that is known.
@@ -199,7 +195,8 @@ impl Cluster {
     fn candidates(&self) -> Vec<ConnectionInfo> {
         let nodes = {
             let map = self.map();
-            let nodes = map.nodes.iter().map(|node| node.address.clone());
+            let owners = map.owners().into_iter();
+            let nodes = owners.map(|node| map.nodes[node].address.clone());
             nodes.collect::<Vec<_>>()
         };
         let nodes = nodes
@@ -292,8 +289,13 @@ async fn ranges(node: &ConnectionInfo) -> Result<Vec<Range>, StoreError> {
     let reply = asking.await.map_err(|error| broken(&error))?;
     let ranges = reply.iter().map(|range| read(range, node));
     let ranges: Option<Vec<Range>> = ranges.collect();
-    let unintelligible = "the node's reply to CLUSTER SLOTS makes no sense";
-    ranges.ok_or_else(|| StoreError::new(StoreErrorKind::Rejected, unintelligible))
+    let rejected = |error| StoreError::new(StoreErrorKind::Rejected, error);
+    match ranges {
+        None => Err(rejected("the node's reply to CLUSTER SLOTS makes no sense")),
+        // It has not met the cluster yet, or was expelled.
+        Some(none) if none.is_empty() => Err(rejected("the node is in no cluster")),
+        Some(ranges) => Ok(ranges),
+    }
 }
 
 /// Reads one range: first slot, last slot, the primary's host and port, and more that does not
@@ -344,6 +346,11 @@ pub(super) fn address(text: &str, node: &ConnectionInfo) -> Option<Address> {
 }
 
 impl Map {
+    /// The places of the nodes that have slots.
+    fn owners(&self) -> BTreeSet<usize> {
+        self.slots.iter().flatten().copied().collect()
+    }
+
     /// The place of the node at an address.
     fn node(&mut self, address: &Address, like: &ConnectionInfo) -> usize {
         let known = self.nodes.iter().position(|node| node.address == *address);
@@ -355,5 +362,54 @@ impl Map {
             });
             self.nodes.len() - 1
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use redis::IntoConnectionInfo;
+
+    use super::*;
+
+    #[test]
+    fn a_node_is_at_the_address_it_gives_or_where_it_was_asked() {
+        let asked = "redis://[2001:db8::1]:7000".into_connection_info();
+        let asked = asked.expect("a URL");
+        for (text, host) in [
+            ("127.0.0.1:7001", "127.0.0.1"),
+            ("2001:db8::2:7001", "2001:db8::2"),
+            ("redis.example:7001", "redis.example"),
+            (":7001", "2001:db8::1"),
+            ("?:7001", "2001:db8::1"),
+        ] {
+            assert_eq!(address(text, &asked), Some((host.into(), 7_001)), "{text}");
+        }
+        for nonsense in ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:70001"] {
+            assert_eq!(address(nonsense, &asked), None, "{nonsense}");
+        }
+    }
+
+    #[test]
+    fn the_reply_to_cluster_slots_is_read_with_and_without_names() {
+        let asked = "redis://127.0.0.1:7000".into_connection_info();
+        let asked = asked.expect("a URL");
+        let range = |host: Value| {
+            let node = Value::Array(vec![host, Value::Int(7_001), Value::Nil]);
+            let range = vec![Value::Int(5), Value::Int(7), node.clone(), node];
+            read(&Value::Array(range), &asked)
+        };
+        let named = |host: &str| Value::BulkString(host.into());
+        for (host, expected) in [
+            (named("redis.example"), "redis.example"),
+            (named("::1"), "::1"),
+            (named("?"), "127.0.0.1"),
+            (named(""), "127.0.0.1"),
+            (Value::Nil, "127.0.0.1"),
+        ] {
+            let address = (expected.into(), 7_001);
+            let range = range(host).expect("a range");
+            assert_eq!((range.first, range.last, range.address), (5, 7, address));
+        }
+        assert_eq!(read(&Value::Array(vec![Value::Int(5)]), &asked), None);
     }
 }

@@ -65,16 +65,16 @@ impl Refusal {
 
 impl From<Refusal> for StoreError {
     fn from(refusal: Refusal) -> Self {
-        use StoreErrorKind::{Rejected, TimedOut};
+        use StoreErrorKind::{Rejected, TimedOut, Unusable};
         match refusal {
             Refusal::Busy(text) => Self::new(StoreErrorKind::Unavailable, text),
-            Refusal::TryAgain => unavailable("the keys' slot is being moved"),
+            // The server is well, and may say so for as long as nobody ends the move.
+            Refusal::TryAgain | Refusal::Elsewhere { ask: true, .. } => {
+                Self::new(Unusable, "the keys' slot is being moved")
+            }
+            Refusal::Elsewhere { .. } => unavailable("the nodes disagree on who has the keys"),
             Refusal::NoScript => unavailable("the server forgets the script at once"),
             Refusal::TooLate { .. } => Self::new(TimedOut, "the call reached the server too late"),
-            Refusal::Elsewhere { address, .. } => {
-                let advice = "for a cluster, make the store with `RedisStore::cluster`";
-                Self::new(Rejected, format!("the keys are at {address}: {advice}"))
-            }
             Refusal::NotPrimary(text) | Refusal::Other(text) => Self::new(Rejected, text),
             Refusal::Unintelligible => {
                 let advice = "is it Redis 6.2 or later, or Valkey?";

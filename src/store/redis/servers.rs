@@ -10,7 +10,7 @@ use super::link::Link;
 use super::refusal::Refusal;
 use super::server::Server;
 use crate::identity::Identity;
-use crate::store::check;
+use crate::store::{StoreError, StoreErrorKind, check};
 
 /// Who is asked.
 pub(super) enum Servers {
@@ -43,12 +43,12 @@ impl Servers {
         }
     }
 
-    /// The lanes that anything goes by.
-    pub(super) fn lanes(&self) -> Vec<usize> {
+    /// The next lane that anything goes by.
+    pub(super) fn lane_after(&self, lane: usize) -> Option<usize> {
         match self {
-            Self::One(_) => vec![0],
+            Self::One(_) => None,
             #[cfg(feature = "redis-cluster")]
-            Self::Cluster(cluster) => cluster.lanes(),
+            Self::Cluster(cluster) => cluster.lane_after(lane),
         }
     }
 
@@ -90,7 +90,9 @@ impl Servers {
             cluster.redirect(core, runtime, waiter, &address, *ask);
             return;
         }
-        waiter.answer(Err(to.clone().into()));
+        let advice = "the keys are at another: for a cluster, make the store with \
+                      `RedisStore::cluster`";
+        waiter.answer(Err(StoreError::new(StoreErrorKind::Rejected, advice)));
     }
 
     /// Takes note that a server cannot be reached, or is no primary: another may have its place.

@@ -1,0 +1,167 @@
+//! Connections by TLS, to servers whose certificates are made here.
+
+#[path = "support/redis/mod.rs"]
+mod servers;
+
+use std::error::Error;
+use std::fs;
+use std::net::{Ipv4Addr, TcpListener};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use servers::Server;
+use tempfile::TempDir;
+use tollgate::{Check, Identity, Limits, Quota, RedisStore, Store, StoreError, StoreErrorKind};
+
+/// An authority, and what it vouches with.
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    pem: String,
+}
+
+impl Authority {
+    fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let issuer = Issuer::new(params, key);
+        Self { issuer, pem }
+    }
+}
+
+/// A server that is spoken to by TLS, under names that its certificate has.
+struct TlsServer {
+    server: Server,
+    port: u16,
+    _directory: TempDir,
+}
+
+impl TlsServer {
+    /// `None` if the server at hand does not know TLS.
+    async fn start(authority: &Authority, names: &[&str]) -> Option<Self> {
+        let directory = TempDir::with_prefix("tollgate-tls-").unwrap();
+        let file = |name: &str, content: &str| {
+            let path = directory.path().join(name);
+            fs::write(&path, content).unwrap();
+            path.to_str().expect("its path is UTF-8").to_owned()
+        };
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(names).unwrap();
+        let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+
+        let server = Server::start().await;
+        let options = [
+            ("tls-auth-clients", "no".to_owned()),
+            ("tls-key-file", file("key", &key.serialize_pem())),
+            ("tls-cert-file", file("certificate", &certificate.pem())),
+            ("tls-ca-cert-file", file("authority", &authority.pem)),
+        ];
+        for (option, value) in options {
+            let set = ["CONFIG", "SET", option, &value];
+            if let Err(error) = server.try_command(&set).await {
+                println!("proves nothing, as the server does not know TLS: {error}");
+                return None;
+            }
+        }
+        let port = loop {
+            // Somebody else may take the port before the server does.
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            drop(listener);
+            let set = ["CONFIG", "SET", "tls-port", &port.to_string()];
+            if server.try_command(&set).await.is_ok() {
+                break port;
+            }
+        };
+        Some(Self {
+            server,
+            port,
+            _directory: directory,
+        })
+    }
+
+    fn url(&self, host: &str) -> String {
+        format!("rediss://{host}:{}", self.port)
+    }
+}
+
+fn store(url: &str, trusted: &Authority) -> RedisStore {
+    let builder = RedisStore::builder(url).root_certificates(trusted.pem.as_str());
+    builder.build().unwrap()
+}
+
+/// What an operator would read.
+async fn refusal(store: &RedisStore) -> String {
+    let error: StoreError = store.ping().await.expect_err("it must not be trusted");
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    error.source().expect("a reason").to_string()
+}
+
+#[tokio::test]
+async fn checks_go_by_tls_to_a_server_that_is_vouched_for() {
+    let authority = Authority::new("authority");
+    let names = ["localhost", "127.0.0.1"];
+    let Some(server) = TlsServer::start(&authority, &names).await else {
+        return;
+    };
+    for name in names {
+        let store = store(&server.url(name), &authority);
+        store.ping().await.unwrap();
+        let (who, limits) = (Identity::user(name), Limits::from(Quota::per_day(2)));
+        for allowed in [true, true, false] {
+            let verdict = store.check(&Check::new(&who, &limits)).wait().await;
+            assert_eq!(verdict.unwrap().is_allowed(), allowed);
+        }
+        let keys = server.server.keys().await;
+        assert!(keys.iter().any(|key| key.contains(&who.to_string())));
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_vouches_for_is_refused() {
+    let [authority, stranger] = ["authority", "stranger"].map(Authority::new);
+    let Some(server) = TlsServer::start(&authority, &["localhost"]).await else {
+        return;
+    };
+    let refusal = refusal(&store(&server.url("localhost"), &stranger)).await;
+    assert!(refusal.contains("UnknownIssuer"), "{refusal}");
+    // Nor is it known to the operating system's authorities, if there are any.
+    let store = RedisStore::new(&server.url("localhost")).unwrap();
+    store.ping().await.expect_err("it must not be trusted");
+}
+
+#[tokio::test]
+async fn a_server_of_another_name_is_refused() {
+    let authority = Authority::new("authority");
+    let Some(server) = TlsServer::start(&authority, &["redis.example"]).await else {
+        return;
+    };
+    for name in ["localhost", "127.0.0.1"] {
+        let refusal = refusal(&store(&server.url(name), &authority)).await;
+        assert!(refusal.contains("not valid for name"), "{refusal}");
+    }
+}
+
+#[tokio::test]
+async fn tls_spoken_to_by_one_side_only_is_an_error_soon() {
+    let authority = Authority::new("authority");
+    let plain = Server::start().await;
+    let url = plain.url().replace("redis://", "rediss://");
+    refusal(&store(&url, &authority)).await;
+    let Some(server) = TlsServer::start(&authority, &["localhost"]).await else {
+        return;
+    };
+    let url = server.url("localhost").replace("rediss://", "redis://");
+    refusal(&store(&url, &authority)).await;
+}
+
+#[test]
+fn certificates_that_are_none_are_an_error_at_once() {
+    for none in ["", "none", "-----BEGIN CERTIFICATE-----\nnone"] {
+        let builder = RedisStore::builder("rediss://localhost").root_certificates(none);
+        let error = builder.build().expect_err("there is no certificate");
+        assert!(error.to_string().contains("root certificates"), "{error}");
+    }
+}
