@@ -154,6 +154,8 @@ impl Store for RedisStore {
         };
         let mut probe = check::probe();
         probe.identity = &identity;
+        // Others wait behind it, whether anybody still waits for it or not.
+        let probe = probe.time_left(connection::PATIENCE);
         let subject = self.core.secret.subject(&probe);
         self.core.put(Operation::Check, &probe, subject, true)
     }
