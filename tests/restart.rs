@@ -18,6 +18,7 @@ use outage::{
 };
 use servers::{Proxy, Server, Wait};
 use support::{header, request, send};
+use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 use tollgate::{Check, Identity, Limiter, Limits, Quota, RateLimitLayer, RedisStore, Store};
 
@@ -253,4 +254,18 @@ async fn the_end_of_an_idle_connection_is_noticed_before_it_is_used() {
         assert!(!decision.is_degraded(), "round {round}");
     }
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
+}
+
+/// Such as each test of an application has.
+#[test]
+fn the_end_of_a_runtime_is_noticed_before_its_connection_is_used() {
+    let runtime = || Runtime::new().unwrap();
+    let outside = runtime();
+    let server = outside.block_on(Server::start());
+    let (limits, limiter) = (far(), limiter(&server.url(), LONG));
+    for round in 0..5 {
+        let decision = runtime().block_on(check(&limiter, &limits));
+        assert!(!decision.is_degraded(), "round {round}");
+    }
+    assert_eq!(outside.block_on(counted(&server, &limits)), [5]);
 }

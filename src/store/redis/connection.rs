@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, Pipeline, PushInfo, PushKind, RedisResult, Value,
+    AsyncConnectionConfig, Client, ConnectionInfo, Pipeline, PushInfo, RedisResult, Value,
 };
 use tokio::time::Instant;
 
@@ -67,7 +67,7 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Whether the other side has closed it.
+    /// Whether the other side has closed it, or the runtime that it was made in has ended.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Relaxed)
     }
@@ -90,19 +90,26 @@ impl Connection {
     }
 }
 
+/// What the task of a connection has, and drops when it ends, whatever ends it.
+struct Open(Arc<AtomicBool>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A connection of the client's, and whether it has been closed.
 pub(super) async fn connect(
     info: ConnectionInfo,
 ) -> RedisResult<(MultiplexedConnection, Arc<AtomicBool>)> {
     let closed = Arc::new(AtomicBool::new(false));
-    let watch = closed.clone();
+    let open = Open(closed.clone());
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None)
-        .set_push_sender(move |push: PushInfo| {
-            if push.kind == PushKind::Disconnection {
-                watch.store(true, Ordering::Relaxed);
-            }
+        .set_push_sender(move |_: PushInfo| {
+            let _ = &open;
             Ok::<(), redis::aio::SendError>(())
         });
     let client = Client::open(info)?;
