@@ -19,8 +19,9 @@ pub enum FailureStrategy {
 /// Counts in the process, for while the store is away.
 ///
 /// It holds what the store's last decision left of each identity, moved to this process's clock,
-/// and marks what it charged itself. What is marked is carried to the store with the identity's
-/// next check, which joins the two: the more indebted counts.
+/// and marks what it charged itself, or denied by: the store may come back without its memory.
+/// What is marked is carried to the store with the identity's next check, which joins the two: the
+/// more indebted counts.
 #[derive(Debug)]
 pub(super) struct Fallback {
     table: Table,

@@ -212,12 +212,13 @@ impl Row<'_> {
         self.shard.buckets[place.0][place.1] = Slot { tag, state };
     }
 
-    /// Decides the check; marks the counts that it charges, if asked to.
+    /// Decides the check; marks the counts that it charges, or denies by, if asked to.
     pub(crate) fn decide(&mut self, mark: bool) -> Verdict {
         let held: PerPolicy<State> = self.states().collect();
         let step = self.check.decide(self.now, held.iter().copied());
+        let mark_all = mark && !step.verdict.allowed;
         for (policy, (state, held)) in step.states().iter().zip(&held).enumerate() {
-            if state != held {
+            if state != held || mark_all {
                 self.set(policy, *state, mark);
             }
         }
