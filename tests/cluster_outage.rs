@@ -85,7 +85,7 @@ async fn a_primary_that_dies_is_followed_and_a_dead_shard_takes_no_other_with_it
     let heir = cluster.new_primary_of(slot, 0).await;
     victim.until_decided(&limiter).await;
     victim.spend_the_rest(&patient).await;
-    let unused = store_here.probe(lane);
+    let unused = store_here.probe(lane, servers::PATIENCE);
     assert!(matches!(unused, Outcome::Ready(Ok(_))), "nobody goes there");
 
     cluster.kill(heir);
@@ -98,7 +98,7 @@ async fn a_primary_that_dies_is_followed_and_a_dead_shard_takes_no_other_with_it
     newcomer.ping().await.expect_err("a node is away");
     let mut other = User::new(&names_in(FIRST + 1..16_384).next().unwrap());
     other.spend(&strict(&newcomer, NEVER_LATE), 1).await;
-    let known = newcomer.probe(0);
+    let known = newcomer.probe(0, servers::PATIENCE);
     assert!(
         matches!(known, Outcome::Ready(Ok(_))),
         "all slots are known"

@@ -225,18 +225,14 @@ impl RedisStoreBuilder {
     /// How to connect to what a URL names.
     fn read(&self, url: &str) -> Result<ConnectionInfo, RedisConfigError> {
         let info = url.into_connection_info().map_err(|error| {
-            // Whatever else it says, it must not tell the password.
-            let scheme = url.split_once("://").map_or("", |(scheme, _)| scheme);
-            let place = match url.rsplit_once('@') {
-                Some((_, place)) => shortened(&format!("{scheme}://…@{place}")),
-                None => shortened(url),
-            };
-            let reason = match cfg!(feature = "redis-tls") || !scheme.ends_with('s') {
+            let tls = ["rediss://", "valkeys://"].map(|scheme| url.starts_with(scheme));
+            let reason = match cfg!(feature = "redis-tls") || tls == [false; 2] {
                 true => error.to_string(),
                 false => "TLS needs the feature `redis-tls`".into(),
             };
+            let shown = without_password(url);
             RedisConfigError(format!(
-                "`{place}` is no URL of a Redis server: {reason}; write \
+                "`{shown}` is no URL of a Redis server: {reason}; write \
                  redis://[user:password@]host[:port][/database]"
             ))
         })?;
@@ -293,6 +289,27 @@ impl RedisStoreBuilder {
         })?;
         Ok(client.get_connection_info().clone())
     }
+}
+
+/// Enough of a bad URL to find it by, and nothing that may be a password, however bad it is.
+fn without_password(url: &str) -> String {
+    let (scheme, rest) = match url.split_once("://") {
+        Some((scheme, rest)) => (scheme.rsplit('@').next().unwrap_or_default(), rest),
+        None => ("", url),
+    };
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    let place = rest.rsplit('@').next().unwrap_or_default();
+    // A socket's password is in the query.
+    let place = place.split(['?', '#']).next().unwrap_or_default();
+    let (host, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+    // What is no port is a password whose host was forgotten.
+    let shown = match host.rsplit_once(':') {
+        Some((host, port)) if !host.starts_with('[') && port.parse::<u16>().is_err() => {
+            format!("{scheme}{separator}{host}:…{path}")
+        }
+        _ => format!("{scheme}{separator}{place}"),
+    };
+    shortened(&shown)
 }
 
 /// Servers tell of a connection's end by RESP3, and list the library in CLIENT LIST.

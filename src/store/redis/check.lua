@@ -45,10 +45,11 @@ local function quotient(dividend, divisor)
   return (dividend - dividend % divisor) / divisor
 end
 
--- The number that an argument or a value says, if it is one that a double holds exactly.
+-- The number that an argument or a value says, if a double holds it exactly. EXACT is not one:
+-- what is greater by 1 would be read as it.
 local function integer(text)
   local number = string.find(text, '^%-?%d+$') and tonumber(text)
-  return number and number <= EXACT and number >= -EXACT and number or nil
+  return number and number < EXACT and number > -EXACT and number or nil
 end
 
 local token_bucket = { default = { 0, 0 } }

@@ -18,10 +18,15 @@ use super::connection::{Connection, PATIENCE};
 use super::refusal::{Refusal, broken, unavailable};
 use super::script::read;
 use super::server::Server;
+use crate::random::jitter;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// How often a check is asked again after the server said that it did not run it.
 const MOST_REFUSALS: u32 = 4;
+
+/// A server that is no primary is left for whichever is, but not more often: it may stay so, and
+/// what it is asked to deny it still denies.
+const FOLLOWED: Duration = Duration::from_secs(1);
 
 /// How long to wait for the rest of a slot to be moved.
 const MOVING: Duration = Duration::from_millis(2);
@@ -39,6 +44,20 @@ struct Queue {
     /// Kept here from one task to the next.
     connection: Option<Connection>,
     backoff: Backoff,
+    /// Until when a server that is no primary is not left again.
+    followed: Option<Instant>,
+}
+
+impl Queue {
+    /// Whether to leave a server that is no primary, now.
+    fn follows(&mut self) -> bool {
+        let now = Instant::now();
+        if self.followed.is_some_and(|followed| now < followed) {
+            return false;
+        }
+        self.followed = Some(now + FOLLOWED.mul_f64(0.5 + jitter() / 2.0));
+        true
+    }
 }
 
 impl Link {
@@ -225,28 +244,33 @@ impl Driver {
             let Some((waiters, refusal)) = refused else {
                 continue;
             };
+            let mut last = refusal.is_final();
             match refusal {
                 Refusal::TooLate { now } => connection.set_clock(now),
+                Refusal::NotPrimary(_) if usable.is_ok() && !self.link.queue().follows() => {
+                    last = true;
+                }
                 Refusal::NotPrimary(_) | Refusal::Unintelligible => usable = Err(Unusable),
                 _ => {}
             }
-            self.refused(waiters, &refusal);
+            self.refused(waiters, &refusal, last);
         }
         if usable.is_err() {
             let waiters = unknown.drain(..).flat_map(Call::into_waiters);
-            self.refused(waiters, &Refusal::NoScript);
+            self.refused(waiters, &Refusal::NoScript, false);
         }
         usable.map(|()| unknown)
     }
 
-    /// Sees to waiters whose call the server did not run: they are asked again, if that may help.
-    fn refused(&self, waiters: impl IntoIterator<Item = Waiter>, refusal: &Refusal) {
+    /// Sees to waiters whose call the server did not run: they are asked again, unless this was the
+    /// last time.
+    fn refused(&self, waiters: impl IntoIterator<Item = Waiter>, refusal: &Refusal, last: bool) {
         if matches!(refusal, Refusal::NotPrimary(_) | Refusal::Busy(_)) {
             self.core.servers.unreachable(&self.core, &self.runtime);
         }
         for mut waiter in waiters {
             waiter.refused += 1;
-            if waiter.refused > MOST_REFUSALS || refusal.is_final() {
+            if last || waiter.refused > MOST_REFUSALS {
                 waiter.answer(Err(refusal.clone().into()));
                 continue;
             }

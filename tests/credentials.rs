@@ -1,0 +1,199 @@
+//! A server that does not let the store in, or not do what it must: requests are served without
+//! it, a ping says what is wrong, no password is ever told, and once it is put right all is well.
+
+#[path = "support/outage.rs"]
+mod outage;
+#[path = "support/redis/mod.rs"]
+mod servers;
+mod support;
+
+use std::error::Error;
+
+use http::StatusCode;
+use outage::{LONG, alice, counted, limiter, until_alone, until_shared};
+use servers::Server;
+use support::{header, request, send, text};
+use tollgate::{
+    Check, Limiter, Limits, Quota, RateLimitLayer, RedisStore, Store, StoreError, StoreErrorKind,
+};
+
+const PASSWORD: &str = "open-sesame-7";
+
+/// All that an error says, in every way, which must not be the password.
+fn story(error: &StoreError) -> String {
+    let mut story = format!("{error} {error:?}");
+    let mut source = error.source();
+    while let Some(error) = source {
+        story += &format!(": {error} {error:?}");
+        source = error.source();
+    }
+    assert!(!story.contains(PASSWORD), "{story}");
+    story
+}
+
+/// What a store that is not let in does.
+async fn is_kept_out(store: &RedisStore, says: &[&str]) -> Limiter {
+    let error = store.ping().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Rejected, "{error:?}");
+    let story = story(&error);
+    assert!(says.iter().any(|says| story.contains(says)), "{story}");
+
+    let limiter = Limiter::builder(store.clone()).deadline(LONG).build();
+    let layer = RateLimitLayer::new(Quota::per_day(100), limiter.clone());
+    for _ in 0..2 {
+        let response = send(&layer, request("alice")).await;
+        assert_eq!(response.status(), StatusCode::OK, "{says:?}");
+        assert_eq!(header(&response, "x-ratelimit-degraded"), Some("true"));
+        let told = format!("{:?}", response.headers());
+        assert!(!told.contains(PASSWORD), "{told}");
+        assert_eq!(text(response).await, "hello");
+        until_alone(&limiter).await;
+    }
+    for shown in [format!("{store:?}"), format!("{limiter:?} {layer:?}")] {
+        assert!(!shown.contains(PASSWORD), "{shown}");
+    }
+    limiter
+}
+
+/// What it does once it is let in.
+async fn is_let_in(server: &Server, store: &RedisStore, limiter: &Limiter) {
+    until_shared(limiter).await;
+    store.ping().await.unwrap();
+    let limits = Limits::from(Quota::per_day(100));
+    let decision = outage::check(limiter, &limits).await;
+    assert!(!decision.is_degraded());
+    assert_eq!(decision.remaining(), 97);
+    assert_eq!(counted(server, &limits).await, [3]);
+    assert_eq!(server.keys_without_ttl().await, [""; 0]);
+    server.command(&["FLUSHALL"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_told_and_once_it_is_right_all_is_well() {
+    let server = Server::start().await;
+    let named = RedisStore::builder(&server.url()).username("app");
+    let store = named.password(PASSWORD).build().unwrap();
+    let in_url = format!("redis://app:{PASSWORD}@{}", server.address());
+    let in_url = RedisStore::new(&in_url).unwrap();
+    for store in [store, in_url] {
+        let user = ["ACL", "SETUSER", "app", "reset", "on", "~*", "+@all"];
+        server.command(&[&user[..], &[">another"]].concat()).await;
+        let limiter = is_kept_out(&store, &["WRONGPASS"]).await;
+        server
+            .command(&["ACL", "SETUSER", "app", &format!(">{PASSWORD}")])
+            .await;
+        is_let_in(&server, &store, &limiter).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_password_is_told_and_once_none_is_needed_all_is_well() {
+    let server = Server::start().await;
+    let store = RedisStore::new(&server.url()).unwrap();
+    let admin = ["ACL", "SETUSER", "admin", "on", ">admin", "~*", "+@all"];
+    server.command(&admin).await;
+    server
+        .command(&["CONFIG", "SET", "requirepass", PASSWORD])
+        .await;
+    let limiter = is_kept_out(&store, &["NOAUTH"]).await;
+    let admin = format!("redis://admin:admin@{}", server.address());
+    let admin = redis::Client::open(admin).unwrap();
+    let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
+    let mut open = redis::cmd("CONFIG");
+    open.arg("SET").arg("requirepass").arg("");
+    let () = open.query_async(&mut admin).await.unwrap();
+    is_let_in(&server, &store, &limiter).await;
+}
+
+/// What a user needs, and no more.
+const RIGHTS: &str = "+evalsha +eval +get +set +del +time";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_right_is_told_and_once_it_is_there_all_is_well() {
+    let server = Server::start().await;
+    let url = format!("redis://app:{PASSWORD}@{}", server.address());
+    let store = RedisStore::new(&url).unwrap();
+    let password = format!(">{PASSWORD}");
+    let user = ["ACL", "SETUSER", "app", "reset", "on", &password];
+    let rights: Vec<_> = RIGHTS.split(' ').collect();
+    for missing in ["+eval", "+get", "+set", "+time", "~tollgate:*"] {
+        let keys = ["~tollgate:*"];
+        let has = rights.iter().chain(&keys).copied();
+        let has: Vec<_> = has.filter(|right| *right != missing).collect();
+        server.command(&[&user[..], &has[..]].concat()).await;
+        // Within a script some servers do not say which command it is.
+        let says = ["no permission", "No permission", "can't run this command"];
+        let limiter = is_kept_out(&store, &says).await;
+        server.command(&["ACL", "SETUSER", "app", missing]).await;
+        is_let_in(&server, &store, &limiter).await;
+    }
+}
+
+#[tokio::test]
+async fn a_user_with_the_least_rights_can_do_all() {
+    let server = Server::start().await;
+    let password = format!(">{PASSWORD}");
+    let user = [
+        "ACL",
+        "SETUSER",
+        "app",
+        "reset",
+        "on",
+        &password,
+        "~tollgate:*",
+    ];
+    let rights: Vec<_> = RIGHTS.split(' ').collect();
+    server.command(&[&user[..], &rights[..]].concat()).await;
+    let url = format!("redis://app:{PASSWORD}@{}", server.address());
+    let store = RedisStore::new(&url).unwrap();
+    let alice = alice();
+    for limits in [Limits::from(Quota::per_day(10)), outage::together(10)] {
+        let check = Check::new(&alice, &limits);
+        let ask = async |cost| store.check(&check.cost(cost)).wait().await.unwrap();
+        store.ping().await.unwrap();
+        assert!(ask(4).await.is_allowed());
+        store.refund(&check.cost(2)).wait().await.unwrap();
+        assert!(ask(8).await.is_allowed());
+        assert!(!ask(8).await.is_allowed());
+        // In full, and forgotten: this deletes.
+        store.refund(&check.cost(10)).wait().await.unwrap();
+        assert!(ask(10).await.is_allowed());
+        store.reset(&check).wait().await.unwrap();
+        assert!(ask(10).await.is_allowed());
+        server.command(&["SCRIPT", "FLUSH"]).await;
+        assert!(ask(0).await.is_allowed());
+    }
+    assert_eq!(server.keys_without_ttl().await, [""; 0]);
+}
+
+/// The user is changed under an open connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_taken_and_given_back_while_connected_are_an_outage_and_its_end() {
+    let server = Server::start().await;
+    let password = format!(">{PASSWORD}");
+    let user = [
+        "ACL", "SETUSER", "app", "reset", "on", &password, "~*", "+@all",
+    ];
+    server.command(&user).await;
+    let url = format!("redis://app:{PASSWORD}@{}", server.address());
+    let limiter = limiter(&url, LONG);
+    let limits = Limits::from(Quota::per_day(100));
+    let mut admitted = 0;
+    for (take, give) in [
+        (
+            &["ACL", "SETUSER", "app", "-evalsha"][..],
+            &["ACL", "SETUSER", "app", "+@all"][..],
+        ),
+        (&["ACL", "DELUSER", "app"], &user),
+    ] {
+        until_shared(&limiter).await;
+        server.command(take).await;
+        until_alone(&limiter).await;
+        assert!(outage::check(&limiter, &limits).await.is_degraded());
+        server.command(give).await;
+        until_shared(&limiter).await;
+        assert!(!outage::check(&limiter, &limits).await.is_degraded());
+        admitted += 2;
+        assert_eq!(counted(&server, &limits).await, [admitted]);
+    }
+}
