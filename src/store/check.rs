@@ -102,19 +102,10 @@ impl<'a> Check<'a> {
         Some(quota.rebase(*carried.states.get(policy)?, carried.now, now))
     }
 
-    /// Whether anything was counted elsewhere.
+    /// What was counted elsewhere.
     #[cfg(feature = "redis")]
-    pub(crate) fn carries(&self) -> bool {
-        self.carried.is_some()
-    }
-
-    /// What [`carried`](Check::carried) says, relative to now, as
-    /// [`Quota::relative`](crate::Quota::relative) writes it.
-    #[cfg(feature = "redis")]
-    pub(crate) fn carried_relative(&self, policy: usize) -> Option<String> {
-        let carried = self.carried?;
-        let quota = self.limits.policies().get(policy)?.quota();
-        quota.relative(*carried.states.get(policy)?, carried.now)
+    pub(crate) fn carries(&self) -> Option<&'a Carried> {
+        self.carried
     }
 
     /// Decides this check upon the states of its policies, in order, at `now` (microseconds since
@@ -203,6 +194,26 @@ impl OwnedCheck {
 pub(crate) struct Carried {
     pub(crate) states: PerPolicy<State>,
     pub(crate) now: u64,
+}
+
+#[cfg(feature = "redis")]
+impl Carried {
+    /// Takes on what another one says of the same limits.
+    pub(crate) fn join(&mut self, limits: &Limits, other: &Self) {
+        let states = self.states.iter_mut().zip(&other.states);
+        for (policy, (state, other_state)) in limits.policies().iter().zip(states) {
+            let quota = policy.quota();
+            let other_state = quota.rebase(*other_state, other.now, self.now);
+            *state = quota.join(*state, other_state, self.now);
+        }
+    }
+
+    /// What it says of the `policy`-th of the limits, relative to now, as
+    /// [`Quota::relative`](crate::Quota::relative) writes it.
+    pub(crate) fn relative(&self, limits: &Limits, policy: usize) -> Option<String> {
+        let quota = limits.policies().get(policy)?.quota();
+        quota.relative(*self.states.get(policy)?, self.now)
+    }
 }
 
 /// The identity of a probe: requests do not have it.

@@ -3,6 +3,7 @@
 use std::collections::hash_map::Entry::{Occupied, Vacant};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt::Display;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -18,23 +19,39 @@ pub(super) struct Waiter {
     pub(super) operation: Operation,
     pub(super) check: OwnedCheck,
     pub(super) subject: Subject,
-    /// When nobody waits any more.
+    /// How long it waits in all, and until when.
+    pub(super) patience: Duration,
     pub(super) until: Instant,
     /// Whether to try even a server that has just failed.
     pub(super) probes: bool,
     /// How often the server said that it did not run it.
-    pub(super) refused: u32,
+    pub(super) refusals: u32,
     /// Whether a node of the cluster is asked for keys that it is about to own.
     pub(super) asking: bool,
     /// Which slot of the cluster the keys are in; 0 where there is no cluster.
     pub(super) slot: u16,
-    pub(super) answer: oneshot::Sender<Result<Verdict, StoreError>>,
+    pub(super) sender: oneshot::Sender<Result<Verdict, StoreError>>,
 }
+
+/// What equal checks have in common: whom and what they are about, their cost and their patience.
+type Equal = (u128, u32, Duration);
 
 impl Waiter {
     /// Answers. Says whether anybody was still there.
     pub(super) fn answer(self, answer: Result<Verdict, StoreError>) -> bool {
-        self.answer.send(answer).is_ok()
+        self.sender.send(answer).is_ok()
+    }
+
+    /// Whether an answer that takes so long would come too late. One that has just come is asked
+    /// for all the same: the server may be faster than it was.
+    fn is_hopeless(&self, now: Instant, round_trip: Duration) -> bool {
+        let left = self.until.saturating_duration_since(now);
+        left.is_zero() || (left < round_trip && left < self.patience / 2)
+    }
+
+    fn equal(&self) -> Option<Equal> {
+        let key = (self.subject.check, self.check.borrow().cost, self.patience);
+        (self.operation == Operation::Check).then_some(key)
     }
 }
 
@@ -57,18 +74,19 @@ pub(super) struct Call {
     shared: HashMap<Equal, usize>,
 }
 
-/// What equal checks have in common: whom and what they are about, and their cost.
-type Equal = (u128, u32);
-
 /// Takes waiters off the queue for one round trip, with at most `most_keys` keys in all, but never
-/// fewer than one waiter's. Those that nobody waits for are dropped.
-pub(super) fn take(queue: &mut VecDeque<Waiter>, most_keys: usize) -> Vec<Waiter> {
+/// fewer than one waiter's. Those that have gone, or would before it is over, are dropped.
+pub(super) fn take(
+    queue: &mut VecDeque<Waiter>,
+    most_keys: usize,
+    round_trip: Duration,
+) -> Vec<Waiter> {
     let now = Instant::now();
     let mut taken = Vec::new();
     let mut equals = HashSet::new();
     let mut keys = 0;
     while let Some(waiter) = queue.pop_front() {
-        if waiter.until <= now || waiter.answer.is_closed() {
+        if waiter.sender.is_closed() || waiter.is_hopeless(now, round_trip) {
             waiter.answer(Err(StoreErrorKind::TimedOut.into()));
             continue;
         }
@@ -86,8 +104,8 @@ pub(super) fn take(queue: &mut VecDeque<Waiter>, most_keys: usize) -> Vec<Waiter
     taken
 }
 
-/// Makes a call of each slot's waiters.
-pub(super) fn calls(waiters: Vec<Waiter>, prefix: &str) -> Vec<Call> {
+/// Makes a call of each slot's waiters, to be sent at `now`.
+pub(super) fn calls(waiters: Vec<Waiter>, prefix: &str, now: Instant) -> Vec<Call> {
     let mut calls: Vec<Call> = Vec::new();
     let mut by_slot = HashMap::new();
     for waiter in waiters {
@@ -97,6 +115,9 @@ pub(super) fn calls(waiters: Vec<Waiter>, prefix: &str) -> Vec<Call> {
             calls.len() - 1
         });
         calls[call].add(waiter, prefix);
+    }
+    for call in &mut calls {
+        call.complete(now);
     }
     calls
 }
@@ -116,7 +137,6 @@ impl Call {
         if let Some(equal) = waiter.equal() {
             match self.shared.entry(equal) {
                 Occupied(entry) => {
-                    self.question.entries[*entry.get()].times += 1;
                     self.waiters[*entry.get()].push(waiter);
                     return;
                 }
@@ -126,22 +146,41 @@ impl Call {
             }
         }
         let check = waiter.check.borrow();
-        let policies = check.limits.policies().iter().enumerate();
-        let counts = policies.map(|(index, policy)| {
+        let counts = check.limits.policies().iter().map(|policy| {
             let key = key(prefix, check.identity, check.scope, policy);
-            (
-                self.key(key, *policy.quota()),
-                check.carried_relative(index),
-            )
+            (self.key(key, *policy.quota()), None)
         });
         let entry = Entry {
             operation: waiter.operation,
             cost: check.cost,
-            times: 1,
+            times: 0,
+            good_for: 0,
             counts: counts.collect(),
         };
         self.question.entries.push(entry);
         self.waiters.push(vec![waiter]);
+    }
+
+    /// Fills in what the waiters of an entry ask for together: how often, for how long, and with
+    /// all that was counted elsewhere.
+    fn complete(&mut self, now: Instant) {
+        for (entry, waiters) in self.question.entries.iter_mut().zip(&self.waiters) {
+            entry.times = waiters.len();
+            let until = waiters.iter().map(|waiter| waiter.until).min();
+            let good_for = until.unwrap_or(now).saturating_duration_since(now);
+            entry.good_for = good_for.as_micros() as u64;
+
+            let checks = waiters.iter().map(|waiter| waiter.check.borrow());
+            let mut carrying = checks.filter_map(|check| Some((check.limits, check.carries()?)));
+            let Some((limits, first)) = carrying.next() else {
+                continue;
+            };
+            let mut carried = first.clone();
+            carrying.for_each(|(_, other)| carried.join(limits, other));
+            for (policy, (_, joined)) in entry.counts.iter_mut().enumerate() {
+                *joined = carried.relative(limits, policy);
+            }
+        }
     }
 
     /// Where a key is in the question. It is the name of its quota too.
@@ -163,13 +202,13 @@ impl Call {
         self.waiters.iter().map(Vec::len).sum()
     }
 
-    /// When the first of its waiters will be gone: nothing must be charged later.
-    pub(super) fn until(&self) -> Option<Instant> {
+    /// When the last of its waiters will have gone.
+    pub(super) fn last_gone(&self) -> Option<Instant> {
         self.waiters
             .iter()
             .flatten()
             .map(|waiter| waiter.until)
-            .min()
+            .max()
     }
 
     pub(super) fn into_waiters(self) -> impl Iterator<Item = Waiter> {
@@ -183,20 +222,20 @@ impl Call {
         }
     }
 
-    /// Hands the script's answer, to a call made at `asked`, to those who are still there. What was
-    /// refused is returned.
+    /// Hands the script's answer, to a call made at `asked`, to those who are still there.
     pub(super) fn answer(
         self,
         now: u64,
         entries: Vec<Result<Charged, Flaw>>,
         asked: Instant,
         denials: &Denials,
-    ) -> Vec<Waiter> {
-        let mut refused = Vec::new();
+    ) -> Undone {
+        let mut undone = Undone::default();
         for (waiters, entry) in self.waiters.into_iter().zip(entries) {
             match entry {
-                Ok(charged) => settle(waiters, now, charged, asked, denials),
-                Err(Flaw::Refused) => refused.extend(waiters),
+                Ok(charged) => hand_out(waiters, now, charged, asked, denials),
+                Err(Flaw::Refused) => undone.refused.extend(waiters),
+                Err(Flaw::TooLate) => undone.late.extend(waiters),
                 Err(flaw) => {
                     for waiter in waiters {
                         waiter.answer(Err(flaw.into()));
@@ -204,16 +243,15 @@ impl Call {
                 }
             }
         }
-        refused
+        undone
     }
 }
 
-impl Waiter {
-    fn equal(&self) -> Option<Equal> {
-        let check = self.check.borrow();
-        let alike = self.operation == Operation::Check && !check.carries();
-        alike.then_some((self.subject.check, check.cost))
-    }
+/// Those whose entries were not done.
+#[derive(Default)]
+pub(super) struct Undone {
+    pub(super) refused: Vec<Waiter>,
+    pub(super) late: Vec<Waiter>,
 }
 
 impl From<Flaw> for StoreError {
@@ -222,13 +260,14 @@ impl From<Flaw> for StoreError {
             Flaw::WrongType => "a key holds something else than a count: delete it",
             Flaw::Unreadable => "a key's value is no count: delete it",
             Flaw::Refused => "the server refused to read or write",
+            Flaw::TooLate => "it reached the server too late",
         };
         Self::new(StoreErrorKind::Unusable, reason)
     }
 }
 
 /// Tells the waiters of one entry, of which the first `charged.times` that are still there pass.
-fn settle(waiters: Vec<Waiter>, now: u64, charged: Charged, asked: Instant, denials: &Denials) {
+fn hand_out(waiters: Vec<Waiter>, now: u64, charged: Charged, asked: Instant, denials: &Denials) {
     let mut states = charged.before;
     let mut places = charged.times;
     let mut remembered = false;
@@ -238,7 +277,7 @@ fn settle(waiters: Vec<Waiter>, now: u64, charged: Charged, asked: Instant, deni
             waiter.answer(Ok(Verdict::new(true, now, states.iter().copied())));
             continue;
         }
-        if waiter.answer.is_closed() {
+        if waiter.sender.is_closed() {
             continue;
         }
         let check = waiter.check.borrow();

@@ -2,27 +2,30 @@
 --
 -- One call decides any number of entries, in order. An entry is an operation on the counts of one
 -- identity: a check charges all of its policies or, if any of them denies, none. Every count is a
--- key of its own. All keys are read before any is written, and each is written at most once, with
--- a time to live. The only clock is this server's.
+-- key of its own, with a time to live. All keys are read before any is written. The only clock is
+-- this server's.
 --
 -- KEYS    the counts.
--- ARGV    valid until (microseconds since the Unix epoch): later than that nothing is done;
+-- ARGV    when the caller sent this, as it reckons by this server's clock (microseconds since the
+--         Unix epoch);
 --         how many quotas, and each as its numbers:
 --           'bucket' burst num token_whole token_part full_whole full_part
 --           'sliding' or 'fixed', limit period
 --         for each key, which of the quotas it is counted by;
 --         then the entries, each as
---           operation cost times policies, and for each policy: which key, and what to join to it
+--           operation cost times good_for policies,
+--           and for each policy: which key, and what to join to it
 --         The operations:
 --           check   charge `cost`, as many `times` as fit in a row
 --           refund  give back `cost`
---           reset   forget the counts
---         What to join is a count kept elsewhere, relative to now, or ''.
+--           reset   forget the counts, whatever the keys hold
+--         An entry is good for so many microseconds from when it was sent: later, nobody waits for
+--         it any more, and it is not done. What to join is a count kept elsewhere, relative to now,
+--         or ''.
 --
 -- Returns integers: now, and for each entry how many times it was charged, or why it was not
 -- decided (the codes below), and then, for each policy, the count's numbers as they were. If a
--- read or write was refused, the last element is the server's reason. Only `now`: it was too late, and
--- nothing was done.
+-- read or write was refused, the last element is the server's reason.
 --
 -- A count's numbers, which are also its value, with ':' between them:
 --   bucket   until [rest]: when it is full again, in microseconds since the epoch, and the fraction
@@ -30,136 +33,139 @@
 --   windows  until previous current: when this means nothing any more, and the counts of the
 --            last window and of this one
 -- All numbers are whole and below 2^53, so Lua's doubles are exact. The functions are those of
--- src/quota/token_bucket.rs and src/quota/window.rs, by the same names.
+-- src/quota/token_bucket.rs and src/quota/window.rs, by the same names. Where those have a state,
+-- these have its numbers; the third of a bucket's is always 0.
 
-local WRONG_TYPE, UNREADABLE, REFUSED = -1, -2, -3
-local EXACT = 9007199254740992
+local WRONG_TYPE, UNREADABLE, REFUSED, TOO_LATE = -1, -2, -3, -4
+-- What is greater by 1 is the same double, so this is not exact any more.
+local INEXACT = 9007199254740992
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
-if now > tonumber(ARGV[1]) then
-  return { now }
-end
 
-local function quotient(dividend, divisor)
-  return (dividend - dividend % divisor) / divisor
-end
+local floor, max, min = math.floor, math.max, math.min
+local find, format, match = string.find, string.format, string.match
 
--- The number that an argument or a value says, if a double holds it exactly. EXACT is not one:
--- what is greater by 1 would be read as it.
-local function integer(text)
-  local number = string.find(text, '^%-?%d+$') and tonumber(text)
-  return number and number < EXACT and number > -EXACT and number or nil
-end
+-- The token bucket -------------------------------------------------------------------------------
 
-local token_bucket = { default = { 0, 0 } }
-
--- The bucket's deficit (whole, part), and the state. More than a full bucket means that the clock
--- has stepped back since the state was written: the debt is then a full bucket from now on.
-function token_bucket.debt(quota, state)
-  local whole, part = state[1] - now, state[2]
+-- The deficit (whole, part), and the state. More than a full bucket means that the clock has
+-- stepped back since the state was written: the debt is then a full bucket from now on.
+local function debt(quota, full_at, rest)
+  local whole, full_whole = full_at - now, quota.full_whole
   if whole < 0 then
-    return 0, 0, state
+    return 0, 0, full_at, rest
   end
-  if whole > quota.full_whole or (whole == quota.full_whole and part > quota.full_part) then
-    return quota.full_whole, quota.full_part, { now + quota.full_whole, quota.full_part }
+  if whole > full_whole or (whole == full_whole and rest > quota.full_part) then
+    return full_whole, quota.full_part, now + full_whole, quota.full_part
   end
-  return whole, part, state
+  return whole, rest, full_at, rest
 end
 
 -- What `cost` tokens take; `cost` is at most the burst, so both products are exact.
-function token_bucket.price(quota, cost)
-  local parts = cost * quota.token_part
-  return cost * quota.token_whole + quotient(parts, quota.num), parts % quota.num
+local function price(quota, cost)
+  local parts, num = cost * quota.token_part, quota.num
+  local part = parts % num
+  return cost * quota.token_whole + (parts - part) / num, part
 end
 
 -- The state after charging `cost`, or nil if it does not fit.
-function token_bucket.step(quota, state, cost)
-  local whole, part, state = token_bucket.debt(quota, state)
+local function bucket_step(quota, cost, full_at, rest)
+  local whole, part, full_at, rest = debt(quota, full_at, rest)
   if cost == 0 then
-    return state
+    return full_at, rest, 0
   end
   if cost > quota.burst then
     return nil
   end
-  local price_whole, price_part = token_bucket.price(quota, cost)
+  local price_whole, price_part = price(quota, cost)
   whole, part = whole + price_whole, part + price_part
   if part >= quota.num then
     whole, part = whole + 1, part - quota.num
   end
-  if whole > quota.full_whole or (whole == quota.full_whole and part > quota.full_part) then
+  local full_whole = quota.full_whole
+  if whole > full_whole or (whole == full_whole and part > quota.full_part) then
     return nil
   end
-  return { now + whole, part }
+  return now + whole, part, 0
 end
 
-function token_bucket.refund(quota, state, cost)
-  local whole, part, state = token_bucket.debt(quota, state)
+local function bucket_refund(quota, cost, full_at, rest)
+  local whole, part, full_at, rest = debt(quota, full_at, rest)
   if whole == 0 and part == 0 then
-    return state
+    return full_at, rest, 0
   end
-  local price_whole, price_part = token_bucket.price(quota, math.min(cost, quota.burst))
+  local price_whole, price_part = price(quota, min(cost, quota.burst))
   if whole < price_whole or (whole == price_whole and part <= price_part) then
-    return token_bucket.default
+    return 0, 0, 0
   end
   whole, part = whole - price_whole, part - price_part
   if part < 0 then
     whole, part = whole - 1, part + quota.num
   end
-  return { now + whole, part }
+  return now + whole, part, 0
 end
 
 -- The more indebted of two states.
-function token_bucket.join(quota, one, other)
-  local one_whole, one_part, one = token_bucket.debt(quota, one)
-  local other_whole, other_part, other = token_bucket.debt(quota, other)
+local function bucket_join(quota, one, one_rest, _, other, other_rest)
+  local one_whole, one_part, one, one_rest = debt(quota, one, one_rest)
+  local other_whole, other_part, other, other_rest = debt(quota, other, other_rest)
   if other_whole > one_whole or (other_whole == one_whole and other_part > one_part) then
-    return other
+    return other, other_rest, 0
   end
-  return one
+  return one, one_rest, 0
 end
 
 -- A state that is relative to now: the debt.
-function token_bucket.rebase(_, debt)
-  return { now + debt[1], debt[2] }
+local function bucket_rebase(_, whole, part)
+  return now + whole, part, 0
 end
 
-function token_bucket.read(quota, text)
-  local whole, part = string.match(text, '^(%d+):(%d+)$')
-  whole, part = integer(whole or text), integer(part or '0')
-  if whole and part then
-    return { whole, math.min(part, quota.num - 1) }
+local function bucket_read(quota, text)
+  local whole, part = match(text, '^(%d+):?(%d*)$')
+  if not whole then
+    return nil
   end
+  whole, part = tonumber(whole), tonumber(part) or 0
+  if whole >= INEXACT or part >= INEXACT then
+    return nil
+  end
+  return whole, min(part, quota.num - 1), 0
 end
 
-function token_bucket.write(state)
-  if state[2] == 0 then
-    return string.format('%.0f', state[1])
+local function bucket_write(full_at, rest)
+  if rest == 0 then
+    return format('%.0f', full_at)
   end
-  return string.format('%.0f:%.0f', state[1], state[2])
+  return format('%.0f:%.0f', full_at, rest)
 end
 
 -- When a state means nothing any more, in microseconds.
-function token_bucket.expires_at(state)
-  return state[2] > 0 and state[1] + 1 or state[1]
+local function bucket_expires_at(full_at, rest)
+  return rest > 0 and full_at + 1 or full_at
 end
 
-local window = { default = { 0, 0, 0 } }
-local now_ms = quotient(now, 1000)
+local bucket = {
+  numbers = 2, step = bucket_step, refund = bucket_refund, join = bucket_join, rebase = bucket_rebase,
+  read = bucket_read, write = bucket_write, expires_at = bucket_expires_at,
+}
 
-function window.start(quota, state)
-  return math.max(quotient(state[1], 1000) - quota.life, 0)
+-- The windows ------------------------------------------------------------------------------------
+
+local now_ms = (now - now % 1000) / 1000
+
+local function start_of(quota, ends_at)
+  return max((ends_at - ends_at % 1000) / 1000 - quota.life, 0)
 end
 
-function window.state(quota, start, previous, current)
+local function state(quota, start, previous, current)
   if previous == 0 and current == 0 then
-    return window.default
+    return 0, 0, 0
   end
-  return { (start + quota.life) * 1000, previous, current }
+  return (start + quota.life) * 1000, previous, current
 end
 
 -- Start and counts as of the window at `to`, if that is a later one.
-function window.roll(quota, to, start, previous, current)
+local function roll(quota, to, start, previous, current)
   if start >= to then
     return start, previous, current
   end
@@ -172,75 +178,82 @@ end
 -- Start and counts of the state as it counts now. Where it is from the next window, the clock
 -- stands at that window's start. From further ahead, the clock has stepped back: both counts are
 -- taken to be this window's, so that nothing is minted.
-function window.view(quota, state)
+local function view(quota, ends_at, previous, current)
   local this = now_ms - now_ms % quota.period
-  local start = window.start(quota, state)
-  local previous = quota.sliding and state[2] or 0
-  if start > this + quota.period then
-    return this, 0, math.min(state[3] + previous, quota.limit)
+  local start = start_of(quota, ends_at)
+  if not quota.sliding then
+    previous = 0
   end
-  return window.roll(quota, this, start, previous, state[3])
+  if start > this + quota.period then
+    return this, 0, min(current + previous, quota.limit)
+  end
+  return roll(quota, this, start, previous, current)
 end
 
-function window.step(quota, state, cost)
-  local start, previous, current = window.view(quota, state)
+local function window_step(quota, cost, ends_at, last, this)
+  local start, previous, current = view(quota, ends_at, last, this)
   if cost == 0 then
-    if start < window.start(quota, state) then
-      return window.state(quota, start, previous, current)
+    if start < start_of(quota, ends_at) then
+      return state(quota, start, previous, current)
     end
-    return state
+    return ends_at, last, this
   end
-  local elapsed = math.max(now_ms - start, 0)
   local left = quota.limit - cost - current
-  if left < 0 or previous * (quota.period - elapsed) > left * quota.period then
+  local in_view = quota.period - max(now_ms - start, 0)
+  if left < 0 or previous * in_view > left * quota.period then
     return nil
   end
-  return window.state(quota, start, previous, current + cost)
+  return state(quota, start, previous, current + cost)
 end
 
-function window.refund(quota, state, cost)
-  local start, previous, current = window.view(quota, state)
-  return window.state(quota, start, previous, math.max(current - cost, 0))
+local function window_refund(quota, cost, ends_at, last, this)
+  local start, previous, current = view(quota, ends_at, last, this)
+  return state(quota, start, previous, max(current - cost, 0))
 end
 
-function window.join(quota, one, other)
-  local one_start, one_previous, one_current = window.view(quota, one)
-  local other_start, other_previous, other_current = window.view(quota, other)
-  local start = math.max(one_start, other_start)
-  local _
-  _, one_previous, one_current = window.roll(quota, start, one_start, one_previous, one_current)
-  _, other_previous, other_current =
-    window.roll(quota, start, other_start, other_previous, other_current)
-  return window.state(quota, start, math.max(one_previous, other_previous),
-    math.max(one_current, other_current))
+-- The larger count of each window.
+local function window_join(quota, one, one_last, one_this, other, other_last, other_this)
+  one, one_last, one_this = view(quota, one, one_last, one_this)
+  other, other_last, other_this = view(quota, other, other_last, other_this)
+  local start = max(one, other)
+  one, one_last, one_this = roll(quota, start, one, one_last, one_this)
+  other, other_last, other_this = roll(quota, start, other, other_last, other_this)
+  return state(quota, start, max(one_last, other_last), max(one_this, other_this))
 end
 
 -- A state that is relative to now: its window's start from the start of this one.
-function window.rebase(quota, count)
-  local start = math.max(now_ms - now_ms % quota.period + count[1], 0)
-  return window.state(quota, start, count[2], count[3])
+local function window_rebase(quota, offset, previous, current)
+  return state(quota, max(now_ms - now_ms % quota.period + offset, 0), previous, current)
 end
 
-function window.read(quota, text)
-  local first, previous, current = string.match(text, '^(%-?%d+):(%d+):(%d+)$')
-  if first then
-    first, previous, current = integer(first), integer(previous), integer(current)
-    if first and previous and current then
-      return { first, math.min(previous, quota.limit), math.min(current, quota.limit) }
-    end
+local function window_read(quota, text)
+  local first, previous, current = match(text, '^(%-?%d+):(%d+):(%d+)$')
+  if not first then
+    return nil
   end
+  first, previous, current = tonumber(first), tonumber(previous), tonumber(current)
+  if first >= INEXACT or previous >= INEXACT or current >= INEXACT then
+    return nil
+  end
+  return first, min(previous, quota.limit), min(current, quota.limit)
 end
 
-function window.write(state)
-  return string.format('%.0f:%.0f:%.0f', state[1], state[2], state[3])
+local function window_write(ends_at, previous, current)
+  return format('%.0f:%.0f:%.0f', ends_at, previous, current)
 end
 
-function window.expires_at(state)
-  return state[1]
+local function window_expires_at(ends_at)
+  return ends_at
 end
 
--- Reading ---------------------------------------------------------------------------------------
+local window = {
+  numbers = 3, step = window_step, refund = window_refund, join = window_join, rebase = window_rebase,
+  read = window_read, write = window_write, expires_at = window_expires_at,
+}
 
+-- Reading ----------------------------------------------------------------------------------------
+
+local sent = tonumber(ARGV[1])
 local position = 1
 
 local function argument()
@@ -249,15 +262,16 @@ local function argument()
 end
 
 local function number()
-  return tonumber(argument())
+  position = position + 1
+  return tonumber(ARGV[position])
 end
 
-local quotas = {}
+local quotas = { 0 }
 for index = 1, number() do
   local kind = argument()
   if kind == 'bucket' then
     quotas[index] = {
-      algorithm = token_bucket,
+      algorithm = bucket,
       burst = number(), num = number(),
       token_whole = number(), token_part = number(),
       full_whole = number(), full_part = number(),
@@ -272,141 +286,147 @@ for index = 1, number() do
   end
 end
 
--- For each key: its quota, its state, or why that cannot be told. And why the server refuses to
--- read or write, if it does.
-local quota_of, states, flaws, stored = {}, {}, {}, {}
+-- For each key: its quota, its count's numbers, or why they cannot be told. And why the server
+-- refuses to read or write, if it does.
+local quota_of, first, second, third, flaws = { 0 }, { 0 }, { 0 }, { 0 }, {}
 local refusal
-for index, key in ipairs(KEYS) do
+for key, name in ipairs(KEYS) do
   local quota = quotas[number()]
-  quota_of[index] = quota
-  local value = redis.pcall('GET', key)
+  quota_of[key] = quota
+  local value = redis.pcall('GET', name)
   if not value then
-    states[index] = quota.algorithm.default
+    first[key], second[key], third[key] = 0, 0, 0
   elseif type(value) == 'string' then
-    local state = quota.algorithm.read(quota, value)
-    if state and state[1] >= 0 then
-      states[index] = state
-    else
-      flaws[index] = UNREADABLE
+    first[key], second[key], third[key] = quota.algorithm.read(quota, value)
+    if not first[key] or first[key] < 0 then
+      flaws[key] = UNREADABLE
     end
-  elseif string.find(value.err, 'WRONGTYPE') then
-    flaws[index] = WRONG_TYPE
+  elseif find(value.err, 'WRONGTYPE', 1, true) then
+    flaws[key] = WRONG_TYPE
   else
-    flaws[index], refusal = REFUSED, value.err
+    flaws[key], refusal = REFUSED, value.err
   end
-  stored[index] = states[index]
 end
 
--- Deciding --------------------------------------------------------------------------------------
+-- Deciding ---------------------------------------------------------------------------------------
 
--- The states after charging `cost` under every policy, or nil if it does not fit under one.
-local function step(keys, before, cost)
-  local after = {}
-  for policy, key in ipairs(keys) do
-    local quota = quota_of[key]
-    after[policy] = quota.algorithm.step(quota, before[policy], cost)
-    if not after[policy] then
-      return nil
+-- Of the entry at hand: for each policy its key, its count's numbers, and those to come.
+local keys = { 0 }
+local before_first, before_second, before_third = { 0 }, { 0 }, { 0 }
+local after_first, after_second, after_third = { 0 }, { 0 }, { 0 }
+
+-- Sets what is to come after charging `cost` under every policy, unless it does not fit under one.
+local function step(policies, cost)
+  for policy = 1, policies do
+    local quota = quota_of[keys[policy]]
+    local one, two, three = quota.algorithm.step(
+      quota, cost, before_first[policy], before_second[policy], before_third[policy])
+    if not one then
+      return false
     end
+    after_first[policy], after_second[policy], after_third[policy] = one, two, three
   end
-  return after
+  return true
 end
 
--- How often `cost` fits in a row, at most `times`, and the states after that. To charge it k times
--- is to charge k * cost, so this looks for the largest k.
-local function check(keys, before, cost, times)
-  local after = step(keys, before, cost * times)
-  if after then
-    return times, after
+-- Sets what is to come after charging `cost` as often as it fits in a row, at most `times`, and
+-- says how often that is. To charge it k times is to charge k * cost, so this looks for the largest
+-- k. If none fits, it only looks.
+local function check(policies, cost, times)
+  if step(policies, cost * times) then
+    return times
   end
   local fits, too_many = 0, times
   while too_many - fits > 1 do
-    local between = quotient(fits + too_many, 2)
-    local states = step(keys, before, cost * between)
-    if states then
-      fits, after = between, states
+    local between = floor((fits + too_many) / 2)
+    if step(policies, cost * between) then
+      fits = between
     else
       too_many = between
     end
   end
-  return fits, after or step(keys, before, 0)
+  step(policies, cost * fits)
+  return fits
 end
 
-local function differ(one, other)
-  return one[1] ~= other[1] or one[2] ~= other[2] or one[3] ~= other[3]
+-- Writes a count, or deletes it if it means nothing any more. Returns the server's reason if it
+-- refuses. One that is full, or has become a replica, refuses the first write of a call, so that
+-- no policy of an entry is charged without the others.
+local function write(key, one, two, three)
+  local algorithm = quota_of[key].algorithm
+  local expires_at = algorithm.expires_at(one, two) + 999
+  local answer
+  if expires_at - 999 <= now then
+    answer = redis.pcall('DEL', KEYS[key])
+  else
+    local milliseconds = format('%.0f', (expires_at - expires_at % 1000) / 1000)
+    answer = redis.pcall('SET', KEYS[key], algorithm.write(one, two, three), 'PXAT', milliseconds)
+  end
+  return type(answer) == 'table' and answer.err
 end
 
-local entries = {}
+local reply, length = { now }, 1
 while position < #ARGV do
-  local operation, cost, times, policies = argument(), number(), number(), number()
-  local entry = { keys = {}, before = {}, charged = 0 }
+  local operation, cost, times, good_for = argument(), number(), number(), number()
+  local policies, charged = number(), 0
+  local flaw = now > sent + good_for and TOO_LATE or nil
   for policy = 1, policies do
     local key, joined = number(), argument()
-    local quota, state = quota_of[key], states[key]
-    entry.keys[policy] = key
-    entry.flaw = entry.flaw or flaws[key]
-    if state and joined ~= '' then
-      local other = quota.algorithm.read(quota, joined)
-      state = quota.algorithm.join(quota, state, quota.algorithm.rebase(quota, other))
+    keys[policy] = key
+    if operation ~= 'reset' then
+      flaw = flaw or flaws[key]
     end
-    entry.before[policy] = state
-  end
-  if not entry.flaw then
-    local after = {}
-    if operation == 'check' then
-      entry.charged, after = check(entry.keys, entry.before, cost, times)
-    end
-    for policy, key in ipairs(entry.keys) do
+    local one, two, three = first[key] or 0, second[key] or 0, third[key] or 0
+    if joined ~= '' and not flaw then
       local quota = quota_of[key]
-      if operation == 'refund' then
-        after[policy] = quota.algorithm.refund(quota, entry.before[policy], cost)
-      elseif operation == 'reset' then
-        after[policy] = quota.algorithm.default
-      end
-      states[key] = after[policy]
+      local algorithm = quota.algorithm
+      one, two, three = algorithm.join(quota, one, two, three,
+        algorithm.rebase(quota, algorithm.read(quota, joined)))
     end
+    before_first[policy], before_second[policy], before_third[policy] = one, two, three
   end
-  entries[#entries + 1] = entry
-end
 
--- Writing ---------------------------------------------------------------------------------------
-
--- A server that is full, or has become a replica, refuses the first write, so that none is done.
-local changed = {}
-for index, key in ipairs(KEYS) do
-  if states[index] and differ(states[index], stored[index]) then
-    changed[index] = true
-    if not refusal then
-      local algorithm, state = quota_of[index].algorithm, states[index]
-      local expires_at = algorithm.expires_at(state)
-      local answer
-      if expires_at <= now then
-        answer = redis.pcall('DEL', key)
-      else
-        local milliseconds = string.format('%.0f', quotient(expires_at + 999, 1000))
-        answer = redis.pcall('SET', key, algorithm.write(state), 'PXAT', milliseconds)
-      end
-      refusal = type(answer) == 'table' and answer.err or nil
-    end
-  end
-end
-
-local reply = { now }
-for _, entry in ipairs(entries) do
-  local flaw = entry.flaw
-  for _, key in ipairs(entry.keys) do
-    if refusal and changed[key] then
-      flaw = flaw or REFUSED
-    end
-  end
-  reply[#reply + 1] = flaw or entry.charged
   if not flaw then
-    for policy = 1, #entry.keys do
-      for _, number in ipairs(entry.before[policy]) do
-        reply[#reply + 1] = number
+    if operation == 'check' then
+      charged = check(policies, cost, times)
+    else
+      for policy = 1, policies do
+        local one, two, three = 0, 0, 0
+        if operation == 'refund' then
+          local quota = quota_of[keys[policy]]
+          one, two, three = quota.algorithm.refund(
+            quota, cost, before_first[policy], before_second[policy], before_third[policy])
+        end
+        after_first[policy], after_second[policy], after_third[policy] = one, two, three
+      end
+    end
+    for policy = 1, policies do
+      local key = keys[policy]
+      local one, two, three = after_first[policy], after_second[policy], after_third[policy]
+      if one ~= first[key] or two ~= second[key] or three ~= third[key] then
+        refusal = refusal or write(key, one, two, three) or nil
+        if refusal then
+          flaw = REFUSED
+          break
+        end
+        first[key], second[key], third[key], flaws[key] = one, two, three, nil
+      end
+    end
+  end
+
+  length = length + 1
+  reply[length] = flaw or charged
+  if not flaw then
+    for policy = 1, policies do
+      reply[length + 1], reply[length + 2] = before_first[policy], before_second[policy]
+      length = length + 2
+      if quota_of[keys[policy]].algorithm.numbers == 3 then
+        length = length + 1
+        reply[length] = before_third[policy]
       end
     end
   end
 end
-reply[#reply + 1] = refusal
+
+reply[length + 1] = refusal
 return reply

@@ -8,7 +8,7 @@ use redis::{
 };
 use tokio::time::Instant;
 
-use super::refusal::{Refusal, broken};
+use super::refusal::broken;
 use super::script::{self, Question, Script};
 use crate::store::StoreError;
 
@@ -20,6 +20,7 @@ pub(super) struct Connection {
     client: MultiplexedConnection,
     closed: Arc<AtomicBool>,
     clock: Clock,
+    round_trip: Duration,
 }
 
 /// The server's clock, as last seen.
@@ -35,7 +36,9 @@ impl Clock {
     /// What the server's clock shows at `instant`, or a little less: whatever is void after that is
     /// not done later than `instant`.
     fn at(&self, instant: Instant) -> u64 {
-        self.now + instant.saturating_duration_since(self.at).as_micros() as u64
+        let since = instant.saturating_duration_since(self.at).as_micros() as u64;
+        let before = self.at.saturating_duration_since(instant).as_micros() as u64;
+        (self.now + since).saturating_sub(before)
     }
 }
 
@@ -51,19 +54,17 @@ impl Connection {
             client,
             closed,
             clock,
+            round_trip: Duration::ZERO,
         };
+        // A call that asks nothing tells the time, and teaches the server the script.
+        let nothing = Question::default();
         let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(script.clock());
-        let reply = connection
-            .send(&pipeline)
-            .await
-            .map_err(|error| broken(&error))?
-            .pop();
-        match script::read(&Question::default(), reply) {
-            Err(Refusal::TooLate { now }) => connection.set_clock(now),
-            Err(refusal) => return Err(refusal.into()),
-            Ok(_) => return Err(Refusal::Unintelligible.into()),
-        }
+        pipeline.add_command(script.call(&nothing, 0, true));
+        let began = Instant::now();
+        let replied = connection.send(&pipeline).await;
+        let reply = replied.map_err(|error| broken(&error))?.pop();
+        let answer = script::read(&nothing, reply)?;
+        connection.answered(answer.now, began.elapsed());
         Ok(connection)
     }
 
@@ -72,14 +73,21 @@ impl Connection {
         self.closed.load(Ordering::Relaxed)
     }
 
-    /// Takes note of the server's time, which just arrived.
-    pub(super) fn set_clock(&mut self, now: u64) {
+    /// Takes note of an answer that has just arrived: the server's time, and how long it took.
+    pub(super) fn answered(&mut self, now: u64, round_trip: Duration) {
         let at = Instant::now();
         self.clock = Clock { now, at };
+        self.round_trip = round_trip;
     }
 
+    /// The server's time at `instant`, as far as is known.
     pub(super) fn server_time(&self, instant: Instant) -> u64 {
         self.clock.at(instant)
+    }
+
+    /// How long the last answer took.
+    pub(super) fn round_trip(&self) -> Duration {
+        self.round_trip
     }
 
     /// Writes some commands at once and waits for as many replies, errors among them.

@@ -49,17 +49,14 @@ impl Denials {
     ///
     /// A check that carries what was counted elsewhere is for the server to know.
     pub(super) fn recall(&self, subject: &Subject, check: &Check<'_>) -> Option<Verdict> {
-        if check.cost == 0 || check.carries() {
+        if check.cost == 0 || check.carries().is_some() {
             return None;
         }
         let bucket = self.bucket(subject.identity);
-        let mut denials = bucket.iter().flatten();
-        let denial =
-            denials.find(|denial| denial.subject == *subject && denial.cost <= check.cost)?;
         let now = Instant::now();
-        if now >= denial.until {
-            return None;
-        }
+        let denial = bucket.iter().flatten().find(|denial| {
+            denial.subject == *subject && denial.cost <= check.cost && now < denial.until
+        })?;
         let passed = now.duration_since(denial.asked).as_micros() as u64;
         let states = denial.states.iter().copied();
         Some(Verdict::new(false, denial.now + passed, states).remembered())

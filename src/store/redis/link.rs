@@ -1,14 +1,17 @@
 //! The way to one server: a queue, and the task that empties it, a round trip at a time. While one
 //! is under way further checks wait, and the next carries them all: no timer, and no added latency
 //! at rest.
+//!
+//! Each runtime has a queue, a task and a connection of its own, so that none waits for what another
+//! does not get round to.
 
 use std::collections::VecDeque;
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::Pipeline;
-use tokio::runtime::Handle;
+use redis::{Pipeline, Value};
+use tokio::runtime::{Handle, Id};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
@@ -33,11 +36,12 @@ const MOVING: Duration = Duration::from_millis(2);
 
 pub(super) struct Link {
     server: Server,
-    queue: Mutex<Queue>,
+    queues: Mutex<Vec<Queue>>,
 }
 
-#[derive(Default)]
+/// What waits in one runtime.
 struct Queue {
+    runtime: Id,
     waiting: VecDeque<Waiter>,
     /// Whether a task empties it.
     driven: bool,
@@ -49,6 +53,23 @@ struct Queue {
 }
 
 impl Queue {
+    fn new(runtime: Id) -> Self {
+        Self {
+            runtime,
+            waiting: VecDeque::new(),
+            driven: false,
+            connection: None,
+            backoff: Backoff::default(),
+            followed: None,
+        }
+    }
+
+    /// Whether its runtime may still need it.
+    fn is_in_use(&self) -> bool {
+        let open = |connection: &Connection| !connection.is_closed();
+        self.driven || self.connection.as_ref().is_some_and(open)
+    }
+
     /// Whether to leave a server that is no primary, now.
     fn follows(&mut self) -> bool {
         let now = Instant::now();
@@ -64,41 +85,46 @@ impl Link {
     pub(super) fn new(server: Server) -> Self {
         Self {
             server,
-            queue: Mutex::default(),
+            queues: Mutex::default(),
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Does something with the queue of a runtime.
+    fn with_queue<T>(&self, runtime: &Handle, act: impl FnOnce(&mut Queue) -> T) -> T {
+        let id = runtime.id();
+        let mut queues = self.queues.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = queues.iter().position(|queue| queue.runtime == id);
+        let place = known.unwrap_or_else(|| {
+            // Those of runtimes that have ended are in nobody's use.
+            queues.retain(Queue::is_in_use);
+            queues.push(Queue::new(id));
+            queues.len() - 1
+        });
+        act(&mut queues[place])
     }
 
     /// Puts a waiter in the queue, unless it is full.
     pub(super) fn ask(self: &Arc<Self>, core: &Arc<Core>, runtime: &Handle, waiter: Waiter) {
-        let mut queue = self.queue();
-        if queue.waiting.len() >= core.longest_queue && !waiter.probes {
-            drop(queue);
-            waiter.answer(Err(StoreErrorKind::Overloaded.into()));
-            return;
-        }
-        queue.waiting.push_back(waiter);
-        if !mem::replace(&mut queue.driven, true) {
-            let driver = Driver {
+        let mut refused = None;
+        let driver = self.with_queue(runtime, |queue| {
+            if queue.waiting.len() >= core.longest_queue && !waiter.probes {
+                refused = Some(waiter);
+                return None;
+            }
+            queue.waiting.push_back(waiter);
+            (!mem::replace(&mut queue.driven, true)).then(|| Driver {
                 connection: queue.connection.take(),
                 link: self.clone(),
                 core: core.clone(),
                 runtime: runtime.clone(),
                 done: false,
-            };
-            drop(queue);
-            runtime.spawn(driver.run());
+            })
+        });
+        if let Some(waiter) = refused {
+            waiter.answer(Err(StoreErrorKind::Overloaded.into()));
         }
-    }
-
-    /// Fails everything that waits.
-    fn fail(&self, error: &StoreError) {
-        let waiting = mem::take(&mut self.queue().waiting);
-        for waiter in waiting {
-            waiter.answer(Err(error.clone()));
+        if let Some(driver) = driver {
+            runtime.spawn(driver.run());
         }
     }
 }
@@ -116,22 +142,28 @@ struct Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         if !self.done {
-            let mut queue = self.link.queue();
-            queue.driven = false;
-            queue.waiting.clear();
+            let left = self.with_queue(|queue| {
+                queue.driven = false;
+                mem::take(&mut queue.waiting)
+            });
+            drop(left);
         }
     }
 }
 
 impl Driver {
+    fn with_queue<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
+        self.link.with_queue(&self.runtime, act)
+    }
+
     async fn run(mut self) {
         while !self.is_done() {
             let Some(mut connection) = self.connect().await else {
                 continue;
             };
-            let waiters = take(&mut self.link.queue().waiting, self.core.most_keys);
-            let calls = calls(waiters, &self.core.prefix);
-            if self.round_trip(&mut connection, calls).await.is_ok() {
+            let (most_keys, round_trip) = (self.core.most_keys, connection.round_trip());
+            let waiters = self.with_queue(|queue| take(&mut queue.waiting, most_keys, round_trip));
+            if self.ask(&mut connection, waiters).await.is_ok() {
                 self.connection = Some(connection);
             }
         }
@@ -139,12 +171,17 @@ impl Driver {
 
     /// Whether nobody waits. Then the connection is put by.
     fn is_done(&mut self) -> bool {
-        let mut queue = self.link.queue();
-        self.done = queue.waiting.is_empty();
-        if self.done {
+        let connection = self.connection.take();
+        let connection = self.with_queue(|queue| {
+            if !queue.waiting.is_empty() {
+                return Some(connection);
+            }
             queue.driven = false;
-            queue.connection = self.connection.take();
-        }
+            queue.connection = connection;
+            None
+        });
+        self.done = connection.is_none();
+        self.connection = connection.flatten();
         self.done
     }
 
@@ -153,48 +190,46 @@ impl Driver {
         if let Some(connection) = self.connection.take().filter(|open| !open.is_closed()) {
             return Some(connection);
         }
-        let too_soon = {
-            let queue = self.link.queue();
+        let too_soon = self.with_queue(|queue| {
             queue.backoff.is_on() && !queue.waiting.iter().any(|waiter| waiter.probes)
-        };
+        });
         let opened = if too_soon {
             Err(unavailable("the server could not be reached a moment ago"))
         } else {
             let opened = timeout(PATIENCE, self.link.server.open(&self.core.script)).await;
             let too_slow = |_| Err(unavailable("the server took too long to connect"));
             let opened = opened.unwrap_or_else(too_slow);
-            self.link.queue().backoff.report(opened.is_ok());
+            self.with_queue(|queue| queue.backoff.report(opened.is_ok()));
             opened
         };
-        let failed = |error| {
+        let failed = |error: StoreError| {
             self.core.servers.unreachable(&self.core, &self.runtime);
-            self.link.fail(&error);
+            for waiter in self.with_queue(|queue| mem::take(&mut queue.waiting)) {
+                waiter.answer(Err(error.clone()));
+            }
         };
         opened.map_err(failed).ok()
     }
 
-    /// Asks what the calls ask, and hands out the answers.
+    /// Asks what the waiters ask, and hands out the answers.
+    async fn ask(&self, connection: &mut Connection, waiters: Vec<Waiter>) -> Result<(), Unusable> {
+        let asked = Instant::now();
+        let calls = calls(waiters, &self.core.prefix, asked);
+        let unknown = self.round_trip(connection, calls, asked, false).await?;
+        // Where the server does not know the script, it is sent along.
+        self.round_trip(connection, unknown, asked, true).await?;
+        Ok(())
+    }
+
+    /// Returns the calls that the server did not run since it does not know the script.
     async fn round_trip(
         &self,
         connection: &mut Connection,
         calls: Vec<Call>,
-    ) -> Result<(), Unusable> {
-        let unknown = self.exchange(connection, calls, false).await?;
-        // Where the server does not know the script, it is sent along.
-        self.exchange(connection, unknown, true).await?;
-        Ok(())
-    }
-
-    /// One round trip. Returns the calls that the server did not run since it does not know the
-    /// script.
-    async fn exchange(
-        &self,
-        connection: &mut Connection,
-        calls: Vec<Call>,
+        asked: Instant,
         whole: bool,
     ) -> Result<Vec<Call>, Unusable> {
-        let asked = Instant::now();
-        let Some(last) = calls.iter().filter_map(Call::until).max() else {
+        let Some(last_gone) = calls.iter().filter_map(Call::last_gone).max() else {
             return Ok(calls);
         };
         self.core.meter.batch(calls.iter().map(Call::len).sum());
@@ -203,78 +238,93 @@ impl Driver {
             if call.asking {
                 commands.cmd("ASKING");
             }
-            let expiry = connection.server_time(call.until().unwrap_or(asked));
-            let script = &self.core.script;
-            commands.add_command(script.call(&call.question, expiry, whole && index == 0));
+            let (script, now) = (&self.core.script, connection.server_time(asked));
+            commands.add_command(script.call(&call.question, now, whole && index == 0));
         }
 
         // The waiters go when their time is up. The reply may still come, and then the connection is
-        // good. But those who have come since wait behind it, so not for more than twice as long.
-        let patience = 2 * last.saturating_duration_since(asked);
-        let replied = timeout(patience, connection.send(&commands)).await;
+        // good. But those who have come since wait behind it, so not for much longer.
+        let began = Instant::now();
+        let patience = last_gone.saturating_duration_since(began);
+        let replied = timeout(
+            patience + patience.min(PATIENCE),
+            connection.send(&commands),
+        )
+        .await;
         let replied = replied.map_err(|_| StoreErrorKind::TimedOut.into());
-        let mut replies = match replied.and_then(|sent| sent.map_err(|error| broken(&error))) {
-            Ok(replies) => replies.into_iter(),
+        match replied.and_then(|sent| sent.map_err(|error| broken(&error))) {
+            Ok(replies) => self.hand_out(connection, calls, replies, (asked, began), whole),
             Err(error) => {
                 calls.into_iter().for_each(|call| call.fail(&error));
                 self.core.servers.unreachable(&self.core, &self.runtime);
-                return Err(Unusable);
+                Err(Unusable)
             }
-        };
+        }
+    }
 
+    /// Hands out the replies to calls that were made, and sent, at these instants.
+    fn hand_out(
+        &self,
+        connection: &mut Connection,
+        calls: Vec<Call>,
+        replies: Vec<Value>,
+        (asked, sent): (Instant, Instant),
+        whole: bool,
+    ) -> Result<Vec<Call>, Unusable> {
+        let took = sent.elapsed();
+        let mut replies = replies.into_iter();
         let mut unknown = Vec::new();
-        let mut usable = Ok(());
+        let mut usable = true;
         for call in calls {
             if call.asking {
                 replies.next();
             }
-            let refused = match read(&call.question, replies.next()) {
+            let (refused, refusal) = match read(&call.question, replies.next()) {
                 Ok(answer) => {
-                    connection.set_clock(answer.now);
-                    let refused =
-                        call.answer(answer.now, answer.entries, asked, &self.core.denials);
-                    answer.refusal.map(|refusal| (refused, refusal))
+                    connection.answered(answer.now, took);
+                    let denials = &self.core.denials;
+                    let undone = call.answer(answer.now, answer.entries, asked, denials);
+                    self.refused(undone.late, &Refusal::TooLate, false);
+                    match answer.refusal {
+                        Some(refusal) => (undone.refused, refusal),
+                        None => continue,
+                    }
                 }
                 Err(Refusal::NoScript) if !whole => {
                     unknown.push(call);
-                    None
+                    continue;
                 }
-                Err(refusal) => Some((call.into_waiters().collect(), refusal)),
-            };
-            let Some((waiters, refusal)) = refused else {
-                continue;
+                Err(refusal) => (call.into_waiters().collect(), refusal),
             };
             let mut last = refusal.is_final();
             match refusal {
-                Refusal::TooLate { now } => connection.set_clock(now),
-                Refusal::NotPrimary(_) if usable.is_ok() && !self.link.queue().follows() => {
-                    last = true;
-                }
-                Refusal::NotPrimary(_) | Refusal::Unintelligible => usable = Err(Unusable),
+                Refusal::NotPrimary(_) if usable && !self.with_queue(Queue::follows) => last = true,
+                Refusal::NotPrimary(_) | Refusal::Unintelligible => usable = false,
                 _ => {}
             }
-            self.refused(waiters, &refusal, last);
+            self.refused(refused, &refusal, last);
         }
-        if usable.is_err() {
-            let waiters = unknown.drain(..).flat_map(Call::into_waiters);
-            self.refused(waiters, &Refusal::NoScript, false);
+        if usable {
+            return Ok(unknown);
         }
-        usable.map(|()| unknown)
+        let unknown = unknown.into_iter().flat_map(Call::into_waiters);
+        self.refused(unknown, &Refusal::NoScript, false);
+        Err(Unusable)
     }
 
     /// Sees to waiters whose call the server did not run: they are asked again, unless this was the
     /// last time.
     fn refused(&self, waiters: impl IntoIterator<Item = Waiter>, refusal: &Refusal, last: bool) {
+        let (core, runtime) = (&self.core, &self.runtime);
         if matches!(refusal, Refusal::NotPrimary(_) | Refusal::Busy(_)) {
-            self.core.servers.unreachable(&self.core, &self.runtime);
+            core.servers.unreachable(core, runtime);
         }
         for mut waiter in waiters {
-            waiter.refused += 1;
-            if last || waiter.refused > MOST_REFUSALS {
+            waiter.refusals += 1;
+            if last || waiter.refusals > MOST_REFUSALS {
                 waiter.answer(Err(refusal.clone().into()));
                 continue;
             }
-            let (core, runtime) = (&self.core, &self.runtime);
             match refusal {
                 Refusal::Elsewhere { .. } => {
                     let from = &self.link.server;
@@ -295,5 +345,4 @@ impl Driver {
 }
 
 /// The connection is not to be used any more.
-#[derive(Clone, Copy)]
 struct Unusable;

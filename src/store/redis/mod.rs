@@ -42,8 +42,11 @@ use super::{Check, Outcome, Store, StoreError, Verdict};
 use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
 
+/// How long a check waits that does not say: one that is made without a limiter.
+const UNSAID_PATIENCE: Duration = Duration::from_secs(2);
+
 /// No check waits for longer, whatever it says.
-const LONGEST_PATIENCE: Duration = Duration::from_secs(30);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Counts in Redis (6.2 or later) or Valkey, shared by every process that asks the same server.
 ///
@@ -206,22 +209,27 @@ impl Core {
         let Ok(runtime) = Handle::try_current() else {
             return Outcome::Ready(Err(unavailable("RedisStore needs a Tokio runtime")));
         };
-        let (answer, answered) = oneshot::channel();
+        let (sender, receiver) = oneshot::channel();
+        let patience = match check.time_left {
+            Duration::MAX => UNSAID_PATIENCE,
+            said => said.min(LONGEST_PATIENCE),
+        };
         let waiter = Waiter {
             operation,
             check: check.into_owned(),
             subject,
-            until: Instant::now() + check.time_left.min(LONGEST_PATIENCE),
+            patience,
+            until: Instant::now() + patience,
             probes,
-            refused: 0,
+            refusals: 0,
             asking: false,
             slot: self.servers.slot_of(check.identity),
-            answer,
+            sender,
         };
         self.servers.ask(self, &runtime, waiter);
         Outcome::Pending(Box::pin(async {
             let ended = |_| Err(unavailable("the runtime that asked the server has ended"));
-            answered.await.unwrap_or_else(ended)
+            receiver.await.unwrap_or_else(ended)
         }))
     }
 }

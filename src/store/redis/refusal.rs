@@ -17,8 +17,8 @@ pub(super) enum Refusal {
     TryAgain,
     /// It cannot serve anybody now.
     Busy(String),
-    /// The call arrived after its time. This is the server's, in microseconds since the epoch.
-    TooLate { now: u64 },
+    /// It arrived when nobody would have waited for it any more.
+    TooLate,
     /// It will not, for a reason that lasts.
     Other(String),
     /// What it said is none of the script's replies.
@@ -74,7 +74,7 @@ impl From<Refusal> for StoreError {
             }
             Refusal::Elsewhere { .. } => unavailable("the nodes disagree on who has the keys"),
             Refusal::NoScript => unavailable("the server forgets the script at once"),
-            Refusal::TooLate { .. } => Self::new(TimedOut, "the call reached the server too late"),
+            Refusal::TooLate => Self::new(TimedOut, "the check reached the server too late"),
             Refusal::NotPrimary(text) | Refusal::Other(text) => Self::new(Rejected, text),
             Refusal::Unintelligible => {
                 let advice = "is it Redis 6.2 or later, or Valkey?";

@@ -47,16 +47,9 @@ impl Script {
         )
     }
 
-    /// A call that does nothing but tell the time, and teaches the server the script.
-    pub(super) fn clock(&self) -> Cmd {
-        let mut command = Cmd::new();
-        command.arg("EVAL").arg(&self.source).arg(0).arg(0);
-        command
-    }
-
-    /// A call that is void after `expiry` (microseconds, by the server's clock). `whole` sends the
-    /// script's text.
-    pub(super) fn call(&self, question: &Question, expiry: u64, whole: bool) -> Cmd {
+    /// A call, sent when the server's clock shows `now` (microseconds since the Unix epoch), as far
+    /// as is known here. `whole` sends the script's text.
+    pub(super) fn call(&self, question: &Question, now: u64, whole: bool) -> Cmd {
         let mut command = Cmd::with_capacity(8 + 16 * question.keys.len(), 0);
         match whole {
             true => command.arg("EVAL").arg(&self.source),
@@ -66,7 +59,7 @@ impl Script {
         for (key, _) in &question.keys {
             command.arg(key);
         }
-        command.arg(expiry).arg(question.quotas.len());
+        command.arg(now).arg(question.quotas.len());
         for quota in &question.quotas {
             match quota.numbers() {
                 Numbers::TokenBucket {
@@ -94,7 +87,7 @@ impl Script {
         for entry in &question.entries {
             command.arg(entry.operation.as_str());
             command.arg(entry.cost).arg(entry.times);
-            command.arg(entry.counts.len());
+            command.arg(entry.good_for).arg(entry.counts.len());
             for (key, joined) in &entry.counts {
                 command.arg(key + 1).arg(joined.as_deref().unwrap_or(""));
             }
@@ -124,6 +117,8 @@ pub(super) struct Entry {
     pub(super) cost: u32,
     /// How many waiters ask for it.
     pub(super) times: usize,
+    /// How long after it is sent it may still be done, in microseconds.
+    pub(super) good_for: u64,
     /// For each policy: which key, and what to join to it.
     pub(super) counts: PerPolicy<(usize, Option<String>)>,
 }
@@ -170,6 +165,7 @@ pub(super) enum Flaw {
     WrongType,
     Unreadable,
     Refused,
+    TooLate,
 }
 
 /// Reads the reply to a question.
@@ -186,9 +182,6 @@ pub(super) fn read(question: &Question, reply: Option<Value>) -> Result<Answer, 
     });
     let mut numbers = ReplyNumbers(values.into_iter());
     let now = numbers.next_unsigned()?;
-    if numbers.0.len() == 0 {
-        return Err(Refusal::TooLate { now });
-    }
     let entries = question.entries.iter();
     let entries = entries.map(|entry| numbers.next_entry(question, entry));
     let entries = entries.collect::<Result<_, _>>()?;
@@ -226,6 +219,7 @@ impl ReplyNumbers {
             -1 => return Ok(Err(Flaw::WrongType)),
             -2 => return Ok(Err(Flaw::Unreadable)),
             -3 => return Ok(Err(Flaw::Refused)),
+            -4 => return Ok(Err(Flaw::TooLate)),
             times => usize::try_from(times).map_err(|_| Refusal::Unintelligible)?,
         };
         let mut before = PerPolicy::new();

@@ -285,6 +285,7 @@ fn question(acts: &[Act], run: u64) -> Question {
             operation: act.operation,
             cost: act.cost,
             times: act.times,
+            good_for: 0,
             counts,
         });
     }
@@ -311,7 +312,7 @@ fn the_script_decides_whatever_comes_as_the_pure_steps_do() {
         for (passed, acts) in calls {
             now = now.saturating_add_signed(passed);
             let question = question(&acts, run);
-            let call = script.call(&question, u64::MAX >> 11, true);
+            let call = script.call(&question, now, true);
             let reply = runtime.block_on(async {
                 let set: Result<i64, _> = set_clock(now).query_async(&mut connection).await;
                 set.expect("the clock is set");
