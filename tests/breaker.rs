@@ -213,13 +213,13 @@ async fn checks_that_are_given_up_early_open_the_breaker_too() {
     store.behave(Behavior::Hang);
     let impatience = DEADLINE - Duration::from_millis(10);
     let mut waited = 0;
-    for _ in 0..20 {
+    for _ in 0..40 {
         let given_up = timeout(impatience, check(&limiter, &ten_a_day())).await;
         waited += usize::from(given_up.is_err());
         sleep(Duration::from_millis(1)).await;
     }
-    // Two or three of them in each of three deadlines.
-    assert!(waited <= 9, "{waited} waited in vain");
+    // A few in each of three deadlines, and as many until a probe has found out why.
+    assert!(waited <= 15, "{waited} waited in vain");
 }
 
 #[tokio::test(start_paused = true)]

@@ -72,7 +72,8 @@ impl LimiterBuilder {
     ///
     /// While the store is away each replica counts alone, so that together they would allow the
     /// limit as many times over. With the replicas' number set, each charges an admission that
-    /// many times, as if the others did the same. A full quota still admits whatever it would
+    /// many times, as if the others did the same (but once where only an answer was slow and the
+    /// breaker is closed). A full quota still admits whatever it would
     /// otherwise, so at least one request passes in each replica.
     pub fn fallback_share(self, replicas: NonZeroU32) -> Self {
         Self {

@@ -16,6 +16,13 @@ pub enum FailureStrategy {
     Closed,
 }
 
+/// What the fallback holds of a check's counts.
+pub(super) struct Held {
+    states: PerPolicy<State>,
+    /// What was decided here and may not be in the store.
+    pub(super) carried: Option<Carried>,
+}
+
 /// Counts in the process, for while the store is away.
 ///
 /// It holds what the store's last decision left of each identity, moved to this process's clock,
@@ -35,9 +42,12 @@ impl Fallback {
         Self { table, share }
     }
 
-    /// Decides a check.
-    pub(super) fn check<'a>(&self, check: &Check<'a>) -> Decision<'a> {
-        let check = check.shared_by(self.share);
+    /// Decides a check: alone, or as one of the replicas that all do, while the store is away.
+    pub(super) fn check<'a>(&self, check: &Check<'a>, away: bool) -> Decision<'a> {
+        let check = match away {
+            true => check.shared_by(self.share),
+            false => *check,
+        };
         let verdict = self.table.row(&check).decide(true);
         // The table's verdicts follow from their states, so there is always a decision.
         Decision::replay(&check, &verdict)
@@ -45,34 +55,43 @@ impl Fallback {
             .degraded()
     }
 
-    /// What was decided by here and may not be in the store.
-    pub(super) fn carried(&self, check: &Check<'_>) -> Option<Carried> {
+    /// What it holds of a check's counts, before the store is asked.
+    pub(super) fn held(&self, check: &Check<'_>) -> Held {
         let row = self.table.row(check);
-        if !row.marks().any(|marked| marked) {
-            return None;
-        }
-        let marked = row.states().zip(row.marks());
-        let states = marked.map(|(state, marked)| if marked { state } else { State::default() });
-        Some(Carried {
-            states: states.collect(),
-            now: row.now(),
-        })
+        let states: PerPolicy<State> = row.states().collect();
+        let carried = row.marks().any(|marked| marked).then(|| {
+            let marked = states.iter().zip(row.marks());
+            let marked =
+                marked.map(|(state, marked)| if marked { *state } else { State::default() });
+            Carried {
+                states: marked.collect(),
+                now: row.now(),
+            }
+        });
+        Held { states, carried }
     }
 
     /// Takes note of what the store decided, after joining what it was carried.
     ///
-    /// Answers may come in another order than they were decided in, so an older one does not take
-    /// back what a newer one told.
-    pub(super) fn settle(&self, check: &Check<'_>, carried: Option<&Carried>, verdict: &Verdict) {
+    /// It replaces what was held when the store was asked. If that has changed meanwhile, by an
+    /// answer that was decided earlier or later or by a decision here, the more indebted counts.
+    pub(super) fn settle(&self, check: &Check<'_>, asked: &Held, verdict: &Verdict) {
         let left = check.decide(verdict.now, verdict.states.iter().copied());
         let mut row = self.table.row(check);
         let now = row.now();
         let held: PerPolicy<(State, bool)> = row.states().zip(row.marks()).collect();
         for (policy, (quota, (held, marked))) in check.quotas().zip(held).enumerate() {
             let state = quota.rebase(left.states()[policy], verdict.now, now);
+            let unchanged = asked.states[policy] == held;
             // What was charged here while the check was under way is still to be carried.
-            let known = carried.is_some_and(|carried| carried.states[policy] == held);
-            row.set(policy, quota.join(state, held, now), marked && !known);
+            let carried = asked.carried.as_ref();
+            let carried = carried.is_some_and(|carried| carried.states[policy] == held);
+            let mark = marked && !carried;
+            let state = match unchanged && !mark {
+                true => state,
+                false => quota.join(state, held, now),
+            };
+            row.set(policy, state, mark);
         }
         row.estimate();
     }

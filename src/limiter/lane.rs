@@ -12,7 +12,7 @@ use super::pending::within;
 use crate::events;
 use crate::metrics::{self, Operation};
 use crate::random::jitter;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::{StoreError, StoreErrorKind, Verdict};
 
 /// The independent parts of a store, made as they are first used.
 pub(super) struct Lanes {
@@ -68,10 +68,30 @@ impl Lane {
 
 impl Shared {
     /// Takes note of a check that is under way.
+    ///
+    /// If none has been answered for a while, that may be the store, or those who asked may have
+    /// hung up before the answer. A probe finds out.
     pub(super) fn sent(self: &Arc<Self>, lane: &Arc<Lane>, began: Instant) {
-        self.report(lane, &StoreErrorKind::TimedOut.into(), |breaker| {
-            breaker.sent(began, self.deadline)
-        });
+        if !lane.breaker().is_unanswered(began, self.deadline) {
+            return;
+        }
+        if let Ok(runtime) = Handle::try_current() {
+            let (shared, lane) = (self.clone(), lane.clone());
+            runtime.spawn(async move {
+                match shared.probe(&lane, shared.deadline).await {
+                    Ok(_) => lane.succeeded(),
+                    Err(error) => shared.failed(&lane, began, &error),
+                }
+            });
+        }
+    }
+
+    async fn probe(&self, lane: &Lane, patience: Duration) -> Result<Verdict, StoreError> {
+        let probe = self.store.probe(lane.index, patience).wait();
+        let answer = within(patience, probe).await;
+        let error = answer.as_ref().err().map(StoreError::kind);
+        self.meter.operation(Operation::Probe, error);
+        answer
     }
 
     /// Takes note of a failure.
@@ -134,10 +154,7 @@ impl Probing {
             let Some(shared) = self.shared.upgrade() else {
                 return;
             };
-            let probe = shared.store.probe(self.lane.index, self.patience).wait();
-            let answer = within(self.patience, probe).await;
-            let error = answer.as_ref().err().map(StoreError::kind);
-            shared.meter.operation(Operation::Probe, error);
+            let answer = shared.probe(&self.lane, self.patience).await;
             // What a store remembers does not prove that it is back.
             if answer.is_ok_and(|verdict| !verdict.remembered) {
                 events::store_back(self.store, self.lane.index);

@@ -7,12 +7,12 @@ use tokio::time::Instant;
 use super::breaker::LONGEST_WAIT;
 use super::builder::LimiterBuilder;
 use super::claims::Claims;
-use super::failure::{FailureStrategy, Fallback};
+use super::failure::{FailureStrategy, Fallback, Held};
 use super::lane::{Lane, Lanes};
 use super::pending::{Checked, PendingDecision, within};
 use crate::decision::Decision;
 use crate::metrics::{Meter, Operation};
-use crate::store::{Carried, Check, Outcome, Store, StoreError, StoreErrorKind, Verdict};
+use crate::store::{Check, Outcome, Store, StoreError, StoreErrorKind, Verdict};
 
 /// A store with a deadline, breakers, a fallback and metrics: everything that decides, and nothing
 /// that knows of HTTP.
@@ -55,7 +55,10 @@ pub(super) struct Shared {
 pub(super) struct Asked {
     operation: Operation,
     lane: AskedLane,
-    carried: Option<Carried>,
+    /// None where the store needs no fallback.
+    held: Option<Held>,
+    /// Whether the answer is waited for as long as any is.
+    patient: bool,
 }
 
 /// The lane that a question went by, and when; none where the store vouches for itself.
@@ -108,16 +111,19 @@ impl Limiter {
     fn ask<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
         let shared = &self.shared;
         let Ok(lane) = shared.lane(check) else {
-            return Checked::Ready(self.decided(check, operation, self.degraded(check)));
+            return Checked::Ready(self.decided(check, operation, self.degraded(check, true)));
         };
-        let carried = lane.as_ref().and_then(|_| shared.fallback.carried(check));
+        let held = lane.as_ref().map(|_| shared.fallback.held(check));
+        let carried = held.as_ref().and_then(|held| held.carried.as_ref());
         let patience = check.time_left.min(shared.deadline);
-        let carrying = check.time_left(patience).carrying(carried.as_ref());
-        let outcome = shared.store.check(&carrying);
+        let outcome = shared
+            .store
+            .check(&check.time_left(patience).carrying(carried));
         let asked = Asked {
             operation,
             lane,
-            carried,
+            held,
+            patient: patience == shared.deadline,
         };
         match outcome {
             Outcome::Ready(result) => Checked::Ready(self.conclude(check, &asked, result)),
@@ -146,25 +152,30 @@ impl Limiter {
         let decision = match replayed {
             Ok((decision, verdict)) if verdict.remembered => decision,
             Ok((decision, verdict)) => {
-                shared.heard(operation, &asked.lane, None);
-                if asked.lane.is_some() {
-                    let carried = asked.carried.as_ref();
-                    shared.fallback.settle(check, carried, &verdict);
+                shared.heard(operation, &asked.lane, Ok(()));
+                if let Some(held) = &asked.held {
+                    shared.fallback.settle(check, held, &verdict);
                 }
                 decision
             }
             Err(error) => {
-                shared.heard(operation, &asked.lane, Some(&error));
-                self.degraded(check)
+                let slow = error.kind() == StoreErrorKind::TimedOut;
+                // One who would not wait longer says nothing of the store.
+                let impatient = slow && !asked.patient;
+                let lane = if impatient { &None } else { &asked.lane };
+                shared.heard(operation, lane, Err(&error));
+                // A slow answer may be this check's alone.
+                let open = |(lane, _): &(Arc<Lane>, _)| lane.is_open(Instant::now());
+                self.degraded(check, !slow || asked.lane.as_ref().is_some_and(open))
             }
         };
         self.decided(check, operation, decision)
     }
 
-    /// What the strategy makes of a store that does not decide.
-    fn degraded<'a>(&self, check: &Check<'a>) -> Decision<'a> {
+    /// What the strategy makes of a store that does not decide this check, or is away for all.
+    fn degraded<'a>(&self, check: &Check<'a>, away: bool) -> Decision<'a> {
         match self.strategy {
-            FailureStrategy::Open => self.shared.fallback.check(check),
+            FailureStrategy::Open => self.shared.fallback.check(check, away),
             FailureStrategy::OpenUnlimited => Decision::unlimited(check),
             FailureStrategy::Closed => Decision::refused(check, LONGEST_WAIT),
         }
@@ -243,12 +254,18 @@ impl Shared {
     }
 
     /// Takes note of an answer, or of an error in its place.
-    fn heard(self: &Arc<Self>, operation: Operation, lane: &AskedLane, error: Option<&StoreError>) {
-        self.meter.operation(operation, error.map(StoreError::kind));
-        match (lane, error) {
+    fn heard(
+        self: &Arc<Self>,
+        operation: Operation,
+        lane: &AskedLane,
+        answer: Result<(), &StoreError>,
+    ) {
+        self.meter
+            .operation(operation, answer.err().map(StoreError::kind));
+        match (lane, answer) {
             (None, _) => {}
-            (Some((lane, _)), None) => lane.succeeded(),
-            (Some((lane, began)), Some(error)) => self.failed(lane, *began, error),
+            (Some((lane, _)), Ok(())) => lane.succeeded(),
+            (Some((lane, began)), Err(error)) => self.failed(lane, *began, error),
         }
     }
 
@@ -262,7 +279,7 @@ impl Shared {
             Outcome::Ready(result) => result,
             Outcome::Pending(answer) => within(self.deadline, answer).await,
         };
-        self.heard(operation, &lane, result.as_ref().err());
+        self.heard(operation, &lane, result.as_ref().map(|()| ()));
         result
     }
 }
