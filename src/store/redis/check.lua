@@ -122,7 +122,7 @@ end
 
 local function bucket_read(quota, text)
   local whole, part = match(text, '^(%d+):?(%d*)$')
-  if not whole then
+  if not whole or (part == '' and #whole < #text) then
     return nil
   end
   whole, part = tonumber(whole), tonumber(part) or 0
