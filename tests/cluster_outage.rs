@@ -144,6 +144,11 @@ async fn seeds_that_are_of_no_use_are_passed_over_and_tried_again() {
     let dead = Server::start().await;
     dead.kill();
     let alone = Server::start().await;
+    let error = store(&[alone.url()]).ping().await.expect_err("no cluster");
+    assert!(
+        format!("{error:?}").contains("cluster support disabled"),
+        "{error:?}"
+    );
     let blank = Server::start_with(&["--cluster-enabled", "yes"]).await;
     let living = &cluster.nodes()[4];
     for _ in 0..10 {
