@@ -95,6 +95,17 @@ async fn the_store_conforms_on_a_cluster_and_all_keys_of_an_identity_are_in_one_
         assert_eq!(errors(node, "MOVED").await, 0);
     }
     assert!(tags.values().all(|nodes| nodes.len() == 1));
+
+    // Who takes one node for all of them is told so.
+    let alone = RedisStore::new(&cluster.urls()[0]).unwrap();
+    let elsewhere = Identity::user(&names_in(16_383..16_384).next().unwrap());
+    let check = Check::new(&elsewhere, &limits);
+    let error = alone.check(&check).wait().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Rejected);
+    assert!(
+        format!("{error:?}").contains("RedisStore::cluster"),
+        "{error:?}"
+    );
     assert_eq!(cluster.keys_without_ttl().await, [""; 0]);
 }
 
@@ -322,6 +333,10 @@ async fn limits_hold_exactly_while_slots_are_moved_under_load() {
         .collect();
     shared.3.store(false, Ordering::Relaxed);
     tasks.join_all().await;
+    for code in ["MOVED", "ASK"] {
+        let told = join_all(cluster.nodes().iter().map(|node| errors(node, code))).await;
+        assert!(told.iter().sum::<u64>() > 0, "nobody was told {code}");
+    }
     for (count, spent) in shared.2.iter().zip(spent) {
         assert!((1..LIMIT).contains(&spent), "{spent} while slots moved");
         assert_eq!(count.load(Ordering::Relaxed), LIMIT);

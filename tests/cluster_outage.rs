@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use servers::{Cluster, Proxy, Server, Wait};
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use tollgate::{Check, Limiter, Outcome, RedisStore, Store};
+use tollgate::{Check, Limiter, Limits, Outcome, RedisStore, Store};
 
-use support::{NEVER_LATE, SOON, User, names_in, replicated, strict};
+use support::{NEVER_LATE, QUOTA, SOON, User, names_in, replicated, strict};
 
 /// What the first of the nodes has at first. The others have the rest.
 const FIRST: u16 = 5_461;
@@ -144,6 +145,11 @@ async fn seeds_that_are_of_no_use_are_passed_over_and_tried_again() {
     let dead = Server::start().await;
     dead.kill();
     let alone = Server::start().await;
+    let error = store(&[alone.url()]).ping().await.expect_err("no cluster");
+    assert!(
+        format!("{error:?}").contains("cluster support disabled"),
+        "{error:?}"
+    );
     let blank = Server::start_with(&["--cluster-enabled", "yes"]).await;
     let living = &cluster.nodes()[4];
     for _ in 0..10 {
@@ -162,4 +168,27 @@ async fn seeds_that_are_of_no_use_are_passed_over_and_tried_again() {
     proxy.pass();
     victim().until_decided(&limiter).await;
     store.ping().await.unwrap();
+}
+
+#[test]
+fn a_store_outlives_every_runtime_that_used_it() {
+    let runtime = || Runtime::new().unwrap();
+    let (last, limits) = (runtime(), Limits::from(QUOTA));
+    let cluster = last.block_on(start());
+    let single = RedisStore::new(&cluster.urls()[0]).unwrap();
+    let (identity, urls) = (victim().identity, cluster.urls());
+    let check = Check::new(&identity, &limits);
+    for store in [single, store(&urls)] {
+        for _ in 0..3 {
+            let verdict = runtime().block_on(async { store.check(&check).wait().await });
+            assert!(verdict.unwrap().is_allowed());
+        }
+    }
+    // One ends before it has asked whom to ask, and nobody waits for that in vain.
+    let store = store(&urls);
+    let ends = Builder::new_current_thread().enable_all().build().unwrap();
+    let unasked = ends.block_on(async { store.check(&check) });
+    drop(ends);
+    last.block_on(unasked.wait()).unwrap_err();
+    last.block_on(victim().until_decided(&strict(&store, SOON)));
 }

@@ -6,18 +6,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::Duration;
 
 use crc::{CRC_16_XMODEM, Crc};
-use redis::{Cmd, ConnectionAddr, ConnectionInfo, Value};
+use redis::ConnectionInfo;
 use tokio::runtime::Handle;
 use tokio::time::{Instant, timeout};
 
 use super::Core;
 use super::backoff::Backoff;
 use super::batch::Waiter;
-use super::connection::connect;
 use super::link::Link;
-use super::refusal::{broken, unavailable};
+use super::refusal::unavailable;
 use super::server::{Server, moved};
 use super::servers::Servers;
+use super::slots::{Address, Range, ranges};
 use crate::identity::Identity;
 use crate::random;
 use crate::store::{StoreError, StoreErrorKind};
@@ -56,9 +56,6 @@ struct Node {
     address: Address,
     link: Arc<Link>,
 }
-
-/// Host and port.
-pub(super) type Address = (String, u16);
 
 /// Those who wait to be told where to go.
 #[derive(Default)]
@@ -103,13 +100,14 @@ impl Cluster {
     /// An identity of no request's that goes by that lane, if anything does.
     pub(super) fn identity_in(&self, lane: usize) -> Option<Identity> {
         let node = lane.checked_sub(1);
-        let map = self.map();
-        if !map.slots.contains(&node) {
+        // A copy, as it may take milliseconds to find one for a single slot.
+        let slots = self.map().slots.clone();
+        if !slots.contains(&node) {
             return None;
         }
         let numbered = |number| Identity::new("tollgate", &format!("probe-{number}"));
         let mut identities = (0..1_000_000).filter_map(|number| numbered(number).ok());
-        identities.find(|identity| map.slots[usize::from(slot_of(identity))] == node)
+        identities.find(|identity| slots[usize::from(slot_of(identity))] == node)
     }
 
     /// The next lane that some slot goes by.
@@ -270,81 +268,6 @@ impl Drop for Learning {
     }
 }
 
-/// Slots, from the first to the last, and who has them.
-#[derive(Debug, PartialEq)]
-struct Range {
-    first: usize,
-    last: usize,
-    address: Address,
-}
-
-/// Asks a node who has which slot.
-async fn ranges(node: &ConnectionInfo) -> Result<Vec<Range>, StoreError> {
-    let asking = async {
-        let (mut connection, _) = connect(node.clone()).await?;
-        let mut command = Cmd::new();
-        command.arg("CLUSTER").arg("SLOTS");
-        command.query_async::<Vec<Value>>(&mut connection).await
-    };
-    let reply = asking.await.map_err(|error| broken(&error))?;
-    let ranges = reply.iter().map(|range| read(range, node));
-    let ranges: Option<Vec<Range>> = ranges.collect();
-    let rejected = |error| StoreError::new(StoreErrorKind::Rejected, error);
-    match ranges {
-        None => Err(rejected("the node's reply to CLUSTER SLOTS makes no sense")),
-        // It has not met the cluster yet, or was expelled.
-        Some(none) if none.is_empty() => Err(rejected("the node is in no cluster")),
-        Some(ranges) => Ok(ranges),
-    }
-}
-
-/// Reads one range: first slot, last slot, the primary's host and port, and more that does not
-/// matter. A host that is not known is that of the node that was asked.
-fn read(range: &Value, asked: &ConnectionInfo) -> Option<Range> {
-    let Value::Array(range) = range else {
-        return None;
-    };
-    let [
-        Value::Int(first),
-        Value::Int(last),
-        Value::Array(primary),
-        ..,
-    ] = range.as_slice()
-    else {
-        return None;
-    };
-    let [host, Value::Int(port), ..] = primary.as_slice() else {
-        return None;
-    };
-    let host = match host {
-        Value::BulkString(host) => std::str::from_utf8(host).ok()?,
-        _ => "",
-    };
-    Some(Range {
-        first: usize::try_from(*first).ok()?,
-        last: usize::try_from(*last).ok()?,
-        address: (or_that_of(host, asked), u16::try_from(*port).ok()?),
-    })
-}
-
-/// A host that a node named, or the node's own where it named none.
-fn or_that_of(host: &str, node: &ConnectionInfo) -> String {
-    match node.addr() {
-        ConnectionAddr::Tcp(own, _) | ConnectionAddr::TcpTls { host: own, .. }
-            if matches!(host, "" | "?") =>
-        {
-            own.clone()
-        }
-        _ => host.into(),
-    }
-}
-
-/// Reads the address in a redirection by a node.
-pub(super) fn address(text: &str, node: &ConnectionInfo) -> Option<Address> {
-    let (host, port) = text.rsplit_once(':')?;
-    Some((or_that_of(host, node), port.parse().ok()?))
-}
-
 impl Map {
     /// The places of the nodes that have slots.
     fn owners(&self) -> BTreeSet<usize> {
@@ -362,54 +285,5 @@ impl Map {
             });
             self.nodes.len() - 1
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use redis::IntoConnectionInfo;
-
-    use super::*;
-
-    #[test]
-    fn a_node_is_at_the_address_it_gives_or_where_it_was_asked() {
-        let asked = "redis://[2001:db8::1]:7000".into_connection_info();
-        let asked = asked.expect("a URL");
-        for (text, host) in [
-            ("127.0.0.1:7001", "127.0.0.1"),
-            ("2001:db8::2:7001", "2001:db8::2"),
-            ("redis.example:7001", "redis.example"),
-            (":7001", "2001:db8::1"),
-            ("?:7001", "2001:db8::1"),
-        ] {
-            assert_eq!(address(text, &asked), Some((host.into(), 7_001)), "{text}");
-        }
-        for nonsense in ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:70001"] {
-            assert_eq!(address(nonsense, &asked), None, "{nonsense}");
-        }
-    }
-
-    #[test]
-    fn the_reply_to_cluster_slots_is_read_with_and_without_names() {
-        let asked = "redis://127.0.0.1:7000".into_connection_info();
-        let asked = asked.expect("a URL");
-        let range = |host: Value| {
-            let node = Value::Array(vec![host, Value::Int(7_001), Value::Nil]);
-            let range = vec![Value::Int(5), Value::Int(7), node.clone(), node];
-            read(&Value::Array(range), &asked)
-        };
-        let named = |host: &str| Value::BulkString(host.into());
-        for (host, expected) in [
-            (named("redis.example"), "redis.example"),
-            (named("::1"), "::1"),
-            (named("?"), "127.0.0.1"),
-            (named(""), "127.0.0.1"),
-            (Value::Nil, "127.0.0.1"),
-        ] {
-            let address = (expected.into(), 7_001);
-            let range = range(host).expect("a range");
-            assert_eq!((range.first, range.last, range.address), (5, 7, address));
-        }
-        assert_eq!(read(&Value::Array(vec![Value::Int(5)]), &asked), None);
     }
 }

@@ -1,8 +1,7 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use redis::aio::{MultiplexedConnection, SendError};
+use redis::aio::MultiplexedConnection;
 use redis::{
     AsyncConnectionConfig, Client, ConnectionInfo, Pipeline, PushInfo, RedisResult, Value,
 };
@@ -18,10 +17,14 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 /// A connection to one server, which knows that server's clock. Closed when dropped.
 pub(super) struct Connection {
     client: MultiplexedConnection,
-    closed: Arc<AtomicBool>,
+    alive: Alive,
     clock: Clock,
     round_trip: Duration,
 }
+
+/// Goes with the task that drives a connection: when the other side closes it, or when the runtime
+/// that it was made on ends.
+type Alive = Weak<()>;
 
 /// The server's clock, as last seen.
 #[derive(Clone, Copy)]
@@ -45,14 +48,14 @@ impl Clock {
 impl Connection {
     /// Connects, and reads the server's clock.
     pub(super) async fn open(info: ConnectionInfo, script: &Script) -> Result<Self, StoreError> {
-        let (client, closed) = connect(info).await.map_err(|error| broken(&error))?;
+        let (client, alive) = connect(info).await.map_err(|error| broken(&error))?;
         let clock = Clock {
             now: 0,
             at: Instant::now(),
         };
         let mut connection = Self {
             client,
-            closed,
+            alive,
             clock,
             round_trip: Duration::ZERO,
         };
@@ -68,9 +71,9 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Whether it is of no use any more.
+    /// Whether nothing comes of it any more.
     pub(super) fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Relaxed)
+        self.alive.strong_count() == 0
     }
 
     /// Takes note of an answer that has just arrived: the server's time, and how long it took.
@@ -98,29 +101,19 @@ impl Connection {
     }
 }
 
-/// A connection of the client's, and whether it has been closed.
-pub(super) async fn connect(
-    info: ConnectionInfo,
-) -> RedisResult<(MultiplexedConnection, Arc<AtomicBool>)> {
-    let closed = Arc::new(AtomicBool::new(false));
-    let end = End(closed.clone());
+/// A connection of the client's.
+pub(super) async fn connect(info: ConnectionInfo) -> RedisResult<(MultiplexedConnection, Alive)> {
+    let task = Arc::new(());
+    let alive = Arc::downgrade(&task);
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(None)
         .set_response_timeout(None)
+        // Only the connection's task has it.
         .set_push_sender(move |_: PushInfo| {
-            let _ = &end;
-            Ok::<(), SendError>(())
+            let _ = &task;
+            Ok::<(), redis::aio::SendError>(())
         });
     let client = Client::open(info)?;
     let connection = client.get_multiplexed_async_connection_with_config(&config);
-    Ok((connection.await?, closed))
-}
-
-/// Goes with the client's task: when the server closes the connection, or the runtime ends.
-struct End(Arc<AtomicBool>);
-
-impl Drop for End {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
+    Ok((connection.await?, alive))
 }

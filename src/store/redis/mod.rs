@@ -18,6 +18,8 @@ mod script;
 mod sentinel;
 mod server;
 mod servers;
+#[cfg(feature = "redis-cluster")]
+mod slots;
 mod subject;
 #[cfg(all(test, feature = "test-util"))]
 mod tests;

@@ -51,7 +51,9 @@ impl Sentinel {
                     self.next.store(index, Ordering::Relaxed);
                     return Ok(connection);
                 }
-                Err(error) => failure = error,
+                // What one that answered had to say is worth more than that another did not.
+                Err(error) if failure.kind() != StoreErrorKind::Rejected => failure = error,
+                Err(_) => {}
             }
         }
         Err(failure)
@@ -74,9 +76,10 @@ impl Sentinel {
             {
                 Ok(connection)
             }
-            _ => Err(unavailable(
-                "the primary that a sentinel named says that it is none",
-            )),
+            _ => {
+                let error = "the primary that a sentinel named says that it is none";
+                Err(StoreError::new(StoreErrorKind::Rejected, error))
+            }
         }
     }
 

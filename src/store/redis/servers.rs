@@ -9,6 +9,8 @@ use super::cluster::{self, Cluster};
 use super::link::Link;
 use super::refusal::Refusal;
 use super::server::Server;
+#[cfg(feature = "redis-cluster")]
+use super::slots;
 use crate::identity::Identity;
 use crate::store::{StoreError, StoreErrorKind, check};
 
@@ -85,7 +87,7 @@ impl Servers {
         #[cfg(feature = "redis-cluster")]
         if let (Self::Cluster(cluster), Server::At(from), Refusal::Elsewhere { address, ask }) =
             (self, from, to)
-            && let Some(address) = cluster::address(address, from)
+            && let Some(address) = slots::address(address, from)
         {
             cluster.redirect(core, runtime, waiter, &address, *ask);
             return;
