@@ -3,13 +3,16 @@
 #[path = "support/redis/mod.rs"]
 mod servers;
 
+use std::num::NonZeroU32;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use futures_util::poll;
 use servers::{Server, Wait};
+use std::future::IntoFuture;
 use tollgate::{
-    Check, Identity, Limits, Outcome, OwnedCheck, Quota, RedisStore, Store, StoreErrorKind, Verdict,
+    Check, Identity, Limiter, Limits, Outcome, OwnedCheck, Quota, RedisStore, Store,
+    StoreErrorKind, Verdict,
 };
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -207,4 +210,101 @@ async fn a_full_queue_refuses_at_once() {
             "those in the queue are served"
         );
     }
+}
+
+/// The memory of a cheaper denial that has ended must not hide that of this one.
+#[tokio::test]
+async fn a_denial_that_has_ended_does_not_hide_one_that_has_not() {
+    let server = Server::start().await;
+    let store = RedisStore::new(&server.url()).unwrap();
+    let limits = Limits::from(Quota::per_day(10));
+    let alice = Identity::user("alice");
+    let check = Check::new(&alice, &limits);
+    let ask = async |cost| {
+        store
+            .check(&check.cost(cost))
+            .wait()
+            .await
+            .unwrap()
+            .is_allowed()
+    };
+    assert!(ask(10).await);
+    assert!(!ask(1).await);
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    server.reset_stats().await;
+    let began = Instant::now();
+    for _ in 0..1_000 {
+        assert!(!ask(5).await);
+    }
+    let (calls, seconds) = (server.calls("evalsha").await, began.elapsed().as_secs());
+    assert!(calls <= seconds + 2, "{calls} calls in {seconds} s");
+}
+
+#[tokio::test]
+async fn a_check_that_comes_too_late_voids_no_other() {
+    let server = Server::start().await;
+    let store = store(&server);
+    store.ping().await.unwrap();
+    let limits = Limits::from(Quota::per_day(10));
+    let [alice, bob] = ["alice", "bob"].map(Identity::user);
+    let mut impatient = Check::new(&alice, &limits);
+    impatient.time_left = Duration::from_millis(50);
+    let mut patient = Check::new(&bob, &limits);
+    patient.time_left = Duration::from_secs(60);
+    // They share a call, which the server gets round to when only one of them is still there.
+    server.pause();
+    let began = Instant::now();
+    let answers = tokio::spawn(join_all(
+        [impatient, patient].map(|check| store.check(&check).wait()),
+    ));
+    while began.elapsed() < 2 * impatient.time_left {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    server.resume();
+    let answers = answers.await.unwrap();
+    let late = answers[0].as_ref().unwrap_err();
+    assert_eq!(late.kind(), StoreErrorKind::TimedOut);
+    assert!(answers[1].as_ref().unwrap().is_allowed());
+    assert_eq!(
+        server.keys().await,
+        ["tollgate:{user:bob}:default:default:10/1d"]
+    );
+}
+
+#[tokio::test]
+async fn equal_checks_are_decided_as_one_though_they_carry_what_the_fallback_counted() {
+    let server = Server::start().await;
+    let store = RedisStore::builder(&server.url())
+        .most_keys(1)
+        .build()
+        .unwrap();
+    store.ping().await.unwrap();
+    let limiter = Limiter::builder(store)
+        .deadline(Duration::from_millis(500))
+        .failures_to_open(NonZeroU32::MAX)
+        .build();
+    let limits = Limits::from(Quota::per_day(1_000));
+    let [alice, bob] = ["alice", "bob"].map(Identity::user);
+    let one = Check::new(&alice, &limits);
+    let wait = Wait::until("nothing is degraded but what was to be");
+    loop {
+        server.pause();
+        assert!(limiter.check(&one).await.is_degraded());
+        server.resume();
+        while limiter
+            .check(&Check::new(&bob, &limits))
+            .await
+            .is_degraded()
+        {
+            wait.on().await;
+        }
+        server.reset_stats().await;
+        let decisions = join_all((0..500).map(|_| limiter.check(&one).into_future())).await;
+        if decisions.iter().all(|decision| !decision.is_degraded()) {
+            break;
+        }
+        wait.on().await;
+    }
+    let calls = server.calls("evalsha").await;
+    assert!(calls <= 50, "500 equal checks took {calls} calls");
 }

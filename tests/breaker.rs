@@ -7,10 +7,13 @@ mod support;
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tollgate::test_util::{Behavior, ProgrammableStore};
-use tollgate::{Check, Checked, Decision, Identity, Limiter, LocalStore, StoreErrorKind};
+use tollgate::{
+    Check, Checked, Decision, Identity, Limiter, Limits, LocalStore, Quota, StoreErrorKind,
+};
 
 use support::{DEADLINE, DOWN, PROBED, alice, check, check_as, open_breaker, ten_a_day};
 
@@ -272,4 +275,41 @@ fn a_runtime_that_only_runs_for_its_checks_finds_the_store_back() {
             .block_on(check(&limiter, &ten_a_day()))
             .is_degraded()
     );
+}
+
+/// The asker's own patience, which may come from a client's grpc-timeout, says nothing of the store.
+#[tokio::test(start_paused = true)]
+async fn impatient_askers_do_not_open_the_breaker_for_everybody() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    let (alice, limits) = (alice(), ten_a_day());
+    // A healthy store, 5 ms away.
+    store.behave(Behavior::AnswerAfter(Duration::from_millis(5)));
+    let mut impatient = Check::new(&alice, &limits);
+    impatient.time_left = Duration::from_millis(1);
+    for _ in 0..3 {
+        limiter.check(&impatient).await;
+        sleep(Duration::from_millis(1)).await;
+    }
+    let bob = Identity::user("bob");
+    let decision = limiter.check(&Check::new(&bob, &limits)).await;
+    assert!(!decision.is_degraded(), "the store answers in 5 of 50 ms");
+}
+
+/// Clients that hang up at once, one now and then, before a healthy store.
+#[tokio::test(start_paused = true)]
+async fn clients_that_hang_up_do_not_open_the_breaker_of_a_healthy_store() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    let (alice, limits) = (alice(), Limits::from(Quota::per_day(1_000)));
+    store.behave(Behavior::AnswerAfter(Duration::from_millis(5)));
+    for _ in 0..6 {
+        sleep(Duration::from_millis(100)).await;
+        let mut hung_up = Box::pin(limiter.check(&Check::new(&alice, &limits)).into_future());
+        assert!(hung_up.as_mut().now_or_never().is_none());
+        drop(hung_up);
+    }
+    let bob = Identity::user("bob");
+    let decision = limiter.check(&Check::new(&bob, &limits)).await;
+    assert!(!decision.is_degraded(), "the store answers in 5 of 50 ms");
 }

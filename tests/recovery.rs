@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::time::sleep;
 use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
-use tollgate::{Check, Checked, Limiter, Limits, LocalStore, Quota, Store, StoreErrorKind};
+use tollgate::{Check, Checked, Clock, Limiter, Limits, LocalStore, Quota, Store, StoreErrorKind};
 
 use support::{DAY, DEADLINE, DOWN, PROBED, admitted, alice, check, open_breaker, ten_a_day};
 
@@ -231,5 +231,96 @@ async fn a_refund_of_what_the_store_counted_is_not_multiplied_by_the_replicas() 
         limiter.peek(&check).await.remaining(),
         3,
         "as much as was charged"
+    );
+}
+
+/// One slow reply, with `fallback_share(10)`: the store has charged 1, the user was admitted once.
+#[tokio::test(start_paused = true)]
+async fn one_slow_reply_costs_one_request_whatever_the_share() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::builder(store.clone())
+        .fallback_share(NonZeroU32::new(10).unwrap())
+        .build();
+    store.behave(Behavior::AnswerAfter(2 * DEADLINE));
+    assert!(check(&limiter, &ten_a_day()).await.is_allowed());
+    store.behave(Behavior::Answer);
+    let second = check(&limiter, &ten_a_day()).await;
+    assert!(!second.is_degraded());
+    assert!(
+        second.is_allowed(),
+        "one of ten was used, and this is the second"
+    );
+    assert_eq!(second.remaining(), 8);
+}
+
+/// A customer is reset by another replica; this one has seen so; then one reply is slow.
+#[tokio::test(start_paused = true)]
+async fn a_slow_reply_does_not_bring_back_what_was_reset_elsewhere() {
+    let store = ProgrammableStore::new();
+    let [here, there] = [(); 2].map(|()| Limiter::from(store.clone()));
+    let (alice, limits) = (alice(), ten_a_day());
+    let one = Check::new(&alice, &limits);
+    assert_eq!(here.check(&one.cost(8)).await.remaining(), 2);
+    there.reset(&one).await.unwrap();
+    assert_eq!(
+        here.check(&one).await.remaining(),
+        9,
+        "the reset is seen here"
+    );
+
+    store.behave(Behavior::AnswerAfter(2 * DEADLINE));
+    assert!(here.check(&one).await.is_allowed());
+    store.behave(Behavior::Answer);
+    let third = here.check(&one).await;
+    assert_eq!(third.remaining(), 7, "three since the reset");
+}
+
+/// The same within one process: an answer from before the reset arrives after it.
+#[tokio::test(start_paused = true)]
+async fn an_answer_from_before_a_reset_does_not_outlive_it() {
+    let store = ProgrammableStore::new();
+    let limiter = Limiter::from(store.clone());
+    let (alice, limits) = (alice(), ten_a_day());
+    let one = Check::new(&alice, &limits);
+    store.behave(Behavior::AnswerAfter(Duration::from_millis(20)));
+    let Checked::Pending(old) = limiter.check(&one.cost(8)) else {
+        panic!("it takes 20 ms");
+    };
+    store.behave(Behavior::Answer);
+    limiter.reset(&one).await.unwrap();
+    old.await;
+    assert_eq!(limiter.check(&one).await.remaining(), 9);
+    store.behave(Behavior::AnswerAfter(2 * DEADLINE));
+    limiter.check(&one).await;
+    store.behave(Behavior::Answer);
+    assert_eq!(
+        limiter.check(&one).await.remaining(),
+        7,
+        "three since the reset"
+    );
+}
+
+/// The server's windows begin at other moments than ours, since its clock is ahead by hours.
+#[tokio::test(start_paused = true)]
+async fn a_window_that_ended_by_the_servers_clock_does_not_come_back_by_ours() {
+    let clock = ManualClock::new();
+    let store = ProgrammableStore::counting_in(LocalStore::new().clock(clock.clone()));
+    let limiter = Limiter::from(store.clone());
+    let limits = Limits::from(Quota::fixed_window(10, 10 * DAY));
+    let alice = alice();
+    let one = Check::new(&alice, &limits);
+    // A minute before the server's window ends.
+    let window = 10 * 86_400_000_000;
+    clock.set((clock.now() / window + 1) * window - 60_000_000);
+    assert_eq!(limiter.check(&one.cost(8)).await.remaining(), 2);
+    clock.set(clock.now() + 60_000_000);
+    assert_eq!(limiter.check(&one).await.remaining(), 9, "a new window");
+    store.behave(Behavior::AnswerAfter(2 * DEADLINE));
+    limiter.check(&one).await;
+    store.behave(Behavior::Answer);
+    assert_eq!(
+        limiter.check(&one).await.remaining(),
+        7,
+        "three in this window"
     );
 }

@@ -3,7 +3,7 @@
 #[path = "support/redis/mod.rs"]
 mod servers;
 
-use std::sync::{Arc, Barrier};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 
 use servers::Server;
@@ -75,4 +75,47 @@ fn outside_of_any_runtime_a_check_says_what_is_missing() {
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
     let source = std::error::Error::source(&error).unwrap().to_string();
     assert!(source.contains("Tokio runtime"), "{source}");
+}
+
+#[test]
+fn a_runtime_that_is_busy_does_not_hold_up_the_others() {
+    let main = runtime();
+    let server = main.block_on(Server::start());
+    let store = RedisStore::new(&server.url()).unwrap();
+    let (tell, told) = mpsc::channel::<()>();
+    let (ready, is_ready) = mpsc::channel();
+    let busy = thread::spawn({
+        let store = store.clone();
+        move || {
+            runtime().block_on(async {
+                left(&store).await;
+                // A check is under way when the handler of another request computes.
+                let under_way = tokio::spawn({
+                    let store = store.clone();
+                    async move { left(&store).await }
+                });
+                tokio::task::yield_now().await;
+                ready.send(()).unwrap();
+                told.recv().unwrap();
+                drop(under_way);
+            });
+        }
+    });
+    is_ready.recv().unwrap();
+    for _ in 0..10 {
+        main.block_on(left(&store));
+    }
+    tell.send(()).unwrap();
+    busy.join().unwrap();
+}
+
+#[test]
+fn runtimes_that_only_run_for_their_checks_can_share_a_store() {
+    let runtimes = [runtime(), runtime()];
+    let server = runtimes[0].block_on(Server::start());
+    let store = RedisStore::new(&server.url()).unwrap();
+    for used in 1..=20 {
+        let runtime = &runtimes[used % 2];
+        assert_eq!(runtime.block_on(left(&store)) as usize, 1_000 - used);
+    }
 }

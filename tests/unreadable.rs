@@ -23,7 +23,7 @@ fn keys(who: &str, limits: &Limits) -> Vec<String> {
     policies.map(key).collect()
 }
 
-const NO_COUNTS: [&str; 14] = [
+const NO_COUNTS: [&str; 31] = [
     "",
     "abc",
     "-5",
@@ -38,6 +38,23 @@ const NO_COUNTS: [&str; 14] = [
     "9007199254740993",
     "99999999999999999999999",
     "9007199254740993:1:1",
+    " ",
+    " 1",
+    "1 ",
+    "+1",
+    "1:",
+    ":1",
+    "nan",
+    "inf",
+    "1:99999999999999999999",
+    "1\n",
+    "1\u{0}",
+    "1:1\u{0}",
+    "١",
+    "1:-1",
+    "1:1:-1",
+    "-1:1:1",
+    "1:99999999999999999:1",
 ];
 
 #[tokio::test]
@@ -114,7 +131,7 @@ async fn whose_count_is_unreadable_is_limited_here_and_the_breaker_does_not_mind
 }
 
 #[tokio::test]
-async fn a_reset_does_not_mend_what_is_no_count() {
+async fn a_reset_forgets_what_is_no_count_and_nothing_else_does() {
     let server = Server::start().await;
     let limits = Limits::from(quotas(10)[0]);
     let [key] = &keys("alice", &limits)[..] else {
@@ -123,11 +140,15 @@ async fn a_reset_does_not_mend_what_is_no_count() {
     let store = RedisStore::new(&server.url()).unwrap();
     let alice = alice();
     let check = Check::new(&alice, &limits);
-    server.command(&["SET", key, "somebody else's"]).await;
-    for outcome in [store.reset(&check), store.refund(&check)] {
-        let error = outcome.wait().await.unwrap_err();
+    for command in [
+        &["SET", key, "somebody else's"][..],
+        &["RPUSH", key, "a list"],
+    ] {
+        server.command(command).await;
+        let error = store.refund(&check).wait().await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Unusable);
+        assert_eq!(server.keys().await, [key.as_str()]);
+        store.reset(&check).wait().await.unwrap();
+        assert_eq!(server.keys().await, [""; 0]);
     }
-    let value: String = server.ask(&["GET", key]).await;
-    assert_eq!(value, "somebody else's");
 }

@@ -279,7 +279,7 @@ impl Shared {
             Outcome::Ready(result) => result,
             Outcome::Pending(answer) => within(self.deadline, answer).await,
         };
-        self.heard(operation, &lane, result.as_ref().map(|()| ()));
+        self.heard(operation, &lane, result.as_ref().copied());
         result
     }
 }

@@ -302,9 +302,9 @@ for key, name in ipairs(KEYS) do
       flaws[key] = UNREADABLE
     end
   elseif find(value.err, 'WRONGTYPE', 1, true) then
-    flaws[key] = WRONG_TYPE
+    first[key], flaws[key] = nil, WRONG_TYPE
   else
-    flaws[key], refusal = REFUSED, value.err
+    first[key], flaws[key], refusal = nil, REFUSED, value.err
   end
 end
 
