@@ -277,4 +277,5 @@ async fn checks_that_nobody_answers_do_not_pile_up() {
     }
     let verdict = outage::ask(&server, &Check::new(&alice(), &limits)).await;
     assert!(verdict.is_allowed(), "nothing that was given up has run");
+    assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }

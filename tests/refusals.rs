@@ -180,6 +180,7 @@ async fn a_replica_is_not_stormed_with_connections() {
         (1..=10).contains(&made),
         "{made} connections for {refused} checks"
     );
+    assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -195,6 +195,7 @@ async fn a_ping_that_is_never_answered_does_not_keep_checks_waiting_behind_it() 
     // What was lost is lost, and nobody waits for it.
     proxy.pass();
     until_shared(&limiter).await;
+    assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,6 +235,7 @@ async fn a_server_that_refuses_connections_is_not_stormed() {
 
     proxy.pass();
     until_shared(&limiter).await;
+    assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
 
 #[tokio::test]
