@@ -129,6 +129,25 @@ async fn a_primary_that_becomes_a_replica_is_left() {
     alice.spend_the_rest(&patient).await;
 }
 
+#[tokio::test]
+async fn a_primary_that_was_replaced_and_was_not_told_is_left() {
+    let sentinels = Sentinels::start().await;
+    let other = Server::start().await;
+    let limiter = strict(&store(&sentinels), NEVER_LATE);
+    let mut alice = User::new("alice");
+    alice.spend(&limiter, 1).await;
+
+    let (all, service) = (sentinels.sentinels(), sentinels.service_name());
+    forget(all, service).await;
+    monitor(all, service, &other.port().to_string()).await;
+    let wait = Wait::until("the other one is asked");
+    while other.calls("evalsha").await == 0 {
+        alice.ask(&limiter).await;
+        wait.on().await;
+    }
+    assert!(sentinels.nodes()[0].is_primary().await, "it was never told");
+}
+
 /// All of them, before one is told anything new, or it would hear the old from another.
 async fn forget(sentinels: &[Server], service: &str) {
     for sentinel in sentinels {

@@ -200,7 +200,7 @@ impl RedisStoreBuilder {
                 let primary = self.log_in(primary);
                 let link = || {
                     let sentinel = Sentinel::new(servers.clone(), service.clone(), primary.clone());
-                    Arc::new(Link::new(Server::Primary(sentinel)))
+                    Arc::new(Link::new(Server::Primary(Arc::new(sentinel))))
                 };
                 Servers::One((0..self.connections).map(|_| link()).collect())
             }

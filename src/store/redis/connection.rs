@@ -9,6 +9,8 @@ use tokio::time::Instant;
 
 use super::refusal::broken;
 use super::script::{self, Question, Script};
+#[cfg(feature = "redis-sentinel")]
+use super::sentinel::Place;
 use crate::store::StoreError;
 
 /// How long it may take to connect, log in and read the clock. Checks do not wait that long.
@@ -20,6 +22,9 @@ pub(super) struct Connection {
     alive: Alive,
     clock: Clock,
     round_trip: Duration,
+    /// Where a sentinel said that the primary is.
+    #[cfg(feature = "redis-sentinel")]
+    pub(super) place: Option<Place>,
 }
 
 /// Goes with the task that drives a connection: when the other side closes it, or when the runtime
@@ -58,6 +63,8 @@ impl Connection {
             alive,
             clock,
             round_trip: Duration::ZERO,
+            #[cfg(feature = "redis-sentinel")]
+            place: None,
         };
         // A call that asks nothing tells the time, and teaches the server the script.
         let nothing = Question::default();
@@ -73,6 +80,10 @@ impl Connection {
 
     /// Whether nothing comes of it any more.
     pub(super) fn is_closed(&self) -> bool {
+        #[cfg(feature = "redis-sentinel")]
+        if self.place.as_ref().is_some_and(Place::is_lost) {
+            return true;
+        }
         self.alive.strong_count() == 0
     }
 

@@ -164,6 +164,7 @@ impl Driver {
             let (most_keys, round_trip) = (self.core.most_keys, connection.round_trip());
             let waiters = self.with_queue(|queue| take(&mut queue.waiting, most_keys, round_trip));
             if self.ask(&mut connection, waiters).await.is_ok() {
+                self.link.server.watch(&mut connection, &self.runtime);
                 self.connection = Some(connection);
             }
         }

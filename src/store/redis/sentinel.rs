@@ -1,10 +1,14 @@
-//! Redis Sentinel: whoever is the primary is asked of the sentinels, anew for each connection.
+//! Redis Sentinel: whoever is the primary is asked of the sentinels, for each new connection, and
+//! again while one is in use: a primary that was replaced goes on as if it were one, until the
+//! sentinels tell it, and what it counts is lost.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use redis::{Cmd, ConnectionInfo, Pipeline, Value};
-use tokio::time::timeout;
+use redis::{Cmd, ConnectionAddr, ConnectionInfo, Pipeline, Value};
+use tokio::runtime::Handle;
+use tokio::time::{Instant, timeout};
 
 use super::connection::{Connection, connect};
 use super::refusal::{broken, unavailable};
@@ -14,6 +18,24 @@ use crate::store::{StoreError, StoreErrorKind};
 
 /// How long a sentinel may take, before another one is asked.
 const PATIENCE: Duration = Duration::from_millis(250);
+
+/// How often the sentinels are asked whether another server has the primary's place.
+const WATCHED: Duration = Duration::from_secs(1);
+
+/// The place of the server that a connection is to.
+pub(super) struct Place {
+    address: ConnectionAddr,
+    /// When a sentinel was last asked.
+    asked_at: Instant,
+    lost: Arc<AtomicBool>,
+}
+
+impl Place {
+    /// Whether a sentinel has said that another server is the primary.
+    pub(super) fn is_lost(&self) -> bool {
+        self.lost.load(Ordering::Relaxed)
+    }
+}
 
 pub(super) struct Sentinel {
     sentinels: Vec<ConnectionInfo>,
@@ -65,7 +87,13 @@ impl Sentinel {
         script: &Script,
     ) -> Result<Connection, StoreError> {
         let info = self.ask(sentinel).await?;
+        let place = Place {
+            address: info.addr().clone(),
+            asked_at: Instant::now(),
+            lost: Arc::default(),
+        };
         let mut connection = Connection::open(info, script).await?;
+        connection.place = Some(place);
         let mut role = Pipeline::with_capacity(1);
         role.cmd("ROLE");
         let replies = connection.send(&role).await;
@@ -81,6 +109,30 @@ impl Sentinel {
                 Err(StoreError::new(StoreErrorKind::Rejected, error))
             }
         }
+    }
+
+    /// Has a sentinel asked, unless that was done a moment ago, whether the server that is
+    /// connected to still has its place.
+    pub(super) fn watch(self: &Arc<Self>, connection: &mut Connection, runtime: &Handle) {
+        let Some(place) = &mut connection.place else {
+            return;
+        };
+        if place.asked_at.elapsed() < WATCHED {
+            return;
+        }
+        place.asked_at = Instant::now();
+        let (sentinel, address, lost) = (self.clone(), place.address.clone(), place.lost.clone());
+        runtime.spawn(async move {
+            for _ in &sentinel.sentinels {
+                let next = sentinel.next.load(Ordering::Relaxed);
+                let asked = &sentinel.sentinels[next % sentinel.sentinels.len()];
+                if let Ok(primary) = sentinel.ask(asked).await {
+                    lost.store(*primary.addr() != address, Ordering::Relaxed);
+                    return;
+                }
+                sentinel.next.fetch_add(1, Ordering::Relaxed);
+            }
+        });
     }
 
     /// Where a sentinel says that the primary is.

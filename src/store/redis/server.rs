@@ -1,6 +1,10 @@
+#[cfg(feature = "redis-sentinel")]
+use std::sync::Arc;
+
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 use redis::ConnectionAddr;
 use redis::ConnectionInfo;
+use tokio::runtime::Handle;
 
 use super::connection::Connection;
 use super::script::Script;
@@ -13,7 +17,7 @@ pub(super) enum Server {
     At(ConnectionInfo),
     /// Whichever is the primary now.
     #[cfg(feature = "redis-sentinel")]
-    Primary(Sentinel),
+    Primary(Arc<Sentinel>),
 }
 
 impl Server {
@@ -22,6 +26,21 @@ impl Server {
             Self::At(info) => Connection::open(info.clone(), script).await,
             #[cfg(feature = "redis-sentinel")]
             Self::Primary(sentinel) => sentinel.open(script).await,
+        }
+    }
+
+    /// Looks up, now and then, whether the server that is connected to still has its place.
+    #[cfg_attr(
+        not(feature = "redis-sentinel"),
+        expect(
+            unused_variables,
+            reason = "a server that is configured keeps its place"
+        )
+    )]
+    pub(super) fn watch(&self, connection: &mut Connection, runtime: &Handle) {
+        #[cfg(feature = "redis-sentinel")]
+        if let Self::Primary(sentinel) = self {
+            sentinel.watch(connection, runtime);
         }
     }
 }
