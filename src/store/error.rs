@@ -24,7 +24,8 @@ pub enum StoreErrorKind {
     Rejected,
     /// Too many checks are waiting already; this one was never sent.
     Overloaded,
-    /// What the store holds for this identity, or said of it, makes no sense.
+    /// The store is well, but cannot decide for this identity: what it holds or says makes no
+    /// sense, or is being moved.
     Unusable,
 }
 
@@ -73,7 +74,7 @@ impl fmt::Display for StoreError {
             StoreErrorKind::TimedOut => "the store did not answer within the deadline",
             StoreErrorKind::Rejected => "the store refused to decide",
             StoreErrorKind::Overloaded => "too many checks are waiting for the store",
-            StoreErrorKind::Unusable => "the store's answer for this identity makes no sense",
+            StoreErrorKind::Unusable => "the store cannot decide for this identity",
         })
     }
 }

@@ -114,8 +114,8 @@ impl RedisStoreBuilder {
         Self { prefix, ..self }
     }
 
-    /// How many connections to make to the server: 1 unless set, 64 at most. A cluster has one to
-    /// each node.
+    /// How many connections each runtime makes to the server: 1 unless set, 64 at most. A cluster
+    /// has one to each node.
     ///
     /// One carries more than a hundred thousand checks a second, since they share round trips. More are of
     /// use where the server is far away or reads on several threads.

@@ -3,6 +3,14 @@
 //! A check goes `RedisStore` → `denials` (is it known to be denied?) → `link` (the queue before a
 //! connection, and the task that empties it) → `batch` (many checks, one call) → `script`
 //! (`check.lua`, which decides) and back. `sentinel` and `cluster` say which server to ask.
+//!
+//! Three limits of time follow from one, the time that a check says it has left:
+//!
+//! - a waiter goes when that is over, and is not sent if the answer would come later (`batch`);
+//! - an entry is good until the first of its waiters goes: after that the script does not do it, by
+//!   the server's clock (`script`);
+//! - a round trip is waited for until the last of its waiters goes, and for as long again, a second
+//!   at most: then the connection is given up (`link`).
 
 mod backoff;
 mod batch;
@@ -67,7 +75,9 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 /// # Ok::<(), tollgate::RedisConfigError>(())
 /// ```
 ///
-/// Cheap to clone; clones share connections. Needs a Tokio runtime with I/O and time enabled.
+/// Cheap to clone; clones share connections, of which each Tokio runtime has its own. Needs one with
+/// I/O and time enabled. A check that is made on the store itself, without a limiter, waits for two
+/// seconds unless its [`time_left`](Check::time_left) says otherwise.
 #[derive(Clone)]
 pub struct RedisStore {
     core: Arc<Core>,
