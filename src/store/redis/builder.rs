@@ -178,7 +178,7 @@ impl RedisStoreBuilder {
         let servers = match &self.kind {
             Kind::One => {
                 let server = self.log_in(first);
-                let link = || Arc::new(Link::new(Server::At(server.clone())));
+                let link = || Arc::new(Link::new(Server::At(Box::new(server.clone()))));
                 Servers::One((0..self.connections).map(|_| link()).collect())
             }
             #[cfg(feature = "redis-cluster")]

@@ -281,7 +281,7 @@ impl Map {
             let (host, port) = address;
             self.nodes.push(Node {
                 address: address.clone(),
-                link: Arc::new(Link::new(Server::At(moved(like, host, *port)))),
+                link: Arc::new(Link::new(Server::At(Box::new(moved(like, host, *port))))),
             });
             self.nodes.len() - 1
         })

@@ -14,7 +14,7 @@ use crate::store::StoreError;
 
 /// How to find the server of a link.
 pub(super) enum Server {
-    At(ConnectionInfo),
+    At(Box<ConnectionInfo>),
     /// Whichever is the primary now.
     #[cfg(feature = "redis-sentinel")]
     Primary(Arc<Sentinel>),
@@ -23,7 +23,7 @@ pub(super) enum Server {
 impl Server {
     pub(super) async fn open(&self, script: &Script) -> Result<Connection, StoreError> {
         match self {
-            Self::At(info) => Connection::open(info.clone(), script).await,
+            Self::At(info) => Connection::open((**info).clone(), script).await,
             #[cfg(feature = "redis-sentinel")]
             Self::Primary(sentinel) => sentinel.open(script).await,
         }
