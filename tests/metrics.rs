@@ -1,17 +1,22 @@
 //! What happens is counted, under labels that never hold an identity.
 
+#[path = "support/redis/mod.rs"]
+mod servers;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use tokio::runtime::Builder;
 use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
 use tollgate::{
     Check, Identity, Limiter, Limits, LocalStore, PeerAddr, Policy, Quota, RateLimitLayer,
-    StoreErrorKind, UserId,
+    RedisStore, Store, StoreErrorKind, UserId,
 };
 use tower::{Layer, ServiceExt};
 
@@ -19,16 +24,16 @@ const DOWN: Behavior = Behavior::Fail(StoreErrorKind::Unavailable);
 
 /// Runs a test in virtual time with a recorder of its own.
 fn record(test: impl AsyncFnOnce(&Metrics)) {
+    record_in(Builder::new_current_thread().start_paused(true), test);
+}
+
+fn record_in(runtime: &mut Builder, test: impl AsyncFnOnce(&Metrics)) {
     let recorder = DebuggingRecorder::new();
     let metrics = Metrics {
         snapshotter: recorder.snapshotter(),
         gauges: RefCell::default(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = runtime.enable_all().build().unwrap();
     metrics::with_local_recorder(&recorder, || runtime.block_on(test(&metrics)));
 }
 
@@ -323,6 +328,32 @@ fn labels_are_bounded_and_never_hold_an_identity() {
         assert_eq!(counted, 2_000, "none is lost");
         assert!((100..=257).contains(&kinds), "{kinds} series");
         assert!(taken.contains_key("rate_limit_allowed_total{identity=other,policy=other}"));
+    });
+}
+
+/// In real time, with a real server.
+#[test]
+fn redis_tells_how_many_checks_shared_a_round_trip_and_how_many_needed_none() {
+    record_in(&mut Builder::new_current_thread(), async |metrics| {
+        let server = servers::Server::start().await;
+        let store = RedisStore::new(&server.url()).unwrap();
+        store.ping().await.unwrap();
+        metrics.take();
+        let (alice, limits) = (Identity::user("alice"), ten_a_day());
+        let checks = (0..15).map(|_| store.check(&Check::new(&alice, &limits)).wait());
+        join_all(checks).await;
+        for _ in 0..3 {
+            let check = Check::new(&alice, &limits);
+            store.check(&check).wait().await.unwrap();
+        }
+        let told = metrics.take();
+        let DebugValue::Histogram(sizes) = &told["rate_limit_batch_size{store=redis}"] else {
+            panic!("{told:?}");
+        };
+        let sizes: Vec<f64> = sizes.iter().map(|size| size.into_inner()).collect();
+        assert_eq!(sizes, [15.0]);
+        let hits = &told["rate_limit_denial_memory_hits_total{store=redis}"];
+        assert_eq!(*hits, DebugValue::Counter(3));
     });
 }
 
