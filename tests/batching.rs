@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use futures_util::poll;
-use servers::{Server, Wait};
+use servers::{Proxy, Server, Wait};
 use std::future::IntoFuture;
 use tollgate::{
     Check, Identity, Limiter, Limits, Outcome, OwnedCheck, Quota, RedisStore, Store,
@@ -307,4 +307,34 @@ async fn equal_checks_are_decided_as_one_though_they_carry_what_the_fallback_cou
     }
     let calls = server.calls("evalsha").await;
     assert!(calls <= 50, "500 equal checks took {calls} calls");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_answers_one_in_time_answers_many_in_time() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let store = RedisStore::new(&proxy.url()).unwrap();
+    store.ping().await.unwrap();
+    // Who had to wait for the end of another's round trip would wait too long.
+    proxy.delay(Duration::from_millis(150));
+    let limiter = Limiter::builder(store)
+        .deadline(Duration::from_millis(500))
+        .failures_to_open(NonZeroU32::MAX)
+        .build();
+    let limits = Limits::from(Quota::per_day(1_000));
+    let mut clients = tokio::task::JoinSet::new();
+    for client in 0..50 {
+        let identity = Identity::user(&client.to_string());
+        let (limiter, limits) = (limiter.clone(), limits.clone());
+        clients.spawn(async move {
+            let mut decided = 0;
+            for _ in 0..10 {
+                let decision = limiter.check(&Check::new(&identity, &limits)).await;
+                decided += usize::from(!decision.is_degraded());
+            }
+            decided
+        });
+    }
+    let decided: usize = clients.join_all().await.into_iter().sum();
+    assert!(decided > 250, "{decided} of 500");
 }

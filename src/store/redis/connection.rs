@@ -1,4 +1,5 @@
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -20,8 +21,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Connection {
     client: MultiplexedConnection,
     alive: Alive,
-    clock: Clock,
-    round_trip: Duration,
+    given_up: AtomicBool,
+    heard: Mutex<Heard>,
     /// Where a sentinel said that the primary is.
     #[cfg(feature = "redis-sentinel")]
     pub(super) place: Option<Place>,
@@ -31,38 +32,31 @@ pub(super) struct Connection {
 /// that it was made on ends.
 type Alive = Weak<()>;
 
-/// The server's clock, as last seen.
+/// What was last heard of the server.
 #[derive(Clone, Copy)]
-struct Clock {
-    /// Microseconds since the Unix epoch.
+struct Heard {
+    /// Its clock, in microseconds since the Unix epoch.
     now: u64,
     /// When that arrived here: the server read it a little earlier.
     at: Instant,
-}
-
-impl Clock {
-    /// What the server's clock shows at `instant`, or a little less: whatever is void after that is
-    /// not done later than `instant`.
-    fn at(&self, instant: Instant) -> u64 {
-        let since = instant.saturating_duration_since(self.at).as_micros() as u64;
-        let before = self.at.saturating_duration_since(instant).as_micros() as u64;
-        (self.now + since).saturating_sub(before)
-    }
+    /// How long the answer took.
+    round_trip: Duration,
 }
 
 impl Connection {
     /// Connects, and reads the server's clock.
     pub(super) async fn open(info: ConnectionInfo, script: &Script) -> Result<Self, StoreError> {
         let (client, alive) = connect(info).await.map_err(|error| broken(&error))?;
-        let clock = Clock {
+        let nothing_yet = Heard {
             now: 0,
             at: Instant::now(),
+            round_trip: Duration::ZERO,
         };
-        let mut connection = Self {
+        let connection = Self {
             client,
             alive,
-            clock,
-            round_trip: Duration::ZERO,
+            given_up: AtomicBool::new(false),
+            heard: Mutex::new(nothing_yet),
             #[cfg(feature = "redis-sentinel")]
             place: None,
         };
@@ -84,29 +78,46 @@ impl Connection {
         if self.place.as_ref().is_some_and(Place::is_lost) {
             return true;
         }
-        self.alive.strong_count() == 0
+        self.given_up.load(Ordering::Relaxed) || self.alive.strong_count() == 0
+    }
+
+    /// Sees to it that it is used no more.
+    pub(super) fn give_up(&self) {
+        self.given_up.store(true, Ordering::Relaxed);
+    }
+
+    fn heard(&self) -> MutexGuard<'_, Heard> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes note of an answer that has just arrived: the server's time, and how long it took.
-    pub(super) fn answered(&mut self, now: u64, round_trip: Duration) {
+    pub(super) fn answered(&self, now: u64, round_trip: Duration) {
         let at = Instant::now();
-        self.clock = Clock { now, at };
-        self.round_trip = round_trip;
+        *self.heard() = Heard {
+            now,
+            at,
+            round_trip,
+        };
     }
 
-    /// The server's time at `instant`, as far as is known.
+    /// What the server's clock shows at `instant`, or a little less: whatever is void after that is
+    /// not done later than `instant`.
     pub(super) fn server_time(&self, instant: Instant) -> u64 {
-        self.clock.at(instant)
+        let heard = *self.heard();
+        let since = instant.saturating_duration_since(heard.at).as_micros() as u64;
+        let before = heard.at.saturating_duration_since(instant).as_micros() as u64;
+        (heard.now + since).saturating_sub(before)
     }
 
     /// How long the last answer took.
     pub(super) fn round_trip(&self) -> Duration {
-        self.round_trip
+        self.heard().round_trip
     }
 
     /// Writes some commands at once and waits for as many replies, errors among them.
-    pub(super) async fn send(&mut self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
-        self.client
+    pub(super) async fn send(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
+        let mut client = self.client.clone();
+        client
             .send_packed_commands(commands, 0, commands.len())
             .await
     }

@@ -1,6 +1,7 @@
 //! The way to one server: a queue, and the task that empties it, a round trip at a time. While one
 //! is under way further checks wait, and the next carries them all: no timer, and no added latency
-//! at rest.
+//! at rest. Where the server is so far away that they would wait too long, more tasks are started,
+//! and several round trips are under way at once.
 //!
 //! Each runtime has a queue, a task and a connection of its own, so that none waits for what another
 //! does not get round to.
@@ -22,7 +23,7 @@ use super::refusal::{Refusal, broken, unavailable};
 use super::script::read;
 use super::server::Server;
 use crate::random::jitter;
-use crate::store::{StoreError, StoreErrorKind};
+use crate::store::StoreErrorKind;
 
 /// How often a check is asked again after the server said that it did not run it.
 const MOST_REFUSALS: u32 = 4;
@@ -34,6 +35,9 @@ const FOLLOWED: Duration = Duration::from_secs(1);
 /// How long to wait for the rest of a slot to be moved.
 const MOVING: Duration = Duration::from_millis(2);
 
+/// How many round trips are under way at once, at most.
+const MOST_DRIVERS: usize = 8;
+
 pub(super) struct Link {
     server: Server,
     queues: Mutex<Vec<Queue>>,
@@ -43,10 +47,12 @@ pub(super) struct Link {
 struct Queue {
     runtime: Id,
     waiting: VecDeque<Waiter>,
-    /// Whether a task empties it.
-    driven: bool,
-    /// Kept here from one task to the next.
-    connection: Option<Connection>,
+    /// How many tasks empty it.
+    drivers: usize,
+    /// What they share.
+    connection: Option<Arc<Connection>>,
+    /// Whether one of them is making a connection.
+    connecting: bool,
     backoff: Backoff,
     /// Until when a server that is no primary is not left again.
     followed: Option<Instant>,
@@ -57,8 +63,9 @@ impl Queue {
         Self {
             runtime,
             waiting: VecDeque::new(),
-            driven: false,
+            drivers: 0,
             connection: None,
+            connecting: false,
             backoff: Backoff::default(),
             followed: None,
         }
@@ -66,8 +73,28 @@ impl Queue {
 
     /// Whether its runtime may still need it.
     fn is_in_use(&self) -> bool {
-        let open = |connection: &Connection| !connection.is_closed();
-        self.driven || self.connection.as_ref().is_some_and(open)
+        self.drivers > 0 || self.open_connection().is_some()
+    }
+
+    /// Lets go of a connection that is of no more use.
+    fn forget_closed(&mut self) {
+        self.connection.take_if(|connection| connection.is_closed());
+    }
+
+    fn open_connection(&self) -> Option<&Arc<Connection>> {
+        self.connection.as_ref().filter(|open| !open.is_closed())
+    }
+
+    /// Whether to start another task for a waiter of such patience, and how soon.
+    fn needs_driver(&self, patience: Duration) -> Option<Duration> {
+        if self.drivers == 0 {
+            return Some(Duration::ZERO);
+        }
+        // It would wait for the end of one round trip, and then for its own. Others will, too: they
+        // are waited for a little, so that the round trips are not all under way with one each.
+        let round_trip = self.open_connection()?.round_trip();
+        let gathering = round_trip / MOST_DRIVERS as u32;
+        (self.drivers < MOST_DRIVERS && patience < 2 * round_trip).then_some(gathering)
     }
 
     /// Whether to leave a server that is no primary, now.
@@ -111,12 +138,16 @@ impl Link {
                 refused = Some(waiter);
                 return None;
             }
+            let starts_after = queue.needs_driver(waiter.patience);
             queue.waiting.push_back(waiter);
-            (!mem::replace(&mut queue.driven, true)).then(|| Driver {
-                connection: queue.connection.take(),
+            let starts_after = starts_after?;
+            queue.drivers += 1;
+            Some(Driver {
                 link: self.clone(),
                 core: core.clone(),
                 runtime: runtime.clone(),
+                starts_after,
+                connecting: false,
                 done: false,
             })
         });
@@ -129,12 +160,13 @@ impl Link {
     }
 }
 
-/// The task that empties a queue.
+/// A task that empties a queue.
 struct Driver {
     link: Arc<Link>,
     core: Arc<Core>,
     runtime: Handle,
-    connection: Option<Connection>,
+    starts_after: Duration,
+    connecting: bool,
     done: bool,
 }
 
@@ -143,12 +175,20 @@ impl Drop for Driver {
     fn drop(&mut self) {
         if !self.done {
             let left = self.with_queue(|queue| {
-                queue.driven = false;
+                queue.drivers -= 1;
+                queue.connecting &= !self.connecting;
                 mem::take(&mut queue.waiting)
             });
             drop(left);
         }
     }
+}
+
+/// How a driver goes on.
+enum Next {
+    Ask(Arc<Connection>),
+    Connect,
+    Done,
 }
 
 impl Driver {
@@ -157,41 +197,52 @@ impl Driver {
     }
 
     async fn run(mut self) {
-        while !self.is_done() {
-            let Some(mut connection) = self.connect().await else {
-                continue;
+        if !self.starts_after.is_zero() {
+            sleep(self.starts_after).await;
+        }
+        loop {
+            match self.next() {
+                Next::Ask(connection) => {
+                    let (most_keys, took) = (self.core.most_keys, connection.round_trip());
+                    let waiters =
+                        self.with_queue(|queue| take(&mut queue.waiting, most_keys, took));
+                    if self.ask(&connection, waiters).await.is_err() {
+                        connection.give_up();
+                        self.with_queue(Queue::forget_closed);
+                    }
+                    self.link.server.watch(&connection, &self.runtime);
+                }
+                Next::Connect => self.connect().await,
+                Next::Done => return,
+            }
+        }
+    }
+
+    fn next(&mut self) -> Next {
+        let next = self.with_queue(|queue| {
+            let next = match queue.open_connection() {
+                _ if queue.waiting.is_empty() => Next::Done,
+                Some(connection) => Next::Ask(connection.clone()),
+                // Whoever is connecting sees to those who wait.
+                None if queue.connecting => Next::Done,
+                None => Next::Connect,
             };
-            let (most_keys, round_trip) = (self.core.most_keys, connection.round_trip());
-            let waiters = self.with_queue(|queue| take(&mut queue.waiting, most_keys, round_trip));
-            if self.ask(&mut connection, waiters).await.is_ok() {
-                self.link.server.watch(&mut connection, &self.runtime);
-                self.connection = Some(connection);
+            match next {
+                Next::Ask(_) => {}
+                Next::Connect => queue.connecting = true,
+                Next::Done => queue.drivers -= 1,
             }
-        }
-    }
-
-    /// Whether nobody waits. Then the connection is put by.
-    fn is_done(&mut self) -> bool {
-        let connection = self.connection.take();
-        let connection = self.with_queue(|queue| {
-            if !queue.waiting.is_empty() {
-                return Some(connection);
-            }
-            queue.driven = false;
-            queue.connection = connection;
-            None
+            next
         });
-        self.done = connection.is_none();
-        self.connection = connection.flatten();
-        self.done
+        self.connecting = matches!(next, Next::Connect);
+        self.done = matches!(next, Next::Done);
+        next
     }
 
-    /// The connection, or a new one. If there is none to be had, everything that waits fails.
-    async fn connect(&mut self) -> Option<Connection> {
-        if let Some(connection) = self.connection.take().filter(|open| !open.is_closed()) {
-            return Some(connection);
-        }
+    /// Makes a connection. If there is none to be had, everything that waits fails.
+    async fn connect(&mut self) {
         let too_soon = self.with_queue(|queue| {
+            queue.forget_closed();
             queue.backoff.is_on() && !queue.waiting.iter().any(|waiter| waiter.probes)
         });
         let opened = if too_soon {
@@ -199,21 +250,32 @@ impl Driver {
         } else {
             let opened = timeout(PATIENCE, self.link.server.open(&self.core.script)).await;
             let too_slow = |_| Err(unavailable("the server took too long to connect"));
-            let opened = opened.unwrap_or_else(too_slow);
-            self.with_queue(|queue| queue.backoff.report(opened.is_ok()));
-            opened
+            opened.unwrap_or_else(too_slow)
         };
-        let failed = |error: StoreError| {
+        self.connecting = false;
+        let failed = self.with_queue(|queue| {
+            queue.connecting = false;
+            if !too_soon {
+                queue.backoff.report(opened.is_ok());
+            }
+            match opened {
+                Ok(connection) => {
+                    queue.connection = Some(Arc::new(connection));
+                    None
+                }
+                Err(error) => Some((error, mem::take(&mut queue.waiting))),
+            }
+        });
+        if let Some((error, waiters)) = failed {
             self.core.servers.unreachable(&self.core, &self.runtime);
-            for waiter in self.with_queue(|queue| mem::take(&mut queue.waiting)) {
+            for waiter in waiters {
                 waiter.answer(Err(error.clone()));
             }
-        };
-        opened.map_err(failed).ok()
+        }
     }
 
     /// Asks what the waiters ask, and hands out the answers.
-    async fn ask(&self, connection: &mut Connection, waiters: Vec<Waiter>) -> Result<(), Unusable> {
+    async fn ask(&self, connection: &Connection, waiters: Vec<Waiter>) -> Result<(), Unusable> {
         let asked = Instant::now();
         let calls = calls(waiters, &self.core.prefix, asked);
         let unknown = self.round_trip(connection, calls, asked, false).await?;
@@ -225,7 +287,7 @@ impl Driver {
     /// Returns the calls that the server did not run since it does not know the script.
     async fn round_trip(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         calls: Vec<Call>,
         asked: Instant,
         whole: bool,
@@ -266,7 +328,7 @@ impl Driver {
     /// Hands out the replies to calls that were made, and sent, at these instants.
     fn hand_out(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         calls: Vec<Call>,
         replies: Vec<Value>,
         (asked, sent): (Instant, Instant),

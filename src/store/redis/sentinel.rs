@@ -2,8 +2,8 @@
 //! again while one is in use: a primary that was replaced goes on as if it were one, until the
 //! sentinels tell it, and what it counts is lost.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use redis::{Cmd, ConnectionAddr, ConnectionInfo, Pipeline, Value};
@@ -26,7 +26,7 @@ const WATCHED: Duration = Duration::from_secs(1);
 pub(super) struct Place {
     address: ConnectionAddr,
     /// When a sentinel was last asked.
-    asked_at: Instant,
+    asked_at: Mutex<Instant>,
     lost: Arc<AtomicBool>,
 }
 
@@ -89,7 +89,7 @@ impl Sentinel {
         let info = self.ask(sentinel).await?;
         let place = Place {
             address: info.addr().clone(),
-            asked_at: Instant::now(),
+            asked_at: Mutex::new(Instant::now()),
             lost: Arc::default(),
         };
         let mut connection = Connection::open(info, script).await?;
@@ -113,14 +113,18 @@ impl Sentinel {
 
     /// Has a sentinel asked, unless that was done a moment ago, whether the server that is
     /// connected to still has its place.
-    pub(super) fn watch(self: &Arc<Self>, connection: &mut Connection, runtime: &Handle) {
-        let Some(place) = &mut connection.place else {
+    pub(super) fn watch(self: &Arc<Self>, connection: &Connection, runtime: &Handle) {
+        let Some(place) = &connection.place else {
             return;
         };
-        if place.asked_at.elapsed() < WATCHED {
-            return;
+        {
+            let asked_at = place.asked_at.lock();
+            let mut asked_at = asked_at.unwrap_or_else(PoisonError::into_inner);
+            if asked_at.elapsed() < WATCHED {
+                return;
+            }
+            *asked_at = Instant::now();
         }
-        place.asked_at = Instant::now();
         let (sentinel, address, lost) = (self.clone(), place.address.clone(), place.lost.clone());
         runtime.spawn(async move {
             for _ in &sentinel.sentinels {

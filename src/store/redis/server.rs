@@ -37,7 +37,7 @@ impl Server {
             reason = "a server that is configured keeps its place"
         )
     )]
-    pub(super) fn watch(&self, connection: &mut Connection, runtime: &Handle) {
+    pub(super) fn watch(&self, connection: &Connection, runtime: &Handle) {
         #[cfg(feature = "redis-sentinel")]
         if let Self::Primary(sentinel) = self {
             sentinel.watch(connection, runtime);
