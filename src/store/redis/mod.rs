@@ -77,7 +77,7 @@ const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// Cheap to clone; clones share connections, of which each Tokio runtime has its own. Needs one with
 /// I/O and time enabled. A check that is made on the store itself, without a limiter, waits for two
-/// seconds unless its [`time_left`](Check::time_left) says otherwise.
+/// seconds unless the `time_left` of the [`Check`] says otherwise.
 #[derive(Clone)]
 pub struct RedisStore {
     core: Arc<Core>,
