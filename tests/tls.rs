@@ -6,10 +6,12 @@ mod servers;
 use std::error::Error;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
+use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use servers::Server;
 use tempfile::TempDir;
+use tokio::time::sleep;
 use tollgate::{Check, Identity, Limits, Quota, RedisStore, Store, StoreError, StoreErrorKind};
 
 /// An authority, and what it vouches with.
@@ -65,16 +67,24 @@ impl TlsServer {
                 return None;
             }
         }
-        let port = loop {
+        let mut port = None;
+        for _ in 0..20 {
             // Somebody else may take the port before the server does.
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            let port = listener.local_addr().unwrap().port();
+            let free = listener.local_addr().unwrap().port();
             drop(listener);
-            let set = ["CONFIG", "SET", "tls-port", &port.to_string()];
+            let set = ["CONFIG", "SET", "tls-port", &free.to_string()];
             if server.try_command(&set).await.is_ok() {
-                break port;
+                port = Some(free);
+                break;
             }
-        };
+            sleep(Duration::from_millis(100)).await;
+            if !server.is_answering() {
+                println!("proves nothing, as the server ends when it is told to know TLS");
+                return None;
+            }
+        }
+        let port = port.expect("one of twenty ports is free");
         Some(Self {
             server,
             port,
