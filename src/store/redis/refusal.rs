@@ -27,19 +27,16 @@ pub(super) enum Refusal {
 
 impl Refusal {
     pub(super) fn of(error: &ServerError) -> Self {
-        Self::read(error.code(), error.details().unwrap_or_default())
+        let details = error.details().unwrap_or_default();
+        Self::of_text(&format!("{} {details}", error.code()))
     }
 
-    /// Reads an error from within a script, as servers of all versions word it: Redis 6.2 begins
-    /// with a hyphen, or hides the code in a sentence.
+    /// Reads an error as servers of all versions word it: from within a script, Redis 6.2 says where
+    /// in the script it was, and then, after a hyphen, what.
     pub(super) fn of_text(text: &str) -> Self {
-        let text = text.trim_start_matches('-');
+        let text = text.split_once(": -").map_or(text, |(_, text)| text);
         let (code, details) = text.split_once(' ').unwrap_or((text, ""));
-        Self::read(code, details)
-    }
-
-    fn read(code: &str, details: &str) -> Self {
-        let text = format!("{code} {details}");
+        let text = text.to_owned();
         match code {
             "NOSCRIPT" => Self::NoScript,
             "READONLY" | "MASTERDOWN" => Self::NotPrimary(text),
@@ -52,7 +49,6 @@ impl Refusal {
             },
             "TRYAGAIN" => Self::TryAgain,
             "LOADING" | "CLUSTERDOWN" | "BUSY" => Self::Busy(text),
-            "ERR" if details.contains("-READONLY") => Self::NotPrimary(text),
             _ => Self::Other(text),
         }
     }
@@ -112,12 +108,12 @@ mod tests {
     #[test]
     fn a_refusal_is_read_from_a_script_of_any_version() {
         let full = "OOM command not allowed when used memory > 'maxmemory'.";
-        for text in [full.to_owned(), format!("-{full}")] {
+        for text in [full.to_owned(), format!("@user_script: 1: -{full}")] {
             assert_eq!(Refusal::of_text(&text), Refusal::Other(full.into()));
         }
         for text in [
             "READONLY You can't write against a read only replica.",
-            "-READONLY You can't write against a read only replica.",
+            "@user_script: 1: -READONLY You can't write against a read only replica.",
             "ERR Error running script (call to f_0): @user_script:1: -READONLY You can't write",
         ] {
             assert!(
