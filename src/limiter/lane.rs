@@ -100,23 +100,18 @@ impl Shared {
             // The store has answered, if not well.
             StoreErrorKind::Unusable => lane.succeeded(),
             StoreErrorKind::Overloaded => {}
-            _ => self.report(lane, error, |breaker| breaker.failed(began, Instant::now())),
+            _ => self.report(lane, began, error),
         }
     }
 
-    /// Reports to a lane's breaker, and begins to probe the lane if that opens it. Without a runtime
+    /// Reports a failure to a lane's breaker, and begins to probe the lane if that opens it. Without a runtime
     /// nobody could probe, so then nothing is reported.
-    fn report(
-        self: &Arc<Self>,
-        lane: &Arc<Lane>,
-        error: &StoreError,
-        report: impl FnOnce(&mut Breaker) -> bool,
-    ) {
+    fn report(self: &Arc<Self>, lane: &Arc<Lane>, began: Instant, error: &StoreError) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
         let mut breaker = lane.breaker();
-        if !report(&mut breaker) {
+        if !breaker.failed(began, Instant::now()) {
             return;
         }
         let probing = Probing {

@@ -2,14 +2,14 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::random::jitter;
+use crate::random;
 
 /// The first wait after an attempt that failed, and the longest.
 const FIRST: Duration = Duration::from_millis(10);
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// Keeps attempts to reach a server apart: twice as long after each that fails, and of that a random
-/// part of at least half, so that many clients do not come in step.
+/// part.
 #[derive(Default)]
 pub(super) struct Backoff {
     wait: Duration,
@@ -28,7 +28,7 @@ impl Backoff {
             *self = Self::default();
         } else {
             self.wait = (2 * self.wait).clamp(FIRST, LONGEST);
-            self.until = Some(Instant::now() + self.wait.mul_f64(0.5 + jitter() / 2.0));
+            self.until = Some(Instant::now() + random::part_of(self.wait));
         }
     }
 }

@@ -215,13 +215,6 @@ impl Call {
         self.waiters.into_iter().flatten()
     }
 
-    /// Tells all waiters that it was not decided.
-    pub(super) fn fail(self, error: &StoreError) {
-        for waiter in self.into_waiters() {
-            waiter.answer(Err(error.clone()));
-        }
-    }
-
     /// Hands the script's answer, to a call made at `asked`, to those who are still there.
     pub(super) fn answer(
         self,
@@ -236,10 +229,14 @@ impl Call {
                 Ok(charged) => hand_out(waiters, now, charged, asked, denials),
                 Err(Flaw::Refused) => undone.refused.extend(waiters),
                 Err(Flaw::TooLate) => undone.late.extend(waiters),
-                Err(flaw) => {
-                    for waiter in waiters {
-                        waiter.answer(Err(flaw.into()));
-                    }
+                Err(Flaw::WrongType) => {
+                    fail(
+                        waiters,
+                        &unusable("a key holds something else than a count: delete it"),
+                    );
+                }
+                Err(Flaw::Unreadable) => {
+                    fail(waiters, &unusable("a key's value is no count: delete it"));
                 }
             }
         }
@@ -254,16 +251,15 @@ pub(super) struct Undone {
     pub(super) late: Vec<Waiter>,
 }
 
-impl From<Flaw> for StoreError {
-    fn from(flaw: Flaw) -> Self {
-        let reason = match flaw {
-            Flaw::WrongType => "a key holds something else than a count: delete it",
-            Flaw::Unreadable => "a key's value is no count: delete it",
-            Flaw::Refused => "the server refused to read or write",
-            Flaw::TooLate => "it reached the server too late",
-        };
-        Self::new(StoreErrorKind::Unusable, reason)
+/// Tells waiters why nothing was decided.
+pub(super) fn fail(waiters: impl IntoIterator<Item = Waiter>, error: &StoreError) {
+    for waiter in waiters {
+        waiter.answer(Err(error.clone()));
     }
+}
+
+fn unusable(reason: &'static str) -> StoreError {
+    StoreError::new(StoreErrorKind::Unusable, reason)
 }
 
 /// Tells the waiters of one entry, of which the first `charged.times` that are still there pass.
@@ -284,7 +280,7 @@ fn hand_out(waiters: Vec<Waiter>, now: u64, charged: Charged, asked: Instant, de
         let step = check.decide(now, states.iter().copied());
         if step.verdict.allowed != (places > 0) {
             let error = "the script decided otherwise than the library would";
-            waiter.answer(Err(StoreError::new(StoreErrorKind::Unusable, error)));
+            waiter.answer(Err(unusable(error)));
             continue;
         }
         if !step.verdict.allowed && !remembered {

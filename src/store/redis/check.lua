@@ -266,6 +266,7 @@ local function number()
   return tonumber(ARGV[position])
 end
 
+-- A table that is made with room for its first element need not grow for it: hence `{ 0 }`.
 local quotas = { 0 }
 for index = 1, number() do
   local kind = argument()

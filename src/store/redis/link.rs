@@ -17,12 +17,12 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
 use super::backoff::Backoff;
-use super::batch::{Call, Waiter, calls, take};
+use super::batch::{Call, Waiter, calls, fail, take};
 use super::connection::{Connection, PATIENCE};
 use super::refusal::{Refusal, broken, unavailable};
 use super::script::read;
 use super::server::Server;
-use crate::random::jitter;
+use crate::random;
 use crate::store::StoreErrorKind;
 
 /// How often a check is asked again after the server said that it did not run it.
@@ -103,7 +103,7 @@ impl Queue {
         if self.followed.is_some_and(|followed| now < followed) {
             return false;
         }
-        self.followed = Some(now + FOLLOWED.mul_f64(0.5 + jitter() / 2.0));
+        self.followed = Some(now + random::part_of(FOLLOWED));
         true
     }
 }
@@ -268,9 +268,7 @@ impl Driver {
         });
         if let Some((error, waiters)) = failed {
             self.core.servers.unreachable(&self.core, &self.runtime);
-            for waiter in waiters {
-                waiter.answer(Err(error.clone()));
-            }
+            fail(waiters, &error);
         }
     }
 
@@ -318,7 +316,7 @@ impl Driver {
         match replied.and_then(|sent| sent.map_err(|error| broken(&error))) {
             Ok(replies) => self.hand_out(connection, calls, replies, (asked, began), whole),
             Err(error) => {
-                calls.into_iter().for_each(|call| call.fail(&error));
+                fail(calls.into_iter().flat_map(Call::into_waiters), &error);
                 self.core.servers.unreachable(&self.core, &self.runtime);
                 Err(Unusable)
             }
