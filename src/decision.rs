@@ -20,33 +20,23 @@ pub struct Decision<'a> {
 
 impl<'a> Decision<'a> {
     /// Computes what to tell of a store's verdict, by the same steps that decided it.
+    #[inline]
     pub(crate) fn replay(check: &Check<'a>, verdict: &Verdict) -> Result<Self, StoreError> {
-        let steps = |cost: fn(&Check<'a>, &Quota) -> u32| -> PerPolicy<Status> {
-            let states = verdict.states.iter().zip(check.quotas());
-            let statuses = states.map(|(state, quota)| {
-                quota
-                    .step(*state, verdict.now, cost(check, quota))
-                    .1
-                    .in_units_of(check.unit_under(quota))
-            });
-            statuses.collect()
+        let statuses = match verdict.statuses.is_empty() {
+            true => {
+                let states = verdict.states.iter().copied();
+                let replayed = check.carrying(None).decide(verdict.now, states);
+                replayed.verdict.statuses
+            }
+            false => PerPolicy::from_slice(&verdict.statuses),
         };
-        let mut statuses = steps(Check::cost_under);
-        let allowed = statuses.iter().all(Status::is_allowed);
-        if statuses.len() != check.limits.policies().len() || allowed != verdict.allowed {
+        let decision = Self::new(check, statuses);
+        let complete = verdict.states.len() == check.limits.policies().len();
+        if !complete || decision.allowed != verdict.allowed {
             let contradiction = "the verdict does not follow from its states";
             return Err(StoreError::new(StoreErrorKind::Unusable, contradiction));
         }
-        if !allowed {
-            // Those that would have let it through were not charged.
-            let uncharged = steps(|_, _| 0);
-            for (status, uncharged) in statuses.iter_mut().zip(uncharged) {
-                if status.is_allowed() {
-                    *status = uncharged;
-                }
-            }
-        }
-        Ok(Self::new(check, statuses))
+        Ok(decision)
     }
 
     /// Let through without a count.
@@ -64,6 +54,7 @@ impl<'a> Decision<'a> {
         }
     }
 
+    #[inline]
     fn new(check: &Check<'a>, statuses: PerPolicy<Status>) -> Self {
         let allowed = statuses.iter().all(Status::is_allowed);
         let wait = |status: &Status| status.retry_after().unwrap_or(Duration::MAX);
@@ -117,6 +108,15 @@ impl<'a> Decision<'a> {
         self.refused
     }
 
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Which policy is the binding one.
+    pub(crate) fn binding(&self) -> usize {
+        self.binding
+    }
+
     /// The binding policy.
     pub fn policy(&self) -> &Policy {
         &self.limits.policies()[self.binding]
@@ -148,7 +148,7 @@ impl<'a> Decision<'a> {
     }
 
     /// Every policy with its own status, in order.
-    pub fn policies(&self) -> impl Iterator<Item = (&Policy, &Status)> {
+    pub fn policies(&self) -> impl Iterator<Item = (&Policy, &Status)> + Clone {
         self.limits.policies().iter().zip(&self.statuses)
     }
 }

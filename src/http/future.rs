@@ -12,7 +12,7 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::config::Config;
+use super::config::{Config, Judgement};
 use super::header::Announcement;
 use crate::limiter::PendingDecision;
 
@@ -111,12 +111,12 @@ where
                     let decision = ready!(decision.poll(cx));
                     let (mut parts, body) = request.take().expect("a request is decided once");
                     let next = match config.judge(&decision, &mut parts) {
-                        Ok(announcement) => State::Calling {
+                        Judgement::Pass(announcement) => State::Calling {
                             called: inner.call(Request::from_parts(parts, body)),
                             announcement: Some(announcement),
                         },
-                        Err(response) => State::Answered {
-                            response: Some(*response),
+                        Judgement::Reject(response) => State::Answered {
+                            response: Some(response),
                         },
                     };
                     state.set(next);

@@ -23,12 +23,12 @@
 //! cors::expose_headers(tollgate::header::EXPOSED);
 //! ```
 
-use std::fmt::Write;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
+use super::fixed::{Fixed, header_value, number};
 use crate::decision::Decision;
 
 /// How much may be spent at once under the binding policy.
@@ -139,11 +139,16 @@ impl Default for ResponseHeaders {
 #[derive(Debug)]
 pub(super) struct Announcement {
     remaining: u32,
-    /// Limit and reset.
-    x_rate_limit: Option<(u32, u64)>,
+    x_rate_limit: Option<XRateLimit>,
     ietf: Option<Box<Ietf>>,
     degraded: bool,
     shadow: Option<Shadow>,
+}
+
+#[derive(Debug)]
+struct XRateLimit {
+    limit: HeaderValue,
+    reset: u64,
 }
 
 /// The layer only watches.
@@ -163,25 +168,30 @@ struct Ietf {
 }
 
 impl Announcement {
-    pub(super) fn new(decision: &Decision<'_>, headers: ResponseHeaders, shadow: bool) -> Self {
+    pub(super) fn new(
+        decision: &Decision<'_>,
+        headers: ResponseHeaders,
+        fixed: &Fixed,
+        shadow: bool,
+    ) -> Self {
         let reset = decision.reset_after();
         let reset_at = || {
             let epoch = SystemTime::now().duration_since(UNIX_EPOCH);
             seconds(epoch.unwrap_or_default().saturating_add(reset))
         };
-        let x_rate_limit = headers.x_rate_limit.then(|| {
-            let reset = if headers.unix_time {
+        let x_rate_limit = headers.x_rate_limit.then(|| XRateLimit {
+            limit: fixed.limit(decision),
+            reset: if headers.unix_time {
                 reset_at()
             } else {
                 seconds(reset)
-            };
-            (decision.limit(), reset)
+            },
         });
         let would_have_denied = !decision.is_allowed();
         Self {
             remaining: decision.remaining(),
             x_rate_limit,
-            ietf: headers.ietf.then(|| Box::new(Ietf::new(decision))),
+            ietf: headers.ietf.then(|| Box::new(Ietf::new(decision, fixed))),
             degraded: decision.is_degraded(),
             shadow: shadow.then_some(Shadow { would_have_denied }),
         }
@@ -234,14 +244,16 @@ impl Announcement {
         self.flag(headers);
         if self.x_rate_limit.is_some() || self.ietf.is_some() {
             // Not one layer's in one form and another's in the other.
-            for name in NUMBERS {
-                headers.remove(name);
+            if has_numbers(headers) {
+                for name in NUMBERS {
+                    headers.remove(name);
+                }
             }
         }
-        if let Some((limit, reset)) = self.x_rate_limit {
-            headers.insert(X_RATELIMIT_LIMIT, limit.into());
-            headers.insert(X_RATELIMIT_REMAINING, self.remaining.into());
-            headers.insert(X_RATELIMIT_RESET, reset.into());
+        if let Some(XRateLimit { limit, reset }) = self.x_rate_limit {
+            headers.insert(X_RATELIMIT_LIMIT, limit);
+            headers.insert(X_RATELIMIT_REMAINING, number(self.remaining.into()));
+            headers.insert(X_RATELIMIT_RESET, number(reset));
         }
         if let Some(ietf) = self.ietf {
             headers.insert(RATELIMIT_POLICY, ietf.policies);
@@ -272,8 +284,20 @@ fn is_denied<B>(response: &Response<B>) -> bool {
         || headers.contains_key(GRPC_RETRY_PUSHBACK_MS)
 }
 
+/// Whether any of [`NUMBERS`] is there. To look at each name's length is faster than to look up five
+/// names: responses have few headers.
+fn has_numbers(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| {
+        let name = name.as_str().as_bytes();
+        name.starts_with(b"x-ratelimit-") || name.starts_with(b"ratelimit")
+    })
+}
+
 /// What is left according to the headers of a layer further in.
 fn announced(headers: &HeaderMap) -> Option<u32> {
+    if !has_numbers(headers) {
+        return None;
+    }
     if let Some(remaining) = headers.get(X_RATELIMIT_REMAINING) {
         return remaining.to_str().ok()?.parse().ok();
     }
@@ -286,29 +310,14 @@ fn announced(headers: &HeaderMap) -> Option<u32> {
 }
 
 impl Ietf {
-    fn new(decision: &Decision<'_>) -> Self {
-        let mut policies = String::new();
-        for (policy, _) in decision.policies() {
-            let separator = if policies.is_empty() { "" } else { ", " };
-            let (name, quota) = (policy.name(), policy.quota());
-            // Writing to a String cannot fail.
-            let _ = write!(policies, "{separator}\"{name}\";q={}", quota.capacity());
-            if let Some(window) = quota.window_seconds() {
-                let _ = write!(policies, ";w={window}");
-            }
-        }
+    fn new(decision: &Decision<'_>, fixed: &Fixed) -> Self {
         let name = decision.policy().name();
         let (remaining, reset) = (decision.remaining(), seconds(decision.reset_after()));
         Self {
-            policies: header_value(policies),
+            policies: fixed.ietf(decision),
             limit: header_value(format!("\"{name}\";r={remaining};t={reset}")),
         }
     }
-}
-
-/// Names of policies were checked when the limits were made, and the rest is ours.
-fn header_value(text: String) -> HeaderValue {
-    HeaderValue::try_from(text).expect("checked names and numbers make a header value")
 }
 
 /// Whole seconds, rounded up.

@@ -151,7 +151,7 @@ impl RateLimitLayer {
     /// choice is 503.
     #[must_use]
     pub fn refused_status(self, status: StatusCode) -> Self {
-        self.with(|config| config.refused_status = status)
+        self.with(|config| config.set_refused_status(status))
     }
 
     /// The status of the response to a request whose identity cannot be told: 500 unless set.
@@ -185,7 +185,7 @@ impl<S> Layer<S> for RateLimitLayer {
         let config = &self.config;
         let layer: Arc<dyn Any + Send + Sync> = config.clone();
         let claims = config.limiter.claims();
-        claims.claim(&config.scope, &config.limits, &layer);
+        claims.claim(&config.scope, config.fixed.limits(), &layer);
         RateLimit::new(inner, self.config.clone())
     }
 }
@@ -193,7 +193,7 @@ impl<S> Layer<S> for RateLimitLayer {
 impl fmt::Debug for RateLimitLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer")
-            .field("limits", &self.config.limits)
+            .field("limits", self.config.fixed.limits())
             .field("scope", &self.config.scope.as_str())
             .field("limiter", &self.config.limiter)
             .field("headers", &self.config.headers)

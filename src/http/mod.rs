@@ -5,6 +5,7 @@
 
 mod body;
 mod config;
+mod fixed;
 mod future;
 pub mod header;
 mod layer;

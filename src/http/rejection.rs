@@ -1,8 +1,12 @@
+use std::fmt;
+
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
+use super::config::Config;
+use super::fixed::number;
 use super::header::{GRPC_RETRY_PUSHBACK_MS, seconds};
 use crate::decision::Decision;
 
@@ -16,11 +20,21 @@ const UNAVAILABLE: u8 = 14;
 
 /// A request that is about to be turned away, for
 /// [`RateLimitLayer::on_reject`](crate::RateLimitLayer::on_reject).
-#[derive(Debug)]
 pub struct Rejection<'a> {
+    pub(super) config: &'a Config,
     pub(super) decision: &'a Decision<'a>,
     pub(super) parts: &'a Parts,
     pub(super) status: StatusCode,
+}
+
+impl fmt::Debug for Rejection<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rejection")
+            .field("decision", self.decision)
+            .field("parts", self.parts)
+            .field("status", &self.status)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<'a> Rejection<'a> {
@@ -53,34 +67,8 @@ impl<'a> Rejection<'a> {
         if let Some(content_type) = grpc_content_type(self.parts) {
             return self.grpc_response(content_type);
         }
-        let (problem, title) = if self.decision.is_refused() {
-            (
-                "temporary-reduced-capacity",
-                "Request cannot be satisfied due to temporary server capacity constraints",
-            )
-        } else {
-            (
-                "quota-exceeded",
-                "Request cannot be satisfied as assigned quota has been exceeded",
-            )
-        };
-        let status = self.status.as_u16();
-        let mut body = format!(
-            r#"{{"type":"https://iana.org/assignments/http-problem-types#{problem}","title":"{title}","status":{status}"#
-        );
-        if !self.decision.is_refused() {
-            let violated = self
-                .decision
-                .policies()
-                .filter(|(_, status)| !status.is_allowed());
-            // Checked when the limits were made, a name needs no escaping.
-            let names: Vec<_> = violated
-                .map(|(policy, _)| format!("\"{}\"", policy.name()))
-                .collect();
-            body += &format!(r#","violated-policies":[{}]"#, names.join(","));
-        }
-        body += "}";
-        with_type(self.status, PROBLEM_JSON, body.into())
+        let body = self.config.rejection_body(self.decision);
+        with_type(self.status, PROBLEM_JSON, body)
     }
 
     fn grpc_response(&self, content_type: HeaderValue) -> Response<Bytes> {
@@ -107,7 +95,7 @@ impl<'a> Rejection<'a> {
         if let Some(wait) = self.decision.retry_after() {
             headers
                 .entry(RETRY_AFTER)
-                .or_insert_with(|| seconds(wait).max(1).into());
+                .or_insert_with(|| number(seconds(wait).max(1)));
         }
     }
 }

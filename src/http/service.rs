@@ -9,7 +9,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::config::Config;
+use super::config::{Config, Judgement};
 use super::future::ResponseFuture;
 use crate::limiter::Checked;
 use crate::store::Check;
@@ -53,7 +53,7 @@ where
             Err(reason) => config.unidentified(&parts, &reason),
             Ok(identity) => {
                 let own_limits = config.own_limits(&parts, &identity);
-                let limits = own_limits.as_ref().unwrap_or(&config.limits);
+                let limits = own_limits.as_ref().unwrap_or(config.fixed.limits());
                 let check = Check::new(&identity, limits)
                     .scope(&config.scope)
                     .cost(config.cost(&parts));
@@ -71,11 +71,11 @@ where
             }
         };
         match judged {
-            Ok(announcement) => {
+            Judgement::Pass(announcement) => {
                 let called = self.inner.call(Request::from_parts(parts, body));
                 ResponseFuture::calling(called, Some(announcement))
             }
-            Err(response) => ResponseFuture::answered(*response),
+            Judgement::Reject(response) => ResponseFuture::answered(response),
         }
     }
 }

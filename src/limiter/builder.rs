@@ -85,11 +85,13 @@ impl LimiterBuilder {
     /// The limiter.
     #[must_use]
     pub fn build(self) -> Limiter {
-        let capacity = match self.store.is_infallible() {
+        let is_infallible = self.store.is_infallible();
+        let capacity = match is_infallible {
             true => 0,
             false => self.fallback_capacity,
         };
         let shared = Shared {
+            is_infallible,
             meter: Meter::new(self.store.name()),
             store: self.store,
             deadline: self.deadline,

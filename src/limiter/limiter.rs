@@ -44,6 +44,7 @@ pub struct Limiter {
 
 pub(super) struct Shared {
     pub(super) store: Box<dyn Store>,
+    pub(super) is_infallible: bool,
     pub(super) deadline: Duration,
     pub(super) lanes: Lanes,
     pub(super) fallback: Fallback,
@@ -110,8 +111,19 @@ impl Limiter {
 
     fn ask<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
         let shared = &self.shared;
+        if shared.is_infallible {
+            let asked = Asked {
+                operation,
+                lane: None,
+                held: None,
+                patient: true,
+            };
+            return self.answered(check, asked, shared.store.check(check));
+        }
         let Ok(lane) = shared.lane(check) else {
-            return Checked::Ready(self.decided(check, operation, self.degraded(check, true)));
+            let decision = self.degraded(check, true);
+            self.report(check, operation, &decision);
+            return Checked::Ready(decision);
         };
         let held = lane.as_ref().map(|_| shared.fallback.held(check));
         let carried = held.as_ref().and_then(|held| held.carried.as_ref());
@@ -125,51 +137,63 @@ impl Limiter {
             held,
             patient: patience == shared.deadline,
         };
+        self.answered(check, asked, outcome)
+    }
+
+    #[inline]
+    fn answered<'a>(&self, check: &Check<'a>, asked: Asked, outcome: Outcome) -> Checked<'a> {
         match outcome {
-            Outcome::Ready(result) => Checked::Ready(self.conclude(check, &asked, result)),
+            Outcome::Ready(result) => Checked::Ready(self.conclude(check, &asked, &result)),
             Outcome::Pending(answer) => {
                 if let Some((lane, began)) = &asked.lane {
-                    shared.sent(lane, *began);
+                    self.shared.sent(lane, *began);
                 }
-                let check = check.time_left(patience);
+                let check = check.time_left(check.time_left.min(self.shared.deadline));
                 Checked::Pending(PendingDecision::new(self.clone(), &check, asked, answer))
             }
         }
     }
 
     /// Makes a decision of what the store said, or of its failure.
+    #[inline]
     pub(super) fn conclude<'a>(
         &self,
         check: &Check<'a>,
         asked: &Asked,
-        result: Result<Verdict, StoreError>,
+        result: &Result<Verdict, StoreError>,
     ) -> Decision<'a> {
-        let replayed = result.and_then(|verdict| {
-            let decision = Decision::replay(check, &verdict)?;
-            Ok((decision, verdict))
-        });
-        let (shared, operation) = (&self.shared, asked.operation);
-        let decision = match replayed {
-            Ok((decision, verdict)) if verdict.remembered => decision,
-            Ok((decision, verdict)) => {
-                shared.heard(operation, &asked.lane, Ok(()));
-                if let Some(held) = &asked.held {
-                    shared.fallback.settle(check, held, &verdict);
-                }
-                decision
-            }
-            Err(error) => {
-                let slow = error.kind() == StoreErrorKind::TimedOut;
-                // One who would not wait longer says nothing of the store.
-                let impatient = slow && !asked.patient;
-                let lane = if impatient { &None } else { &asked.lane };
-                shared.heard(operation, lane, Err(&error));
-                // A slow answer may be this check's alone.
-                let open = |(lane, _): &(Arc<Lane>, _)| lane.is_open(Instant::now());
-                self.degraded(check, !slow || asked.lane.as_ref().is_some_and(open))
-            }
+        let verdict = match result {
+            Ok(verdict) => verdict,
+            Err(error) => return self.undecided(check, asked, error),
         };
-        self.decided(check, operation, decision)
+        let decision = match Decision::replay(check, verdict) {
+            Ok(decision) => decision,
+            Err(error) => return self.undecided(check, asked, &error),
+        };
+        if !verdict.remembered {
+            let shared = &self.shared;
+            shared.heard(asked.operation, &asked.lane, Ok(()));
+            if let Some(held) = &asked.held {
+                shared.fallback.settle(check, held, verdict);
+            }
+        }
+        self.report(check, asked.operation, &decision);
+        decision
+    }
+
+    #[cold]
+    fn undecided<'a>(&self, check: &Check<'a>, asked: &Asked, error: &StoreError) -> Decision<'a> {
+        let slow = error.kind() == StoreErrorKind::TimedOut;
+        // One who would not wait longer says nothing of the store.
+        let impatient = slow && !asked.patient;
+        let lane = if impatient { &None } else { &asked.lane };
+        self.shared.heard(asked.operation, lane, Err(error));
+        // A slow answer may be this check's alone.
+        let open = |(lane, _): &(Arc<Lane>, _)| lane.is_open(Instant::now());
+        let away = !slow || asked.lane.as_ref().is_some_and(open);
+        let decision = self.degraded(check, away);
+        self.report(check, asked.operation, &decision);
+        decision
     }
 
     /// What the strategy makes of a store that does not decide this check, or is away for all.
@@ -181,18 +205,11 @@ impl Limiter {
         }
     }
 
-    fn decided<'a>(
-        &self,
-        check: &Check<'a>,
-        operation: Operation,
-        decision: Decision<'a>,
-    ) -> Decision<'a> {
+    fn report(&self, check: &Check<'_>, operation: Operation, decision: &Decision<'_>) {
         if operation == Operation::Check {
-            self.shared
-                .meter
-                .decided(check.identity, &decision, self.shadow);
+            let meter = &self.shared.meter;
+            meter.decided(check.identity, decision, self.shadow);
         }
-        decision
     }
 
     /// Which layers count by which limits.
@@ -242,7 +259,7 @@ impl From<Away> for StoreError {
 impl Shared {
     /// The lane to ask by, from now; none where the store needs no breaker.
     fn lane(&self, check: &Check<'_>) -> Result<AskedLane, Away> {
-        if self.store.is_infallible() {
+        if self.is_infallible {
             return Ok(None);
         }
         let (lane, now) = (self.lanes.get(self.store.lane(check)), Instant::now());

@@ -82,7 +82,7 @@ impl PendingDecision {
             let result = within(left, answer).await;
             limiter.shared.meter.waited(began.elapsed());
             limiter
-                .conclude(&check.borrow(), &asked, result)
+                .conclude(&check.borrow(), &asked, &result)
                 .into_owned()
         }))
     }

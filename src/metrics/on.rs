@@ -1,5 +1,5 @@
+use std::cell::Cell;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use metrics::{
@@ -12,8 +12,13 @@ use crate::decision::Decision;
 use crate::identity::Identity;
 use crate::store::StoreErrorKind;
 
-/// One decision in so many tells how much it left.
-const SAMPLED: u32 = 16;
+/// One decision in so many tells how much it left. Odd, so that policies that take turns all do.
+const SAMPLED: u32 = 17;
+
+thread_local! {
+    /// Each thread counts for itself, so that none waits for a number that another has changed.
+    static SEEN: Cell<u32> = const { Cell::new(0) };
+}
 
 /// How many pairs of a kind and a policy are counted apart; a power of two. What comes after is
 /// counted together, as `other`.
@@ -55,7 +60,6 @@ struct Decisions {
     blocked: Counter,
     shadow_blocked: Counter,
     remaining: Histogram,
-    seen: AtomicU32,
 }
 
 impl Decisions {
@@ -74,7 +78,6 @@ impl Decisions {
             remaining: histogram!("rate_limit_remaining_ratio", "policy" => policy),
             kind: kind.into(),
             fingerprint,
-            seen: AtomicU32::new(0),
         }
     }
 }
@@ -99,11 +102,9 @@ impl Meter {
             (false, false) => decisions.blocked.increment(1),
             (false, true) => decisions.shadow_blocked.increment(1),
         }
-        if decisions
-            .seen
-            .fetch_add(1, Ordering::Relaxed)
-            .is_multiple_of(SAMPLED)
-        {
+        let seen = SEEN.get();
+        SEEN.set(if seen + 1 < SAMPLED { seen + 1 } else { 0 });
+        if seen == 0 {
             let limit = f64::from(decision.limit());
             decisions
                 .remaining

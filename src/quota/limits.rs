@@ -100,6 +100,11 @@ impl Limits {
     pub fn policies(&self) -> &[Policy] {
         &self.0
     }
+
+    /// Whether these are those, and not only like them.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
 }
 
 /// A single policy, named `default`.

@@ -226,6 +226,7 @@ impl Quota {
     /// let (_, status) = quota.step(state, now, 1);
     /// assert_eq!(status.retry_after(), Some(Duration::from_micros(333_334)));
     /// ```
+    #[inline]
     pub fn step(&self, state: State, now: u64, cost: u32) -> (State, Status) {
         match &self.0 {
             Kind::TokenBucket(bucket) => bucket.step(state, now, cost),
@@ -269,6 +270,16 @@ impl Quota {
             },
             Kind::Window(window) => window.rebase(state, from, to),
         }
+    }
+
+    /// Whether a state may have been made later than `now`. If not, it is from `now` or before, or
+    /// makes no difference.
+    pub(crate) fn is_ahead(&self, state: State, now: u64) -> bool {
+        let life = match &self.0 {
+            Kind::TokenBucket(bucket) => bucket.life(),
+            Kind::Window(window) => window.life() * 1_000,
+        };
+        state.until.saturating_sub(now) >= life
     }
 
     /// How much of the quota a state has used, roughly: 255 stands for all of it.

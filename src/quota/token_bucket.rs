@@ -95,6 +95,7 @@ impl TokenBucket {
         }
     }
 
+    #[inline]
     pub(super) fn step(&self, state: State, now: u64, cost: u32) -> (State, Status) {
         let (debt, state) = self.debt(state, now);
         if cost == 0 {
@@ -129,6 +130,11 @@ impl TokenBucket {
         let (one_debt, one) = self.debt(one, now);
         let (other_debt, other) = self.debt(other, now);
         if other_debt > one_debt { other } else { one }
+    }
+
+    /// How long a state lasts, in whole microseconds.
+    pub(super) fn life(&self) -> u64 {
+        self.full.whole
     }
 
     /// The part of the bucket that is empty, in parts of 255.

@@ -210,7 +210,7 @@ impl Window {
     }
 
     /// How long after its start a window's count means nothing any more.
-    fn life(&self) -> u64 {
+    pub(super) fn life(&self) -> u64 {
         if self.sliding {
             2 * self.period
         } else {

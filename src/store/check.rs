@@ -74,6 +74,11 @@ impl<'a> Check<'a> {
         Self { carried, ..self }
     }
 
+    /// Whether it is charged once, and nothing was counted elsewhere.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.carried.is_none() && self.share == 1
+    }
+
     pub(crate) fn shared_by(self, share: u32) -> Self {
         Self { share, ..self }
     }
@@ -115,36 +120,42 @@ impl<'a> Check<'a> {
     /// [`Limiter`](crate::Limiter) counted while the store was away.
     pub fn decide(&self, now: u64, states: impl IntoIterator<Item = State>) -> Step {
         let mut states = states.into_iter();
-        let policies = self.limits.policies().iter().enumerate();
-        let before: PerPolicy<State> = policies
-            .map(|(index, policy)| {
-                let state = states.next().unwrap_or_default();
-                match self.carried(index, now) {
-                    Some(carried) => policy.quota().join(state, carried, now),
-                    None => state,
-                }
-            })
-            .collect();
-
-        let step = |cost: fn(&Self, &Quota) -> u32| {
-            let mut allowed = true;
-            let after = self.quotas().zip(&before).map(|(quota, state)| {
-                let (state, status) = quota.step(*state, now, cost(self, quota));
-                allowed &= status.is_allowed();
-                state
-            });
-            let after: PerPolicy<State> = after.collect();
-            (allowed, after)
+        let mut step = Step {
+            verdict: Verdict {
+                allowed: true,
+                now,
+                states: PerPolicy::new(),
+                statuses: PerPolicy::new(),
+                remembered: false,
+            },
+            next: PerPolicy::new(),
         };
-        let (allowed, mut next) = step(Self::cost_under);
-        if !allowed {
-            // Nobody is charged, but a state from a clock that has stepped back is put right.
-            (_, next) = step(|_, _| 0);
+        let verdict = &mut step.verdict;
+        for (policy, quota) in self.quotas().enumerate() {
+            let mut state = states.next().unwrap_or_default();
+            if let Some(carried) = self.carried(policy, now) {
+                state = quota.join(state, carried, now);
+            }
+            let (next, status) = quota.step(state, now, self.cost_under(quota));
+            verdict.allowed &= status.is_allowed();
+            verdict.states.push(state);
+            verdict
+                .statuses
+                .push(status.in_units_of(self.unit_under(quota)));
+            step.next.push(next);
         }
-        Step {
-            verdict: Verdict::new(allowed, now, before),
-            next,
+        if !verdict.allowed {
+            // Those that would have let it through are not charged. But a state from a clock that
+            // has stepped back is put right.
+            for (policy, quota) in self.quotas().enumerate() {
+                if verdict.statuses[policy].is_allowed() {
+                    let (next, status) = quota.step(verdict.states[policy], now, 0);
+                    verdict.statuses[policy] = status.in_units_of(self.unit_under(quota));
+                    step.next[policy] = next;
+                }
+            }
         }
+        step
     }
 
     pub(crate) fn quotas(&self) -> impl Iterator<Item = &'a Quota> + use<'a> {

@@ -1,6 +1,6 @@
 use smallvec::SmallVec;
 
-use crate::quota::{MAX_POLICIES, State};
+use crate::quota::{MAX_POLICIES, State, Status};
 
 /// A value a policy. Most limits have one policy or two, and these are moved often.
 pub(crate) type PerPolicy<T> = SmallVec<[T; 2]>;
@@ -12,6 +12,8 @@ pub struct Verdict {
     pub(crate) allowed: bool,
     pub(crate) now: u64,
     pub(crate) states: PerPolicy<State>,
+    /// What follows from the states, where [`Check::decide`](super::Check::decide) has said it.
+    pub(crate) statuses: PerPolicy<Status>,
     pub(crate) remembered: bool,
 }
 
@@ -26,6 +28,7 @@ impl Verdict {
             allowed,
             now,
             states,
+            statuses: PerPolicy::new(),
             remembered: false,
         }
     }

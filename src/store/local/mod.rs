@@ -62,7 +62,7 @@ impl Default for LocalStore {
 
 impl Store for LocalStore {
     fn check(&self, check: &Check<'_>) -> Outcome {
-        Outcome::Ready(Ok(self.table.row(check).decide(false)))
+        Outcome::Ready(Ok(self.table.decide(check)))
     }
 
     fn refund(&self, check: &Check<'_>) -> Outcome<()> {
