@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
 use super::backoff::Backoff;
-use super::batch::{Call, Waiter, calls, fail, take};
+use super::batch::{Call, Sharing, Waiter, calls, fail, take};
 use super::connection::{Connection, PATIENCE};
 use super::refusal::{Refusal, broken, unavailable};
 use super::script::read;
@@ -204,9 +204,9 @@ impl Driver {
             match self.next() {
                 Next::Ask(connection) => {
                     let (most_keys, took) = (self.core.most_keys, connection.round_trip());
-                    let waiters =
+                    let entries =
                         self.with_queue(|queue| take(&mut queue.waiting, most_keys, took));
-                    if self.ask(&connection, waiters).await.is_err() {
+                    if self.ask(&connection, entries).await.is_err() {
                         connection.give_up();
                         self.with_queue(Queue::forget_closed);
                     }
@@ -273,9 +273,9 @@ impl Driver {
     }
 
     /// Asks what the waiters ask, and hands out the answers.
-    async fn ask(&self, connection: &Connection, waiters: Vec<Waiter>) -> Result<(), Unusable> {
+    async fn ask(&self, connection: &Connection, entries: Vec<Sharing>) -> Result<(), Unusable> {
         let asked = Instant::now();
-        let calls = calls(waiters, &self.core.prefix, asked);
+        let calls = calls(entries, &self.core.prefix, asked);
         let unknown = self.round_trip(connection, calls, asked, false).await?;
         // Where the server does not know the script, it is sent along.
         self.round_trip(connection, unknown, asked, true).await?;

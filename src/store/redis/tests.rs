@@ -19,7 +19,7 @@ use redis::{Client, Cmd, cmd};
 use servers::Server;
 use tokio::runtime::Runtime;
 
-use super::script::Question;
+use super::script::{Group, Question};
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Identity;
@@ -263,33 +263,41 @@ fn carried_state(quota: &Quota, words: Option<[u64; 2]>) -> Option<State> {
     (!state.is_spent(ELSEWHERE)).then_some(state)
 }
 
-/// Entries as the store would put them into one call.
-fn question(acts: &[Act], run: u64) -> Question {
+/// Entries as the store would put them into calls, each of which has a key once.
+fn questions(acts: &[Act], run: u64) -> Vec<Question> {
     let quotas = quotas();
-    let mut question = Question::default();
+    let mut questions = vec![Question::default()];
     for act in acts {
+        let names = act.counts.iter().map(|(key, _)| format!("{run}-{key}"));
+        let names: Vec<_> = names.collect();
         let counts = act.counts.iter().map(|(key, carried)| {
-            let name = format!("{run}-{key}");
-            let known = question.keys.iter().position(|(known, _)| *known == name);
-            let place = known.unwrap_or_else(|| {
-                question.keys.push((name, question.quotas.len()));
-                question.quotas.push(quotas[*key]);
-                question.keys.len() - 1
-            });
-            let carried = carried_state(&quotas[*key], *carried);
-            let joined = carried.and_then(|state| quotas[*key].relative(state, ELSEWHERE));
-            (place, joined)
+            let quota = quotas[*key];
+            let carried = carried_state(&quota, *carried);
+            let joined = carried.and_then(|state| quota.relative(state, ELSEWHERE));
+            (quota, joined)
         });
-        let counts = counts.collect();
-        question.entries.push(script::Entry {
+        let group = Group {
             operation: act.operation,
             cost: act.cost,
             times: act.times,
             good_for: 0,
-            counts,
-        });
+            counts: counts.collect(),
+        };
+        if names
+            .iter()
+            .any(|name| questions[questions.len() - 1].keys.contains(name))
+        {
+            questions.push(Question::default());
+        }
+        let last = questions.len() - 1;
+        let question = &mut questions[last];
+        question.keys.extend(names);
+        match question.groups.last_mut() {
+            Some((alike, entries)) if *alike == group => *entries += 1,
+            _ => question.groups.push((group, 1)),
+        }
     }
-    question
+    questions
 }
 
 #[test]
@@ -311,21 +319,25 @@ fn the_script_decides_whatever_comes_as_the_pure_steps_do() {
         let mut now: u64 = 2_000_000_000_000_000;
         for (passed, acts) in calls {
             now = now.saturating_add_signed(passed);
-            let question = question(&acts, run);
-            let call = script.call(&question, now, true);
-            let reply = runtime.block_on(async {
-                let set: Result<i64, _> = set_clock(now).query_async(&mut connection).await;
-                set.expect("the clock is set");
-                connection
-                    .send_packed_command(&call)
-                    .await
-                    .expect("a reply")
-            });
-            let answer = script::read(&question, Some(reply.clone()));
-            let answer = answer.unwrap_or_else(|refusal| panic!("{refusal:?}: {reply:?}"));
-            prop_assert_eq!(answer.now, now);
-            prop_assert_eq!(answer.refusal, None);
-            for (act, entry) in acts.iter().zip(answer.entries) {
+            let mut entries = Vec::new();
+            for question in questions(&acts, run) {
+                let call = script.call(&question, now, true);
+                let reply = runtime.block_on(async {
+                    let set: Result<i64, _> = set_clock(now).query_async(&mut connection).await;
+                    set.expect("the clock is set");
+                    connection
+                        .send_packed_command(&call)
+                        .await
+                        .expect("a reply")
+                });
+                let answer = script::read(&question, Some(reply.clone()));
+                let answer = answer.unwrap_or_else(|refusal| panic!("{refusal:?}: {reply:?}"));
+                prop_assert_eq!(answer.now, now);
+                prop_assert_eq!(answer.refusal, None);
+                entries.extend(answer.entries);
+            }
+            prop_assert_eq!(acts.len(), entries.len());
+            for (act, entry) in acts.iter().zip(entries) {
                 let charged = entry.expect("no flaw");
                 let (times, before) = model.act(act, now);
                 prop_assert_eq!(charged.times, times, "{:?}", act);
