@@ -1,6 +1,7 @@
 //! Checks that wait for a round trip, and how many of them become one call.
 
 use std::collections::{HashMap, VecDeque};
+use std::fmt::Write;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -9,6 +10,7 @@ use tokio::time::Instant;
 use super::denials::Denials;
 use super::script::{Charged, Flaw, Group, Operation, Question};
 use super::subject::Subject;
+use crate::store::verdict::PerPolicy;
 use crate::store::{Check, OwnedCheck, StoreError, StoreErrorKind, Verdict};
 
 /// A check, a refund or a reset that waits for its answer.
@@ -30,12 +32,20 @@ pub(super) struct Waiter {
     pub(super) sender: oneshot::Sender<Result<Verdict, StoreError>>,
 }
 
-/// What equal checks have in common: whom and what they are about, their cost and their patience, and
-/// who is asked.
-type Equal = (u128, u32, Duration, bool);
-
 /// Those who ask for the same, and share an entry.
-pub(super) type Sharing = Vec<Waiter>;
+pub(super) struct Sharing {
+    waiters: Vec<Waiter>,
+    /// How many entries of the same identity come before.
+    earlier: usize,
+}
+
+impl Sharing {
+    /// What has to be the same for entries to be in one call.
+    fn call(&self) -> (u16, bool, usize) {
+        let first = &self.waiters[0];
+        (first.slot, first.asking, self.earlier)
+    }
+}
 
 impl Waiter {
     /// Answers. Says whether anybody was still there.
@@ -50,19 +60,27 @@ impl Waiter {
         left.is_zero() || (left < round_trip && left < self.patience / 2)
     }
 
-    fn equal(&self) -> Option<Equal> {
-        let (subject, cost) = (self.subject.check, self.check.borrow().cost);
-        let equal = (subject, cost, self.patience, self.asking);
-        (self.operation == Operation::Check).then_some(equal)
+    /// Whether the two can share an entry: they are alike, and so is their patience.
+    fn equals(&self, other: &Self) -> bool {
+        let whole = |waiter: &Self| {
+            let (check, cost) = (waiter.subject.check, waiter.check.borrow().cost);
+            (check, cost, waiter.patience, waiter.asking)
+        };
+        let checks = [self.operation, other.operation] == [Operation::Check; 2];
+        checks && whole(self) == whole(other)
     }
 }
 
 /// The names of a check's counts, as operators see them.
 fn keys(prefix: &str, check: &Check<'_>) -> impl Iterator<Item = String> {
-    let scope = check.scope.as_str();
-    let whose = format!("{prefix}:{{{}}}:{scope}:", check.identity);
-    let policies = check.limits.policies().iter();
-    policies.map(move |policy| [&whose, policy.key()].concat())
+    let (identity, scope) = (check.identity, check.scope.as_str());
+    check.limits.policies().iter().map(move |policy| {
+        let mut key = String::with_capacity(128);
+        key.extend([prefix, ":{"]);
+        write!(key, "{identity}").expect("a String takes everything");
+        key.extend(["}:", scope, ":", policy.key()]);
+        key
+    })
 }
 
 /// Waiters that share a call: all of one slot.
@@ -70,7 +88,7 @@ pub(super) struct Call {
     pub(super) question: Question,
     pub(super) asking: bool,
     /// Those who asked for each entry.
-    waiters: Vec<Sharing>,
+    waiters: Vec<Vec<Waiter>>,
 }
 
 /// Takes waiters off the queue for one round trip, with at most `most_keys` keys in all, but never
@@ -82,17 +100,18 @@ pub(super) fn take(
 ) -> Vec<Sharing> {
     let now = Instant::now();
     let mut taken: Vec<Sharing> = Vec::new();
-    let mut equals = HashMap::new();
+    // Which of them are an identity's.
+    let mut places: HashMap<u64, PerPolicy<usize>> = HashMap::new();
     let mut keys = 0;
     while let Some(waiter) = queue.pop_front() {
         if waiter.sender.is_closed() || waiter.is_hopeless(now, round_trip) {
             waiter.answer(Err(StoreErrorKind::TimedOut.into()));
             continue;
         }
-        let equal = waiter.equal();
-        if let Some(place) = equal.and_then(|equal| equals.get(&equal)) {
-            let place: usize = *place;
-            taken[place].push(waiter);
+        let places = places.entry(waiter.subject.identity).or_default();
+        let mut earlier = places.iter();
+        if let Some(equal) = earlier.find(|place| taken[**place].waiters[0].equals(&waiter)) {
+            taken[*equal].waiters.push(waiter);
             continue;
         }
         keys += waiter.check.borrow().limits.policies().len();
@@ -100,8 +119,12 @@ pub(super) fn take(
             queue.push_front(waiter);
             break;
         }
-        equals.extend(equal.map(|equal| (equal, taken.len())));
-        taken.push(vec![waiter]);
+        let earlier = places.len();
+        places.push(taken.len());
+        taken.push(Sharing {
+            earlier,
+            waiters: vec![waiter],
+        });
     }
     taken
 }
@@ -110,17 +133,12 @@ pub(super) fn take(
 /// identity would be in it twice, since a call has each key once.
 pub(super) fn calls(entries: Vec<Sharing>, prefix: &str, now: Instant) -> Vec<Call> {
     let mut calls: Vec<Vec<Sharing>> = Vec::new();
-    let mut places = HashMap::new();
-    let mut known = HashMap::new();
-    for waiters in entries {
-        let (slot, asking) = (waiters[0].slot, waiters[0].asking);
-        let earlier: &mut usize = known.entry(waiters[0].subject.identity).or_default();
-        let place = *places.entry((slot, asking, *earlier)).or_insert_with(|| {
-            calls.push(Vec::new());
-            calls.len() - 1
-        });
-        *earlier += 1;
-        calls[place].push(waiters);
+    for entry in entries {
+        let fits = |call: &&mut Vec<Sharing>| call[0].call() == entry.call();
+        match calls.iter_mut().find(fits) {
+            Some(call) => call.push(entry),
+            None => calls.push(vec![entry]),
+        }
     }
     let calls = calls.into_iter();
     calls
@@ -130,20 +148,20 @@ pub(super) fn calls(entries: Vec<Sharing>, prefix: &str, now: Instant) -> Vec<Ca
 
 impl Call {
     fn new(entries: Vec<Sharing>, prefix: &str, now: Instant) -> Self {
-        let asking = entries.iter().any(|waiters| waiters[0].asking);
-        let mut groups: Vec<(Group, Vec<Sharing>)> = Vec::new();
-        for waiters in entries {
+        let (_, asking, _) = entries[0].call();
+        let mut call = Self {
+            question: Question::default(),
+            asking,
+            waiters: Vec::with_capacity(entries.len()),
+        };
+        let mut groups: Vec<(Group, Vec<Vec<Waiter>>)> = Vec::new();
+        for Sharing { waiters, .. } in entries {
             let group = group(&waiters, now);
             match groups.iter_mut().find(|(known, _)| *known == group) {
                 Some((_, entries)) => entries.push(waiters),
                 None => groups.push((group, vec![waiters])),
             }
         }
-        let mut call = Self {
-            question: Question::default(),
-            asking,
-            waiters: Vec::new(),
-        };
         for (group, entries) in groups {
             call.question.groups.push((group, entries.len()));
             for waiters in entries {
