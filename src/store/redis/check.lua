@@ -6,8 +6,8 @@
 -- this server's.
 --
 -- KEYS    the counts, none of them twice: those of the first entry, of the second, and so on.
--- ARGV    numbers, as doubles of eight bytes, which take no parsing; and texts to be joined.
---         The numbers are those of the entries, in groups that differ in their keys only:
+-- ARGV    numbers, and texts to be joined. Numbers come and go as doubles of eight bytes, which
+--         take no parsing. These are those of the entries, in groups that differ in their keys only:
 --           operation cost times valid_until entries policies,
 --           and for each policy: its quota, and which of ARGV to join to its counts, or 0
 --         The operations:
@@ -22,9 +22,9 @@
 --           3 limit period 0 0, a fixed window
 --         What is joined is a count kept elsewhere, relative to now.
 --
--- Returns integers: now, and for each entry how many times it was charged, or why it was not
+-- Returns numbers: now, and for each entry how many times it was charged, or why it was not
 -- decided (the codes below), and then, for each policy, the count's numbers as they were. If a
--- read or write was refused, the last element is the server's reason.
+-- read or write was refused, there is a second element, the server's reason.
 --
 -- A count's numbers, which are also its value, with ':' between them:
 --   bucket   until [rest]: when it is full again, in microseconds since the epoch, and the fraction
@@ -85,6 +85,9 @@ local function bucket_read(text, num)
   return whole, part < num and part or num - 1
 end
 
+-- How a number is written: '%d' takes a third of the time, where it has 64 bits.
+local whole_number = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
+
 -- Writes a count, or deletes it if it means nothing any more. Returns the server's reason if it
 -- refuses. One that is full, or has become a replica, refuses the first write of a call, so that
 -- no policy of an entry is charged without the others.
@@ -97,12 +100,9 @@ local function write(key, one, two, three)
     local answer = call('DEL', KEYS[key])
     return type(answer) == 'table' and answer.err or nil
   end
-  -- '%.0f' takes twice as long, and '%d' may have no more than 32 bits.
-  local low, milliseconds = one % 10000000, expires_at + 999
-  milliseconds = (milliseconds - milliseconds % 1000) / 1000
-  local low_ms = milliseconds % 10000000
-  local text = format('%d%07d', (one - low) / 10000000, low)
-  milliseconds = format('%d%07d', (milliseconds - low_ms) / 10000000, low_ms)
+  expires_at = expires_at + 999
+  local milliseconds = format(whole_number, (expires_at - expires_at % 1000) / 1000)
+  local text = format(whole_number, one)
   if three then
     text = format('%s:%.0f:%.0f', text, two, three)
   elseif two > 0 then
@@ -511,5 +511,4 @@ while position < #numbers do
   position = position + 48 + 48 * policies
 end
 
-reply[length + 1] = refusal
-return reply
+return { struct.pack('<' .. string.rep('d', length), unpack(reply, 1, length)), refusal }

@@ -175,39 +175,40 @@ pub(super) enum Flaw {
 
 /// Reads the reply to a question.
 pub(super) fn read(question: &Question, reply: Option<Value>) -> Result<Answer, Refusal> {
-    let mut values = match reply {
-        Some(Value::Array(values)) => values,
+    let mut texts = match reply {
+        Some(Value::Array(values)) => values.into_iter(),
         Some(Value::ServerError(error)) => return Err(Refusal::of(&error)),
         _ => return Err(Refusal::Unintelligible),
     };
-    let refusal = values.pop_if(|value| matches!(value, Value::BulkString(_)));
+    let (Some(Value::BulkString(numbers)), refusal) = (texts.next(), texts.next()) else {
+        return Err(Refusal::Unintelligible);
+    };
     let refusal = refusal.map(|text| match text {
         Value::BulkString(text) => Refusal::of_text(&String::from_utf8_lossy(&text)),
         _ => Refusal::Unintelligible,
     });
-    let mut numbers = ReplyNumbers(values.into_iter());
+    let mut numbers = ReplyNumbers(&numbers);
     let now = numbers.next_unsigned()?;
     let entries = question.entries().map(|group| numbers.next_entry(group));
     let entries = entries.collect::<Result<_, _>>()?;
-    match numbers.0.next() {
-        None => Ok(Answer {
+    match numbers.0 {
+        [] => Ok(Answer {
             now,
             entries,
             refusal,
         }),
-        Some(_) => Err(Refusal::Unintelligible),
+        _ => Err(Refusal::Unintelligible),
     }
 }
 
-/// The integers of a reply.
-struct ReplyNumbers(std::vec::IntoIter<Value>);
+/// The numbers of a reply, as the script writes them.
+struct ReplyNumbers<'a>(&'a [u8]);
 
-impl ReplyNumbers {
+impl ReplyNumbers<'_> {
     fn next(&mut self) -> Result<i64, Refusal> {
-        match self.0.next() {
-            Some(Value::Int(number)) => Ok(number),
-            _ => Err(Refusal::Unintelligible),
-        }
+        let (number, others) = self.0.split_first_chunk().ok_or(Refusal::Unintelligible)?;
+        self.0 = others;
+        Ok(f64::from_le_bytes(*number) as i64)
     }
 
     fn next_unsigned(&mut self) -> Result<u64, Refusal> {
