@@ -7,7 +7,7 @@
 --
 -- KEYS    the counts, none of them twice: those of the first entry, of the second, and so on.
 -- ARGV    numbers, and texts to be joined. Numbers come and go as doubles of eight bytes, which
---         take no parsing. These are those of the entries, in groups that differ in their keys only:
+--         take no parsing. They tell of the entries, in groups that differ in their keys only:
 --           operation cost times valid_until entries policies,
 --           and for each policy: its quota, and which of ARGV to join to its counts, or 0
 --         The operations:
@@ -124,8 +124,8 @@ local reply = { now }
 -- Any entry --------------------------------------------------------------------------------------
 
 -- Makes the function that decides an entry: that of the group at `position` whose first key is the
--- `first`-th. Its part of the reply begins after `length`. Returns where it ends, and why the server
--- refused to read or write, if it did.
+-- `first`-th. Its part of the reply begins after `length`. Returns where it ends, and why the
+-- server refused to read or write, if it did.
 local function any()
   -- The token bucket -----------------------------------------------------------------------------
 
@@ -243,8 +243,8 @@ local function any()
     end
 
     -- Start and counts of the state as it counts now. Where it is from the next window, the clock
-    -- stands at that window's start. From further ahead, the clock has stepped back: both counts are
-    -- taken to be this window's, so that nothing is minted.
+    -- stands at that window's start. From further ahead, the clock has stepped back: both counts
+    -- are taken to be this window's, so that nothing is minted.
     local function view(quota, ends_at, previous, current)
       local this = now_ms - now_ms % quota.period
       local start = start_of(quota, ends_at)
@@ -350,7 +350,8 @@ local function any()
     end
   end
 
-  -- Sets what is to come after charging `cost` under every policy, unless it does not fit under one.
+  -- Sets what is to come after charging `cost` under every policy, unless it does not fit under
+  -- one.
   local function step(cost)
     for policy = 1, policies do
       local one, two, three = algorithms[policy].step(
@@ -468,7 +469,8 @@ local numbers, position, key, length = ARGV[1], 1, 1, 1
 local decide, refusal
 while position < #numbers do
   local operation, cost, times, valid_until, entries, policies,
-    kind, burst, num, token_whole, token_part, joined = struct.unpack('<dddddddddddd', numbers, position)
+    kind, burst, num, token_whole, token_part, joined
+    = struct.unpack('<dddddddddddd', numbers, position)
   local total = cost * times
   local plain = operation == CHECK and policies == 1 and kind == BUCKET and joined == 0
     and 0 < total and total <= burst and now <= valid_until and not errors

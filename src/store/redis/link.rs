@@ -7,13 +7,14 @@
 //! does not get round to.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
 use tokio::runtime::{Handle, Id};
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
@@ -250,9 +251,8 @@ impl Driver {
                         self.with_queue(Queue::forget_closed);
                     }
                     self.link.server.watch(&connection, &self.runtime);
-                    // Those who were answered may have another question.
                     if many {
-                        yield_now().await;
+                        others_first().await;
                     }
                 }
                 Next::Connect => self.connect().await,
@@ -446,6 +446,21 @@ impl Driver {
             }
         }
     }
+}
+
+/// Lets those run who were answered: they may have another question, and the next round trip is for
+/// all of them. Unlike Tokio's `yield_now`, this does not wait until the runtime looks for I/O.
+async fn others_first() {
+    let mut ready = false;
+    poll_fn(|context| {
+        if ready {
+            return Poll::Ready(());
+        }
+        ready = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The connection is not to be used any more.
