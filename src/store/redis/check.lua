@@ -39,9 +39,6 @@
 -- entries are, a check of one token bucket that fits, is decided at the end of this script without
 -- the others, which are made when they are needed.
 
-local CHECK, REFUND, RESET = 1, 2, 3
-local BUCKET, SLIDING = 1, 2
-
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
@@ -126,7 +123,12 @@ local reply = { now }
 -- Makes the function that decides an entry: that of the group at `position` whose first key is the
 -- `first`-th. Its part of the reply begins after `length`. Returns where it ends, and why the
 -- server refused to read or write, if it did.
-local function any()
+--
+-- This is given what it uses, since a function that finds it by itself takes longer to make.
+local function any(now, values, reply, bucket_read, price, write)
+  local CHECK, REFUND, RESET = 1, 2, 3
+  local BUCKET, SLIDING = 1, 2
+
   -- The token bucket -----------------------------------------------------------------------------
 
   local function token_bucket()
@@ -472,7 +474,8 @@ while position < #numbers do
     kind, burst, num, token_whole, token_part, joined
     = struct.unpack('<dddddddddddd', numbers, position)
   local total = cost * times
-  local plain = operation == CHECK and policies == 1 and kind == BUCKET and joined == 0
+  -- Whether they are checks of one token bucket, and nothing else is to be seen to.
+  local plain = operation == 1 and policies == 1 and kind == 1 and joined == 0
     and 0 < total and total <= burst and now <= valid_until and not errors
   local full_whole, full_part, price_whole, price_part
   if plain then
@@ -505,7 +508,7 @@ while position < #numbers do
       end
     end
     if not done then
-      decide = decide or any()
+      decide = decide or any(now, values, reply, bucket_read, price, write)
       length, refusal = decide(position, first, length)
     end
   end
