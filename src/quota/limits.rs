@@ -16,6 +16,9 @@ pub struct Policy {
     name: Arc<str>,
     quota: Quota,
     fingerprint: u128,
+    /// How a count's name in a store ends.
+    #[cfg(feature = "redis")]
+    key: Arc<str>,
 }
 
 impl Policy {
@@ -25,6 +28,8 @@ impl Policy {
         let name = name.into();
         let fingerprint = fingerprint("policy", &format!("{name} {quota}"));
         Self {
+            #[cfg(feature = "redis")]
+            key: format!("{name}:{}", quota.to_string().replace(' ', "-")).into(),
             name,
             quota,
             fingerprint,
@@ -44,6 +49,12 @@ impl Policy {
     /// Tells this name and quota from every other: a hash of both.
     pub(crate) fn fingerprint(&self) -> u128 {
         self.fingerprint
+    }
+
+    /// Name and quota, as they stand in a count's name.
+    #[cfg(feature = "redis")]
+    pub(crate) fn key(&self) -> &str {
+        &self.key
     }
 }
 

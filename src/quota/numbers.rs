@@ -6,12 +6,11 @@ use super::state::State;
 
 /// What a quota's arithmetic is made of.
 pub(crate) enum Numbers {
-    /// A token takes `token[0] + token[1] / num` microseconds, all of them `full`.
+    /// A token takes `token[0] + token[1] / num` microseconds.
     TokenBucket {
         burst: u32,
         num: u64,
         token: [u64; 2],
-        full: [u64; 2],
     },
     /// The period in milliseconds.
     Window {

@@ -91,7 +91,6 @@ impl TokenBucket {
             burst: self.burst,
             num: self.num,
             token: [self.token.whole, self.token.part],
-            full: [self.full.whole, self.full.part],
         }
     }
 

@@ -1,18 +1,17 @@
 //! Checks that wait for a round trip, and how many of them become one call.
 
-use std::collections::hash_map::Entry::{Occupied, Vacant};
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::fmt::Display;
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Write;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::denials::Denials;
-use super::script::{Charged, Entry, Flaw, Operation, Question};
+use super::script::{Charged, Flaw, Group, Operation, Question};
 use super::subject::Subject;
-use crate::quota::{Policy, Quota, Scope};
-use crate::store::{OwnedCheck, StoreError, StoreErrorKind, Verdict};
+use crate::store::verdict::PerPolicy;
+use crate::store::{Check, OwnedCheck, StoreError, StoreErrorKind, Verdict};
 
 /// A check, a refund or a reset that waits for its answer.
 pub(super) struct Waiter {
@@ -33,8 +32,20 @@ pub(super) struct Waiter {
     pub(super) sender: oneshot::Sender<Result<Verdict, StoreError>>,
 }
 
-/// What equal checks have in common: whom and what they are about, their cost and their patience.
-type Equal = (u128, u32, Duration);
+/// Those who ask for the same, and share an entry.
+pub(super) struct Sharing {
+    waiters: Vec<Waiter>,
+    /// How many entries of the same identity come before.
+    earlier: usize,
+}
+
+impl Sharing {
+    /// What has to be the same for entries to be in one call.
+    fn call(&self) -> (u16, bool, usize) {
+        let first = &self.waiters[0];
+        (first.slot, first.asking, self.earlier)
+    }
+}
 
 impl Waiter {
     /// Answers. Says whether anybody was still there.
@@ -49,29 +60,35 @@ impl Waiter {
         left.is_zero() || (left < round_trip && left < self.patience / 2)
     }
 
-    fn equal(&self) -> Option<Equal> {
-        let key = (self.subject.check, self.check.borrow().cost, self.patience);
-        (self.operation == Operation::Check).then_some(key)
+    /// Whether the two can share an entry: they are alike, and so is their patience.
+    fn equals(&self, other: &Self) -> bool {
+        let whole = |waiter: &Self| {
+            let (check, cost) = (waiter.subject.check, waiter.check.borrow().cost);
+            (check, cost, waiter.patience, waiter.asking)
+        };
+        let checks = [self.operation, other.operation] == [Operation::Check; 2];
+        checks && whole(self) == whole(other)
     }
 }
 
-/// The name of a count, as operators see it.
-pub(super) fn key(prefix: &str, identity: &dyn Display, scope: &Scope, policy: &Policy) -> String {
-    let quota = policy.quota().to_string().replace(' ', "-");
-    let scope = scope.as_str();
-    format!("{prefix}:{{{identity}}}:{scope}:{}:{quota}", policy.name())
+/// The names of a check's counts, as operators see them.
+fn keys(prefix: &str, check: &Check<'_>) -> impl Iterator<Item = String> {
+    let (identity, scope) = (check.identity, check.scope.as_str());
+    check.limits.policies().iter().map(move |policy| {
+        let mut key = String::with_capacity(128);
+        key.extend([prefix, ":{"]);
+        write!(key, "{identity}").expect("a String takes everything");
+        key.extend(["}:", scope, ":", policy.key()]);
+        key
+    })
 }
 
 /// Waiters that share a call: all of one slot.
 pub(super) struct Call {
     pub(super) question: Question,
     pub(super) asking: bool,
-    /// For each entry, those who asked for it.
+    /// Those who asked for each entry.
     waiters: Vec<Vec<Waiter>>,
-    /// Where each key is in the question.
-    keys: HashMap<String, usize>,
-    /// The entries that equal checks can share.
-    shared: HashMap<Equal, usize>,
 }
 
 /// Takes waiters off the queue for one round trip, with at most `most_keys` keys in all, but never
@@ -80,121 +97,80 @@ pub(super) fn take(
     queue: &mut VecDeque<Waiter>,
     most_keys: usize,
     round_trip: Duration,
-) -> Vec<Waiter> {
+) -> Vec<Sharing> {
     let now = Instant::now();
-    let mut taken = Vec::new();
-    let mut equals = HashSet::new();
+    let mut taken: Vec<Sharing> = Vec::new();
+    // Which of them are an identity's.
+    let mut places: HashMap<u64, PerPolicy<usize>> = HashMap::new();
     let mut keys = 0;
     while let Some(waiter) = queue.pop_front() {
         if waiter.sender.is_closed() || waiter.is_hopeless(now, round_trip) {
             waiter.answer(Err(StoreErrorKind::TimedOut.into()));
             continue;
         }
-        let equal = waiter.equal();
-        if !equal.is_some_and(|equal| equals.contains(&equal)) {
-            keys += waiter.check.borrow().limits.policies().len();
-            if keys > most_keys && !taken.is_empty() {
-                queue.push_front(waiter);
-                break;
-            }
-            equals.extend(equal);
+        let places = places.entry(waiter.subject.identity).or_default();
+        let mut earlier = places.iter();
+        if let Some(equal) = earlier.find(|place| taken[**place].waiters[0].equals(&waiter)) {
+            taken[*equal].waiters.push(waiter);
+            continue;
         }
-        taken.push(waiter);
+        keys += waiter.check.borrow().limits.policies().len();
+        if keys > most_keys && !taken.is_empty() {
+            queue.push_front(waiter);
+            break;
+        }
+        let earlier = places.len();
+        places.push(taken.len());
+        taken.push(Sharing {
+            earlier,
+            waiters: vec![waiter],
+        });
     }
     taken
 }
 
-/// Makes a call of each slot's waiters, to be sent at `now`.
-pub(super) fn calls(waiters: Vec<Waiter>, prefix: &str, now: Instant) -> Vec<Call> {
-    let mut calls: Vec<Call> = Vec::new();
-    let mut by_slot = HashMap::new();
-    for waiter in waiters {
-        let slot = (waiter.slot, waiter.asking);
-        let call = *by_slot.entry(slot).or_insert_with(|| {
-            calls.push(Call::new(waiter.asking));
-            calls.len() - 1
-        });
-        calls[call].add(waiter, prefix);
+/// Makes calls of waiters, to be sent at `now`: one for each slot, and further ones where an
+/// identity would be in it twice, since a call has each key once.
+pub(super) fn calls(entries: Vec<Sharing>, prefix: &str, now: Instant) -> Vec<Call> {
+    let mut calls: Vec<Vec<Sharing>> = Vec::new();
+    for entry in entries {
+        let fits = |call: &&mut Vec<Sharing>| call[0].call() == entry.call();
+        match calls.iter_mut().find(fits) {
+            Some(call) => call.push(entry),
+            None => calls.push(vec![entry]),
+        }
     }
-    for call in &mut calls {
-        call.complete(now);
-    }
+    let calls = calls.into_iter();
     calls
+        .map(|entries| Call::new(entries, prefix, now))
+        .collect()
 }
 
 impl Call {
-    fn new(asking: bool) -> Self {
-        Self {
+    fn new(entries: Vec<Sharing>, prefix: &str, now: Instant) -> Self {
+        let (_, asking, _) = entries[0].call();
+        let mut call = Self {
             question: Question::default(),
             asking,
-            waiters: Vec::new(),
-            keys: HashMap::new(),
-            shared: HashMap::new(),
-        }
-    }
-
-    fn add(&mut self, waiter: Waiter, prefix: &str) {
-        if let Some(equal) = waiter.equal() {
-            match self.shared.entry(equal) {
-                Occupied(entry) => {
-                    self.waiters[*entry.get()].push(waiter);
-                    return;
-                }
-                Vacant(entry) => {
-                    entry.insert(self.waiters.len());
-                }
-            }
-        }
-        let check = waiter.check.borrow();
-        let counts = check.limits.policies().iter().map(|policy| {
-            let key = key(prefix, check.identity, check.scope, policy);
-            (self.key(key, *policy.quota()), None)
-        });
-        let entry = Entry {
-            operation: waiter.operation,
-            cost: check.cost,
-            times: 0,
-            good_for: 0,
-            counts: counts.collect(),
+            waiters: Vec::with_capacity(entries.len()),
         };
-        self.question.entries.push(entry);
-        self.waiters.push(vec![waiter]);
-    }
-
-    /// Fills in what the waiters of an entry ask for together: how often, for how long, and with
-    /// all that was counted elsewhere.
-    fn complete(&mut self, now: Instant) {
-        for (entry, waiters) in self.question.entries.iter_mut().zip(&self.waiters) {
-            entry.times = waiters.len();
-            let until = waiters.iter().map(|waiter| waiter.until).min();
-            let good_for = until.unwrap_or(now).saturating_duration_since(now);
-            entry.good_for = good_for.as_micros() as u64;
-
-            let checks = waiters.iter().map(|waiter| waiter.check.borrow());
-            let mut carrying = checks.filter_map(|check| Some((check.limits, check.carries()?)));
-            let Some((limits, first)) = carrying.next() else {
-                continue;
-            };
-            let mut carried = first.clone();
-            carrying.for_each(|(_, other)| carried.join(limits, other));
-            for (policy, (_, joined)) in entry.counts.iter_mut().enumerate() {
-                *joined = carried.relative(limits, policy);
+        let mut groups: Vec<(Group, Vec<Vec<Waiter>>)> = Vec::new();
+        for Sharing { waiters, .. } in entries {
+            let group = group(&waiters, now);
+            match groups.iter_mut().find(|(known, _)| *known == group) {
+                Some((_, entries)) => entries.push(waiters),
+                None => groups.push((group, vec![waiters])),
             }
         }
-    }
-
-    /// Where a key is in the question. It is the name of its quota too.
-    fn key(&mut self, key: String, quota: Quota) -> usize {
-        let question = &mut self.question;
-        *self.keys.entry(key).or_insert_with_key(|key| {
-            let known = question.quotas.iter().position(|known| *known == quota);
-            let quota = known.unwrap_or_else(|| {
-                question.quotas.push(quota);
-                question.quotas.len() - 1
-            });
-            question.keys.push((key.clone(), quota));
-            question.keys.len() - 1
-        })
+        for (group, entries) in groups {
+            call.question.groups.push((group, entries.len()));
+            for waiters in entries {
+                let check = waiters[0].check.borrow();
+                call.question.keys.extend(keys(prefix, &check));
+                call.waiters.push(waiters);
+            }
+        }
+        call
     }
 
     /// How many checks, refunds and resets it asks for.
@@ -242,6 +218,40 @@ impl Call {
         }
         undone
     }
+}
+
+/// What waiters ask for together: how often, for how long, and with all that was counted elsewhere.
+fn group(waiters: &[Waiter], now: Instant) -> Group {
+    let until = waiters.iter().map(|waiter| waiter.until).min();
+    let good_for = until.unwrap_or(now).saturating_duration_since(now);
+    let first = waiters[0].check.borrow();
+
+    let checks = waiters.iter().map(|waiter| waiter.check.borrow());
+    let mut carrying = checks.filter_map(|check| Some((check.limits, check.carries()?)));
+    let carried = carrying.next().map(|(limits, first)| {
+        let mut carried = first.clone();
+        carrying.for_each(|(_, other)| carried.join(limits, other));
+        carried
+    });
+    let policies = first.limits.policies().iter().enumerate();
+    let counts = policies.map(|(index, policy)| {
+        let carried = carried.as_ref();
+        let joined = carried.and_then(|carried| carried.relative(first.limits, index));
+        (*policy.quota(), joined)
+    });
+    Group {
+        operation: waiters[0].operation,
+        cost: first.cost,
+        times: waiters.len(),
+        good_for: rounded(good_for.as_micros() as u64),
+        counts: counts.collect(),
+    }
+}
+
+/// Takes off a sixteenth at most, so that what came together is alike.
+fn rounded(good_for: u64) -> u64 {
+    let bits = (good_for / 16).checked_ilog2().unwrap_or(0);
+    good_for >> bits << bits
 }
 
 /// Those whose entries were not done.

@@ -7,8 +7,10 @@
 //! does not get round to.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
@@ -17,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
 use super::backoff::Backoff;
-use super::batch::{Call, Waiter, calls, fail, take};
+use super::batch::{Call, Sharing, Waiter, calls, fail, take};
 use super::connection::{Connection, PATIENCE};
 use super::refusal::{Refusal, broken, unavailable};
 use super::script::read;
@@ -37,6 +39,9 @@ const MOVING: Duration = Duration::from_millis(2);
 
 /// How many round trips are under way at once, at most.
 const MOST_DRIVERS: usize = 8;
+
+/// So many that wait are worth two round trips, which overlap.
+const MANY: usize = 32;
 
 pub(super) struct Link {
     server: Server,
@@ -97,6 +102,15 @@ impl Queue {
         (self.drivers < MOST_DRIVERS && patience < 2 * round_trip).then_some(gathering)
     }
 
+    /// How many keys to ask for at once. Of many that wait, one task leaves half to another: the
+    /// server runs one call while the answers to the other are handed out and the next is made.
+    fn share(&self, most_keys: usize) -> usize {
+        match self.waiting.len() {
+            many if self.drivers == 1 && many >= MANY => most_keys.min(many / 2),
+            _ => most_keys,
+        }
+    }
+
     /// Whether to leave a server that is no primary, now.
     fn follows(&mut self) -> bool {
         let now = Instant::now();
@@ -140,22 +154,13 @@ impl Link {
             }
             let starts_after = queue.needs_driver(waiter.patience);
             queue.waiting.push_back(waiter);
-            let starts_after = starts_after?;
-            queue.drivers += 1;
-            Some(Driver {
-                link: self.clone(),
-                core: core.clone(),
-                runtime: runtime.clone(),
-                starts_after,
-                connecting: false,
-                done: false,
-            })
+            Some(Driver::new(self, core, runtime, queue, starts_after?))
         });
         if let Some(waiter) = refused {
             waiter.answer(Err(StoreErrorKind::Overloaded.into()));
         }
         if let Some(driver) = driver {
-            runtime.spawn(driver.run());
+            driver.start();
         }
     }
 }
@@ -192,6 +197,32 @@ enum Next {
 }
 
 impl Driver {
+    fn new(
+        link: &Arc<Link>,
+        core: &Arc<Core>,
+        runtime: &Handle,
+        queue: &mut Queue,
+        starts_after: Duration,
+    ) -> Self {
+        queue.drivers += 1;
+        Self {
+            link: link.clone(),
+            core: core.clone(),
+            runtime: runtime.clone(),
+            starts_after,
+            connecting: false,
+            done: false,
+        }
+    }
+
+    fn start(self) {
+        self.runtime.clone().spawn(self.run());
+    }
+
+    fn another(&self, queue: &mut Queue) -> Self {
+        Self::new(&self.link, &self.core, &self.runtime, queue, Duration::ZERO)
+    }
+
     fn with_queue<T>(&self, act: impl FnOnce(&mut Queue) -> T) -> T {
         self.link.with_queue(&self.runtime, act)
     }
@@ -203,14 +234,26 @@ impl Driver {
         loop {
             match self.next() {
                 Next::Ask(connection) => {
-                    let (most_keys, took) = (self.core.most_keys, connection.round_trip());
-                    let waiters =
-                        self.with_queue(|queue| take(&mut queue.waiting, most_keys, took));
-                    if self.ask(&connection, waiters).await.is_err() {
+                    let took = connection.round_trip();
+                    let (entries, second) = self.with_queue(|queue| {
+                        let most_keys = queue.share(self.core.most_keys);
+                        let entries = take(&mut queue.waiting, most_keys, took);
+                        let second = queue.drivers == 1 && !queue.waiting.is_empty();
+                        let second = second.then(|| self.another(queue));
+                        (entries, second)
+                    });
+                    let many = entries.len() > 1;
+                    if let Some(second) = second {
+                        second.start();
+                    }
+                    if self.ask(&connection, entries).await.is_err() {
                         connection.give_up();
                         self.with_queue(Queue::forget_closed);
                     }
                     self.link.server.watch(&connection, &self.runtime);
+                    if many {
+                        others_first().await;
+                    }
                 }
                 Next::Connect => self.connect().await,
                 Next::Done => return,
@@ -273,9 +316,9 @@ impl Driver {
     }
 
     /// Asks what the waiters ask, and hands out the answers.
-    async fn ask(&self, connection: &Connection, waiters: Vec<Waiter>) -> Result<(), Unusable> {
+    async fn ask(&self, connection: &Connection, entries: Vec<Sharing>) -> Result<(), Unusable> {
         let asked = Instant::now();
-        let calls = calls(waiters, &self.core.prefix, asked);
+        let calls = calls(entries, &self.core.prefix, asked);
         let unknown = self.round_trip(connection, calls, asked, false).await?;
         // Where the server does not know the script, it is sent along.
         self.round_trip(connection, unknown, asked, true).await?;
@@ -403,6 +446,21 @@ impl Driver {
             }
         }
     }
+}
+
+/// Lets those run who were answered: they may have another question, and the next round trip is for
+/// all of them. Unlike Tokio's `yield_now`, this does not wait until the runtime looks for I/O.
+async fn others_first() {
+    let mut ready = false;
+    poll_fn(|context| {
+        if ready {
+            return Poll::Ready(());
+        }
+        ready = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// The connection is not to be used any more.

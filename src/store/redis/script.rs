@@ -1,6 +1,6 @@
 //! The script as a command, and its reply as verdicts: the two ends of `check.lua`.
 
-use std::fmt;
+use std::{fmt, iter};
 
 use redis::{Cmd, Value};
 
@@ -50,49 +50,56 @@ impl Script {
     /// A call, sent when the server's clock shows `now` (microseconds since the Unix epoch), as far
     /// as is known here. `whole` sends the script's text.
     pub(super) fn call(&self, question: &Question, now: u64, whole: bool) -> Cmd {
-        let mut command = Cmd::with_capacity(8 + 16 * question.keys.len(), 0);
+        let mut command = Cmd::with_capacity(4 + question.keys.len(), 0);
         match whole {
             true => command.arg("EVAL").arg(&self.source),
             false => command.arg("EVALSHA").arg(&self.hash),
         };
-        command.arg(question.keys.len());
-        for (key, _) in &question.keys {
-            command.arg(key);
-        }
-        command.arg(now).arg(question.quotas.len());
-        for quota in &question.quotas {
-            match quota.numbers() {
-                Numbers::TokenBucket {
-                    burst,
-                    num,
-                    token,
-                    full,
-                } => {
-                    command.arg("bucket").arg(burst).arg(num);
-                    command.arg(&token).arg(&full);
-                }
-                Numbers::Window {
-                    sliding,
-                    limit,
-                    period,
-                } => {
-                    let kind = if sliding { "sliding" } else { "fixed" };
-                    command.arg(kind).arg(limit).arg(period);
-                }
+        command.arg(question.keys.len()).arg(&question.keys);
+        let mut numbers = Vec::with_capacity(96 * question.groups.len());
+        let mut texts = Vec::new();
+        for (group, entries) in &question.groups {
+            let valid_until = now + group.good_for;
+            push(&mut numbers, [group.operation as u64, group.cost.into()]);
+            push(&mut numbers, [group.times as u64, valid_until]);
+            push(
+                &mut numbers,
+                [*entries, group.counts.len()].map(|n| n as u64),
+            );
+            for (quota, joined) in &group.counts {
+                push(&mut numbers, quota_numbers(quota));
+                texts.extend(joined);
+                // The numbers come first.
+                let place = joined.as_ref().map_or(0, |_| texts.len() + 1);
+                push(&mut numbers, [place as u64]);
             }
         }
-        for (_, quota) in &question.keys {
-            command.arg(quota + 1);
-        }
-        for entry in &question.entries {
-            command.arg(entry.operation.as_str());
-            command.arg(entry.cost).arg(entry.times);
-            command.arg(entry.good_for).arg(entry.counts.len());
-            for (key, joined) in &entry.counts {
-                command.arg(key + 1).arg(joined.as_deref().unwrap_or(""));
-            }
-        }
+        command.arg(numbers).arg(texts);
         command
+    }
+}
+
+/// Adds numbers as the script reads them. They are below 2^53, so that they stay what they are.
+fn push<const N: usize>(bytes: &mut Vec<u8>, numbers: [u64; N]) {
+    bytes.extend(
+        numbers
+            .iter()
+            .flat_map(|number| (*number as f64).to_le_bytes()),
+    );
+}
+
+fn quota_numbers(quota: &Quota) -> [u64; 5] {
+    match quota.numbers() {
+        Numbers::TokenBucket {
+            burst,
+            num,
+            token: [whole, part],
+        } => [1, burst.into(), num, whole, part],
+        Numbers::Window {
+            sliding,
+            limit,
+            period,
+        } => [if sliding { 2 } else { 3 }, limit.into(), period, 0, 0],
     }
 }
 
@@ -105,39 +112,37 @@ impl fmt::Debug for Script {
 /// What one call asks.
 #[derive(Debug, Default)]
 pub(super) struct Question {
-    /// Each key, and which of the quotas it is counted by.
-    pub(super) keys: Vec<(String, usize)>,
-    pub(super) quotas: Vec<Quota>,
-    pub(super) entries: Vec<Entry>,
+    /// The keys of the first entry, of the second, and so on: none of them twice.
+    pub(super) keys: Vec<String>,
+    /// Entries that differ in their keys only, and how many of them there are.
+    pub(super) groups: Vec<(Group, usize)>,
 }
 
-#[derive(Debug)]
-pub(super) struct Entry {
+impl Question {
+    fn entries(&self) -> impl Iterator<Item = &Group> {
+        let groups = self.groups.iter();
+        groups.flat_map(|(group, entries)| iter::repeat_n(group, *entries))
+    }
+}
+
+/// What entries are asked for.
+#[derive(Debug, PartialEq)]
+pub(super) struct Group {
     pub(super) operation: Operation,
     pub(super) cost: u32,
-    /// How many waiters ask for it.
+    /// How many waiters ask for each.
     pub(super) times: usize,
-    /// How long after it is sent it may still be done, in microseconds.
+    /// How long after they are sent they may still be done, in microseconds.
     pub(super) good_for: u64,
-    /// For each policy: which key, and what to join to it.
-    pub(super) counts: PerPolicy<(usize, Option<String>)>,
+    /// For each policy: its quota, and what to join to its count.
+    pub(super) counts: PerPolicy<(Quota, Option<String>)>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
-    Check,
-    Refund,
-    Reset,
-}
-
-impl Operation {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Check => "check",
-            Self::Refund => "refund",
-            Self::Reset => "reset",
-        }
-    }
+    Check = 1,
+    Refund = 2,
+    Reset = 3,
 }
 
 /// What the script said.
@@ -170,51 +175,47 @@ pub(super) enum Flaw {
 
 /// Reads the reply to a question.
 pub(super) fn read(question: &Question, reply: Option<Value>) -> Result<Answer, Refusal> {
-    let mut values = match reply {
-        Some(Value::Array(values)) => values,
+    let mut texts = match reply {
+        Some(Value::Array(values)) => values.into_iter(),
         Some(Value::ServerError(error)) => return Err(Refusal::of(&error)),
         _ => return Err(Refusal::Unintelligible),
     };
-    let refusal = values.pop_if(|value| matches!(value, Value::BulkString(_)));
+    let (Some(Value::BulkString(numbers)), refusal) = (texts.next(), texts.next()) else {
+        return Err(Refusal::Unintelligible);
+    };
     let refusal = refusal.map(|text| match text {
         Value::BulkString(text) => Refusal::of_text(&String::from_utf8_lossy(&text)),
         _ => Refusal::Unintelligible,
     });
-    let mut numbers = ReplyNumbers(values.into_iter());
+    let mut numbers = ReplyNumbers(&numbers);
     let now = numbers.next_unsigned()?;
-    let entries = question.entries.iter();
-    let entries = entries.map(|entry| numbers.next_entry(question, entry));
+    let entries = question.entries().map(|group| numbers.next_entry(group));
     let entries = entries.collect::<Result<_, _>>()?;
-    match numbers.0.next() {
-        None => Ok(Answer {
+    match numbers.0 {
+        [] => Ok(Answer {
             now,
             entries,
             refusal,
         }),
-        Some(_) => Err(Refusal::Unintelligible),
+        _ => Err(Refusal::Unintelligible),
     }
 }
 
-/// The integers of a reply.
-struct ReplyNumbers(std::vec::IntoIter<Value>);
+/// The numbers of a reply, as the script writes them.
+struct ReplyNumbers<'a>(&'a [u8]);
 
-impl ReplyNumbers {
+impl ReplyNumbers<'_> {
     fn next(&mut self) -> Result<i64, Refusal> {
-        match self.0.next() {
-            Some(Value::Int(number)) => Ok(number),
-            _ => Err(Refusal::Unintelligible),
-        }
+        let (number, others) = self.0.split_first_chunk().ok_or(Refusal::Unintelligible)?;
+        self.0 = others;
+        Ok(f64::from_le_bytes(*number) as i64)
     }
 
     fn next_unsigned(&mut self) -> Result<u64, Refusal> {
         u64::try_from(self.next()?).map_err(|_| Refusal::Unintelligible)
     }
 
-    fn next_entry(
-        &mut self,
-        question: &Question,
-        entry: &Entry,
-    ) -> Result<Result<Charged, Flaw>, Refusal> {
+    fn next_entry(&mut self, group: &Group) -> Result<Result<Charged, Flaw>, Refusal> {
         let times = match self.next()? {
             -1 => return Ok(Err(Flaw::WrongType)),
             -2 => return Ok(Err(Flaw::Unreadable)),
@@ -223,8 +224,7 @@ impl ReplyNumbers {
             times => usize::try_from(times).map_err(|_| Refusal::Unintelligible)?,
         };
         let mut before = PerPolicy::new();
-        for (key, _) in &entry.counts {
-            let quota = &question.quotas[question.keys[*key].1];
+        for (quota, _) in &group.counts {
             let mut state = [0; 3];
             let state = &mut state[..quota.numbers_of_state()];
             for number in state.iter_mut() {

@@ -19,7 +19,7 @@ use redis::{Client, Cmd, cmd};
 use servers::Server;
 use tokio::runtime::Runtime;
 
-use super::script::Question;
+use super::script::{Group, Question};
 use super::*;
 use crate::clock::Clock;
 use crate::identity::Identity;
@@ -149,6 +149,8 @@ struct Act {
     operation: Operation,
     cost: u32,
     times: usize,
+    /// For how many identities, one after the other.
+    identities: usize,
     /// Which keys, each with what is carried to it: a number of words of a state.
     counts: Vec<(usize, Option<[u64; 2]>)>,
 }
@@ -175,10 +177,13 @@ fn acts() -> impl Strategy<Value = Vec<(i64, Vec<Act>)>> {
     let keys = proptest::sample::subsequence((0..quotas).collect::<Vec<_>>(), 1..=3);
     let counts = (keys, proptest::collection::vec(carried, 3));
     let counts = counts.prop_map(|(keys, carried)| keys.into_iter().zip(carried).collect());
-    let act = (operation, cost, times, counts).prop_map(|(operation, cost, times, counts)| Act {
+    let identities = prop_oneof![2 => Just(1_usize), 1 => 2..4_usize];
+    let act = (operation, cost, times, identities, counts);
+    let act = act.prop_map(|(operation, cost, times, identities, counts)| Act {
         operation,
         cost,
         times,
+        identities,
         counts,
     });
     let passed = prop_oneof![
@@ -196,14 +201,15 @@ fn acts() -> impl Strategy<Value = Vec<(i64, Vec<Act>)>> {
 
 /// The same keys as the script sees them, decided by the pure steps.
 #[derive(Default)]
-struct Model(HashMap<usize, State>);
+struct Model(HashMap<(usize, usize), State>);
 
 impl Model {
-    /// What the script should say of an entry.
-    fn act(&mut self, act: &Act, now: u64) -> (usize, PerPolicy<State>) {
+    /// What the script should say of an identity's entry.
+    fn act(&mut self, act: &Act, who: usize, now: u64) -> (usize, PerPolicy<State>) {
         let quotas = quotas();
         let before = act.counts.iter().map(|(key, carried)| {
-            let (quota, state) = (quotas[*key], self.0.get(key).copied().unwrap_or_default());
+            let state = self.0.get(&(who, *key)).copied().unwrap_or_default();
+            let quota = quotas[*key];
             match carried_state(&quota, *carried) {
                 Some(carried) => quota.join(state, quota.rebase(carried, ELSEWHERE, now), now),
                 None => state,
@@ -241,7 +247,7 @@ impl Model {
             Operation::Reset => states.fill(State::default()),
         }
         for ((key, _), state) in act.counts.iter().zip(states) {
-            self.0.insert(*key, state);
+            self.0.insert((who, *key), state);
         }
         (charged, before)
     }
@@ -263,33 +269,49 @@ fn carried_state(quota: &Quota, words: Option<[u64; 2]>) -> Option<State> {
     (!state.is_spent(ELSEWHERE)).then_some(state)
 }
 
-/// Entries as the store would put them into one call.
-fn question(acts: &[Act], run: u64) -> Question {
+fn entries_of(acts: &[Act]) -> impl Iterator<Item = (&Act, usize)> {
+    let acts = acts.iter();
+    acts.flat_map(|act| (0..act.identities).map(move |who| (act, who)))
+}
+
+/// Entries as the store would put them into calls, each of which has a key once.
+fn questions(acts: &[Act], run: u64) -> Vec<Question> {
     let quotas = quotas();
-    let mut question = Question::default();
-    for act in acts {
+    let mut questions = vec![Question::default()];
+    for (act, who) in entries_of(acts) {
+        let names = act
+            .counts
+            .iter()
+            .map(|(key, _)| format!("{run}-{who}-{key}"));
+        let names: Vec<_> = names.collect();
         let counts = act.counts.iter().map(|(key, carried)| {
-            let name = format!("{run}-{key}");
-            let known = question.keys.iter().position(|(known, _)| *known == name);
-            let place = known.unwrap_or_else(|| {
-                question.keys.push((name, question.quotas.len()));
-                question.quotas.push(quotas[*key]);
-                question.keys.len() - 1
-            });
-            let carried = carried_state(&quotas[*key], *carried);
-            let joined = carried.and_then(|state| quotas[*key].relative(state, ELSEWHERE));
-            (place, joined)
+            let quota = quotas[*key];
+            let carried = carried_state(&quota, *carried);
+            let joined = carried.and_then(|state| quota.relative(state, ELSEWHERE));
+            (quota, joined)
         });
-        let counts = counts.collect();
-        question.entries.push(script::Entry {
+        let group = Group {
             operation: act.operation,
             cost: act.cost,
             times: act.times,
             good_for: 0,
-            counts,
-        });
+            counts: counts.collect(),
+        };
+        if names
+            .iter()
+            .any(|name| questions[questions.len() - 1].keys.contains(name))
+        {
+            questions.push(Question::default());
+        }
+        let last = questions.len() - 1;
+        let question = &mut questions[last];
+        question.keys.extend(names);
+        match question.groups.last_mut() {
+            Some((alike, entries)) if *alike == group => *entries += 1,
+            _ => question.groups.push((group, 1)),
+        }
     }
-    question
+    questions
 }
 
 #[test]
@@ -311,23 +333,27 @@ fn the_script_decides_whatever_comes_as_the_pure_steps_do() {
         let mut now: u64 = 2_000_000_000_000_000;
         for (passed, acts) in calls {
             now = now.saturating_add_signed(passed);
-            let question = question(&acts, run);
-            let call = script.call(&question, now, true);
-            let reply = runtime.block_on(async {
-                let set: Result<i64, _> = set_clock(now).query_async(&mut connection).await;
-                set.expect("the clock is set");
-                connection
-                    .send_packed_command(&call)
-                    .await
-                    .expect("a reply")
-            });
-            let answer = script::read(&question, Some(reply.clone()));
-            let answer = answer.unwrap_or_else(|refusal| panic!("{refusal:?}: {reply:?}"));
-            prop_assert_eq!(answer.now, now);
-            prop_assert_eq!(answer.refusal, None);
-            for (act, entry) in acts.iter().zip(answer.entries) {
+            let mut entries = Vec::new();
+            for question in questions(&acts, run) {
+                let call = script.call(&question, now, true);
+                let reply = runtime.block_on(async {
+                    let set: Result<i64, _> = set_clock(now).query_async(&mut connection).await;
+                    set.expect("the clock is set");
+                    connection
+                        .send_packed_command(&call)
+                        .await
+                        .expect("a reply")
+                });
+                let answer = script::read(&question, Some(reply.clone()));
+                let answer = answer.unwrap_or_else(|refusal| panic!("{refusal:?}: {reply:?}"));
+                prop_assert_eq!(answer.now, now);
+                prop_assert_eq!(answer.refusal, None);
+                entries.extend(answer.entries);
+            }
+            prop_assert_eq!(entries_of(&acts).count(), entries.len());
+            for ((act, who), entry) in entries_of(&acts).zip(entries) {
                 let charged = entry.expect("no flaw");
-                let (times, before) = model.act(act, now);
+                let (times, before) = model.act(act, who, now);
                 prop_assert_eq!(charged.times, times, "{:?}", act);
                 for ((key, _), (lua, rust)) in
                     act.counts.iter().zip(charged.before.iter().zip(&before))
