@@ -35,12 +35,9 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, ReqBody, F> {
+        // Boxed, so that the future of a request that is decided on the spot is small.
         Deciding {
-            #[pin]
-            decision: PendingDecision,
-            config: Arc<Config>,
-            inner: S,
-            request: Option<(Parts, ReqBody)>,
+            deciding: Box<Deciding<S, ReqBody>>,
         },
         Calling {
             #[pin]
@@ -51,6 +48,14 @@ pin_project! {
             response: Option<Response<Bytes>>,
         },
     }
+}
+
+/// A request that waits for its decision, and the service that is ready for it.
+struct Deciding<S, ReqBody> {
+    decision: PendingDecision,
+    config: Arc<Config>,
+    inner: S,
+    request: Option<(Parts, ReqBody)>,
 }
 
 impl<S, ReqBody> ResponseFuture<S, ReqBody>
@@ -65,10 +70,12 @@ where
     ) -> Self {
         Self {
             state: State::Deciding {
-                decision,
-                config,
-                inner,
-                request: Some(request),
+                deciding: Box::new(Deciding {
+                    decision,
+                    config,
+                    inner,
+                    request: Some(request),
+                }),
             },
         }
     }
@@ -102,17 +109,13 @@ where
         let mut state = self.project().state;
         loop {
             match state.as_mut().project() {
-                StateProjection::Deciding {
-                    decision,
-                    config,
-                    inner,
-                    request,
-                } => {
-                    let decision = ready!(decision.poll(cx));
-                    let (mut parts, body) = request.take().expect("a request is decided once");
-                    let next = match config.judge(&decision, &mut parts) {
+                StateProjection::Deciding { deciding } => {
+                    let decision = ready!(Pin::new(&mut deciding.decision).poll(cx));
+                    let request = deciding.request.take();
+                    let (mut parts, body) = request.expect("a request is decided once");
+                    let next = match deciding.config.judge(&decision, &mut parts) {
                         Judgement::Pass(announcement) => State::Calling {
-                            called: inner.call(Request::from_parts(parts, body)),
+                            called: deciding.inner.call(Request::from_parts(parts, body)),
                             announcement: Some(announcement),
                         },
                         Judgement::Reject(response) => State::Answered {

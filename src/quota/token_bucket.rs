@@ -183,6 +183,10 @@ impl TokenBucket {
 
     /// What `cost` tokens take; `cost` is at most the burst, so both products stay exact.
     fn price(&self, cost: u32) -> Span {
+        if cost == 1 {
+            // Nearly always, and without a division.
+            return self.token;
+        }
         let cost = u64::from(cost);
         let parts = cost * self.token.part;
         Span {
