@@ -1,0 +1,38 @@
+//! tollgate beside its peers, on the same work: one table, and whether what is required is met.
+//!
+//! ```console
+//! $ cargo run --release -- [--rounds N] [--only check|middleware|redis|http] [--quick]
+//! ```
+//!
+//! It needs `redis-server`, and a machine that does nothing else meanwhile.
+
+mod allocations;
+mod allowance;
+mod arguments;
+mod latencies;
+mod load;
+mod machine;
+mod report;
+mod rounds;
+
+use allocations::Counting;
+use arguments::{Arguments, Only, Pace};
+use report::Report;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse()? {
+        Arguments::Compare { pace, only } => compare(pace, only),
+        Arguments::Load { server, time } => load::run(server, time),
+    }
+}
+
+fn compare(pace: Pace, only: Option<Only>) -> anyhow::Result<()> {
+    let _is_wanted = |part: Only| only.is_none_or(|only| only == part);
+    let parts = Vec::new();
+    let preamble = machine::describe(pace);
+    print!("{}", Report { preamble, parts });
+    Ok(())
+}
