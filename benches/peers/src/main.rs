@@ -9,6 +9,8 @@
 mod allocations;
 mod allowance;
 mod arguments;
+mod check;
+mod keyed;
 mod latencies;
 mod load;
 mod machine;
@@ -30,8 +32,11 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn compare(pace: Pace, only: Option<Only>) -> anyhow::Result<()> {
-    let _is_wanted = |part: Only| only.is_none_or(|only| only == part);
-    let parts = Vec::new();
+    let is_wanted = |part| only.is_none_or(|only| only == part);
+    let mut parts = Vec::new();
+    if is_wanted(Only::Check) {
+        parts.push(check::compare(pace));
+    }
     let preamble = machine::describe(pace);
     print!("{}", Report { preamble, parts });
     Ok(())
