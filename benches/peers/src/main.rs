@@ -12,8 +12,10 @@ mod arguments;
 mod check;
 mod keyed;
 mod latencies;
+mod layers;
 mod load;
 mod machine;
+mod middleware;
 mod report;
 mod rounds;
 
@@ -36,6 +38,9 @@ fn compare(pace: Pace, only: Option<Only>) -> anyhow::Result<()> {
     let mut parts = Vec::new();
     if is_wanted(Only::Check) {
         parts.push(check::compare(pace));
+    }
+    if is_wanted(Only::Middleware) {
+        parts.push(middleware::compare(pace));
     }
     let preamble = machine::describe(pace);
     print!("{}", Report { preamble, parts });
