@@ -9,6 +9,7 @@
 mod allocations;
 mod allowance;
 mod arguments;
+mod asking;
 mod check;
 mod keyed;
 mod latencies;
@@ -16,11 +17,16 @@ mod layers;
 mod load;
 mod machine;
 mod middleware;
+mod redis_path;
+mod redis_server;
 mod report;
 mod rounds;
 
+use std::rc::Rc;
+
 use allocations::Counting;
 use arguments::{Arguments, Only, Pace};
+use redis_server::RedisServer;
 use report::Report;
 
 #[global_allocator]
@@ -41,6 +47,11 @@ fn compare(pace: Pace, only: Option<Only>) -> anyhow::Result<()> {
     }
     if is_wanted(Only::Middleware) {
         parts.push(middleware::compare(pace));
+    }
+    if is_wanted(Only::Redis) {
+        let redis = Rc::new(RedisServer::start()?);
+        let (part, _most) = redis_path::compare(&redis, pace)?;
+        parts.push(part);
     }
     let preamble = machine::describe(pace);
     print!("{}", Report { preamble, parts });
