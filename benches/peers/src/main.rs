@@ -11,6 +11,7 @@ mod allowance;
 mod arguments;
 mod asking;
 mod check;
+mod http;
 mod keyed;
 mod latencies;
 mod layers;
@@ -48,10 +49,17 @@ fn compare(pace: Pace, only: Option<Only>) -> anyhow::Result<()> {
     if is_wanted(Only::Middleware) {
         parts.push(middleware::compare(pace));
     }
-    if is_wanted(Only::Redis) {
+    if is_wanted(Only::Redis) || is_wanted(Only::Http) {
         let redis = Rc::new(RedisServer::start()?);
-        let (part, _most) = redis_path::compare(&redis, pace)?;
-        parts.push(part);
+        let mut most_of_redis = None;
+        if is_wanted(Only::Redis) {
+            let (part, most) = redis_path::compare(&redis, pace)?;
+            parts.push(part);
+            most_of_redis = Some(most);
+        }
+        if is_wanted(Only::Http) {
+            parts.push(http::compare(&redis, most_of_redis, pace)?);
+        }
     }
     let preamble = machine::describe(pace);
     print!("{}", Report { preamble, parts });
