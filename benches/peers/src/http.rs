@@ -45,7 +45,7 @@ pub(crate) fn compare(
     let mut rows = rows(measured);
     rows.extend(most_of_redis);
     let what = "HTTP, counts in the process: part of the bare application's throughput";
-    let share = share(measured, Who::Tollgate);
+    let share = ratio(measured, Who::Tollgate, Who::Bare);
     Ok(Part {
         title: "HTTP, 64 clients, part of the throughput without a limiter (median / 99th percentile in µs)",
         rows,
@@ -100,30 +100,26 @@ async fn serve(app: Router) -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
-/// Of what the application does without a limiter in the same round.
-fn share(measured: &Measured<Throughput>, who: Who) -> f64 {
-    measured.median_beside(who, Who::Bare, |limited, bare| {
-        limited.per_second / bare.per_second
-    })
+/// How many times as much one does as another in the same round.
+fn ratio(measured: &Measured<Throughput>, one: Who, other: Who) -> f64 {
+    measured.median_beside(one, other, |one, other| one.per_second / other.per_second)
 }
 
 fn rows(measured: &Measured<Throughput>) -> Vec<Row> {
-    let rate = |who| measured.median(who, Throughput::rate);
     let share = |who| {
-        let share = 100.0 * share(measured, who);
+        let share = 100.0 * ratio(measured, who, Who::Bare);
         format!("{share:.0} %: {}", shown(measured, who))
     };
+    let beside = |ours, peer| share(peer) + &times(ratio(measured, ours, peer));
     let in_process = Row::new("counts in the process".into())
         .cell(Who::Tollgate, share(Who::Tollgate))
         .cell(Who::Bare, shown(measured, Who::Bare));
     let in_process = PEERS.into_iter().fold(in_process, |row, peer| {
-        let ratio = rate(Who::Tollgate) / rate(peer);
-        row.cell(peer, format!("{}{}", share(peer), times(ratio)))
+        row.cell(peer, beside(Who::Tollgate, peer))
     });
     let (ours, peer) = (Who::TollgateRedis, Who::TowerRateLimitRedis);
-    let ratio = rate(ours) / rate(peer);
     let in_redis = Row::new("counts in Redis".into())
         .cell(ours, share(ours))
-        .cell(peer, format!("{}{}", share(peer), times(ratio)));
+        .cell(peer, beside(ours, peer));
     vec![in_process, in_redis]
 }
