@@ -17,8 +17,8 @@ const COMPARED: [&str; 6] = [
     "tower-rate-limit-redis",
 ];
 
-/// In a paragraph.
-pub(crate) fn describe(pace: Pace) -> String {
+/// In a paragraph. Others have taken a part of the processors' time meanwhile, if it is known.
+pub(crate) fn describe(pace: Pace, others: Option<f64>) -> String {
     let compared = COMPARED.map(|name| format!("{name} {}", version(name).unwrap_or("unknown")));
     let cores = thread::available_parallelism().map_or(0, |cores| cores.get());
     let date = said(&["date", "-u", "+%F"]);
@@ -27,10 +27,14 @@ pub(crate) fn describe(pace: Pace) -> String {
     let mut words = redis.split(' ');
     let redis = words.find_map(|word| word.strip_prefix("v="));
     let redis = redis.unwrap_or("unknown");
+    let others = others.map_or("an unknown part".into(), |part| {
+        format!("{:.0} %", 100.0 * part)
+    });
     format!(
-        "{}. On {date}; {}, {cores} cores; {rustc}; Redis {redis} on the same machine. Medians of \
-         {} rounds ({} over HTTP), in each of which every contender was timed once. In brackets: \
-         how many times as well as that one tollgate does.",
+        "{}. On {date}; {}, {cores} cores; {rustc}; Redis {redis} on the same machine, of whose \
+         time other programs took {others} meanwhile. Medians of {} rounds ({} over HTTP), in each \
+         of which every contender was timed once. In brackets: how many times as well as that one \
+         tollgate does.",
         compared.join(", "),
         processor(),
         pace.rounds,

@@ -18,6 +18,7 @@ mod layers;
 mod load;
 mod machine;
 mod middleware;
+mod others;
 mod redis_path;
 mod redis_server;
 mod report;
@@ -27,6 +28,7 @@ use std::rc::Rc;
 
 use allocations::Counting;
 use arguments::{Arguments, Only, Pace};
+use others::Ticks;
 use redis_server::RedisServer;
 use report::Report;
 
@@ -41,6 +43,7 @@ fn main() -> anyhow::Result<()> {
 }
 
 fn compare(pace: Pace, only: Option<Only>) -> anyhow::Result<()> {
+    let began = Ticks::now();
     let is_wanted = |part| only.is_none_or(|only| only == part);
     let mut parts = Vec::new();
     if is_wanted(Only::Check) {
@@ -61,7 +64,8 @@ fn compare(pace: Pace, only: Option<Only>) -> anyhow::Result<()> {
             parts.push(http::compare(&redis, most_of_redis, pace)?);
         }
     }
-    let preamble = machine::describe(pace);
+    let others = began.and_then(|began| began.taken_by_others());
+    let preamble = machine::describe(pace, others);
     print!("{}", Report { preamble, parts });
     Ok(())
 }
