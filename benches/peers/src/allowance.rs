@@ -20,6 +20,12 @@ impl Allowance {
         burst: 300_000_000,
     };
 
+    /// More than a client asks for here, in numbers of as many digits as headers usually say.
+    pub(crate) const USUAL: Self = Self {
+        interval: Duration::from_micros(100),
+        burst: 1_000,
+    };
+
     /// One request, and no other while this runs.
     pub(crate) const ONE: Self = Self {
         interval: Duration::from_secs(86_400),

@@ -56,7 +56,7 @@ pub(crate) fn compare(
 /// The same application without a limiter and behind each.
 fn apps(redis: &RedisServer, runtime: &Runtime) -> anyhow::Result<Vec<(Who, Router)>> {
     let app = || Router::new().route("/", get(async || "hello"));
-    let (enough, sixteen_bits) = (Allowance::ENOUGH, Allowance::SIXTEEN_BITS);
+    let (usual, sixteen_bits) = (Allowance::USUAL, Allowance::SIXTEEN_BITS);
     let connection = runtime.block_on(connection_of_peer(redis.url()))?;
     let limiter = patient_limiter(redis.url())?;
     // Where axum-governor starts a task that sweeps its table.
@@ -65,20 +65,20 @@ fn apps(redis: &RedisServer, runtime: &Runtime) -> anyhow::Result<Vec<(Who, Rout
         (Who::Bare, app()),
         (
             Who::Tollgate,
-            app().layer(layers::tollgate(enough, LocalStore::new())),
+            app().layer(layers::tollgate(usual, LocalStore::new())),
         ),
         (
             Who::TowerGovernor,
-            app().layer(layers::tower_governor(enough)),
+            app().layer(layers::tower_governor(usual)),
         ),
         (
             Who::AxumGovernor,
-            app().layer(layers::axum_governor(enough)),
+            app().layer(layers::axum_governor(usual)),
         ),
-        (Who::RateNet, app().layer(layers::rate_net(enough))),
+        (Who::RateNet, app().layer(layers::rate_net(usual))),
         (
             Who::TollgateRedis,
-            app().layer(layers::tollgate(enough, limiter)),
+            app().layer(layers::tollgate(usual, limiter)),
         ),
         (
             Who::TowerRateLimitRedis,

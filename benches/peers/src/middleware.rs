@@ -58,7 +58,7 @@ impl Client {
 
     fn allowance(self) -> Allowance {
         match self {
-            Self::Allowed => Allowance::ENOUGH,
+            Self::Allowed => Allowance::USUAL,
             Self::Denied => Allowance::ONE,
         }
     }
