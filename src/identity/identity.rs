@@ -106,7 +106,7 @@ impl Identity {
         let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}');
         if value.len() <= 64 && !value.starts_with(HASHED) && value.bytes().all(plain) {
             Self(Repr::Text(
-                format!("{kind}:{value}").into(),
+                [kind, ":", value].concat().into(),
                 kind.len() as u8,
             ))
         } else {

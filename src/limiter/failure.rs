@@ -57,17 +57,15 @@ impl Fallback {
 
     /// What it holds of a check's counts, before the store is asked.
     pub(super) fn held(&self, check: &Check<'_>) -> Held {
-        let row = self.table.row(check);
-        let states: PerPolicy<State> = row.states().collect();
-        let carried = row.marks().any(|marked| marked).then(|| {
-            let marked = states.iter().zip(row.marks());
-            let marked =
-                marked.map(|(state, marked)| if marked { *state } else { State::default() });
-            Carried {
-                states: marked.collect(),
-                now: row.now(),
-            }
+        let (now, counts) = self.table.read(check);
+        let marked =
+            |(state, marked): &(State, bool)| if *marked { *state } else { State::default() };
+        let is_marked = counts.iter().any(|(_, marked)| *marked);
+        let carried = is_marked.then(|| Carried {
+            states: counts.iter().map(marked).collect(),
+            now,
         });
+        let states = counts.iter().map(|(state, _)| *state).collect();
         Held { states, carried }
     }
 

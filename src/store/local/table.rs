@@ -181,6 +181,22 @@ impl Table {
         self.clock = Box::new(clock);
     }
 
+    /// The time, and what is kept of each of a check's policies: its state, and whether it is
+    /// marked. Each by itself: another check may come between two.
+    pub(crate) fn read(&self, check: &Check<'_>) -> (u64, PerPolicy<(State, bool)>) {
+        let (hash, now) = (self.hash(check), self.clock.now());
+        let mut read = PerPolicy::new();
+        for policy in check.limits.policies() {
+            let key = Key(hash ^ policy.fingerprint());
+            let count = self.find(key).map_or(NOTHING, |(bucket, slot)| {
+                let _locked = bucket.lock.lock();
+                if slot.holds(key) { slot.get() } else { NOTHING }
+            });
+            read.push((count.state, count.is_marked(now)));
+        }
+        (now, read)
+    }
+
     /// Locks the counts of a check's policies, to be read and written at one instant.
     #[inline]
     pub(crate) fn row<'a>(&'a self, check: &'a Check<'a>) -> Row<'a> {
