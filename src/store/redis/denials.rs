@@ -109,3 +109,33 @@ impl Denials {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use crate::quota::{Limits, Quota};
+    use crate::store::redis::subject::Secret;
+
+    #[test]
+    fn a_denial_from_before_something_was_given_back_is_not_remembered() {
+        let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
+        let check = Check::new(&alice, &limits);
+        let subject = Secret::new().subject(&check);
+        let denials = Denials::new();
+        let charged = check.decide(0, []).next;
+        let denial = check.decide(0, charged).verdict;
+        assert!(!denial.is_allowed());
+
+        // Two round trips overlap. The server denies the check that the first brings, and forgets
+        // the counts as the second asks; but the second's answer is handed out first.
+        let asked = Instant::now();
+        denials.forget(&subject);
+        denials.remember(&subject, &check, &denial, asked);
+        assert_eq!(denials.recall(&subject, &check), None);
+
+        std::thread::sleep(Duration::from_millis(1));
+        denials.remember(&subject, &check, &denial, Instant::now());
+        assert!(denials.recall(&subject, &check).is_some());
+    }
+}
