@@ -338,3 +338,34 @@ async fn a_server_that_answers_one_in_time_answers_many_in_time() {
     let decided: usize = clients.join_all().await.into_iter().sum();
     assert!(decided > 250, "{decided} of 500");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_was_denied_before_a_reset_is_admitted_after_it_though_round_trips_overlap() {
+    let server = Server::start().await;
+    let store = store(&server);
+    let limits = Limits::from(Quota::per_day(1));
+    for round in 0..3_000 {
+        let user = |name: &str| Identity::user(&format!("{name} {round}"));
+        let alice = user("alice");
+        let alices = Check::new(&alice, &limits);
+        assert!(check(&store, &alices).await.is_allowed());
+        // So many wait that they go by two round trips: the check by the first, the reset by the
+        // second.
+        let denied = store.check(&alices).wait();
+        let others: Vec<_> = (0..60)
+            .map(|other| {
+                let other = user(&other.to_string());
+                store.check(&Check::new(&other, &limits)).wait()
+            })
+            .collect();
+        let reset = store.reset(&alices).wait();
+        let (same_store, owned) = (store.clone(), alices.into_owned());
+        let after = tokio::spawn(async move {
+            reset.await.unwrap();
+            check(&same_store, &owned.borrow()).await.is_allowed()
+        });
+        let (denied, after) = (denied.await.unwrap(), after.await.unwrap());
+        assert!(denied.is_allowed() || after, "round {round}");
+        join_all(others).await;
+    }
+}

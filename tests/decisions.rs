@@ -5,7 +5,7 @@
 mod vectors;
 
 use tollgate::test_util::ManualClock;
-use tollgate::{Check, Identity, Limiter, Limits, LocalStore, State};
+use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota, State, Verdict};
 
 #[test]
 fn the_pure_step_follows_every_vector() {
@@ -34,4 +34,12 @@ async fn the_local_store_follows_every_vector() {
             case.check(index, status);
         }
     }
+}
+
+#[test]
+fn a_verdict_is_the_same_whoever_computed_it() {
+    let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_second(3)));
+    let decided = Check::new(&alice, &limits).decide(1_000_000, []).verdict;
+    let told = Verdict::new(true, 1_000_000, [State::default()]);
+    assert_eq!(decided, told);
 }

@@ -1,14 +1,14 @@
 //! The store in the process is exact under concurrency and bounded in memory: a flood of
 //! identities makes nobody's debt forgotten while there is room.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tollgate::test_util::ManualClock;
-use tollgate::{Check, Checked, Identity, Limiter, Limits, LocalStore, Policy, Quota};
+use tollgate::{Check, Checked, Clock, Identity, Limiter, Limits, LocalStore, Policy, Quota};
 
 /// Nothing is regained and no window ends while a test runs.
 const PERIOD: Duration = Duration::from_secs(3_650 * 86_400);
@@ -254,5 +254,106 @@ fn the_policies_of_one_check_never_drive_each_other_out() {
                     .all(|(_, status)| status.remaining() == 2)
             );
         }
+    }
+}
+
+type Meanwhile = Box<dyn FnOnce() + Send>;
+
+/// A clock at which a reader can be held up: what it read is old when it goes on.
+#[derive(Default)]
+struct SlowlyRead {
+    now: AtomicU64,
+    meanwhile: Mutex<Option<Meanwhile>>,
+}
+
+impl SlowlyRead {
+    /// Starts at a window of any period that divides a second.
+    const START: u64 = 1_700_000_000_000_000;
+
+    fn set(&self, milliseconds: u64) {
+        self.now
+            .store(Self::START + 1_000 * milliseconds, Ordering::SeqCst);
+    }
+
+    /// What happens between the next reading and what is done with it.
+    fn meanwhile(&self, act: impl FnOnce() + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Box::new(act));
+    }
+}
+
+impl Clock for SlowlyRead {
+    fn now(&self) -> u64 {
+        let now = self.now.load(Ordering::SeqCst);
+        let meanwhile = self.meanwhile.lock().unwrap().take();
+        if let Some(act) = meanwhile {
+            act();
+        }
+        now
+    }
+}
+
+/// A limiter of the smallest table there is, and its clock.
+fn with_slow_clock() -> (Limiter, Arc<SlowlyRead>) {
+    let clock = Arc::new(SlowlyRead::default());
+    let store = LocalStore::with_capacity(0).clock(clock.clone());
+    (Limiter::from(store), clock)
+}
+
+#[test]
+fn one_who_read_the_clock_before_something_was_given_back_is_not_admitted_in_the_past() {
+    for quota in [
+        Quota::fixed_window(1, Duration::from_millis(100)),
+        Quota::token_bucket(1, Duration::from_millis(100)),
+    ] {
+        let (limiter, clock) = with_slow_clock();
+        let limits = Limits::from(quota);
+        clock.set(1);
+        assert!(is_allowed(&limiter, &user(0), &limits));
+        clock.set(99);
+        let (others, others_clock, others_limits) =
+            (limiter.clone(), clock.clone(), limits.clone());
+        clock.meanwhile(move || {
+            others_clock.set(101);
+            assert!(is_allowed(&others, &user(0), &others_limits));
+            let (who, runtime) = (user(0), tokio::runtime::Builder::new_current_thread());
+            let runtime = { runtime }.build().unwrap();
+            let check = Check::new(&who, &others_limits);
+            runtime.block_on(others.refund(&check)).unwrap();
+            others_clock.set(150);
+        });
+        let held_up = is_allowed(&limiter, &user(0), &limits);
+        // By now, and not by when it read the clock, is when it is admitted.
+        clock.set(199);
+        let next = is_allowed(&limiter, &user(0), &limits);
+        assert_eq!([held_up, next], [true, false], "{quota}");
+    }
+}
+
+#[test]
+fn one_who_read_the_clock_before_its_spent_count_made_room_is_not_admitted_in_the_past() {
+    for quota in [
+        Quota::fixed_window(1, Duration::from_millis(100)),
+        Quota::token_bucket(1, Duration::from_millis(100)),
+    ] {
+        let (limiter, clock) = with_slow_clock();
+        // With two policies every check looks for room.
+        let wide = Quota::fixed_window(1_000, Duration::from_millis(100));
+        let limits = [Policy::new("tight", quota), Policy::new("wide", wide)];
+        let limits = Limits::new(limits).unwrap();
+        clock.set(1);
+        assert!(is_allowed(&limiter, &user(0), &limits));
+        clock.set(99);
+        let (others, others_clock) = (limiter.clone(), clock.clone());
+        clock.meanwhile(move || {
+            others_clock.set(150);
+            let limits = Limits::from(Quota::token_bucket(10, PERIOD));
+            for index in 1..1_000 {
+                is_allowed(&others, &user(index), &limits);
+            }
+        });
+        let held_up = is_allowed(&limiter, &user(0), &limits);
+        clock.set(199);
+        let next = is_allowed(&limiter, &user(0), &limits);
+        assert_eq!([held_up, next], [true, false], "{quota}");
     }
 }

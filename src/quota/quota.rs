@@ -273,13 +273,14 @@ impl Quota {
     }
 
     /// Whether a state may have been made later than `now`. If not, it is from `now` or before, or
-    /// makes no difference.
+    /// makes no difference. One that is as good as none may be what something given back left, or
+    /// the end of a count that made room, and says nothing of when that was.
     pub(crate) fn is_ahead(&self, state: State, now: u64) -> bool {
         let life = match &self.0 {
             Kind::TokenBucket(bucket) => bucket.life(),
             Kind::Window(window) => window.life() * 1_000,
         };
-        state.until.saturating_sub(now) >= life
+        state == State::default() || state.until.saturating_sub(now) >= life
     }
 
     /// How much of the quota a state has used, roughly: 255 stands for all of it.

@@ -23,7 +23,13 @@ const PER_BUCKET: usize = 4;
 
 pub(super) struct Denials(Box<[Mutex<Bucket>]>);
 
-type Bucket = [Option<Box<Denial>>; PER_BUCKET];
+#[derive(Default)]
+struct Bucket {
+    denials: [Option<Box<Denial>>; PER_BUCKET],
+    /// When something was last given back: what was asked before may have been denied before that,
+    /// though its answer comes later, since round trips overlap.
+    forgot: Option<Instant>,
+}
 
 struct Denial {
     subject: Subject,
@@ -54,7 +60,7 @@ impl Denials {
         }
         let bucket = self.bucket(subject.identity);
         let now = Instant::now();
-        let denial = bucket.iter().flatten().find(|denial| {
+        let denial = bucket.denials.iter().flatten().find(|denial| {
             denial.subject == *subject && denial.cost <= check.cost && now < denial.until
         })?;
         let passed = now.duration_since(denial.asked).as_micros() as u64;
@@ -84,22 +90,28 @@ impl Denials {
             states: verdict.states.clone(),
         };
         let mut bucket = self.bucket(subject.identity);
+        if bucket.forgot.is_some_and(|forgot| asked <= forgot) {
+            return;
+        }
+        let denials = &mut bucket.denials;
         let same = |kept: &Denial| kept.subject == *subject && kept.cost == check.cost;
-        let place = bucket
+        let place = denials
             .iter()
             .position(|kept| kept.as_deref().is_some_and(same))
             // Otherwise that which ends first; an empty place has ended.
             .or_else(|| {
-                (0..PER_BUCKET).min_by_key(|place| bucket[*place].as_ref().map(|kept| kept.until))
+                (0..PER_BUCKET).min_by_key(|place| denials[*place].as_ref().map(|kept| kept.until))
             });
         if let Some(place) = place {
-            bucket[place] = Some(Box::new(denial));
+            denials[place] = Some(Box::new(denial));
         }
     }
 
     /// Forgets what an identity was denied, since something was given back to it.
     pub(super) fn forget(&self, subject: &Subject) {
-        for place in self.bucket(subject.identity).iter_mut() {
+        let mut bucket = self.bucket(subject.identity);
+        bucket.forgot = Some(Instant::now());
+        for place in &mut bucket.denials {
             if place
                 .as_deref()
                 .is_some_and(|kept| kept.subject.identity == subject.identity)
@@ -107,5 +119,35 @@ impl Denials {
                 *place = None;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use crate::quota::{Limits, Quota};
+    use crate::store::redis::subject::Secret;
+
+    #[test]
+    fn a_denial_from_before_something_was_given_back_is_not_remembered() {
+        let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
+        let check = Check::new(&alice, &limits);
+        let subject = Secret::new().subject(&check);
+        let denials = Denials::new();
+        let charged = check.decide(0, []).next;
+        let denial = check.decide(0, charged).verdict;
+        assert!(!denial.is_allowed());
+
+        // Two round trips overlap. The server denies the check that the first brings, and forgets
+        // the counts as the second asks; but the second's answer is handed out first.
+        let asked = Instant::now();
+        denials.forget(&subject);
+        denials.remember(&subject, &check, &denial, asked);
+        assert_eq!(denials.recall(&subject, &check), None);
+
+        std::thread::sleep(Duration::from_millis(1));
+        denials.remember(&subject, &check, &denial, Instant::now());
+        assert!(denials.recall(&subject, &check).is_some());
     }
 }
