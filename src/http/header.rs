@@ -284,7 +284,7 @@ fn is_denied<B>(response: &Response<B>) -> bool {
         || headers.contains_key(GRPC_RETRY_PUSHBACK_MS)
 }
 
-/// Whether any of [`NUMBERS`] is there. To look at each name's length is faster than to look up five
+/// Whether any of [`NUMBERS`] is there. To look at how each name begins is faster than to look up five
 /// names: responses have few headers.
 fn has_numbers(headers: &HeaderMap) -> bool {
     headers.keys().any(|name| {
