@@ -329,7 +329,8 @@ impl fmt::Debug for Table {
     }
 }
 
-type Locked<'a> = SmallVec<[MutexGuard<'a, ()>; 2]>;
+/// Room for both buckets of each of two new counts.
+type Locked<'a> = SmallVec<[MutexGuard<'a, ()>; 4]>;
 
 /// The counts of one check's policies, locked.
 pub(crate) struct Row<'a> {
