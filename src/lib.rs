@@ -121,6 +121,9 @@ pub use limiter::{
 #[cfg(feature = "metrics")]
 pub use metrics::describe_metrics;
 pub use quota::{Algorithm, Limits, MAX_POLICIES, Policy, Quota, Scope, State, Status};
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub use store::bench;
 pub use store::{
     BoxFuture, Check, LocalStore, Outcome, OwnedCheck, Step, Store, StoreError, StoreErrorKind,
     Verdict,

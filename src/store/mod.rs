@@ -22,6 +22,8 @@ pub use check::{Check, OwnedCheck};
 pub use error::{StoreError, StoreErrorKind};
 pub use local::LocalStore;
 pub(crate) use local::Table;
+#[cfg(feature = "bench")]
+pub use redis::bench;
 #[cfg(feature = "redis")]
 pub use redis::{RedisStore, RedisStoreBuilder};
 pub(crate) use verdict::PerPolicy;

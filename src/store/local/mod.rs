@@ -1,3 +1,4 @@
+mod sync;
 mod table;
 
 pub(crate) use table::Table;

@@ -4,16 +4,20 @@
 //! may stand in either of two buckets: with nearly two slots for each count that the table has
 //! room for, hardly ever are all ten of a key's slots taken by live counts (Azar, Broder, Karlin
 //! and Upfal, "Balanced Allocations", 1994).
+//!
+//! Model-checked: `model` runs it in every order in which two threads can come between each other.
+
+#[cfg(all(test, tollgate_loom))]
+mod model;
 
 use std::fmt;
 use std::hash::Hash;
 use std::ptr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use smallvec::SmallVec;
 
+use super::sync::{AtomicI64, AtomicU64, Mutex, MutexGuard, Ordering};
 use crate::clock::{Clock, SystemClock};
 use crate::metrics::TableMeter;
 use crate::quota::{MAX_POLICIES, Quota, State, Status};
@@ -345,7 +349,8 @@ impl fmt::Debug for Table {
     }
 }
 
-type Locked<'a> = SmallVec<[MutexGuard<'a, ()>; 2]>;
+/// Room for both buckets of each of two new counts.
+type Locked<'a> = SmallVec<[MutexGuard<'a, ()>; 4]>;
 
 /// The counts of one check's policies, locked.
 pub(crate) struct Row<'a> {

@@ -72,7 +72,7 @@ impl Waiter {
 }
 
 /// The names of a check's counts, as operators see them.
-fn keys(prefix: &str, check: &Check<'_>) -> impl Iterator<Item = String> {
+pub(super) fn keys(prefix: &str, check: &Check<'_>) -> impl Iterator<Item = String> {
     let (identity, scope) = (check.identity, check.scope.as_str());
     check.limits.policies().iter().map(move |policy| {
         let mut key = String::with_capacity(128);

@@ -14,6 +14,8 @@
 
 mod backoff;
 mod batch;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod builder;
 #[cfg(feature = "redis-cluster")]
 mod cluster;

@@ -1,0 +1,57 @@
+//! What the store in Redis does in this process with each round trip, without the round trip.
+//!
+//! ```sh
+//! cargo bench --bench redis_steps --features bench
+//! ```
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use tollgate::bench::RedisSteps;
+use tollgate::{Check, Identity, Limits, OwnedCheck, Policy, Quota};
+
+/// How many checks share a round trip.
+const SIZES: [usize; 3] = [1, 16, 128];
+
+fn main() {
+    divan::main();
+}
+
+fn limits(policies: usize) -> Limits {
+    let quotas = [Quota::per_second(10), Quota::per_day(10_000)];
+    let named = ["burst", "daily"].into_iter().zip(quotas).take(policies);
+    Limits::new(named.map(|(name, quota)| Policy::new(name, quota))).expect("two names")
+}
+
+fn checks(size: usize) -> Vec<OwnedCheck> {
+    let limits = limits(1);
+    let address = |last: usize| Identity::ip([203, 0, 113, last as u8].into());
+    let checks = (0..size).map(|last| Check::new(&address(last), &limits).into_owned());
+    checks.collect()
+}
+
+#[divan::bench(args = [1, 2])]
+fn keys(bencher: Bencher<'_, '_>, policies: usize) {
+    let (identity, limits) = (Identity::user("42"), limits(policies));
+    bencher.bench(|| RedisSteps::keys(&Check::new(&identity, &limits)));
+}
+
+#[divan::bench(args = SIZES)]
+fn build_a_batch(bencher: Bencher<'_, '_>, size: usize) {
+    let (steps, checks) = (RedisSteps::new(), checks(size));
+    bencher
+        .counter(ItemsCount::new(size))
+        .with_inputs(|| steps.waiting(&checks))
+        .bench_refs(|waiting| steps.batch(waiting));
+}
+
+#[divan::bench(args = SIZES)]
+fn read_the_reply(bencher: Bencher<'_, '_>, size: usize) {
+    let steps = RedisSteps::new();
+    let batch = steps.batch(&mut steps.waiting(&checks(size)));
+    let (asked, _) = &batch[0];
+    let reply = asked.reply();
+    bencher
+        .counter(ItemsCount::new(size))
+        .with_inputs(|| reply.clone())
+        .bench_values(|reply| asked.read(reply));
+}

@@ -1,0 +1,29 @@
+//! The lock and the atomics of the table: those of the system, or under `cfg(tollgate_loom)` those
+//! of the model checker. (Some dependencies do not build under its own `cfg(loom)`.)
+
+#[cfg(all(test, tollgate_loom))]
+pub(super) use self::model::*;
+#[cfg(not(all(test, tollgate_loom)))]
+pub(super) use self::system::*;
+
+#[cfg(not(all(test, tollgate_loom)))]
+mod system {
+    pub(in super::super) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+    pub(in super::super) use parking_lot::{Mutex, MutexGuard};
+}
+
+#[cfg(all(test, tollgate_loom))]
+mod model {
+    pub(in super::super) use loom::sync::MutexGuard;
+    pub(in super::super) use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+    #[derive(Default)]
+    pub(in super::super) struct Mutex<T>(loom::sync::Mutex<T>);
+
+    impl<T> Mutex<T> {
+        pub(in super::super) fn lock(&self) -> MutexGuard<'_, T> {
+            self.0.lock().expect("a thread that panics ends the model")
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The table under a model checker, loom, which runs it in every order in which two threads' locks
+//! and atomics can come between each other, older values that a relaxed load may see included:
+//!
+//! ```sh
+//! RUSTFLAGS="--cfg tollgate_loom" cargo test --lib --no-default-features --target-dir target/loom model
+//! ```
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use loom::model::Builder;
+use loom::thread;
+
+use super::*;
+use crate::identity::Identity;
+use crate::quota::{Limits, Policy};
+
+/// The start of a second.
+const NOW: u64 = 1_700_000_000_000_000;
+const SECOND: u64 = 1_000_000;
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// A clock that is moved by hand, and by which threads learn nothing of each other.
+#[derive(Clone)]
+struct Hand(Arc<AtomicU64>);
+
+impl Hand {
+    fn at(now: u64) -> Self {
+        Self(Arc::new(AtomicU64::new(now)))
+    }
+
+    fn set(&self, now: u64) {
+        self.0.store(now, Ordering::Relaxed);
+    }
+}
+
+impl Clock for Hand {
+    fn now(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The smallest table: two buckets, in either of which any key may stand.
+fn table(clock: &Hand) -> Arc<Table> {
+    let mut table = Table::with_capacity(0, "model");
+    // Every run is to be alike.
+    table.secret = [1, 2];
+    table.set_clock(clock.clone());
+    // The estimate is not what is checked.
+    for part in &table.parts {
+        part.counted_at.store(clock.now(), Ordering::Relaxed);
+    }
+    Arc::new(table)
+}
+
+/// Runs a model in every way.
+fn model(run: impl Fn() + Send + Sync + 'static) {
+    let mut builder = Builder::new();
+    builder.max_branches = 100_000;
+    builder.check(run);
+}
+
+fn user(id: usize) -> Identity {
+    Identity::user(&id.to_string())
+}
+
+impl Table {
+    fn admits(&self, user: &Identity, limits: &Limits, cost: u32) -> bool {
+        let check = Check::new(user, limits).cost(cost);
+        self.decide(&check).is_allowed()
+    }
+
+    /// What is left under each policy.
+    fn left(&self, user: &Identity, limits: &Limits) -> Vec<u32> {
+        let verdict = self.decide(&Check::new(user, limits).cost(0));
+        let left = verdict.statuses.iter();
+        left.map(Status::remaining).collect()
+    }
+
+    /// Every key that stands in the table, each of which must do so once.
+    fn assert_sound(&self) {
+        let slots = self.buckets.iter().flat_map(|bucket| &bucket.slots);
+        let counts = slots.map(Slot::get);
+        let mut seen = HashSet::new();
+        for count in counts.filter(|count| count.tag & Count::KEY != 0) {
+            assert!(seen.insert(count.tag & Count::KEY), "a key stands twice");
+        }
+    }
+}
+
+/// Runs both at once, and says what they returned.
+fn both<A: 'static, B: 'static>(
+    one: impl FnOnce() -> A + 'static,
+    other: impl FnOnce() -> B + 'static,
+) -> (A, B) {
+    let one = thread::spawn(one);
+    let other = other();
+    (one.join().expect("no panic"), other)
+}
+
+#[test]
+fn of_two_first_checks_a_limit_of_one_admits_one() {
+    model(|| {
+        let table = table(&Hand::at(NOW));
+        let check = |table: Arc<Table>| {
+            let limits = Quota::fixed_window(1, DAY).into();
+            move || table.admits(&user(0), &limits, 1)
+        };
+        let (one, other) = both(check(table.clone()), check(table.clone()));
+        assert!(one != other, "one of them is admitted");
+        table.assert_sound();
+    });
+}
+
+/// A full table of users who may spend four each: user 0 has spent one, one in the other bucket
+/// two, and all others three. So user 0 gives way first, and comes back into the other bucket.
+fn full() -> (Arc<Table>, Limits) {
+    let table = table(&Hand::at(NOW));
+    let limits = Limits::from(Quota::fixed_window(4, DAY));
+    let all = 0..2 * SLOTS_PER_BUCKET;
+    for id in all.clone() {
+        assert!(table.admits(&user(id), &limits, if id == 0 { 1 } else { 2 }));
+    }
+    let bucket = |id| {
+        let (user, policy) = (user(id), &limits.policies()[0]);
+        let key = Key(table.hash(&Check::new(&user, &limits)) ^ policy.fingerprint());
+        table.find(key).map(|(bucket, _)| ptr::from_ref(bucket))
+    };
+    let next = all.clone().find(|id| bucket(*id) != bucket(0));
+    for id in all.skip(1).filter(|id| Some(*id) != next) {
+        assert!(table.admits(&user(id), &limits, 1));
+    }
+    (table, limits)
+}
+
+const NEWCOMER: usize = 100;
+
+#[test]
+fn a_charge_to_a_count_that_is_evicted_meanwhile_is_not_lost() {
+    model(|| {
+        let (table, limits) = full();
+        let (evicting, same) = (table.clone(), limits.clone());
+        let evict = move || evicting.admits(&user(NEWCOMER), &same, 4);
+        let (charging, same) = (table.clone(), limits.clone());
+        let charge = move || charging.admits(&user(0), &same, 3);
+        assert_eq!(both(evict, charge), (true, true));
+
+        assert_eq!(table.left(&user(NEWCOMER), &limits), [0]);
+        assert!(table.left(&user(0), &limits) <= vec![1]);
+        table.assert_sound();
+    });
+}
+
+#[test]
+fn a_count_that_is_evicted_and_comes_back_meanwhile_is_charged_where_it_stands() {
+    model(|| {
+        let (table, limits) = full();
+        let (evicting, same) = (table.clone(), limits.clone());
+        let evict_and_return = move || {
+            let evicted = evicting.admits(&user(NEWCOMER), &same, 4);
+            evicted && evicting.admits(&user(0), &same, 2)
+        };
+        let (charging, same) = (table.clone(), limits.clone());
+        let charge = move || charging.admits(&user(0), &same, 2);
+        let (returned, charged) = both(evict_and_return, charge);
+        // Of the four that user 0 may spend, one was spent before, unless that is forgotten.
+        assert!(returned || charged, "two more fit once");
+        assert_eq!(table.left(&user(NEWCOMER), &limits), [0]);
+        let most = if returned && charged { 0 } else { 2 };
+        assert!(table.left(&user(0), &limits) <= vec![most]);
+        table.assert_sound();
+    });
+}
+
+#[test]
+fn a_refund_to_a_count_that_moves_meanwhile_takes_nothing_else_away() {
+    model(|| {
+        let (table, limits) = full();
+        let (evicting, same) = (table.clone(), limits.clone());
+        let evict_and_return = move || {
+            assert!(evicting.admits(&user(NEWCOMER), &same, 4));
+            assert!(evicting.admits(&user(0), &same, 2));
+            assert!(evicting.admits(&user(0), &same, 1));
+        };
+        let (refunding, same) = (table.clone(), limits.clone());
+        let refund = move || refunding.row(&Check::new(&user(0), &same)).refund();
+        both(evict_and_return, refund);
+        // Three were charged, of which the refund may give one back.
+        assert_eq!(table.left(&user(NEWCOMER), &limits), [0]);
+        assert!(table.left(&user(0), &limits) <= vec![2]);
+        table.assert_sound();
+    });
+}
+
+/// Two policies in either order: one for two and one for three.
+fn opposite() -> [Limits; 2] {
+    let two = Policy::new("two", Quota::fixed_window(2, DAY));
+    let three = Policy::new("three", Quota::fixed_window(3, DAY));
+    let orders = [[two.clone(), three.clone()], [three, two]];
+    orders.map(|policies| Limits::new(policies).expect("two names"))
+}
+
+/// Two checks of both policies, of which only one fits, after `spent`.
+fn opposite_checks(spent: u32, cost: u32) {
+    let table = table(&Hand::at(NOW));
+    let [limits, reversed] = opposite();
+    if spent > 0 {
+        // Each of the counts has a bucket to itself.
+        assert!(table.admits(&user(0), &limits, spent));
+    }
+    let check = |limits: &Limits| {
+        let (table, limits) = (table.clone(), limits.clone());
+        move || table.admits(&user(0), &limits, cost)
+    };
+    let (one, other) = both(check(&limits), check(&reversed));
+    assert!(one != other, "one of them is admitted");
+    assert_eq!(table.left(&user(0), &limits), [0, 1], "all or nothing");
+    table.assert_sound();
+}
+
+#[test]
+fn first_checks_of_policies_in_opposite_order_are_all_or_nothing() {
+    model(|| opposite_checks(0, 2));
+}
+
+#[test]
+fn later_checks_of_policies_in_opposite_order_are_all_or_nothing() {
+    model(|| opposite_checks(1, 1));
+}
+
+/// One policy of each algorithm, that admits one by [`NOW`], and after two seconds one more.
+fn one_in_a_second() -> [Policy; 3] {
+    let second = Duration::from_secs(1);
+    let quotas = [
+        Quota::token_bucket(1, second),
+        Quota::sliding_window(1, second),
+        Quota::fixed_window(1, second),
+    ];
+    quotas.map(|quota| Policy::new("second", quota))
+}
+
+/// One check of two, of which one sees that a clock has moved on to when one more fits.
+fn moving_clock(limits: &Limits) {
+    let clock = Hand::at(NOW);
+    let table = table(&clock);
+    assert!(table.admits(&user(0), limits, 1));
+    clock.set(NOW + SECOND - 1_000);
+
+    let check = |limits: &Limits| {
+        let (table, limits) = (table.clone(), limits.clone());
+        move || table.admits(&user(0), &limits, 1)
+    };
+    let (early, late) = (check(limits), check(limits));
+    let late = move || {
+        clock.set(NOW + 2 * SECOND);
+        late()
+    };
+    let (early, late) = both(early, late);
+    let admitted = [early, late, table.admits(&user(0), limits, 1)];
+    let times = admitted.iter().filter(|admitted| **admitted).count();
+    assert_eq!(times, 1, "{admitted:?}");
+    table.assert_sound();
+}
+
+#[test]
+fn a_clock_that_moves_before_the_lock_is_taken_mints_nothing() {
+    for policy in one_in_a_second() {
+        model(move || moving_clock(&Limits::new([policy.clone()]).expect("a name")));
+    }
+}
+
+#[test]
+fn a_clock_that_moves_before_two_locks_are_taken_mints_nothing() {
+    for policy in one_in_a_second() {
+        model(move || {
+            let day = Policy::new("day", Quota::fixed_window(100, DAY));
+            moving_clock(&Limits::new([policy.clone(), day]).expect("two names"));
+        });
+    }
+}

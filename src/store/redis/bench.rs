@@ -1,0 +1,108 @@
+//! The steps between a check and the wire, one by one, for `benches/`.
+
+#![allow(missing_docs, missing_debug_implementations, reason = "not for use")]
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use redis::Value;
+use tokio::sync::oneshot::{Receiver, channel};
+use tokio::time::Instant;
+
+use super::batch::{Waiter, calls, keys, take};
+use super::script::{Operation, Question, Script, read};
+use super::subject::Secret;
+use super::{StoreError, Verdict};
+use crate::store::{Check, OwnedCheck};
+
+const PREFIX: &str = "tollgate";
+const PATIENCE: Duration = Duration::from_secs(1);
+const NOW: u64 = 1_700_000_000_000_000;
+
+pub struct RedisSteps {
+    script: Script,
+    secret: Secret,
+}
+
+/// Checks that wait for a round trip, and those who wait for their answers.
+pub struct Waiting(
+    VecDeque<Waiter>,
+    #[expect(dead_code, reason = "a check is dropped if nobody waits for it")]
+    Vec<Receiver<Result<Verdict, StoreError>>>,
+);
+
+/// What was asked, and what the server says to it.
+#[derive(Clone)]
+pub struct Reply(Value);
+
+impl RedisSteps {
+    #[expect(clippy::new_without_default, reason = "not for use")]
+    pub fn new() -> Self {
+        Self {
+            script: Script::new(),
+            secret: Secret::new(),
+        }
+    }
+
+    pub fn keys(check: &Check<'_>) -> Vec<String> {
+        keys(PREFIX, check).collect()
+    }
+
+    pub fn waiting(&self, checks: &[OwnedCheck]) -> Waiting {
+        let waiting = checks.iter().map(|check| {
+            let (sender, receiver) = channel();
+            let waiter = Waiter {
+                operation: Operation::Check,
+                check: check.clone(),
+                subject: self.secret.subject(&check.borrow()),
+                patience: PATIENCE,
+                until: Instant::now() + PATIENCE,
+                probes: false,
+                refusals: 0,
+                asking: false,
+                slot: 0,
+                sender,
+            };
+            (waiter, receiver)
+        });
+        let (waiters, receivers) = waiting.unzip();
+        Waiting(waiters, receivers)
+    }
+
+    /// The calls for all that wait, and their bytes.
+    pub fn batch(&self, waiting: &mut Waiting) -> Vec<(Asked, Vec<u8>)> {
+        let entries = take(&mut waiting.0, usize::MAX, Duration::ZERO);
+        let calls = calls(entries, PREFIX, Instant::now());
+        let calls = calls.into_iter().map(|call| {
+            let command = self.script.call(&call.question, NOW, false);
+            (Asked(call.question), command.get_packed_command())
+        });
+        calls.collect()
+    }
+}
+
+pub struct Asked(Question);
+
+impl Asked {
+    /// A reply by which all are charged, and none has been before.
+    pub fn reply(&self) -> Reply {
+        let mut numbers = vec![NOW];
+        for (group, entries) in &self.0.groups {
+            for _ in 0..*entries {
+                numbers.push(group.times as u64);
+                let states = group.counts.iter();
+                let states = states.map(|(quota, _)| quota.numbers_of_state());
+                numbers.extend(vec![0; states.sum()]);
+            }
+        }
+        let numbers = numbers.into_iter();
+        let bytes = numbers.flat_map(|number| (number as f64).to_le_bytes());
+        Reply(Value::Array(vec![Value::BulkString(bytes.collect())]))
+    }
+
+    /// How many entries a reply tells of.
+    pub fn read(&self, reply: Reply) -> usize {
+        let answer = read(&self.0, Some(reply.0)).expect("a reply to this");
+        answer.entries.len()
+    }
+}
