@@ -28,12 +28,17 @@ use tower::{Layer, Service, service_fn};
 /// One decision in seventeen is sampled for a histogram.
 const TIMES: u64 = 17 * 100;
 
+/// Tells a run under valgrind from one that starts valgrind.
+const TAKE: &str = "--take";
+
 const PEER: [u8; 4] = [203, 0, 113, 7];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = env::args().skip(1).collect();
     // As valgrind runs it.
-    if let [step, limits, times] = &arguments[..] {
+    if let [mode, step, limits, times] = &arguments[..]
+        && mode == TAKE
+    {
         take(step, &limits.parse()?, times.parse()?);
         return Ok(());
     }
@@ -58,7 +63,7 @@ fn collected(step: &str, limits: &str, times: u64) -> Result<i64, Box<dyn Error>
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
         .arg(env::current_exe()?)
-        .args([step, limits, &times.to_string()])
+        .args([TAKE, step, limits, &times.to_string()])
         .output()
         .map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => "needs valgrind: `apt-get install valgrind`, or your \
