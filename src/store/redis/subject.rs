@@ -24,14 +24,15 @@ impl Secret {
     pub(super) fn subject(&self, check: &Check<'_>) -> Subject {
         let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
         check.identity.hash(&mut hasher);
-        let identity = hasher.finish128().h1;
-        check.scope.fingerprint().hash(&mut hasher);
-        for policy in check.limits.policies() {
-            policy.fingerprint().hash(&mut hasher);
-        }
+        let hash = hasher.finish128();
+        // The fingerprints are hashes too, of what no client chooses. Turned, they tell the order.
+        let policies = check.limits.policies().iter();
+        let what = policies.fold(check.scope.fingerprint(), |what, policy| {
+            what.rotate_left(1) ^ policy.fingerprint()
+        });
         Subject {
-            identity,
-            check: hasher.finish128().as_u128(),
+            identity: hash.h1,
+            check: hash.as_u128() ^ what,
         }
     }
 }
