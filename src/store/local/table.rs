@@ -9,25 +9,25 @@
 
 #[cfg(all(test, tollgate_loom))]
 mod model;
+mod row;
 
 use std::fmt;
 use std::hash::Hash;
-use std::ptr;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
-use smallvec::SmallVec;
 
-use super::sync::{AtomicI64, AtomicU64, Mutex, MutexGuard, Ordering};
+use self::row::Row;
+use super::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
 use crate::clock::{Clock, SystemClock};
 use crate::metrics::TableMeter;
-use crate::quota::{MAX_POLICIES, Quota, State, Status};
+use crate::quota::{State, Status};
 use crate::random;
 use crate::store::Check;
 use crate::store::verdict::{PerPolicy, Verdict};
 
 const SLOTS_PER_BUCKET: usize = 5;
 
-/// What a count takes, two buckets to begin with: any one check's policies fit in them.
+/// What a count takes. There are two buckets at least: any one check's policies fit in them.
 const BYTES_PER_COUNT: usize = 48;
 
 /// A key's buckets are near each other, so that the processor translates one address and not two.
@@ -43,6 +43,7 @@ const SMALLEST_PART: usize = 512;
 
 pub(crate) struct Table {
     buckets: Box<[Bucket]>,
+    /// How many buckets are near each other: a power of two, of which theirs is a multiple.
     page: usize,
     /// Unguessable, so that nobody can choose values that collide.
     secret: [u64; 2],
@@ -152,19 +153,10 @@ impl Key {
     }
 }
 
-/// A key's slot, if it has one yet, and what is in it.
-#[derive(Clone, Copy)]
-struct Cell<'a> {
-    key: Key,
-    found: Option<(&'a Bucket, &'a Slot)>,
-    count: Count,
-}
-
 impl Table {
     pub(crate) fn with_capacity(capacity: usize, store: &'static str) -> Self {
-        let buckets = (capacity * BYTES_PER_COUNT)
-            .div_ceil(size_of::<Bucket>())
-            .max(2);
+        let bytes = capacity.saturating_mul(BYTES_PER_COUNT);
+        let buckets = bytes.div_ceil(size_of::<Bucket>()).max(2);
         let page = buckets.next_power_of_two().min(BUCKETS_PER_PAGE);
         let buckets = buckets.next_multiple_of(page);
         let part_size = (buckets / PARTS).next_power_of_two().max(SMALLEST_PART);
@@ -202,26 +194,14 @@ impl Table {
     }
 
     /// Locks the counts of a check's policies, to be read and written at one instant.
-    #[inline]
     pub(crate) fn row<'a>(&'a self, check: &'a Check<'a>) -> Row<'a> {
         let hash = self.hash(check);
-        let mut row = Row {
-            table: self,
+        let policies = check.limits.policies().iter();
+        Row::lock(
+            self,
             check,
-            cells: PerPolicy::new(),
-            locked: Locked::new(),
-            now: self.clock.now(),
-        };
-        for policy in check.limits.policies() {
-            let key = Key(hash ^ policy.fingerprint());
-            row.cells.push(Cell {
-                key,
-                found: self.find(key),
-                count: NOTHING,
-            });
-        }
-        row.lock();
-        row
+            policies.map(|policy| Key(hash ^ policy.fingerprint())),
+        )
     }
 
     /// Decides a check.
@@ -239,8 +219,8 @@ impl Table {
         }
     }
 
-    /// The common case, in which one policy's count was found and nothing is special: without the
-    /// lists of a [`Row`], in half the time.
+    /// The common case, in which there is one policy, its count was found, and nothing is special:
+    /// as a [`Row`] would decide it, without the row's lists, in half the time.
     #[inline(always)]
     fn decide_one(&self, check: &Check<'_>) -> Option<(u64, State, Status)> {
         let [policy] = check.limits.policies() else {
@@ -346,195 +326,5 @@ impl Drop for Table {
 impl fmt::Debug for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Table").finish_non_exhaustive()
-    }
-}
-
-/// Room for both buckets of each of two new counts.
-type Locked<'a> = SmallVec<[MutexGuard<'a, ()>; 4]>;
-
-/// The counts of one check's policies, locked.
-pub(crate) struct Row<'a> {
-    table: &'a Table,
-    check: &'a Check<'a>,
-    cells: PerPolicy<Cell<'a>>,
-    locked: Locked<'a>,
-    now: u64,
-}
-
-impl<'a> Row<'a> {
-    /// Locks what was found, and looks again.
-    #[inline]
-    fn lock(&mut self) {
-        if let [
-            Cell {
-                key,
-                found: Some((bucket, slot)),
-                count,
-            },
-        ] = self.cells.as_mut_slice()
-        {
-            self.locked.push(bucket.lock.lock());
-            *count = slot.get();
-            let quota = self.check.limits.policies()[0].quota();
-            if slot.holds(*key) && !quota.is_ahead(count.state, self.now) {
-                return;
-            }
-        }
-        self.lock_all();
-    }
-
-    #[cold]
-    fn lock_all(&mut self) {
-        loop {
-            self.locked.clear();
-            let mut buckets = SmallVec::<[&Bucket; 2 * MAX_POLICIES]>::new();
-            for cell in &self.cells {
-                match cell.found {
-                    Some((bucket, _)) => buckets.push(bucket),
-                    None => buckets.extend(self.table.buckets(cell.key)),
-                }
-            }
-            // In order, so that two checks never wait for each other.
-            buckets.sort_unstable_by_key(|bucket| ptr::from_ref(*bucket));
-            buckets.dedup_by_key(|bucket| ptr::from_ref(*bucket));
-            self.locked
-                .extend(buckets.iter().map(|bucket| bucket.lock.lock()));
-            let mut moved = false;
-            for cell in &mut self.cells {
-                let found = self.table.find(cell.key);
-                moved |= cell.found.is_some_and(|(locked, _)| {
-                    !found.is_some_and(|(bucket, _)| ptr::eq(bucket, locked))
-                });
-                cell.found = found;
-                cell.count = found.map_or(NOTHING, |(_, slot)| slot.get());
-            }
-            if !moved {
-                break;
-            }
-        }
-        let is_ahead = |(state, quota): (State, &Quota)| quota.is_ahead(state, self.now);
-        if self.states().zip(self.check.quotas()).any(is_ahead) {
-            // Another check may have come between the clock and the lock, and time must not seem
-            // to have stepped back.
-            self.now = self.table.clock.now();
-        }
-    }
-
-    /// Microseconds since the Unix epoch.
-    pub(crate) fn now(&self) -> u64 {
-        self.now
-    }
-
-    /// Each policy's state, in order.
-    #[inline]
-    pub(crate) fn states(&self) -> impl Iterator<Item = State> {
-        self.cells.iter().map(|cell| cell.count.state)
-    }
-
-    /// Whether each policy's state is marked, in order.
-    pub(crate) fn marks(&self) -> impl Iterator<Item = bool> {
-        self.cells.iter().map(|cell| cell.count.is_marked(self.now))
-    }
-
-    /// Keeps a policy's state, with or without a mark.
-    #[inline]
-    pub(crate) fn set(&mut self, policy: usize, state: State, mark: bool) {
-        let Cell { key, found, .. } = self.cells[policy];
-        let slot = match found {
-            Some((_, slot)) => slot,
-            None if state.is_spent(self.now) => return,
-            None => self.make_room(policy),
-        };
-        let used = self.check.limits.policies()[policy]
-            .quota()
-            .used(state, self.now);
-        let tag = key.tag() | u64::from(used) << 1 | u64::from(mark);
-        slot.set(Count { tag, state });
-    }
-
-    /// Decides the check; marks its counts, if asked to.
-    #[inline]
-    pub(crate) fn decide(&mut self, mark: bool) -> Verdict {
-        let step = self.check.decide(self.now, self.states());
-        for (policy, state) in step.next.iter().enumerate() {
-            if mark || *state != self.cells[policy].count.state {
-                self.set(policy, *state, mark);
-            }
-        }
-        self.estimate();
-        step.verdict
-    }
-
-    /// Gives back what the check was charged: many times over only where this process alone
-    /// decided. A mark stays.
-    pub(crate) fn refund(&mut self) {
-        let check = self.check;
-        let held: PerPolicy<(State, bool)> = self.states().zip(self.marks()).collect();
-        for (policy, ((state, mark), quota)) in held.into_iter().zip(check.quotas()).enumerate() {
-            let cost = if mark {
-                check.cost_under(quota)
-            } else {
-                check.cost
-            };
-            self.set(policy, quota.refund(state, self.now, cost), mark);
-        }
-    }
-
-    /// Forgets every policy's state.
-    pub(crate) fn clear(&mut self) {
-        for (_, slot) in self.cells.iter().filter_map(|cell| cell.found) {
-            slot.set(NOTHING);
-        }
-    }
-
-    /// Keeps the estimate of live counts.
-    #[inline]
-    pub(crate) fn estimate(&self) {
-        for cell in &self.cells {
-            self.table.estimate(cell.key, self.now);
-        }
-    }
-
-    /// Finds a slot for a new count: a free one in the emptier of its two buckets, else that of the
-    /// least indebted count, but of none of this row's own.
-    #[cold]
-    fn make_room(&mut self, policy: usize) -> &'a Slot {
-        let table = self.table;
-        let mut roomiest = (0, None);
-        let mut least: Option<(_, &Bucket, &Slot)> = None;
-        for bucket in table.buckets(self.cells[policy].key) {
-            let (mut free, mut longest_free) = (0, None::<(u64, &Bucket, &Slot)>);
-            for slot in &bucket.slots {
-                let own = |cell: &Cell| cell.found.is_some_and(|(_, own)| ptr::eq(own, slot));
-                if self.cells.iter().any(own) {
-                    continue;
-                }
-                let count = slot.get();
-                if count.state.is_spent(self.now) {
-                    free += 1;
-                    // Whose it was may come back for it.
-                    let since = count.state.expires_at();
-                    if longest_free.is_none_or(|(longest, ..)| since < longest) {
-                        longest_free = Some((since, bucket, slot));
-                    }
-                }
-                if least.is_none_or(|(debt, ..)| count.debt() < debt) {
-                    least = Some((count.debt(), bucket, slot));
-                }
-            }
-            if free > roomiest.0 {
-                roomiest = (free, longest_free);
-            }
-        }
-        let (bucket, slot) = match (roomiest.1, least) {
-            (Some((_, bucket, slot)), _) => (bucket, slot),
-            (None, Some((_, bucket, slot))) => {
-                table.meter.evicted();
-                (bucket, slot)
-            }
-            (None, None) => unreachable!("ten slots, of which this row has at most seven"),
-        };
-        self.cells[policy].found = Some((bucket, slot));
-        slot
     }
 }
