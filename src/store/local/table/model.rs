@@ -6,6 +6,7 @@
 //! ```
 
 use std::collections::HashSet;
+use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use loom::thread;
 
 use super::*;
 use crate::identity::Identity;
-use crate::quota::{Limits, Policy};
+use crate::quota::{Limits, Policy, Quota};
 
 /// The start of a second.
 const NOW: u64 = 1_700_000_000_000_000;
