@@ -112,6 +112,7 @@ impl Limiter {
     fn ask<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
         let shared = &self.shared;
         if shared.is_infallible {
+            // Nothing to guard against, and nothing to carry: so the check is asked as it is.
             let asked = Asked {
                 operation,
                 lane: None,

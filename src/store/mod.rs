@@ -10,6 +10,7 @@ mod error;
 mod local;
 #[cfg(feature = "redis")]
 mod redis;
+mod secret;
 mod verdict;
 
 use std::fmt;

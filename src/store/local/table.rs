@@ -12,17 +12,14 @@ mod model;
 mod row;
 
 use std::fmt;
-use std::hash::Hash;
-
-use siphasher::sip128::{Hasher128, SipHasher13};
 
 use self::row::Row;
 use super::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
 use crate::clock::{Clock, SystemClock};
 use crate::metrics::TableMeter;
 use crate::quota::{State, Status};
-use crate::random;
 use crate::store::Check;
+use crate::store::secret::Secret;
 use crate::store::verdict::{PerPolicy, Verdict};
 
 const SLOTS_PER_BUCKET: usize = 5;
@@ -45,8 +42,7 @@ pub(crate) struct Table {
     buckets: Box<[Bucket]>,
     /// How many buckets are near each other: a power of two, of which theirs is a multiple.
     page: usize,
-    /// Unguessable, so that nobody can choose values that collide.
-    secret: [u64; 2],
+    secret: Secret,
     clock: Box<dyn Clock>,
     parts: Box<[Part]>,
     /// How many buckets each has, but the last. A power of two.
@@ -163,7 +159,7 @@ impl Table {
         Self {
             buckets: (0..buckets).map(|_| Bucket::default()).collect(),
             page,
-            secret: [random::number(), random::number()],
+            secret: Secret::new(),
             clock: Box::new(SystemClock::new()),
             parts: (0..buckets.div_ceil(part_size))
                 .map(|_| Part::default())
@@ -250,10 +246,8 @@ impl Table {
 
     #[inline(always)]
     fn hash(&self, check: &Check<'_>) -> u128 {
-        let mut hasher = SipHasher13::new_with_keys(self.secret[0], self.secret[1]);
-        check.identity.hash(&mut hasher);
         // The fingerprints are hashes too, of what no client chooses.
-        hasher.finish128().as_u128() ^ check.scope.fingerprint()
+        self.secret.hash(check.identity) ^ check.scope.fingerprint()
     }
 
     /// The two buckets, which differ, where a key may stand.

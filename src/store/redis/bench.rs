@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::batch::{Waiter, calls, keys, take};
 use super::script::{Operation, Question, Script, read};
-use super::subject::Secret;
+use super::subject::Subject;
 use super::{StoreError, Verdict};
+use crate::store::secret::Secret;
 use crate::store::{Check, OwnedCheck};
 
 const PREFIX: &str = "tollgate";
@@ -54,7 +55,7 @@ impl RedisSteps {
             let waiter = Waiter {
                 operation: Operation::Check,
                 check: check.clone(),
-                subject: self.secret.subject(&check.borrow()),
+                subject: Subject::new(&self.secret, &check.borrow()),
                 patience: PATIENCE,
                 until: Instant::now() + PATIENCE,
                 probes: false,

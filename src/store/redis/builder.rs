@@ -19,11 +19,11 @@ use super::script::Script;
 use super::sentinel::Sentinel;
 use super::server::Server;
 use super::servers::Servers;
-use super::subject::Secret;
 use super::{Core, RedisStore};
 use crate::error::{RedisConfigError, shortened};
 use crate::metrics::BatchMeter;
 use crate::quota::check_name;
+use crate::store::secret::Secret;
 
 /// A peer that is gone without a word is noticed after so long, at the latest.
 const UNANSWERED: Duration = Duration::from_secs(5);

@@ -1,7 +1,7 @@
 //! The way to one server: a queue, and the task that empties it, a round trip at a time. While one
 //! is under way further checks wait, and the next carries them all: no timer, and no added latency
-//! at rest. Where the server is so far away that they would wait too long, more tasks are started,
-//! and several round trips are under way at once.
+//! at rest. Where the server is so far away that they would wait too long, or so many wait that it
+//! would wait for this task, more tasks are started, and several round trips are under way at once.
 //!
 //! Each runtime has a queue, a task and a connection of its own, so that none waits for what another
 //! does not get round to.

@@ -48,8 +48,9 @@ use self::denials::Denials;
 use self::refusal::unavailable;
 use self::script::{Operation, Script};
 use self::servers::Servers;
-use self::subject::{Secret, Subject};
+use self::subject::Subject;
 use super::check;
+use super::secret::Secret;
 use super::{Check, Outcome, Store, StoreError, Verdict};
 use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
@@ -145,7 +146,7 @@ impl RedisStore {
 
 impl Store for RedisStore {
     fn check(&self, check: &Check<'_>) -> Outcome {
-        let subject = self.core.secret.subject(check);
+        let subject = Subject::new(&self.core.secret, check);
         if let Some(verdict) = self.core.denials.recall(&subject, check) {
             self.core.meter.remembered();
             return Outcome::Ready(Ok(verdict));
@@ -154,12 +155,12 @@ impl Store for RedisStore {
     }
 
     fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        let subject = self.core.secret.subject(check);
+        let subject = Subject::new(&self.core.secret, check);
         done(self.core.put(Operation::Refund, check, subject, false))
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
-        let subject = self.core.secret.subject(check);
+        let subject = Subject::new(&self.core.secret, check);
         done(self.core.put(Operation::Reset, check, subject, false))
     }
 
@@ -174,7 +175,7 @@ impl Store for RedisStore {
         };
         let mut probe = check::probe(time_left);
         probe.identity = &identity;
-        let subject = self.core.secret.subject(&probe);
+        let subject = Subject::new(&self.core.secret, &probe);
         self.core.put(Operation::Check, &probe, subject, true)
     }
 

@@ -1,0 +1,22 @@
+use std::hash::Hash;
+
+use siphasher::sip128::{Hasher128, SipHasher13};
+
+use crate::identity::Identity;
+use crate::random;
+
+/// Unguessable, so that nobody can choose identities whose hashes collide.
+pub(crate) struct Secret([u64; 2]);
+
+impl Secret {
+    pub(crate) fn new() -> Self {
+        Self([random::number(), random::number()])
+    }
+
+    #[inline(always)]
+    pub(crate) fn hash(&self, identity: &Identity) -> u128 {
+        let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
+        identity.hash(&mut hasher);
+        hasher.finish128().as_u128()
+    }
+}
