@@ -6,7 +6,7 @@ use crate::identity::Identity;
 use crate::random;
 
 /// Unguessable, so that nobody can choose identities whose hashes collide.
-pub(crate) struct Secret([u64; 2]);
+pub(crate) struct Secret(pub(crate) [u64; 2]);
 
 impl Secret {
     pub(crate) fn new() -> Self {

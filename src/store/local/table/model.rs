@@ -46,7 +46,7 @@ impl Clock for Hand {
 fn table(clock: &Hand) -> Arc<Table> {
     let mut table = Table::with_capacity(0, "model");
     // Every run is to be alike.
-    table.secret = [1, 2];
+    table.secret = Secret([1, 2]);
     table.set_clock(clock.clone());
     // The estimate is not what is checked.
     for part in &table.parts {
