@@ -26,3 +26,4 @@ pub(crate) use name::check_name;
 pub(crate) use numbers::Numbers;
 pub use quota::{Algorithm, Quota};
 pub use state::{State, Status};
+pub(crate) use token_bucket::{Charge, TokenBucket};

@@ -283,6 +283,15 @@ impl Quota {
         state == State::default() || state.until.saturating_sub(now) >= life
     }
 
+    /// The token bucket that this is, if the rest of its states is always less than `parts`.
+    #[inline]
+    pub(crate) fn token_bucket_in(&self, parts: u64) -> Option<&TokenBucket> {
+        match &self.0 {
+            Kind::TokenBucket(bucket) if bucket.parts() <= parts => Some(bucket),
+            _ => None,
+        }
+    }
+
     /// How much of the quota a state has used, roughly: 255 stands for all of it.
     pub(crate) fn used(&self, state: State, now: u64) -> u8 {
         match &self.0 {

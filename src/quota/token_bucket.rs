@@ -23,8 +23,25 @@ struct Span {
     part: u64,
 }
 
+impl Span {
+    const ZERO: Self = Self { whole: 0, part: 0 };
+    /// What no wait makes up for.
+    const NEVER: Self = Self {
+        whole: NEVER,
+        part: 0,
+    };
+}
+
+/// A decision: by how much the price exceeds what there is, which is nothing if it was charged.
+#[derive(Clone, Copy)]
+pub(crate) struct Charge {
+    pub(crate) next: State,
+    debt: Span,
+    excess: Span,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct TokenBucket {
+pub(crate) struct TokenBucket {
     pub(super) limit: u32,
     pub(super) burst: u32,
     /// Microseconds.
@@ -85,6 +102,11 @@ impl TokenBucket {
         }
     }
 
+    /// How many values an instant's fraction has.
+    pub(super) fn parts(&self) -> u64 {
+        self.num
+    }
+
     #[cfg(feature = "redis")]
     pub(super) fn numbers(&self) -> Numbers {
         Numbers::TokenBucket {
@@ -96,27 +118,65 @@ impl TokenBucket {
 
     #[inline]
     pub(super) fn step(&self, state: State, now: u64, cost: u32) -> (State, Status) {
+        let charge = self.charge(state, now, cost);
+        (charge.next, self.report(charge))
+    }
+
+    /// Decides, and leaves it to [`report`](TokenBucket::report) to say what is left.
+    #[inline(always)]
+    pub(crate) fn charge(&self, state: State, now: u64, cost: u32) -> Charge {
         let (debt, state) = self.debt(state, now);
+        let denied = |excess| Charge {
+            next: state,
+            debt,
+            excess,
+        };
         if cost == 0 {
-            return (state, self.status(debt, 0));
+            return denied(Span::ZERO);
         }
         if cost > self.burst {
-            return (state, self.status(debt, NEVER));
+            return denied(Span::NEVER);
         }
         let charged = self.add(debt, self.price(cost));
         if charged > self.full {
-            return (
-                state,
-                self.status(debt, ceiling(self.subtract(charged, self.full))),
-            );
+            return denied(self.subtract(charged, self.full));
         }
-        (at(now, charged), self.status(charged, 0))
+        Charge {
+            next: at(now, charged),
+            debt: charged,
+            excess: Span::ZERO,
+        }
+    }
+
+    #[inline]
+    fn report(&self, charge: Charge) -> Status {
+        self.status(charge.debt, ceiling(charge.excess))
+    }
+
+    /// What is left after a charge, unless that may be one more within `late` microseconds.
+    #[inline]
+    pub(crate) fn report_unless_late(&self, charge: Charge, late: u64) -> Option<Status> {
+        let (remaining, missing) = self.remaining(charge.debt);
+        let late = late * self.num;
+        // More than one token a moment are not told apart by anybody.
+        let is_sure = late == 0 || missing > late || late > self.per || charge.debt == Span::ZERO;
+        is_sure.then_some(Status {
+            remaining,
+            retry_after: ceiling(charge.excess),
+            reset_after: ceiling(charge.debt),
+        })
+    }
+
+    /// Whether a charge was denied, and will be for as long as that from now on, in microseconds.
+    #[inline]
+    pub(crate) fn denies_for(&self, charge: &Charge, time: u64) -> bool {
+        charge.excess.whole > time
     }
 
     pub(super) fn refund(&self, state: State, now: u64, cost: u32) -> State {
         let (debt, state) = self.debt(state, now);
         let price = self.price(cost.min(self.burst));
-        if debt == (Span { whole: 0, part: 0 }) {
+        if debt == Span::ZERO {
             state
         } else if debt <= price {
             State::default()
@@ -132,7 +192,7 @@ impl TokenBucket {
     }
 
     /// How long a state lasts, in whole microseconds.
-    pub(super) fn life(&self) -> u64 {
+    pub(crate) fn life(&self) -> u64 {
         self.full.whole
     }
 
@@ -147,7 +207,7 @@ impl TokenBucket {
     /// back since the state was written: the debt is then a full bucket from now on.
     fn debt(&self, state: State, now: u64) -> (Span, State) {
         let Some(whole) = state.until.checked_sub(now) else {
-            return (Span { whole: 0, part: 0 }, state);
+            return (Span::ZERO, state);
         };
         let debt = Span {
             whole,
@@ -161,23 +221,26 @@ impl TokenBucket {
     }
 
     fn status(&self, debt: Span, retry_after: u64) -> Status {
-        let left = self.subtract(self.full, debt);
-        let remaining = match left
-            .whole
-            .checked_mul(self.num)
-            .and_then(|parts| parts.checked_add(left.part))
-        {
-            Some(parts) => parts / self.per,
-            // Fewer than `burst` tokens are left, so the quotient is small again.
-            None => {
-                let parts = u128::from(left.whole) * u128::from(self.num) + u128::from(left.part);
-                (parts / u128::from(self.per)) as u64
-            }
-        };
         Status {
-            remaining: remaining as u32,
+            remaining: self.remaining(debt).0,
             retry_after,
             reset_after: ceiling(debt),
+        }
+    }
+
+    /// How many tokens there are, and what is missing of one more, in parts of a microsecond.
+    #[inline]
+    fn remaining(&self, debt: Span) -> (u32, u64) {
+        let left = self.subtract(self.full, debt);
+        let parts = left.whole.checked_mul(self.num);
+        match parts.and_then(|parts| parts.checked_add(left.part)) {
+            Some(parts) => ((parts / self.per) as u32, self.per - parts % self.per),
+            // At most `burst` tokens are left, so the quotient is small again.
+            None => {
+                let (per, num) = (u128::from(self.per), u128::from(self.num));
+                let parts = u128::from(left.whole) * num + u128::from(left.part);
+                ((parts / per) as u32, self.per - (parts % per) as u64)
+            }
         }
     }
 

@@ -1,6 +1,4 @@
-use std::hash::Hash;
-
-use siphasher::sip128::{Hasher128, SipHasher13};
+use siphasher::sip128::SipHasher13;
 
 use crate::identity::Identity;
 use crate::random;
@@ -15,8 +13,7 @@ impl Secret {
 
     #[inline(always)]
     pub(crate) fn hash(&self, identity: &Identity) -> u128 {
-        let mut hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
-        identity.hash(&mut hasher);
-        hasher.finish128().as_u128()
+        let hasher = SipHasher13::new_with_keys(self.0[0], self.0[1]);
+        identity.with_bytes(|bytes| hasher.hash(bytes).as_u128())
     }
 }

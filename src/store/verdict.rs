@@ -33,6 +33,18 @@ impl Verdict {
         }
     }
 
+    /// The verdict of the only policy there is.
+    #[inline(always)]
+    pub(crate) fn of_one(now: u64, state: State, status: Status) -> Self {
+        Self {
+            allowed: status.is_allowed(),
+            now,
+            states: PerPolicy::from_buf_and_len([state; 2], 1),
+            statuses: PerPolicy::from_buf_and_len([status; 2], 1),
+            remembered: false,
+        }
+    }
+
     /// The same verdict, given from memory without asking where the counts live: it proves nothing
     /// of the store's health.
     #[must_use]

@@ -10,19 +10,25 @@
 #[cfg(all(test, tollgate_loom))]
 mod model;
 mod row;
+mod slot;
 
 use std::fmt;
 
 use self::row::Row;
+use self::slot::{Count, Slot};
+use super::pages;
 use super::sync::{AtomicI64, AtomicU64, Mutex, Ordering};
-use crate::clock::{Clock, SystemClock};
+use crate::clock::{Clock, LATE, SystemClock};
 use crate::metrics::TableMeter;
-use crate::quota::{State, Status};
+use crate::quota::{Charge, Quota, State, Status};
 use crate::store::Check;
 use crate::store::secret::Secret;
-use crate::store::verdict::{PerPolicy, Verdict};
+use crate::store::verdict::PerPolicy;
 
 const SLOTS_PER_BUCKET: usize = 5;
+
+/// How long a thread may be held up between reading the clock and deciding, in microseconds.
+const HELD_UP: u64 = 1_000_000;
 
 /// What a count takes. There are two buckets at least: any one check's policies fit in them.
 const BYTES_PER_COUNT: usize = 48;
@@ -43,11 +49,16 @@ pub(crate) struct Table {
     /// How many buckets are near each other: a power of two, of which theirs is a multiple.
     page: usize,
     secret: Secret,
-    clock: Box<dyn Clock>,
+    clock: TableClock,
     parts: Box<[Part]>,
     /// How many buckets each has, but the last. A power of two.
     part_size: usize,
     meter: TableMeter,
+}
+
+enum TableClock {
+    System(SystemClock),
+    Given(Box<dyn Clock>),
 }
 
 /// A part of the table, of which the live counts are counted by themselves.
@@ -67,69 +78,30 @@ struct Bucket {
     slots: [Slot; SLOTS_PER_BUCKET],
 }
 
-#[derive(Default)]
-#[repr(C)]
-struct Slot {
-    tag: AtomicU64,
-    state: [AtomicU64; 2],
-}
-
-/// What is in a slot.
-#[derive(Clone, Copy)]
-struct Count {
-    /// From the top: 55 bits that tell the key, 8 that say how much of the quota was used when it
-    /// was last charged, and one for a mark.
-    tag: u64,
-    state: State,
-}
-
-const NOTHING: Count = Count {
-    tag: 0,
-    state: State::from_words([0, 0]),
-};
-
-impl Count {
-    const KEY: u64 = !0x1ff;
-    const MARK: u64 = 1;
-
-    fn is_marked(&self, now: u64) -> bool {
-        self.tag & Self::MARK != 0 && !self.state.is_spent(now)
-    }
-
-    /// What makes one count more worth keeping than another: first the part of its quota that it
-    /// had used, so that quotas of any period can stand side by side; then what is left of it.
-    fn debt(&self) -> (u8, [u64; 2]) {
-        ((self.tag >> 1) as u8, self.state.words())
-    }
-}
-
 impl Bucket {
     /// Which of its slots hold a key, as bits. All are looked at: so nothing depends on where it is.
     #[inline]
     fn holding(&self, key: Key) -> u32 {
         let slots = self.slots.iter().enumerate();
-        let same = slots.map(|(slot, kept)| u32::from(kept.holds(key)) << slot);
+        let same = slots.map(|(slot, kept)| u32::from(kept.has(key)) << slot);
         same.sum()
     }
 }
 
-impl Slot {
-    fn holds(&self, key: Key) -> bool {
-        self.tag.load(Ordering::Relaxed) & Count::KEY == key.tag()
-    }
-
-    fn get(&self) -> Count {
-        let [until, rest] = &self.state;
-        Count {
-            tag: self.tag.load(Ordering::Relaxed),
-            state: State::from_words([until.load(Ordering::Relaxed), rest.load(Ordering::Relaxed)]),
+impl TableClock {
+    fn now(&self) -> u64 {
+        match self {
+            Self::System(clock) => clock.now(),
+            Self::Given(clock) => clock.now(),
         }
     }
 
-    fn set(&self, count: Count) {
-        self.tag.store(count.tag, Ordering::Relaxed);
-        for (word, value) in self.state.iter().zip(count.state.words()) {
-            word.store(value, Ordering::Relaxed);
+    /// Never later than what [`now`](TableClock::now) says afterwards.
+    #[inline]
+    fn recently(&self) -> u64 {
+        match self {
+            Self::System(clock) => clock.recently(),
+            Self::Given(clock) => clock.now(),
         }
     }
 }
@@ -157,10 +129,10 @@ impl Table {
         let buckets = buckets.next_multiple_of(page);
         let part_size = (buckets / PARTS).next_power_of_two().max(SMALLEST_PART);
         Self {
-            buckets: (0..buckets).map(|_| Bucket::default()).collect(),
+            buckets: pages::filled(buckets),
             page,
             secret: Secret::new(),
-            clock: Box::new(SystemClock::new()),
+            clock: TableClock::System(SystemClock::new()),
             parts: (0..buckets.div_ceil(part_size))
                 .map(|_| Part::default())
                 .collect(),
@@ -170,21 +142,25 @@ impl Table {
     }
 
     pub(crate) fn set_clock(&mut self, clock: impl Clock) {
-        self.clock = Box::new(clock);
+        self.clock = TableClock::Given(Box::new(clock));
     }
 
     /// The time, and what is kept of each of a check's policies: its state, and whether it is
     /// marked. Each by itself: another check may come between two.
     pub(crate) fn read(&self, check: &Check<'_>) -> (u64, PerPolicy<(State, bool)>) {
-        let (hash, now) = (self.hash(check), self.clock.now());
+        let (hash, now) = (self.hash(check), self.clock.recently());
         let mut read = PerPolicy::new();
         for policy in check.limits.policies() {
             let key = Key(hash ^ policy.fingerprint());
-            let count = self.find(key).map_or(NOTHING, |(bucket, slot)| {
+            let count = self.find(key).map_or(Count::NOTHING, |(bucket, slot)| {
                 let _locked = bucket.lock.lock();
-                if slot.holds(key) { slot.get() } else { NOTHING }
+                if slot.has(key) {
+                    slot.look()
+                } else {
+                    Count::NOTHING
+                }
             });
-            read.push((count.state, count.is_marked(now)));
+            read.push((count.state(), count.is_marked(now)));
         }
         (now, read)
     }
@@ -200,48 +176,56 @@ impl Table {
         )
     }
 
-    /// Decides a check.
-    #[inline(always)]
-    pub(crate) fn decide(&self, check: &Check<'_>) -> Verdict {
-        match self.decide_one(check) {
-            Some((now, state, status)) => Verdict {
-                allowed: status.is_allowed(),
-                now,
-                states: PerPolicy::from_buf_and_len([state; 2], 1),
-                statuses: PerPolicy::from_buf_and_len([status; 2], 1),
-                remembered: false,
-            },
-            None => self.row(check).decide(false),
-        }
-    }
-
     /// The common case, in which there is one policy, its count was found, and nothing is special:
-    /// as a [`Row`] would decide it, without the row's lists, in half the time.
+    /// as a [`Row`] would decide it, without its locks and lists.
     #[inline(always)]
-    fn decide_one(&self, check: &Check<'_>) -> Option<(u64, State, Status)> {
+    pub(crate) fn decide_one(&self, check: &Check<'_>) -> Option<(u64, State, Status)> {
         let [policy] = check.limits.policies() else {
             return None;
         };
         if !check.is_plain() {
             return None;
         }
-        let quota = policy.quota();
+        let bucket = Count::compact(policy.quota())?;
         let key = Key(self.hash(check) ^ policy.fingerprint());
-        let (bucket, slot) = self.find(key)?;
-        let now = self.clock.now();
-        let locked = bucket.lock.lock();
-        let Count { tag, state } = slot.get();
-        if tag & Count::KEY != key.tag() || quota.is_ahead(state, now) {
-            return None;
-        }
-        let (next, status) = quota.step(state, now, check.cost);
-        if next != state {
-            let tag = key.tag() | u64::from(quota.used(next, now)) << 1;
-            slot.set(Count { tag, state: next });
-        }
-        drop(locked);
+        let (_, slot) = self.find(key)?;
+        let mut seen = slot.compact(key)?;
+        let (mut now, mut is_exact) = (self.clock.recently(), false);
+        let (state, charge) = loop {
+            let state = seen.state();
+            if policy.quota().is_ahead(state, now) {
+                return None;
+            }
+            // While others charge it too, nothing is done in between that can wait.
+            let charge = bucket.charge(state, now, check.cost);
+            if charge.next == state {
+                let is_clear = check.cost == 1 && bucket.denies_for(&charge, HELD_UP);
+                if is_exact || check.cost == 0 || is_clear {
+                    break (state, charge);
+                }
+                // Somebody who charged it meanwhile may have a later reading of the clock, by which
+                // this fits.
+                (now, is_exact) = (self.clock.now(), true);
+                continue;
+            }
+            match seen.replace(charge.next) {
+                Ok(()) => break (state, charge),
+                Err(again) => (seen, is_exact) = (again?, false),
+            }
+        };
         self.estimate(key, now);
+        let late = if is_exact { 0 } else { LATE };
+        let status = bucket.report_unless_late(charge, late);
+        // Of a charge that was denied it is sure.
+        let status = status.unwrap_or_else(|| self.report(policy.quota(), &charge));
         Some((now, state, status))
+    }
+
+    /// What a charge has left, by a clock that is not late.
+    #[cold]
+    fn report(&self, quota: &Quota, charge: &Charge) -> Status {
+        let (_, status) = quota.step(charge.next, self.clock.now(), 0);
+        status
     }
 
     #[inline(always)]
@@ -260,16 +244,10 @@ impl Table {
 
     #[inline(always)]
     fn find(&self, key: Key) -> Option<(&Bucket, &Slot)> {
-        let [first, second] = self.buckets(key);
-        // Both are looked at in any case, so that they are fetched from memory at the same time.
-        let (in_first, in_second) = (first.holding(key), second.holding(key));
-        let (bucket, slots) = if in_first != 0 {
-            (first, in_first)
-        } else {
-            (second, in_second)
-        };
-        let slot = bucket.slots.get(slots.trailing_zeros() as usize)?;
-        Some((bucket, slot))
+        self.buckets(key).into_iter().find_map(|bucket| {
+            let slot = bucket.holding(key).trailing_zeros();
+            Some((bucket, bucket.slots.get(slot as usize)?))
+        })
     }
 
     /// Keeps the estimate of live counts, without a sweeper: each part's when it is in use.
@@ -296,7 +274,9 @@ impl Table {
         let buckets = &self.buckets[first..self.buckets.len().min(first + self.part_size)];
         let counted = buckets.len().min(BUCKETS_COUNTED);
         let slots = buckets[..counted].iter().flat_map(|bucket| &bucket.slots);
-        let live = slots.filter(|slot| !slot.get().state.is_spent(now)).count();
+        let live = slots
+            .filter(|slot| !slot.look().state().is_spent(now))
+            .count();
         let live = (live * buckets.len() / counted) as i64;
         self.meter.live(live - part.live.swap(live, order));
     }

@@ -2,8 +2,8 @@ use std::ptr;
 
 use smallvec::SmallVec;
 
-use super::{Bucket, Count, Key, NOTHING, Slot, Table};
-use crate::quota::{MAX_POLICIES, Quota, State};
+use super::{Bucket, Count, Key, Slot, Table};
+use crate::quota::{MAX_POLICIES, State};
 use crate::store::Check;
 use crate::store::local::sync::MutexGuard;
 use crate::store::verdict::{PerPolicy, Verdict};
@@ -18,6 +18,17 @@ struct Cell<'a> {
     found: Option<(&'a Bucket, &'a Slot)>,
     count: Count,
 }
+
+/// A slot for a new count, and what is in it.
+#[derive(Clone, Copy)]
+struct Room<'a> {
+    bucket: &'a Bucket,
+    slot: &'a Slot,
+    count: Count,
+}
+
+/// With so many free slots a key's first bucket is not yet getting full.
+const ROOMY: usize = 3;
 
 /// The counts of one check's policies, locked.
 pub(crate) struct Row<'a> {
@@ -34,10 +45,9 @@ impl<'a> Row<'a> {
         check: &'a Check<'a>,
         keys: impl Iterator<Item = Key>,
     ) -> Self {
-        let now = table.clock.now();
         let mut cells = PerPolicy::new();
         for key in keys {
-            let (found, count) = (table.find(key), NOTHING);
+            let (found, count) = (table.find(key), Count::NOTHING);
             cells.push(Cell { key, found, count });
         }
         let mut row = Self {
@@ -45,31 +55,24 @@ impl<'a> Row<'a> {
             check,
             cells,
             locked: Locked::new(),
-            now,
+            now: 0,
         };
         if !row.lock_one() {
             row.lock_all();
         }
+        row.hold();
         row
     }
 
     /// Locks what was found of one policy, and looks again: the common case.
     fn lock_one(&mut self) -> bool {
-        if let [
-            Cell {
-                key,
-                found: Some((bucket, slot)),
-                count,
-            },
-        ] = self.cells.as_mut_slice()
-        {
+        let [cell] = self.cells.as_slice() else {
+            return false;
+        };
+        cell.found.is_some_and(|(bucket, slot)| {
             self.locked.push(bucket.lock.lock());
-            *count = slot.get();
-            let quota = self.check.limits.policies()[0].quota();
-            slot.holds(*key) && !quota.is_ahead(count.state, self.now)
-        } else {
-            false
-        }
+            slot.has(cell.key)
+        })
     }
 
     /// Locks what was found, and both buckets of what was not, until nothing has moved meanwhile.
@@ -95,18 +98,22 @@ impl<'a> Row<'a> {
                     !found.is_some_and(|(bucket, _)| ptr::eq(bucket, locked))
                 });
                 cell.found = found;
-                cell.count = found.map_or(NOTHING, |(_, slot)| slot.get());
             }
             if !moved {
                 break;
             }
         }
-        let is_ahead = |(state, quota): (State, &Quota)| quota.is_ahead(state, self.now);
-        if self.states().zip(self.check.quotas()).any(is_ahead) {
-            // Another check may have come between the clock and the lock, and time must not seem
-            // to have stepped back.
-            self.now = self.table.clock.now();
+    }
+
+    /// Sees to it that what is locked is not charged without the lock either.
+    fn hold(&mut self) {
+        for cell in &mut self.cells {
+            if let Some((_, slot)) = cell.found {
+                cell.count = slot.hold();
+            }
         }
+        // Not before: whoever charged it last may have read a later time than was then.
+        self.now = self.table.clock.now();
     }
 
     /// Microseconds since the Unix epoch.
@@ -117,7 +124,7 @@ impl<'a> Row<'a> {
     /// Each policy's state, in order.
     #[inline]
     pub(crate) fn states(&self) -> impl Iterator<Item = State> {
-        self.cells.iter().map(|cell| cell.count.state)
+        self.cells.iter().map(|cell| cell.count.state())
     }
 
     /// Whether each policy's state is marked, in order.
@@ -134,11 +141,8 @@ impl<'a> Row<'a> {
             None if state.is_spent(self.now) => return,
             None => self.make_room(policy),
         };
-        let used = self.check.limits.policies()[policy]
-            .quota()
-            .used(state, self.now);
-        let tag = key.tag() | u64::from(used) << 1 | u64::from(mark);
-        slot.set(Count { tag, state });
+        let quota = self.check.limits.policies()[policy].quota();
+        slot.set(Count::new(key, quota, state, self.now, mark));
     }
 
     /// Decides the check; marks its counts, if asked to.
@@ -146,7 +150,7 @@ impl<'a> Row<'a> {
     pub(crate) fn decide(&mut self, mark: bool) -> Verdict {
         let step = self.check.decide(self.now, self.states());
         for (policy, state) in step.next.iter().enumerate() {
-            if mark || *state != self.cells[policy].count.state {
+            if mark || *state != self.cells[policy].count.state() {
                 self.set(policy, *state, mark);
             }
         }
@@ -172,7 +176,7 @@ impl<'a> Row<'a> {
     /// Forgets every policy's state.
     pub(crate) fn clear(&mut self) {
         for (_, slot) in self.cells.iter().filter_map(|cell| cell.found) {
-            slot.set(NOTHING);
+            slot.set(Count::NOTHING);
         }
     }
 
@@ -184,46 +188,75 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Finds a slot for a new count: a free one in the emptier of its two buckets, else that of the
-    /// least indebted count, but of none of this row's own.
+    /// Finds a slot for a new count, and holds it.
     #[cold]
     fn make_room(&mut self, policy: usize) -> &'a Slot {
-        let table = self.table;
-        let mut roomiest = (0, None);
-        let mut least: Option<(_, &Bucket, &Slot)> = None;
-        for bucket in table.buckets(self.cells[policy].key) {
-            let (mut free, mut longest_free) = (0, None::<(u64, &Bucket, &Slot)>);
+        loop {
+            let room = self.room(policy);
+            // Whose it was may be charged at this moment.
+            if room.slot.hold_if(room.count) {
+                if !room.count.state().is_spent(self.now) {
+                    self.table.meter.evicted();
+                }
+                self.cells[policy].found = Some((room.bucket, room.slot));
+                return room.slot;
+            }
+        }
+    }
+
+    /// Where there is room for a new count: where a count has been spent for longest, since whose it
+    /// was may come back for it. Of slots that nobody ever had, one of the first bucket, unless that
+    /// is getting full and the second is emptier. If all are live, the least indebted count gives
+    /// way, but none of this row's own.
+    fn room(&self, policy: usize) -> Room<'a> {
+        let mut best: Option<(u64, usize, Room<'a>)> = None;
+        let mut least: Option<((u8, [u64; 2]), Room<'a>)> = None;
+        for bucket in self.table.buckets(self.cells[policy].key) {
+            let (mut free, mut longest_spent) = (0, None::<(u64, Room<'a>)>);
             for slot in &bucket.slots {
                 let own = |cell: &Cell| cell.found.is_some_and(|(_, own)| ptr::eq(own, slot));
                 if self.cells.iter().any(own) {
                     continue;
                 }
-                let count = slot.get();
-                if count.state.is_spent(self.now) {
+                let count = slot.look();
+                let (state, debt) = (count.state(), count.debt(self.now));
+                let room = Room {
+                    bucket,
+                    slot,
+                    count,
+                };
+                if state.is_spent(self.now) {
                     free += 1;
-                    // Whose it was may come back for it.
-                    let since = count.state.expires_at();
-                    if longest_free.is_none_or(|(longest, ..)| since < longest) {
-                        longest_free = Some((since, bucket, slot));
+                    let since = state.expires_at();
+                    if longest_spent.is_none_or(|(longest, _)| since < longest) {
+                        longest_spent = Some((since, room));
                     }
                 }
-                if least.is_none_or(|(debt, ..)| count.debt() < debt) {
-                    least = Some((count.debt(), bucket, slot));
+                if least.is_none_or(|(least, _)| debt < least) {
+                    least = Some((debt, room));
                 }
             }
-            if free > roomiest.0 {
-                roomiest = (free, longest_free);
+            if let Some((since, room)) = longest_spent {
+                let better = |(best, roomy, _): (u64, usize, _)| {
+                    since < best || since == best && roomy < ROOMY && roomy < free
+                };
+                if best.is_none_or(better) {
+                    best = Some((since, free, room));
+                }
             }
         }
-        let (bucket, slot) = match (roomiest.1, least) {
-            (Some((_, bucket, slot)), _) => (bucket, slot),
-            (None, Some((_, bucket, slot))) => {
-                table.meter.evicted();
-                (bucket, slot)
-            }
+        match (best, least) {
+            (Some((.., room)), _) | (None, Some((_, room))) => room,
             (None, None) => unreachable!("ten slots, of which this row has at most seven"),
-        };
-        self.cells[policy].found = Some((bucket, slot));
-        slot
+        }
+    }
+}
+
+/// Holds nobody up any more.
+impl Drop for Row<'_> {
+    fn drop(&mut self) {
+        for (_, slot) in self.cells.iter().filter_map(|cell| cell.found) {
+            slot.let_go();
+        }
     }
 }

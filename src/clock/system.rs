@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use tokio::time::Instant;
+use super::recent::{exact, recent};
 
 /// Tells a store in the process what time it is.
 ///
@@ -27,9 +27,8 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 /// Follows `tokio::time::pause` in tests.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
-    anchor: Instant,
-    /// The wall clock at `anchor`, in microseconds since the epoch.
-    wall: u64,
+    /// From what [`exact`] counts from to the epoch, in nanoseconds.
+    epoch: u64,
 }
 
 impl SystemClock {
@@ -39,9 +38,14 @@ impl SystemClock {
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
         Self {
-            anchor: Instant::now(),
-            wall: wall.as_micros() as u64,
+            epoch: (wall.as_nanos() as u64).wrapping_sub(exact()),
         }
+    }
+
+    /// The time as of a moment ago: never later than what [`now`](Clock::now) says afterwards.
+    #[inline]
+    pub(crate) fn recently(&self) -> u64 {
+        self.epoch.wrapping_add(recent()) / 1_000
     }
 }
 
@@ -53,6 +57,6 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> u64 {
-        self.wall + self.anchor.elapsed().as_micros() as u64
+        self.epoch.wrapping_add(exact()) / 1_000
     }
 }

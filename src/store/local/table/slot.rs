@@ -1,0 +1,187 @@
+//! One count, and how it is charged without a lock.
+//!
+//! All that changes of most token buckets fits in one word, which is compared and exchanged. Whatever
+//! needs more than that locks the bucket and then holds the slot, so that nobody charges it meanwhile.
+
+use super::super::sync::{AtomicU64, Ordering};
+use super::Key;
+use crate::quota::{Quota, State, TokenBucket};
+
+#[derive(Default)]
+#[repr(C)]
+pub(super) struct Slot {
+    /// From the top: 55 bits that tell the key, 8 that say how much of the quota was used when it
+    /// was last charged under a lock, and one for a mark. Changes only while the slot is held.
+    tag: AtomicU64,
+    /// From the top: when the state is spent, in 52 bits; 10 bits of its rest; [`Count::COMPACT`];
+    /// [`Count::HELD`].
+    word: AtomicU64,
+    /// The state's rest. Where the word has that: how long the token bucket takes to fill.
+    rest: AtomicU64,
+}
+
+/// What is in a slot.
+#[derive(Clone, Copy)]
+pub(super) struct Count {
+    pub(super) tag: u64,
+    word: u64,
+    rest: u64,
+}
+
+impl Count {
+    pub(super) const NOTHING: Self = Self {
+        tag: 0,
+        word: 0,
+        rest: 0,
+    };
+    pub(super) const KEY: u64 = !0x1ff;
+    const MARK: u64 = 1;
+
+    /// The latest instant that there is room for, in microseconds since the epoch: in the year 2112.
+    const LATEST: u64 = (1 << 52) - 1;
+    const PART: u64 = (1 << 10) - 1;
+    /// The word has all of the state that changes.
+    const COMPACT: u64 = 2;
+    /// By whoever has locked the bucket.
+    const HELD: u64 = 1;
+
+    pub(super) fn new(key: Key, quota: &Quota, state: State, now: u64, mark: bool) -> Self {
+        let [until, rest] = state.words();
+        let until = until.min(Self::LATEST) << 12;
+        let (word, rest, used) = match Self::compact(quota) {
+            Some(bucket) => (until | rest << 2 | Self::COMPACT, bucket.life(), 0),
+            None => (until, rest, quota.used(state, now)),
+        };
+        Self {
+            tag: key.tag() | u64::from(used) << 1 | u64::from(mark),
+            word,
+            rest,
+        }
+    }
+
+    /// The token bucket that a quota is, if all that changes of its counts fits in one word.
+    #[inline]
+    pub(super) fn compact(quota: &Quota) -> Option<&TokenBucket> {
+        quota.token_bucket_in(Self::PART + 1)
+    }
+
+    #[inline]
+    pub(super) fn state(&self) -> State {
+        let rest = match self.word & Self::COMPACT {
+            0 => self.rest,
+            _ => self.word >> 2 & Self::PART,
+        };
+        State::from_words([self.word >> 12, rest])
+    }
+
+    pub(super) fn is_marked(&self, now: u64) -> bool {
+        self.tag & Self::MARK != 0 && !self.state().is_spent(now)
+    }
+
+    /// What makes one count more worth keeping than another: first the part of its quota that it
+    /// has used, so that quotas of any period can stand side by side; then what is left of it.
+    pub(super) fn debt(&self, now: u64) -> (u8, [u64; 2]) {
+        let words = self.state().words();
+        let used = match self.word & Self::COMPACT {
+            0 => (self.tag >> 1) as u8,
+            _ => {
+                let debt = words[0].saturating_sub(now).min(self.rest);
+                // A bucket fills in at most ten years, so the product is small enough.
+                (debt * 255 / self.rest.max(1)) as u8
+            }
+        };
+        (used, words)
+    }
+}
+
+impl Slot {
+    #[inline]
+    pub(super) fn has(&self, key: Key) -> bool {
+        self.tag.load(Ordering::Relaxed) & Count::KEY == key.tag()
+    }
+
+    /// What is in it. To be sure that it stays so, hold the slot.
+    pub(super) fn look(&self) -> Count {
+        Count {
+            tag: self.tag.load(Ordering::Relaxed),
+            word: self.word.load(Ordering::Relaxed) & !Count::HELD,
+            rest: self.rest.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Keeps everybody else from charging it, for whoever has locked the bucket.
+    pub(super) fn hold(&self) -> Count {
+        if self.word.load(Ordering::Relaxed) & Count::COMPACT != 0 {
+            self.word.fetch_or(Count::HELD, Ordering::Acquire);
+        }
+        self.look()
+    }
+
+    /// Holds the slot if it is still as it was seen.
+    pub(super) fn hold_if(&self, seen: Count) -> bool {
+        let (held, order) = (seen.word | Count::HELD, Ordering::Acquire);
+        self.word
+            .compare_exchange(seen.word, held, order, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    /// Puts something else into a slot that is held, and lets it go.
+    pub(super) fn set(&self, count: Count) {
+        self.tag.store(count.tag, Ordering::Relaxed);
+        self.rest.store(count.rest, Ordering::Relaxed);
+        // Whoever sees this sees the others too.
+        self.word.store(count.word, Ordering::Release);
+    }
+
+    /// Lets a slot go that may be held.
+    pub(super) fn let_go(&self) {
+        let word = self.word.load(Ordering::Relaxed);
+        if word & Count::HELD != 0 {
+            self.word.store(word & !Count::HELD, Ordering::Release);
+        }
+    }
+
+    /// Looks at a key's state in order to charge it, if that takes no lock.
+    #[inline]
+    pub(super) fn compact(&self, key: Key) -> Option<Compact<'_>> {
+        Compact::seen(self, key, self.word.load(Ordering::Acquire))
+    }
+}
+
+/// A state that was seen and fits in one word.
+pub(super) struct Compact<'a> {
+    slot: &'a Slot,
+    key: Key,
+    word: u64,
+}
+
+impl<'a> Compact<'a> {
+    #[inline]
+    fn seen(slot: &'a Slot, key: Key, word: u64) -> Option<Self> {
+        let is_free = word & (Count::COMPACT | Count::HELD) == Count::COMPACT;
+        // The tag after the word: the word of another key's count comes with its tag.
+        (is_free && slot.has(key)).then_some(Self { slot, key, word })
+    }
+
+    #[inline]
+    pub(super) fn state(&self) -> State {
+        State::from_words([self.word >> 12, self.word >> 2 & Count::PART])
+    }
+
+    /// Replaces the state. If it is not the same any more, looks again.
+    ///
+    /// It may have become another's, if the key was evicted meanwhile: but that would have to be
+    /// due at the same thousandth of a microsecond.
+    #[inline]
+    pub(super) fn replace(&self, next: State) -> Result<(), Option<Self>> {
+        let [until, rest] = next.words();
+        if until > Count::LATEST {
+            return Err(None);
+        }
+        let next = until << 12 | rest << 2 | Count::COMPACT;
+        let word = &self.slot.word;
+        word.compare_exchange(self.word, next, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| ())
+            .map_err(|word| Self::seen(self.slot, self.key, word))
+    }
+}
