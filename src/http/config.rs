@@ -3,14 +3,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Extensions, HeaderMap, Request, Response, StatusCode};
 
 use super::fixed::{Fixed, reduced_capacity};
 use super::header::{Announcement, ResponseHeaders};
 use super::rejection::{self, Rejection};
 use crate::decision::Decision;
 use crate::events;
-use crate::identity::{Identify, Identity, Unidentified, UserOrIp};
+use crate::identity::{Identifier, Identity, Unidentified};
 use crate::limiter::Limiter;
 use crate::quota::{Limits, Scope};
 
@@ -25,7 +25,7 @@ pub(super) struct Config {
     pub(super) fixed: Arc<Fixed>,
     pub(super) limiter: Limiter,
     pub(super) scope: Scope,
-    pub(super) identify: Arc<dyn Identify>,
+    pub(super) identifier: Identifier,
     pub(super) limits_for: Option<Arc<LimitsFor>>,
     pub(super) cost_for: Option<Arc<CostFor>>,
     pub(super) skip: Option<Arc<Skip>>,
@@ -38,12 +38,16 @@ pub(super) struct Config {
     unidentified_logged: Arc<AtomicBool>,
 }
 
-/// What becomes of a request.
-pub(super) enum Judgement {
-    /// The inner service responds, and this is announced on its response.
-    Pass(Announcement),
-    /// This is the response.
-    Reject(Response<Bytes>),
+/// What there is to ask of the limiter for a request.
+pub(super) enum Question {
+    Exempt,
+    Unidentified(Unidentified),
+    Asked {
+        identity: Identity,
+        /// The limits of this very request, if it has its own.
+        own_limits: Option<Limits>,
+        cost: u32,
+    },
 }
 
 /// The status of refusals, unless another is set.
@@ -55,7 +59,7 @@ impl Config {
             fixed: Arc::new(Fixed::new(limits)),
             limiter,
             scope: Scope::default(),
-            identify: Arc::new(UserOrIp::default()),
+            identifier: Identifier::default(),
             limits_for: None,
             cost_for: None,
             skip: None,
@@ -69,8 +73,41 @@ impl Config {
         }
     }
 
-    pub(super) fn is_exempt(&self, parts: &Parts) -> bool {
-        self.skip.as_ref().is_some_and(|skip| skip(parts))
+    /// The question, if no closure is to be asked. Closures are given a request's parts, for
+    /// which it is taken apart and put together again: moved twice.
+    pub(super) fn plain_question(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Option<Question> {
+        if self.skip.is_some() || self.limits_for.is_some() || self.cost_for.is_some() {
+            return None;
+        }
+        Some(match self.identifier.by_head(headers, extensions)? {
+            Err(reason) => Question::Unidentified(reason),
+            Ok(identity) => Question::Asked {
+                identity,
+                own_limits: None,
+                cost: 1,
+            },
+        })
+    }
+
+    pub(super) fn question(&self, parts: &Parts) -> Question {
+        if self.skip.as_ref().is_some_and(|skip| skip(parts)) {
+            return Question::Exempt;
+        }
+        let identity = match self.identifier.identify(parts) {
+            Err(reason) => return Question::Unidentified(reason),
+            Ok(identity) => identity,
+        };
+        let limits_for = self.limits_for.as_ref();
+        let cost_for = self.cost_for.as_ref();
+        Question::Asked {
+            own_limits: limits_for.and_then(|limits_for| limits_for(parts, &identity)),
+            cost: cost_for.map_or(1, |cost_for| cost_for(parts)),
+            identity,
+        }
     }
 
     pub(super) fn set_refused_status(&mut self, status: StatusCode) {
@@ -86,57 +123,73 @@ impl Config {
         }
     }
 
-    /// What follows from not knowing who is asking, as in [`judge`](Config::judge).
-    pub(super) fn unidentified(&self, parts: &Parts, reason: &Unidentified) -> Judgement {
+    /// The response if it is not known who is asking; none in shadow mode, which rejects nobody.
+    pub(super) fn unidentified(
+        &self,
+        headers: &HeaderMap,
+        reason: &Unidentified,
+    ) -> Option<Response<Bytes>> {
         if !self.unidentified_logged.swap(true, Ordering::Relaxed) {
             events::unidentified(self.scope.as_str(), reason);
         }
-        match self.limiter.is_shadow() {
-            true => Judgement::Pass(Announcement::undecided()),
-            false => {
-                let response = rejection::unidentified(parts, self.unidentified_status);
-                Judgement::Reject(response)
-            }
+        (!self.limiter.is_shadow())
+            .then(|| rejection::unidentified(headers, self.unidentified_status))
+    }
+
+    /// Whether the inner service responds.
+    pub(super) fn lets_pass(&self, decision: &Decision<'_>) -> bool {
+        decision.is_allowed() || self.limiter.is_shadow()
+    }
+
+    /// What to announce on the inner service's response, and to the service itself.
+    pub(super) fn announce(
+        &self,
+        decision: &Decision<'_>,
+        extensions: &mut Extensions,
+    ) -> Announcement {
+        if self.expose_decision {
+            extensions.insert(decision.clone().into_owned());
         }
+        Announcement::new(
+            decision,
+            self.headers,
+            &self.fixed,
+            self.limiter.is_shadow(),
+        )
     }
 
-    /// The limits of this very request, if it has its own.
-    pub(super) fn own_limits(&self, parts: &Parts, identity: &Identity) -> Option<Limits> {
-        self.limits_for
-            .as_ref()
-            .and_then(|limits_for| limits_for(parts, identity))
-    }
-
-    pub(super) fn cost(&self, parts: &Parts) -> u32 {
-        self.cost_for.as_ref().map_or(1, |cost_for| cost_for(parts))
-    }
-
-    /// What follows from a decision.
-    pub(super) fn judge(&self, decision: &Decision<'_>, parts: &mut Parts) -> Judgement {
-        let shadow = self.limiter.is_shadow();
-        let announcement = Announcement::new(decision, self.headers, &self.fixed, shadow);
-        if decision.is_allowed() || shadow {
-            if self.expose_decision {
-                parts.extensions.insert(decision.clone().into_owned());
-            }
-            return Judgement::Pass(announcement);
-        }
-        let status = match decision.is_refused() {
-            true => self.refused_status,
-            false => StatusCode::TOO_MANY_REQUESTS,
+    /// The response to a request that is turned away.
+    pub(super) fn reject<B>(
+        &self,
+        decision: &Decision<'_>,
+        request: Request<B>,
+    ) -> Response<Bytes> {
+        let mut announcement = Announcement::new(decision, self.headers, &self.fixed, false);
+        let Some(on_reject) = &self.on_reject else {
+            return rejection::complete_response(
+                self,
+                decision,
+                request.headers(),
+                &mut announcement,
+            );
         };
+        let (parts, _) = request.into_parts();
         let rejection = Rejection {
             config: self,
             decision,
-            parts,
-            status,
+            parts: &parts,
         };
-        let mut response = match &self.on_reject {
-            Some(on_reject) => on_reject(&rejection),
-            None => rejection.response(),
-        };
-        rejection.complete(&mut response);
+        let mut response = on_reject(&rejection);
+        rejection::complete(decision, response.headers_mut());
         announcement.write_to(response.headers_mut());
-        Judgement::Reject(response)
+        response
+    }
+
+    /// The status of a rejection.
+    pub(super) fn status(&self, decision: &Decision<'_>) -> StatusCode {
+        match decision.is_refused() {
+            true => self.refused_status,
+            false => StatusCode::TOO_MANY_REQUESTS,
+        }
     }
 }

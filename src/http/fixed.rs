@@ -118,15 +118,31 @@ pub(super) fn header_value(text: String) -> HeaderValue {
 
 /// A number as a header value. One of up to four digits is not formatted, and allocates nothing.
 pub(super) fn number(number: u64) -> HeaderValue {
+    if number < FORMATTED {
+        return HeaderValue::from_static(digits(number));
+    }
+    // As long as it has to be, since a value with room to spare is two allocations.
+    let mut text = [b'0'; 20];
+    let (mut rest, mut start) = (number, text.len());
+    while rest > 0 {
+        let last = digits(rest % FORMATTED).as_bytes();
+        text[start - last.len()..start].copy_from_slice(last);
+        rest /= FORMATTED;
+        start -= if rest > 0 { 4 } else { last.len() };
+    }
+    HeaderValue::from_bytes(&text[start..]).expect("digits make a header value")
+}
+
+/// The digits of a number of up to four.
+fn digits(number: u64) -> &'static str {
     let digits = match number {
         0..10 => 1,
         10..100 => 2,
         100..1_000 => 3,
-        1_000..FORMATTED => 4,
-        _ => return number.into(),
+        _ => 4,
     };
     let end = 4 * (number as usize + 1);
-    HeaderValue::from_static(&NUMBERS[end - digits..end])
+    &NUMBERS[end - digits..end]
 }
 
 /// The first that has to be formatted.
@@ -156,7 +172,7 @@ mod tests {
 
     #[test]
     fn numbers_are_what_formatting_makes_of_them() {
-        for value in (0..2 * FORMATTED).chain([u64::MAX]) {
+        for value in (0..2 * FORMATTED).chain([99_999_999, 100_000_000, 100_010_001, u64::MAX]) {
             assert_eq!(number(value), value.to_string());
         }
     }

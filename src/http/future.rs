@@ -5,14 +5,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::config::{Config, Judgement};
+use super::config::Config;
 use super::header::Announcement;
 use crate::limiter::PendingDecision;
 
@@ -55,7 +54,7 @@ struct Deciding<S, ReqBody> {
     decision: PendingDecision,
     config: Arc<Config>,
     inner: S,
-    request: Option<(Parts, ReqBody)>,
+    request: Option<Request<ReqBody>>,
 }
 
 impl<S, ReqBody> ResponseFuture<S, ReqBody>
@@ -66,7 +65,7 @@ where
         decision: PendingDecision,
         config: Arc<Config>,
         inner: S,
-        request: (Parts, ReqBody),
+        request: Request<ReqBody>,
     ) -> Self {
         Self {
             state: State::Deciding {
@@ -112,15 +111,18 @@ where
                 StateProjection::Deciding { deciding } => {
                     let decision = ready!(Pin::new(&mut deciding.decision).poll(cx));
                     let request = deciding.request.take();
-                    let (mut parts, body) = request.expect("a request is decided once");
-                    let next = match deciding.config.judge(&decision, &mut parts) {
-                        Judgement::Pass(announcement) => State::Calling {
-                            called: deciding.inner.call(Request::from_parts(parts, body)),
+                    let mut request = request.expect("a request is decided once");
+                    let config = &deciding.config;
+                    let next = if config.lets_pass(&decision) {
+                        let announcement = config.announce(&decision, request.extensions_mut());
+                        State::Calling {
+                            called: deciding.inner.call(request),
                             announcement: Some(announcement),
-                        },
-                        Judgement::Reject(response) => State::Answered {
-                            response: Some(response),
-                        },
+                        }
+                    } else {
+                        State::Answered {
+                            response: Some(config.reject(&decision, request)),
+                        }
                     };
                     state.set(next);
                 }
@@ -129,7 +131,7 @@ where
                     announcement,
                 } => {
                     let mut response = ready!(called.poll(cx))?;
-                    if let Some(announcement) = announcement.take() {
+                    if let Some(announcement) = announcement {
                         announcement.add_to(&mut response);
                     }
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));

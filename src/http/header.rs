@@ -23,12 +23,14 @@
 //! cors::expose_headers(tollgate::header::EXPOSED);
 //! ```
 
+use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::fixed::{Fixed, header_value, number};
+use super::prepared::Prepared;
 use crate::decision::Decision;
 
 /// How much may be spent at once under the binding policy.
@@ -68,6 +70,10 @@ const NUMBERS: [HeaderName; 5] = [
     RATELIMIT_POLICY,
     RATELIMIT,
 ];
+
+/// Those of them that are usual.
+pub(super) const X_RATE_LIMIT: [HeaderName; 3] =
+    [X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET];
 
 /// Which headers a layer adds to responses.
 ///
@@ -213,8 +219,8 @@ impl Announcement {
 
     /// Adds the headers to a response that the inner service made. Where a layer within has
     /// announced something more restrictive already, that stays; but a layer that only watches
-    /// gives way to one that does not.
-    pub(super) fn add_to<B>(self, response: &mut Response<B>) {
+    /// gives way to one that does not. To be called once, as all that writes.
+    pub(super) fn add_to<B>(&mut self, response: &mut Response<B>) {
         let theirs_bind = response
             .extensions_mut()
             .remove::<NumbersOfShadow>()
@@ -240,22 +246,37 @@ impl Announcement {
     }
 
     /// Writes the headers over those that are there.
-    pub(super) fn write_to(self, headers: &mut HeaderMap) {
-        self.flag(headers);
-        if self.x_rate_limit.is_some() || self.ietf.is_some() {
-            // Not one layer's in one form and another's in the other.
-            if has_numbers(headers) {
-                for name in NUMBERS {
-                    headers.remove(name);
-                }
+    pub(super) fn write_to(&mut self, headers: &mut HeaderMap) {
+        static NAMES: LazyLock<Prepared<3>> = LazyLock::new(|| Prepared::new(&X_RATE_LIMIT));
+
+        // Not one layer's in one form and another's in the other.
+        if (self.x_rate_limit.is_some() || self.ietf.is_some()) && has_numbers(headers) {
+            for name in NUMBERS {
+                headers.remove(name);
             }
         }
-        if let Some(XRateLimit { limit, reset }) = self.x_rate_limit {
-            headers.insert(X_RATELIMIT_LIMIT, limit);
-            headers.insert(X_RATELIMIT_REMAINING, number(self.remaining.into()));
-            headers.insert(X_RATELIMIT_RESET, number(reset));
+        match self.take_x_rate_limit() {
+            Some(values) if headers.is_empty() => *headers = NAMES.with(values),
+            Some(values) => {
+                for (name, value) in X_RATE_LIMIT.into_iter().zip(values) {
+                    headers.insert(name, value);
+                }
+            }
+            None => {}
         }
-        if let Some(ietf) = self.ietf {
+        self.write_rest_to(headers);
+    }
+
+    /// The values of [`X_RATE_LIMIT`], if they are to be sent: once.
+    pub(super) fn take_x_rate_limit(&mut self) -> Option<[HeaderValue; 3]> {
+        let XRateLimit { limit, reset } = self.x_rate_limit.take()?;
+        Some([limit, number(self.remaining.into()), number(reset)])
+    }
+
+    /// Writes what has not been taken.
+    pub(super) fn write_rest_to(&mut self, headers: &mut HeaderMap) {
+        self.flag(headers);
+        if let Some(ietf) = self.ietf.take() {
             headers.insert(RATELIMIT_POLICY, ietf.policies);
             headers.insert(RATELIMIT, ietf.limit);
         }

@@ -11,7 +11,7 @@ use super::config::Config;
 use super::header::ResponseHeaders;
 use super::rejection::Rejection;
 use super::service::RateLimit;
-use crate::identity::{Identify, Identity};
+use crate::identity::{Identifier, Identify, Identity};
 use crate::limiter::{FailureStrategy, Limiter};
 use crate::quota::{Limits, Scope};
 
@@ -57,7 +57,7 @@ impl RateLimitLayer {
     /// How to tell who is asking: [`UserOrIp`](crate::UserOrIp) unless set.
     #[must_use]
     pub fn identify_by(self, identify: impl Identify) -> Self {
-        self.with(|config| config.identify = Arc::new(identify))
+        self.with(|config| config.identifier = Identifier::new(identify))
     }
 
     /// Limits for each request: by route, by the identity's plan. `None` stands for the layer's.

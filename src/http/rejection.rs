@@ -1,13 +1,15 @@
 use std::fmt;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::config::Config;
 use super::fixed::number;
-use super::header::{GRPC_RETRY_PUSHBACK_MS, seconds};
+use super::header::{Announcement, GRPC_RETRY_PUSHBACK_MS, X_RATE_LIMIT, seconds};
+use super::prepared::Prepared;
 use crate::decision::Decision;
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -24,7 +26,6 @@ pub struct Rejection<'a> {
     pub(super) config: &'a Config,
     pub(super) decision: &'a Decision<'a>,
     pub(super) parts: &'a Parts,
-    pub(super) status: StatusCode,
 }
 
 impl fmt::Debug for Rejection<'_> {
@@ -32,7 +33,7 @@ impl fmt::Debug for Rejection<'_> {
         f.debug_struct("Rejection")
             .field("decision", self.decision)
             .field("parts", self.parts)
-            .field("status", &self.status)
+            .field("status", &self.status())
             .finish_non_exhaustive()
     }
 }
@@ -53,7 +54,7 @@ impl<'a> Rejection<'a> {
     /// The status of the response, but for a gRPC request's: 429, or what
     /// [`refused_status`](crate::RateLimitLayer::refused_status) says.
     pub fn status(&self) -> StatusCode {
-        self.status
+        self.config.status(self.decision)
     }
 
     /// The response that is sent unless there is another.
@@ -64,45 +65,93 @@ impl<'a> Rejection<'a> {
     /// request gets the status `RESOURCE_EXHAUSTED` instead, with the pushback of gRFC A6; or
     /// `UNAVAILABLE`, if refusals have a status other than 429.
     pub fn response(&self) -> Response<Bytes> {
-        if let Some(content_type) = grpc_content_type(self.parts) {
-            return self.grpc_response(content_type);
-        }
-        let body = self.config.rejection_body(self.decision);
-        with_type(self.status, PROBLEM_JSON, body)
+        response(self.config, self.decision, &self.parts.headers)
     }
+}
 
-    fn grpc_response(&self, content_type: HeaderValue) -> Response<Bytes> {
-        // Any other status configured for refusals says that the server is at fault.
-        let response = match self.status {
-            StatusCode::TOO_MANY_REQUESTS => {
-                grpc(content_type, RESOURCE_EXHAUSTED, "rate limit exceeded")
-            }
-            _ => grpc(content_type, UNAVAILABLE, "the rate limiter is unavailable"),
-        };
-        let (mut parts, body) = response.into_parts();
-        let pushback = match self.decision.retry_after() {
-            Some(wait) => HeaderValue::from(wait.as_nanos().div_ceil(1_000_000) as u64),
-            None => HeaderValue::from_static("-1"),
-        };
-        parts.headers.insert(GRPC_RETRY_PUSHBACK_MS, pushback);
-        Response::from_parts(parts, body)
-    }
-
-    /// Adds what every rejection says, whoever made it, unless it says so already.
-    pub(super) fn complete(&self, response: &mut Response<Bytes>) {
-        let headers = response.headers_mut();
-        headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
-        if let Some(wait) = self.decision.retry_after() {
-            headers
-                .entry(RETRY_AFTER)
-                .or_insert_with(|| number(seconds(wait).max(1)));
+fn response(config: &Config, decision: &Decision<'_>, request: &HeaderMap) -> Response<Bytes> {
+    match grpc_content_type(request) {
+        Some(content_type) => grpc_response(config, decision, content_type),
+        None => {
+            let body = config.rejection_body(decision);
+            with_type(config.status(decision), PROBLEM_JSON, body)
         }
     }
 }
 
+/// The response that is sent unless there is another, with all of its headers.
+pub(super) fn complete_response(
+    config: &Config,
+    decision: &Decision<'_>,
+    request: &HeaderMap,
+    announcement: &mut Announcement,
+) -> Response<Bytes> {
+    static USUAL: LazyLock<Prepared<6>> = LazyLock::new(|| {
+        let [limit, remaining, reset] = X_RATE_LIMIT;
+        Prepared::new(&[
+            CONTENT_TYPE,
+            CACHE_CONTROL,
+            RETRY_AFTER,
+            limit,
+            remaining,
+            reset,
+        ])
+    });
+
+    if grpc_content_type(request).is_none()
+        && let Some(retry_after) = retry_after(decision)
+        && let Some([limit, remaining, reset]) = announcement.take_x_rate_limit()
+    {
+        let mut response = Response::new(config.rejection_body(decision));
+        *response.status_mut() = config.status(decision);
+        *response.headers_mut() =
+            USUAL.with([PROBLEM_JSON, NO_STORE, retry_after, limit, remaining, reset]);
+        announcement.write_rest_to(response.headers_mut());
+        return response;
+    }
+    let mut response = response(config, decision, request);
+    complete(decision, response.headers_mut());
+    announcement.write_to(response.headers_mut());
+    response
+}
+
+fn grpc_response(
+    config: &Config,
+    decision: &Decision<'_>,
+    content_type: HeaderValue,
+) -> Response<Bytes> {
+    // Any other status configured for refusals says that the server is at fault.
+    let mut response = match config.status(decision) {
+        StatusCode::TOO_MANY_REQUESTS => {
+            grpc(content_type, RESOURCE_EXHAUSTED, "rate limit exceeded")
+        }
+        _ => grpc(content_type, UNAVAILABLE, "the rate limiter is unavailable"),
+    };
+    let pushback = match decision.retry_after() {
+        Some(wait) => HeaderValue::from(wait.as_nanos().div_ceil(1_000_000) as u64),
+        None => HeaderValue::from_static("-1"),
+    };
+    let headers = response.headers_mut();
+    headers.insert(GRPC_RETRY_PUSHBACK_MS, pushback);
+    response
+}
+
+/// Adds what every rejection says, whoever made it, unless it says so already.
+pub(super) fn complete(decision: &Decision<'_>, headers: &mut HeaderMap) {
+    headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
+    if let Some(retry_after) = retry_after(decision) {
+        headers.entry(RETRY_AFTER).or_insert(retry_after);
+    }
+}
+
+fn retry_after(decision: &Decision<'_>) -> Option<HeaderValue> {
+    let wait = decision.retry_after()?;
+    Some(number(seconds(wait).max(1)))
+}
+
 /// The response to a request whose identity cannot be told. The reason is not the client's to know.
-pub(super) fn unidentified(parts: &Parts, status: StatusCode) -> Response<Bytes> {
-    if let Some(content_type) = grpc_content_type(parts) {
+pub(super) fn unidentified(headers: &HeaderMap, status: StatusCode) -> Response<Bytes> {
+    if let Some(content_type) = grpc_content_type(headers) {
         return grpc(
             content_type,
             INTERNAL,
@@ -142,8 +191,8 @@ fn grpc(content_type: HeaderValue, code: u8, message: &'static str) -> Response<
 
 /// The content type of a gRPC request, to be answered in kind: `application/grpc`, perhaps with a
 /// message format (`+proto`), or for browsers (`-web`).
-fn grpc_content_type(parts: &Parts) -> Option<HeaderValue> {
-    let content_type = parts.headers.get(CONTENT_TYPE)?;
+fn grpc_content_type(headers: &HeaderMap) -> Option<HeaderValue> {
+    let content_type = headers.get(CONTENT_TYPE)?;
     let rest = content_type.as_bytes().strip_prefix(b"application/grpc")?;
     matches!(rest, [] | [b'+' | b'-' | b';', ..]).then(|| content_type.clone())
 }

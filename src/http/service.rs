@@ -9,8 +9,9 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::config::{Config, Judgement};
+use super::config::{Config, Question};
 use super::future::ResponseFuture;
+use super::header::Announcement;
 use crate::limiter::Checked;
 use crate::store::Check;
 
@@ -40,43 +41,51 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = &self.config;
-        let (mut parts, body) = request.into_parts();
-        if config.is_exempt(&parts) {
-            return ResponseFuture::calling(
-                self.inner.call(Request::from_parts(parts, body)),
-                None,
-            );
-        }
-        let judged = match config.identify.identify(&parts) {
-            Err(reason) => config.unidentified(&parts, &reason),
-            Ok(identity) => {
-                let own_limits = config.own_limits(&parts, &identity);
+        let question = match config.plain_question(request.headers(), request.extensions()) {
+            Some(question) => question,
+            None => {
+                let (parts, body) = request.into_parts();
+                let question = config.question(&parts);
+                request = Request::from_parts(parts, body);
+                question
+            }
+        };
+        let announcement = match question {
+            Question::Exempt => None,
+            Question::Unidentified(reason) => {
+                if let Some(response) = config.unidentified(request.headers(), &reason) {
+                    return ResponseFuture::answered(response);
+                }
+                Some(Announcement::undecided())
+            }
+            Question::Asked {
+                identity,
+                own_limits,
+                cost,
+            } => {
                 let limits = own_limits.as_ref().unwrap_or(config.fixed.limits());
                 let check = Check::new(&identity, limits)
                     .scope(&config.scope)
-                    .cost(config.cost(&parts));
-                match config.limiter.check(&check) {
-                    Checked::Ready(decision) => config.judge(&decision, &mut parts),
+                    .cost(cost);
+                let decision = match config.limiter.check(&check) {
+                    Checked::Ready(decision) => decision,
                     Checked::Pending(decision) => {
                         // The service that was polled ready is the one to call; its clone is not
                         // ready.
                         let clone = self.inner.clone();
                         let inner = mem::replace(&mut self.inner, clone);
-                        let request = (parts, body);
                         return ResponseFuture::deciding(decision, config.clone(), inner, request);
                     }
+                };
+                if !config.lets_pass(&decision) {
+                    return ResponseFuture::answered(config.reject(&decision, request));
                 }
+                Some(config.announce(&decision, request.extensions_mut()))
             }
         };
-        match judged {
-            Judgement::Pass(announcement) => {
-                let called = self.inner.call(Request::from_parts(parts, body));
-                ResponseFuture::calling(called, Some(announcement))
-            }
-            Judgement::Reject(response) => ResponseFuture::answered(response),
-        }
+        ResponseFuture::calling(self.inner.call(request), announcement)
     }
 }
 

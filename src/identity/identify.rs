@@ -2,6 +2,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use http::request::Parts;
+use http::{Extensions, HeaderMap};
 
 use super::client_ip::ClientIp;
 use super::identity::Identity;
@@ -53,26 +54,46 @@ impl UserOrIp {
     }
 }
 
+impl UserOrIp {
+    pub(super) fn by_head(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Identity, Unidentified> {
+        match extensions.get::<UserId>() {
+            Some(UserId(identity)) => Ok(identity.clone()),
+            None => self.0.by_head(headers, extensions),
+        }
+    }
+}
+
 impl Identify for UserOrIp {
     fn identify(&self, parts: &Parts) -> Result<Identity, Unidentified> {
-        match parts.extensions.get::<UserId>() {
-            Some(UserId(identity)) => Ok(identity.clone()),
-            None => self.0.identify(parts),
-        }
+        self.by_head(&parts.headers, &parts.extensions)
+    }
+}
+
+impl ClientIp {
+    pub(super) fn by_head(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Result<Identity, Unidentified> {
+        let peer = peer(extensions).ok_or(Unidentified(Reason::NoPeer))?;
+        Ok(Identity::exact_ip(self.address(peer, headers)))
     }
 }
 
 /// By address alone, whoever is logged in.
 impl Identify for ClientIp {
     fn identify(&self, parts: &Parts) -> Result<Identity, Unidentified> {
-        let peer = peer(parts).ok_or(Unidentified(Reason::NoPeer))?;
-        Ok(Identity::exact_ip(self.address(peer, &parts.headers)))
+        self.by_head(&parts.headers, &parts.extensions)
     }
 }
 
 /// The address at the other end of the connection, as the server told it.
-fn peer(parts: &Parts) -> Option<IpAddr> {
-    if let Some(PeerAddr(address)) = parts.extensions.get() {
+fn peer(extensions: &Extensions) -> Option<IpAddr> {
+    if let Some(PeerAddr(address)) = extensions.get() {
         return Some(address.ip());
     }
     #[cfg(feature = "axum")]
@@ -80,12 +101,10 @@ fn peer(parts: &Parts) -> Option<IpAddr> {
         use axum::extract::ConnectInfo;
         use axum::extract::connect_info::MockConnectInfo;
 
-        if let Some(ConnectInfo(address)) = parts.extensions.get::<ConnectInfo<SocketAddr>>() {
+        if let Some(ConnectInfo(address)) = extensions.get::<ConnectInfo<SocketAddr>>() {
             return Some(address.ip());
         }
-        if let Some(MockConnectInfo(address)) =
-            parts.extensions.get::<MockConnectInfo<SocketAddr>>()
-        {
+        if let Some(MockConnectInfo(address)) = extensions.get::<MockConnectInfo<SocketAddr>>() {
             return Some(address.ip());
         }
     }

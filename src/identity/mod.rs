@@ -6,6 +6,7 @@
 
 mod client_ip;
 mod forwarded;
+mod identifier;
 mod identify;
 #[expect(
     clippy::module_inception,
@@ -14,5 +15,6 @@ mod identify;
 mod identity;
 
 pub use client_ip::{ClientIp, ForwardingHeader};
+pub(crate) use identifier::Identifier;
 pub use identify::{Identify, PeerAddr, Unidentified, UserId, UserOrIp};
 pub use identity::Identity;

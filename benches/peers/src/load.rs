@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use std::{env, str};
 
 use anyhow::{Context, ensure};
+use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime;
@@ -110,7 +111,7 @@ async fn ask_on(
 
 /// Whether what was read is a response, of which there is one at a time.
 fn is_whole(read: &[u8]) -> anyhow::Result<bool> {
-    let Some(head) = find(read, b"\r\n\r\n") else {
+    let Some(head) = memmem::find(read, b"\r\n\r\n") else {
         return Ok(false);
     };
     ensure!(
@@ -118,14 +119,10 @@ fn is_whole(read: &[u8]) -> anyhow::Result<bool> {
         "a request was not allowed"
     );
     let name = b"\r\ncontent-length: ";
-    let value = find(&read[..head], name).context("a response has no length")? + name.len();
+    let value = memmem::find(&read[..head], name).context("a response has no length")? + name.len();
     let digits = read[value..].split(|byte| !byte.is_ascii_digit()).next();
     let length: usize = str::from_utf8(digits.unwrap_or_default())?.parse()?;
     Ok(read.len() == head + 4 + length)
-}
-
-fn find(text: &[u8], part: &[u8]) -> Option<usize> {
-    text.windows(part.len()).position(|window| window == part)
 }
 
 #[cfg(test)]
