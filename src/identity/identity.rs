@@ -1,10 +1,12 @@
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use super::client_ip::{canonical, cut};
+use super::secret;
 use crate::error::NameError;
 use crate::quota::check_name;
 
@@ -14,11 +16,15 @@ use crate::quota::check_name;
 /// ASCII, or with a brace or a space, or that begins with `#`, is replaced by `#` and the SHA-256
 /// of kind and value. So a value is never large, never reaches into another's key in a store, and
 /// never chooses its place in a cluster. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Identity(Repr);
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Of the value, with a secret key. It is needed several times for each request.
+    hash: [u64; 2],
+    value: Value,
+}
 
-#[derive(Clone, PartialEq, Eq, Hash)]
-enum Repr {
+#[derive(Clone, PartialEq, Eq)]
+enum Value {
     Address(IpAddr),
     /// `kind:value`, and the length of the kind.
     Text(Arc<str>, u8),
@@ -48,7 +54,7 @@ impl Identity {
 
     /// An address that has been cut to its prefix already.
     pub(super) fn exact_ip(address: IpAddr) -> Self {
-        Self(Repr::Address(canonical(address)))
+        Self::of(Value::Address(canonical(address)))
     }
 
     /// A user by an id that the application has verified.
@@ -95,32 +101,39 @@ impl Identity {
 
     /// The kind: `ip`, `user` or your own.
     pub fn kind(&self) -> &str {
-        match &self.0 {
-            Repr::Address(_) => "ip",
-            Repr::Text(text, kind) => &text[..usize::from(*kind)],
+        match &self.value {
+            Value::Address(_) => "ip",
+            Value::Text(text, kind) => &text[..usize::from(*kind)],
         }
     }
 
-    /// Bytes that tell it from any other, as few as that takes: a store hashes them with each check.
-    ///
-    /// No text has a byte of zero, as four of an IPv4 address's eight are, nor ends with a 6.
-    #[inline(always)]
-    pub(crate) fn with_bytes<T>(&self, take: impl Fn(&[u8]) -> T) -> T {
-        match &self.0 {
-            Repr::Address(IpAddr::V4(address)) => take(&u64::from(address.to_bits()).to_le_bytes()),
-            Repr::Address(IpAddr::V6(address)) => {
+    fn of(value: Value) -> Self {
+        // Bytes that tell it from any other: no text has a byte of zero, as four of an IPv4
+        // address's eight are, nor ends with a 6.
+        let hash = match &value {
+            Value::Address(IpAddr::V4(address)) => {
+                secret::hash(&u64::from(address.to_bits()).to_le_bytes())
+            }
+            Value::Address(IpAddr::V6(address)) => {
                 let mut bytes = [6; 17];
                 bytes[..16].copy_from_slice(&address.octets());
-                take(&bytes)
+                secret::hash(&bytes)
             }
-            Repr::Text(text, _) => take(text.as_bytes()),
-        }
+            Value::Text(text, _) => secret::hash(text.as_bytes()),
+        };
+        Self { hash, value }
+    }
+
+    /// A hash that no client can choose, and no other process knows.
+    #[inline]
+    pub(crate) fn secret_hash(&self) -> u128 {
+        u128::from(self.hash[0]) | u128::from(self.hash[1]) << 64
     }
 
     fn text(kind: &str, value: &str) -> Self {
         let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}');
         if value.len() <= 64 && !value.starts_with(HASHED) && value.bytes().all(plain) {
-            Self(Repr::Text(
+            Self::of(Value::Text(
                 [kind, ":", value].concat().into(),
                 kind.len() as u8,
             ))
@@ -136,15 +149,21 @@ impl Identity {
             hash.update(part);
         }
         let text = format!("{kind}:{HASHED}{}", hex(&hash.finalize()));
-        Self(Repr::Text(text.into(), kind.len() as u8))
+        Self::of(Value::Text(text.into(), kind.len() as u8))
+    }
+}
+
+impl Hash for Identity {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.hash.hash(hasher);
     }
 }
 
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.0 {
-            Repr::Address(address) => write!(f, "ip:{address}"),
-            Repr::Text(text, _) => f.write_str(text),
+        match &self.value {
+            Value::Address(address) => write!(f, "ip:{address}"),
+            Value::Text(text, _) => f.write_str(text),
         }
     }
 }

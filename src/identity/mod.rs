@@ -13,6 +13,7 @@ mod identify;
     reason = "the module is named for its subject"
 )]
 mod identity;
+mod secret;
 
 pub use client_ip::{ClientIp, ForwardingHeader};
 pub(crate) use identifier::Identifier;

@@ -10,7 +10,6 @@ mod error;
 mod local;
 #[cfg(feature = "redis")]
 mod redis;
-mod secret;
 mod verdict;
 
 use std::fmt;

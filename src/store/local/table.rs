@@ -22,7 +22,6 @@ use crate::clock::{Clock, LATE, SystemClock};
 use crate::metrics::TableMeter;
 use crate::quota::{Charge, Quota, State, Status};
 use crate::store::Check;
-use crate::store::secret::Secret;
 use crate::store::verdict::PerPolicy;
 
 const SLOTS_PER_BUCKET: usize = 5;
@@ -48,7 +47,6 @@ pub(crate) struct Table {
     buckets: Box<[Bucket]>,
     /// How many buckets are near each other: a power of two, of which theirs is a multiple.
     page: usize,
-    secret: Secret,
     clock: TableClock,
     parts: Box<[Part]>,
     /// How many buckets each has, but the last. A power of two.
@@ -131,7 +129,6 @@ impl Table {
         Self {
             buckets: pages::filled(buckets),
             page,
-            secret: Secret::new(),
             clock: TableClock::System(SystemClock::new()),
             parts: (0..buckets.div_ceil(part_size))
                 .map(|_| Part::default())
@@ -148,7 +145,7 @@ impl Table {
     /// The time, and what is kept of each of a check's policies: its state, and whether it is
     /// marked. Each by itself: another check may come between two.
     pub(crate) fn read(&self, check: &Check<'_>) -> (u64, PerPolicy<(State, bool)>) {
-        let (hash, now) = (self.hash(check), self.clock.recently());
+        let (hash, now) = (Self::hash(check), self.clock.recently());
         let mut read = PerPolicy::new();
         for policy in check.limits.policies() {
             let key = Key(hash ^ policy.fingerprint());
@@ -167,7 +164,7 @@ impl Table {
 
     /// Locks the counts of a check's policies, to be read and written at one instant.
     pub(crate) fn row<'a>(&'a self, check: &'a Check<'a>) -> Row<'a> {
-        let hash = self.hash(check);
+        let hash = Self::hash(check);
         let policies = check.limits.policies().iter();
         Row::lock(
             self,
@@ -187,7 +184,7 @@ impl Table {
             return None;
         }
         let bucket = Count::compact(policy.quota())?;
-        let key = Key(self.hash(check) ^ policy.fingerprint());
+        let key = Key(Self::hash(check) ^ policy.fingerprint());
         let (_, slot) = self.find(key)?;
         let mut seen = slot.compact(key)?;
         let (mut now, mut is_exact) = (self.clock.recently(), false);
@@ -229,9 +226,9 @@ impl Table {
     }
 
     #[inline(always)]
-    fn hash(&self, check: &Check<'_>) -> u128 {
+    fn hash(check: &Check<'_>) -> u128 {
         // The fingerprints are hashes too, of what no client chooses.
-        self.secret.hash(check.identity) ^ check.scope.fingerprint()
+        check.identity.secret_hash() ^ check.scope.fingerprint()
     }
 
     /// The two buckets, which differ, where a key may stand.

@@ -13,7 +13,6 @@ use super::batch::{Waiter, calls, keys, take};
 use super::script::{Operation, Question, Script, read};
 use super::subject::Subject;
 use super::{StoreError, Verdict};
-use crate::store::secret::Secret;
 use crate::store::{Check, OwnedCheck};
 
 const PREFIX: &str = "tollgate";
@@ -22,7 +21,6 @@ const NOW: u64 = 1_700_000_000_000_000;
 
 pub struct RedisSteps {
     script: Script,
-    secret: Secret,
 }
 
 /// Checks that wait for a round trip, and those who wait for their answers.
@@ -41,7 +39,6 @@ impl RedisSteps {
     pub fn new() -> Self {
         Self {
             script: Script::new(),
-            secret: Secret::new(),
         }
     }
 
@@ -55,7 +52,7 @@ impl RedisSteps {
             let waiter = Waiter {
                 operation: Operation::Check,
                 check: check.clone(),
-                subject: Subject::new(&self.secret, &check.borrow()),
+                subject: Subject::new(&check.borrow()),
                 patience: PATIENCE,
                 until: Instant::now() + PATIENCE,
                 probes: false,

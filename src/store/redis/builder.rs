@@ -23,7 +23,6 @@ use super::{Core, RedisStore};
 use crate::error::{RedisConfigError, shortened};
 use crate::metrics::BatchMeter;
 use crate::quota::check_name;
-use crate::store::secret::Secret;
 
 /// A peer that is gone without a word is noticed after so long, at the latest.
 const UNANSWERED: Duration = Duration::from_secs(5);
@@ -210,7 +209,6 @@ impl RedisStoreBuilder {
             most_keys: self.most_keys,
             longest_queue: self.longest_queue,
             script,
-            secret: Secret::new(),
             denials: Denials::new(),
             meter: BatchMeter::new(),
             servers,

@@ -127,13 +127,12 @@ mod tests {
     use super::*;
     use crate::identity::Identity;
     use crate::quota::{Limits, Quota};
-    use crate::store::secret::Secret;
 
     #[test]
     fn a_denial_from_before_something_was_given_back_is_not_remembered() {
         let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
         let check = Check::new(&alice, &limits);
-        let subject = Subject::new(&Secret::new(), &check);
+        let subject = Subject::new(&check);
         let denials = Denials::new();
         let charged = check.decide(0, []).next;
         let denial = check.decide(0, charged).verdict;

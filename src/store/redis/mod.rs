@@ -50,7 +50,6 @@ use self::script::{Operation, Script};
 use self::servers::Servers;
 use self::subject::Subject;
 use super::check;
-use super::secret::Secret;
 use super::{Check, Outcome, Store, StoreError, Verdict};
 use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
@@ -146,7 +145,7 @@ impl RedisStore {
 
 impl Store for RedisStore {
     fn check(&self, check: &Check<'_>) -> Outcome {
-        let subject = Subject::new(&self.core.secret, check);
+        let subject = Subject::new(check);
         if let Some(verdict) = self.core.denials.recall(&subject, check) {
             self.core.meter.remembered();
             return Outcome::Ready(Ok(verdict));
@@ -155,12 +154,12 @@ impl Store for RedisStore {
     }
 
     fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        let subject = Subject::new(&self.core.secret, check);
+        let subject = Subject::new(check);
         done(self.core.put(Operation::Refund, check, subject, false))
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
-        let subject = Subject::new(&self.core.secret, check);
+        let subject = Subject::new(check);
         done(self.core.put(Operation::Reset, check, subject, false))
     }
 
@@ -175,7 +174,7 @@ impl Store for RedisStore {
         };
         let mut probe = check::probe(time_left);
         probe.identity = &identity;
-        let subject = Subject::new(&self.core.secret, &probe);
+        let subject = Subject::new(&probe);
         self.core.put(Operation::Check, &probe, subject, true)
     }
 
@@ -206,7 +205,6 @@ struct Core {
     most_keys: usize,
     longest_queue: usize,
     script: Script,
-    secret: Secret,
     denials: Denials,
     meter: BatchMeter,
     servers: Servers,

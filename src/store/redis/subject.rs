@@ -1,5 +1,4 @@
 use crate::store::Check;
-use crate::store::secret::Secret;
 
 /// Whom a check is about and under what limits, as hashes with a secret key: clients choose the
 /// identities, and none can choose one that passes for another.
@@ -11,8 +10,8 @@ pub(super) struct Subject {
 }
 
 impl Subject {
-    pub(super) fn new(secret: &Secret, check: &Check<'_>) -> Self {
-        let hash = secret.hash(check.identity);
+    pub(super) fn new(check: &Check<'_>) -> Self {
+        let hash = check.identity.secret_hash();
         // The fingerprints are hashes too, of what no client chooses. Turned, they tell the order.
         let policies = check.limits.policies().iter();
         let what = policies.fold(check.scope.fingerprint(), |what, policy| {

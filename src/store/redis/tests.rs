@@ -75,7 +75,7 @@ impl Clocked {
                 .await;
             set.expect("the clock is set");
             let (core, check) = (&clocked.store.core, check.borrow());
-            let subject = Subject::new(&core.secret, &check);
+            let subject = Subject::new(&check);
             core.put(operation, &check, subject, false).wait().await
         }))
     }
