@@ -34,14 +34,19 @@ impl Script {
         let clock = format!("redis.call('HMGET', '{key}', 'seconds', 'microseconds')");
         // What is past by that clock may be in the future by the server's, which ends keys.
         let changes = [
-            ("redis.call('TIME')", clock.as_str()),
-            ("'PXAT', milliseconds)", "'PX', 3600000)"),
+            ("redis.call('TIME')", 1, clock.as_str()),
+            ("'PXAT', milliseconds)", 2, "'PX', 3600000)"),
+            (
+                "'PEXPIREAT', count, milliseconds)",
+                1,
+                "'PEXPIRE', count, 3600000)",
+            ),
         ];
         Self::of(
             &changes
                 .iter()
-                .fold(SOURCE.to_owned(), |source, (old, new)| {
-                    assert_eq!(source.matches(old).count(), 1, "`{old}` is there once");
+                .fold(SOURCE.to_owned(), |source, (old, times, new)| {
+                    assert_eq!(source.matches(old).count(), *times, "of `{old}`");
                     source.replace(old, new)
                 }),
         )
@@ -216,12 +221,12 @@ impl ReplyNumbers<'_> {
     }
 
     fn next_entry(&mut self, group: &Group) -> Result<Result<Charged, Flaw>, Refusal> {
-        let times = match self.next()? {
-            -1 => return Ok(Err(Flaw::WrongType)),
-            -2 => return Ok(Err(Flaw::Unreadable)),
-            -3 => return Ok(Err(Flaw::Refused)),
-            -4 => return Ok(Err(Flaw::TooLate)),
-            times => usize::try_from(times).map_err(|_| Refusal::Unintelligible)?,
+        let charged = match self.next()? {
+            -1 => Err(Flaw::WrongType),
+            -2 => Err(Flaw::Unreadable),
+            -3 => Err(Flaw::Refused),
+            -4 => Err(Flaw::TooLate),
+            times => Ok(usize::try_from(times).map_err(|_| Refusal::Unintelligible)?),
         };
         let mut before = PerPolicy::new();
         for (quota, _) in &group.counts {
@@ -233,6 +238,6 @@ impl ReplyNumbers<'_> {
             let state = quota.state_from_numbers(state);
             before.push(state.ok_or(Refusal::Unintelligible)?);
         }
-        Ok(Ok(Charged { times, before }))
+        Ok(charged.map(|times| Charged { times, before }))
     }
 }
