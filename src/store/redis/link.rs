@@ -6,120 +6,33 @@
 //! Each runtime has a queue, a task and a connection of its own, so that none waits for what another
 //! does not get round to.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
-use super::backoff::Backoff;
 use super::batch::{Call, Sharing, Waiter, calls, fail, take};
 use super::connection::{Connection, PATIENCE};
+use super::pace::{Pace, others_first};
+use super::queue::Queue;
 use super::refusal::{Refusal, broken, unavailable};
 use super::script::read;
 use super::server::Server;
-use crate::random;
 use crate::store::StoreErrorKind;
 
 /// How often a check is asked again after the server said that it did not run it.
 const MOST_REFUSALS: u32 = 4;
 
-/// A server that is no primary is left for whichever is, but not more often: it may stay so, and
-/// what it is asked to deny it still denies.
-const FOLLOWED: Duration = Duration::from_secs(1);
-
 /// How long to wait for the rest of a slot to be moved.
 const MOVING: Duration = Duration::from_millis(2);
-
-/// How many round trips are under way at once, at most.
-const MOST_DRIVERS: usize = 8;
-
-/// So many that wait are worth two round trips, which overlap.
-const MANY: usize = 32;
 
 pub(super) struct Link {
     server: Server,
     queues: Mutex<Vec<Queue>>,
-}
-
-/// What waits in one runtime.
-struct Queue {
-    runtime: Id,
-    waiting: VecDeque<Waiter>,
-    /// How many tasks empty it.
-    drivers: usize,
-    /// What they share.
-    connection: Option<Arc<Connection>>,
-    /// Whether one of them is making a connection.
-    connecting: bool,
-    backoff: Backoff,
-    /// Until when a server that is no primary is not left again.
-    followed: Option<Instant>,
-}
-
-impl Queue {
-    fn new(runtime: Id) -> Self {
-        Self {
-            runtime,
-            waiting: VecDeque::new(),
-            drivers: 0,
-            connection: None,
-            connecting: false,
-            backoff: Backoff::default(),
-            followed: None,
-        }
-    }
-
-    /// Whether its runtime may still need it.
-    fn is_in_use(&self) -> bool {
-        self.drivers > 0 || self.open_connection().is_some()
-    }
-
-    /// Lets go of a connection that is of no more use.
-    fn forget_closed(&mut self) {
-        self.connection.take_if(|connection| connection.is_closed());
-    }
-
-    fn open_connection(&self) -> Option<&Arc<Connection>> {
-        self.connection.as_ref().filter(|open| !open.is_closed())
-    }
-
-    /// Whether to start another task for a waiter of such patience, and how soon.
-    fn needs_driver(&self, patience: Duration) -> Option<Duration> {
-        if self.drivers == 0 {
-            return Some(Duration::ZERO);
-        }
-        // It would wait for the end of one round trip, and then for its own. Others will, too: they
-        // are waited for a little, so that the round trips are not all under way with one each.
-        let round_trip = self.open_connection()?.round_trip();
-        let gathering = round_trip / MOST_DRIVERS as u32;
-        (self.drivers < MOST_DRIVERS && patience < 2 * round_trip).then_some(gathering)
-    }
-
-    /// How many keys to ask for at once. Of many that wait, one task leaves half to another: the
-    /// server runs one call while the answers to the other are handed out and the next is made.
-    fn share(&self, most_keys: usize) -> usize {
-        match self.waiting.len() {
-            many if self.drivers == 1 && many >= MANY => most_keys.min(many / 2),
-            _ => most_keys,
-        }
-    }
-
-    /// Whether to leave a server that is no primary, now.
-    fn follows(&mut self) -> bool {
-        let now = Instant::now();
-        if self.followed.is_some_and(|followed| now < followed) {
-            return false;
-        }
-        self.followed = Some(now + random::part_of(FOLLOWED));
-        true
-    }
 }
 
 impl Link {
@@ -145,7 +58,7 @@ impl Link {
     }
 
     /// Puts a waiter in the queue, unless it is full.
-    pub(super) fn ask(self: &Arc<Self>, core: &Arc<Core>, runtime: &Handle, waiter: Waiter) {
+    pub(super) fn ask(self: &Arc<Self>, core: &Arc<Core>, runtime: &Handle, waiter: Box<Waiter>) {
         let mut refused = None;
         let driver = self.with_queue(runtime, |queue| {
             if queue.waiting.len() >= core.longest_queue && !waiter.probes {
@@ -235,16 +148,16 @@ impl Driver {
             match self.next() {
                 Next::Ask(connection) => {
                     let took = connection.round_trip();
-                    let (entries, second) = self.with_queue(|queue| {
+                    let (entries, another) = self.with_queue(|queue| {
                         let most_keys = queue.share(self.core.most_keys);
                         let entries = take(&mut queue.waiting, most_keys, took);
-                        let second = queue.drivers == 1 && !queue.waiting.is_empty();
-                        let second = second.then(|| self.another(queue));
-                        (entries, second)
+                        let is_left = queue.has_some_left();
+                        let another = is_left.then(|| self.another(queue));
+                        (entries, another)
                     });
                     let many = entries.len() > 1;
-                    if let Some(second) = second {
-                        second.start();
+                    if let Some(another) = another {
+                        another.start();
                     }
                     if self.ask(&connection, entries).await.is_err() {
                         connection.give_up();
@@ -255,7 +168,8 @@ impl Driver {
                         others_first().await;
                     }
                 }
-                Next::Connect => self.connect().await,
+                // Large and seldom: so the task stays small.
+                Next::Connect => Box::pin(self.connect()).await,
                 Next::Done => return,
             }
         }
@@ -357,7 +271,10 @@ impl Driver {
         .await;
         let replied = replied.map_err(|_| StoreErrorKind::TimedOut.into());
         match replied.and_then(|sent| sent.map_err(|error| broken(&error))) {
-            Ok(replies) => self.hand_out(connection, calls, replies, (asked, began), whole),
+            Ok(replies) => {
+                self.hand_out(connection, calls, replies, (asked, began), whole)
+                    .await
+            }
             Err(error) => {
                 fail(calls.into_iter().flat_map(Call::into_waiters), &error);
                 self.core.servers.unreachable(&self.core, &self.runtime);
@@ -367,7 +284,7 @@ impl Driver {
     }
 
     /// Hands out the replies to calls that were made, and sent, at these instants.
-    fn hand_out(
+    async fn hand_out(
         &self,
         connection: &Connection,
         calls: Vec<Call>,
@@ -379,6 +296,7 @@ impl Driver {
         let mut replies = replies.into_iter();
         let mut unknown = Vec::new();
         let mut usable = true;
+        let mut pace = Pace::default();
         for call in calls {
             if call.asking {
                 replies.next();
@@ -387,7 +305,8 @@ impl Driver {
                 Ok(answer) => {
                     connection.answered(answer.now, took);
                     let denials = &self.core.denials;
-                    let undone = call.answer(answer.now, answer.entries, asked, denials);
+                    let undone = call.answer(answer.now, answer.entries, asked, denials, &mut pace);
+                    let undone = undone.await;
                     self.refused(undone.late, &Refusal::TooLate, false);
                     match answer.refusal {
                         Some(refusal) => (undone.refused, refusal),
@@ -418,7 +337,12 @@ impl Driver {
 
     /// Sees to waiters whose call the server did not run: they are asked again, unless this was the
     /// last time.
-    fn refused(&self, waiters: impl IntoIterator<Item = Waiter>, refusal: &Refusal, last: bool) {
+    fn refused(
+        &self,
+        waiters: impl IntoIterator<Item = Box<Waiter>>,
+        refusal: &Refusal,
+        last: bool,
+    ) {
         let (core, runtime) = (&self.core, &self.runtime);
         if matches!(refusal, Refusal::NotPrimary(_) | Refusal::Busy(_)) {
             core.servers.unreachable(core, runtime);
@@ -446,21 +370,6 @@ impl Driver {
             }
         }
     }
-}
-
-/// Lets those run who were answered: they may have another question, and the next round trip is for
-/// all of them. Unlike Tokio's `yield_now`, this does not wait until the runtime looks for I/O.
-async fn others_first() {
-    let mut ready = false;
-    poll_fn(|context| {
-        if ready {
-            return Poll::Ready(());
-        }
-        ready = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// The connection is not to be used any more.

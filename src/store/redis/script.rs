@@ -1,6 +1,6 @@
 //! The script as a command, and its reply as verdicts: the two ends of `check.lua`.
 
-use std::{fmt, iter};
+use std::{fmt, iter, mem};
 
 use redis::{Cmd, Value};
 
@@ -55,12 +55,16 @@ impl Script {
     /// A call, sent when the server's clock shows `now` (microseconds since the Unix epoch), as far
     /// as is known here. `whole` sends the script's text.
     pub(super) fn call(&self, question: &Question, now: u64, whole: bool) -> Cmd {
-        let mut command = Cmd::with_capacity(4 + question.keys.len(), 0);
+        let size = question.keys.text.len() + 128;
+        let mut command = Cmd::with_capacity(4 + question.keys.len(), size);
         match whole {
             true => command.arg("EVAL").arg(&self.source),
             false => command.arg("EVALSHA").arg(&self.hash),
         };
-        command.arg(question.keys.len()).arg(&question.keys);
+        command.arg(question.keys.len());
+        for key in question.keys.iter() {
+            command.arg(key);
+        }
         let mut numbers = Vec::with_capacity(96 * question.groups.len());
         let mut texts = Vec::new();
         for (group, entries) in &question.groups {
@@ -118,9 +122,43 @@ impl fmt::Debug for Script {
 #[derive(Debug, Default)]
 pub(super) struct Question {
     /// The keys of the first entry, of the second, and so on: none of them twice.
-    pub(super) keys: Vec<String>,
+    pub(super) keys: Keys,
     /// Entries that differ in their keys only, and how many of them there are.
     pub(super) groups: Vec<(Group, usize)>,
+}
+
+/// The names of counts, one after another.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Keys {
+    /// With room for so many of the usual length.
+    pub(super) fn with_capacity(keys: usize) -> Self {
+        Self {
+            text: String::with_capacity(96 * keys),
+            ends: Vec::with_capacity(keys),
+        }
+    }
+
+    /// Adds one, as it is written.
+    pub(super) fn add(&mut self, write: impl FnOnce(&mut String)) {
+        write(&mut self.text);
+        self.ends.push(self.text.len());
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
+        let mut start = 0;
+        self.ends
+            .iter()
+            .map(move |end| &self.text[mem::replace(&mut start, *end)..*end])
+    }
 }
 
 impl Question {
