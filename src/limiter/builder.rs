@@ -3,6 +3,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::claims::Claims;
+use super::deadlines::Deadlines;
 use super::failure::{FailureStrategy, Fallback};
 use super::lane::Lanes;
 use super::limiter::{Limiter, Shared};
@@ -98,6 +99,7 @@ impl LimiterBuilder {
             lanes: Lanes::new(self.failures_to_open),
             fallback: Fallback::new(capacity, self.fallback_share.get()),
             claims: Claims::default(),
+            deadlines: Deadlines::default(),
         };
         Limiter::new(shared, self.strategy)
     }

@@ -5,6 +5,7 @@
 mod breaker;
 mod builder;
 mod claims;
+mod deadlines;
 mod failure;
 mod lane;
 #[expect(
