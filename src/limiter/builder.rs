@@ -3,10 +3,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::claims::Claims;
-use super::deadlines::Deadlines;
 use super::failure::{FailureStrategy, Fallback};
 use super::lane::Lanes;
 use super::limiter::{Limiter, Shared};
+use crate::deadlines::Deadlines;
 use crate::metrics::Meter;
 use crate::store::Store;
 

@@ -5,7 +5,6 @@
 mod breaker;
 mod builder;
 mod claims;
-mod deadlines;
 mod failure;
 mod lane;
 #[expect(

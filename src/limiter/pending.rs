@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
-use super::deadlines::Deadline;
 use super::limiter::{Asked, Limiter};
+use crate::deadlines::Deadline;
 use crate::decision::Decision;
 use crate::store::{BoxFuture, Check, OwnedCheck, StoreError, StoreErrorKind, Verdict};
 

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use redis::{Pipeline, Value};
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
@@ -78,14 +80,16 @@ impl Link {
     }
 }
 
-/// A task that empties a queue.
-struct Driver {
+/// Empties a queue, in a task that serves one after another.
+pub(super) struct Driver {
     link: Arc<Link>,
     core: Arc<Core>,
     runtime: Handle,
     starts_after: Duration,
     connecting: bool,
     done: bool,
+    /// How its task is given the next one, once this is done.
+    task: Option<UnboundedSender<Driver>>,
 }
 
 /// However it ends, the next waiter starts another.
@@ -125,11 +129,31 @@ impl Driver {
             starts_after,
             connecting: false,
             done: false,
+            task: None,
         }
     }
 
-    fn start(self) {
-        self.runtime.clone().spawn(self.run());
+    /// Goes on in a task that has nothing to do, if there is one: to make one takes longer.
+    fn start(mut self) {
+        while let Some(task) = self.with_queue(|queue| queue.idle.pop()) {
+            self.task = Some(task.clone());
+            match task.send(self) {
+                Ok(()) => return,
+                Err(SendError(driver)) => self = driver,
+            }
+        }
+        let (task, next) = unbounded_channel();
+        self.task = Some(task);
+        self.runtime.clone().spawn(self.run_and(next));
+    }
+
+    /// Runs, and after that whichever is next, until the queue is gone.
+    async fn run_and(self, mut next: UnboundedReceiver<Self>) {
+        let mut driver = Some(self);
+        while let Some(one) = driver {
+            one.run().await;
+            driver = next.recv().await;
+        }
     }
 
     fn another(&self, queue: &mut Queue) -> Self {
@@ -176,6 +200,7 @@ impl Driver {
     }
 
     fn next(&mut self) -> Next {
+        let mut task = self.task.take();
         let next = self.with_queue(|queue| {
             let next = match queue.open_connection() {
                 _ if queue.waiting.is_empty() => Next::Done,
@@ -187,10 +212,14 @@ impl Driver {
             match next {
                 Next::Ask(_) => {}
                 Next::Connect => queue.connecting = true,
-                Next::Done => queue.drivers -= 1,
+                Next::Done => {
+                    queue.drivers -= 1;
+                    queue.idle.extend(task.take());
+                }
             }
             next
         });
+        self.task = task;
         self.connecting = matches!(next, Next::Connect);
         self.done = matches!(next, Next::Done);
         next
@@ -264,12 +293,10 @@ impl Driver {
         // good. But those who have come since wait behind it, so not for much longer.
         let began = Instant::now();
         let patience = last_gone.saturating_duration_since(began);
-        let replied = timeout(
-            patience + patience.min(PATIENCE),
-            connection.send(&commands),
-        )
-        .await;
-        let replied = replied.map_err(|_| StoreErrorKind::TimedOut.into());
+        let end = began + patience + patience.min(PATIENCE);
+        let sent = connection.send(&commands);
+        let replied = self.core.deadlines.within(end, sent).await;
+        let replied = replied.ok_or_else(|| StoreErrorKind::TimedOut.into());
         match replied.and_then(|sent| sent.map_err(|error| broken(&error))) {
             Ok(replies) => {
                 self.hand_out(connection, calls, replies, (asked, began), whole)

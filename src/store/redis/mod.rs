@@ -54,6 +54,7 @@ use self::subject::Subject;
 use super::check;
 use super::secret::Secret;
 use super::{Check, Outcome, Store, StoreError, Verdict};
+use crate::deadlines::Deadlines;
 use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
 
@@ -211,6 +212,7 @@ struct Core {
     secret: Secret,
     denials: Denials,
     meter: BatchMeter,
+    deadlines: Deadlines,
     servers: Servers,
 }
 

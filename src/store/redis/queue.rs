@@ -3,11 +3,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Id;
+use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
 use super::batch::Waiter;
 use super::connection::Connection;
+use super::link::Driver;
 use crate::random;
 
 /// A server that is no primary is left for whichever is, but not more often: it may stay so, and
@@ -28,8 +30,9 @@ const MANY: usize = 16;
 pub(super) struct Queue {
     pub(super) runtime: Id,
     pub(super) waiting: VecDeque<Box<Waiter>>,
-    /// How many tasks empty it.
+    /// How many tasks empty it, and those that have done so.
     pub(super) drivers: usize,
+    pub(super) idle: Vec<UnboundedSender<Driver>>,
     /// What they share.
     pub(super) connection: Option<Arc<Connection>>,
     /// Whether one of them is making a connection.
@@ -45,6 +48,7 @@ impl Queue {
             runtime,
             waiting: VecDeque::new(),
             drivers: 0,
+            idle: Vec::new(),
             connection: None,
             connecting: false,
             backoff: Backoff::default(),

@@ -90,11 +90,9 @@ impl Script {
 
 /// Adds numbers as the script reads them. They are below 2^53, so that they stay what they are.
 fn push<const N: usize>(bytes: &mut Vec<u8>, numbers: [u64; N]) {
-    bytes.extend(
-        numbers
-            .iter()
-            .flat_map(|number| (*number as f64).to_le_bytes()),
-    );
+    for number in numbers {
+        bytes.extend_from_slice(&(number as f64).to_le_bytes());
+    }
 }
 
 fn quota_numbers(quota: &Quota) -> [u64; 5] {

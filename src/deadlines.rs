@@ -1,10 +1,14 @@
-//! The ends of checks that wait, of which hardly any comes: nearly all are answered before. So they
-//! share a timer, which costs less than one for each.
+//! The ends of waits, of which hardly any comes: nearly all are over before. So they share a timer,
+//! which costs less than one for each.
 
 use std::collections::VecDeque;
 use std::future::Future;
+#[cfg(feature = "redis")]
+use std::future::poll_fn;
 use std::mem;
 use std::pin::Pin;
+#[cfg(feature = "redis")]
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -20,10 +24,10 @@ const MOST: usize = 65_536;
 
 /// For each runtime those that wait in it, since no runtime waits for another.
 #[derive(Default)]
-pub(super) struct Deadlines(Mutex<Vec<Arc<Line>>>);
+pub(crate) struct Deadlines(Mutex<Vec<Arc<Line>>>);
 
 /// Those that wait in one runtime, in the order in which their time is up.
-pub(super) struct Line {
+pub(crate) struct Line {
     runtime: Id,
     waiting: Mutex<Waiting>,
 }
@@ -38,19 +42,33 @@ struct Waiting {
     is_watched: bool,
 }
 
-/// The end of one check.
-pub(super) enum Deadline {
+/// The end of one wait.
+pub(crate) enum Deadline {
     Shared { line: Arc<Line>, number: usize },
     Own(Pin<Box<Sleep>>),
 }
 
 impl Deadlines {
     /// Whoever waits is woken at that instant.
-    pub(super) fn at(&self, instant: Instant, waker: &Waker) -> Deadline {
+    pub(crate) fn at(&self, instant: Instant, waker: &Waker) -> Deadline {
         let shared = Handle::try_current()
             .ok()
             .and_then(|runtime| self.share(&runtime, instant, waker));
         shared.unwrap_or_else(|| Deadline::Own(Box::pin(sleep_until(instant))))
+    }
+
+    /// What is done by that instant.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn within<T>(&self, end: Instant, work: impl Future<Output = T>) -> Option<T> {
+        let (mut work, mut deadline) = (pin!(work), None::<Deadline>);
+        let done = poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            let deadline = deadline.get_or_insert_with(|| self.at(end, context.waker()));
+            deadline.poll(context).map(|()| None)
+        });
+        done.await
     }
 
     fn share(&self, runtime: &Handle, instant: Instant, waker: &Waker) -> Option<Deadline> {
@@ -119,7 +137,7 @@ impl Waiting {
 
 impl Deadline {
     /// Ready when the time is up.
-    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Own(sleep) => sleep.as_mut().poll(context),
             Self::Shared { line, number } => {
