@@ -82,12 +82,13 @@ impl Deadlines {
         waiting
             .ends
             .push_back((instant.max(last), Some(waker.clone())));
-        if !waiting.is_watched {
-            waiting.is_watched = true;
+        let is_watched = mem::replace(&mut waiting.is_watched, true);
+        drop(waiting);
+        if !is_watched {
             let (line, done) = (line.clone(), false);
+            // A runtime that is ending drops it at once.
             runtime.spawn(Watch { line, done }.run());
         }
-        drop(waiting);
         Some(Deadline::Shared { line, number })
     }
 

@@ -10,7 +10,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use futures_util::poll;
+use futures_util::{FutureExt, poll};
 use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 use tollgate::test_util::{Behavior, ProgrammableStore};
@@ -122,6 +122,20 @@ fn no_runtime_waits_for_another_to_notice_the_deadline() {
     assert!(other.block_on(check(&limiter, &limits)).is_degraded());
     drop(left);
     assert!(runtime().block_on(check(&limiter, &limits)).is_degraded());
+}
+
+#[test]
+fn a_check_that_is_made_as_the_runtime_ends_holds_nobody_up() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let ended = runtime.handle().clone();
+    drop(runtime);
+    let _entered = ended.enter();
+    let store = ProgrammableStore::new();
+    store.behave(Behavior::Hang);
+    let (limiter, limits) = (Limiter::from(store), ten_a_day());
+    for _ in 0..2 {
+        assert!(check(&limiter, &limits).now_or_never().is_none());
+    }
 }
 
 #[tokio::test(start_paused = true)]
