@@ -92,6 +92,7 @@
 extern crate self as tollgate;
 
 mod clock;
+mod deadlines;
 mod decision;
 mod error;
 mod events;

@@ -4,6 +4,8 @@
 mod servers;
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -52,6 +54,33 @@ async fn a_burst_of_checks_takes_few_round_trips() {
     assert!(tasks.join_all().await.into_iter().all(|allowed| allowed));
     let calls = server.calls("evalsha").await;
     assert!(calls <= 200, "1,000 checks took {calls} calls");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn of_many_who_come_again_and_again_nobody_is_put_aside() {
+    let server = Server::start().await;
+    let store = store(&server);
+    store.ping().await.unwrap();
+    let limits = Limits::from(Quota::per_day(10_000_000));
+    let counts: Arc<[AtomicU32]> = (0..512).map(|_| AtomicU32::new(0)).collect();
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..counts.len() {
+        let (store, limits, counts) = (store.clone(), limits.clone(), counts.clone());
+        tasks.spawn(async move {
+            let alice = Identity::user("alice");
+            loop {
+                check(&store, &Check::new(&alice, &limits)).await;
+                // Until one has been answered so often.
+                if counts[index].fetch_add(1, Ordering::Relaxed) == 200 {
+                    break;
+                }
+            }
+        });
+    }
+    tasks.join_next().await.unwrap().unwrap();
+    let counts = counts.iter().map(|count| count.load(Ordering::Relaxed));
+    let least = counts.min().unwrap();
+    assert!(least >= 100, "one was answered {least} times");
 }
 
 #[tokio::test]

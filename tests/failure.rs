@@ -9,13 +9,16 @@ mod support;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use futures_util::{FutureExt, poll};
+use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 use tollgate::test_util::{Behavior, ProgrammableStore};
 use tollgate::{
     Check, Checked, FailureStrategy, Limiter, Limits, Policy, Quota, Scope, StoreErrorKind,
 };
 
-use support::{DEADLINE, DOWN, admitted, alice, check, ten_a_day};
+use support::{DAY, DEADLINE, DOWN, admitted, alice, check, ten_a_day};
 
 #[tokio::test(start_paused = true)]
 async fn every_strategy_answers_within_the_deadline() {
@@ -46,6 +49,92 @@ async fn every_strategy_answers_within_the_deadline() {
             assert!(decision.is_degraded(), "{strategy:?}, {behavior:?}");
             assert_eq!(decision.is_allowed(), allowed, "{strategy:?}, {behavior:?}");
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn each_is_answered_when_its_own_time_is_up() {
+    let store = ProgrammableStore::new();
+    store.behave(Behavior::Hang);
+    let (limiter, limits, alice) = (Limiter::from(store), ten_a_day(), alice());
+    let times = [30, 10, 40, 40, 5, 50].map(Duration::from_millis);
+    let began = Instant::now();
+    let checks = times.map(|time| {
+        let mut check = Check::new(&alice, &limits);
+        check.time_left = time;
+        let asked = limiter.check(&check);
+        async move {
+            assert!(asked.await.is_degraded());
+            let late = began.elapsed().saturating_sub(time);
+            assert!(
+                began.elapsed() >= time && late <= Duration::from_millis(2),
+                "{time:?}"
+            );
+        }
+    });
+    join_all(checks).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn those_who_go_on_waiting_are_answered_though_others_have_gone() {
+    let store = ProgrammableStore::new();
+    store.behave(Behavior::Hang);
+    let (limiter, limits, alice) = (Limiter::from(store), ten_a_day(), alice());
+    let began = Instant::now();
+    let mut waiting = Vec::new();
+    for index in 0..100 {
+        let Checked::Pending(mut asked) = limiter.check(&Check::new(&alice, &limits)) else {
+            panic!("the store hangs");
+        };
+        // Polled here, and awaited by another task, unless it is dropped.
+        assert!(poll!(&mut asked).is_pending());
+        if index % 3 > 0 {
+            waiting.push(tokio::spawn(async move { asked.await.is_degraded() }));
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    for answered in waiting {
+        assert!(answered.await.unwrap());
+    }
+    let took = began.elapsed() - Duration::from_millis(100);
+    assert!(took <= DEADLINE, "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_that_no_clock_will_show_is_none() {
+    let store = ProgrammableStore::new();
+    store.behave(Behavior::AnswerAfter(30 * DAY));
+    let limiter = Limiter::builder(store).deadline(Duration::MAX).build();
+    assert!(!check(&limiter, &ten_a_day()).await.is_degraded());
+}
+
+#[test]
+fn no_runtime_waits_for_another_to_notice_the_deadline() {
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let (idle, other) = (runtime(), runtime());
+    let store = ProgrammableStore::new();
+    store.behave(Behavior::Hang);
+    let (limiter, limits) = (Limiter::from(store), ten_a_day());
+    let mut left = Box::pin(check(&limiter, &limits));
+    assert!(idle.block_on(async { poll!(&mut left).is_pending() }));
+    assert!(other.block_on(check(&limiter, &limits)).is_degraded());
+    drop(idle);
+    assert!(other.block_on(check(&limiter, &limits)).is_degraded());
+    drop(left);
+    assert!(runtime().block_on(check(&limiter, &limits)).is_degraded());
+}
+
+#[test]
+fn a_check_that_is_made_as_the_runtime_ends_holds_nobody_up() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let ended = runtime.handle().clone();
+    drop(runtime);
+    let _entered = ended.enter();
+    let store = ProgrammableStore::new();
+    store.behave(Behavior::Hang);
+    let (limiter, limits) = (Limiter::from(store), ten_a_day());
+    for _ in 0..2 {
+        assert!(check(&limiter, &limits).now_or_never().is_none());
     }
 }
 

@@ -1,4 +1,4 @@
-use std::fmt;
+use std::fmt::{self, Write};
 use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -130,6 +130,15 @@ impl Identity {
         u128::from(self.hash[0]) | u128::from(self.hash[1]) << 64
     }
 
+    /// Adds it to a text, as it is shown.
+    #[cfg(feature = "redis")]
+    pub(crate) fn write_to(&self, text: &mut String) {
+        match &self.value {
+            Value::Address(_) => write!(text, "{self}").expect("a String takes everything"),
+            Value::Text(own, _) => text.push_str(own),
+        }
+    }
+
     fn text(kind: &str, value: &str) -> Self {
         let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}');
         if value.len() <= 64 && !value.starts_with(HASHED) && value.bytes().all(plain) {
@@ -175,7 +184,6 @@ impl fmt::Debug for Identity {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    use fmt::Write;
     bytes
         .iter()
         .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {

@@ -6,6 +6,7 @@ use super::claims::Claims;
 use super::failure::{FailureStrategy, Fallback};
 use super::lane::Lanes;
 use super::limiter::{Limiter, Shared};
+use crate::deadlines::Deadlines;
 use crate::metrics::Meter;
 use crate::store::Store;
 
@@ -98,6 +99,7 @@ impl LimiterBuilder {
             lanes: Lanes::new(self.failures_to_open),
             fallback: Fallback::new(capacity, self.fallback_share.get()),
             claims: Claims::default(),
+            deadlines: Deadlines::default(),
         };
         Limiter::new(shared, self.strategy)
     }

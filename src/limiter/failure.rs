@@ -1,6 +1,6 @@
 use crate::decision::Decision;
 use crate::quota::State;
-use crate::store::{Carried, Check, PerPolicy, Table, Verdict};
+use crate::store::{Carried, Check, PerPolicy, StoreError, Table, Verdict};
 
 /// What to do with a request when the store does not decide in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -69,12 +69,21 @@ impl Fallback {
         Held { states, carried }
     }
 
-    /// Takes note of what the store decided, after joining what it was carried.
+    /// The decision on what the store said, of which it takes note, after joining what it was carried.
     ///
     /// It replaces what was held when the store was asked. If that has changed meanwhile, by an
     /// answer that was decided earlier or later or by a decision here, the more indebted counts.
-    pub(super) fn settle(&self, check: &Check<'_>, asked: &Held, verdict: &Verdict) {
-        let left = check.decide(verdict.now, verdict.states.iter().copied());
+    pub(super) fn settle<'a>(
+        &self,
+        check: &Check<'a>,
+        asked: &Held,
+        verdict: &Verdict,
+    ) -> Result<Decision<'a>, StoreError> {
+        let mut left = check.decide(verdict.now, verdict.states.iter().copied());
+        // As the store said it, so that it is told if that does not follow.
+        left.verdict.allowed = verdict.allowed;
+        left.verdict.states.truncate(verdict.states.len());
+        let decision = Decision::replay(check, &left.verdict)?;
         let mut row = self.table.row(check);
         let now = row.now();
         let held: PerPolicy<(State, bool)> = row.states().zip(row.marks()).collect();
@@ -92,6 +101,7 @@ impl Fallback {
             row.set(policy, state, mark);
         }
         row.estimate();
+        Ok(decision)
     }
 
     pub(super) fn refund(&self, check: &Check<'_>) {

@@ -17,6 +17,8 @@ use crate::store::{StoreError, StoreErrorKind, Verdict};
 /// The independent parts of a store, made as they are first used.
 pub(super) struct Lanes {
     threshold: NonZeroU32,
+    /// Most stores have no other.
+    first: Arc<Lane>,
     lanes: RwLock<HashMap<usize, Arc<Lane>>>,
 }
 
@@ -30,20 +32,21 @@ impl Lanes {
     pub(super) fn new(threshold: NonZeroU32) -> Self {
         Self {
             threshold,
+            first: Arc::new(Lane::new(0, threshold)),
             lanes: RwLock::default(),
         }
     }
 
     pub(super) fn get(&self, index: usize) -> Arc<Lane> {
+        if index == 0 {
+            return self.first.clone();
+        }
         let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = lanes.get(&index) {
             return lane.clone();
         }
         drop(lanes);
-        let new = || Lane {
-            index,
-            breaker: Mutex::new(Breaker::new(self.threshold.get())),
-        };
+        let new = || Lane::new(index, self.threshold);
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         lanes
             .entry(index)
@@ -53,6 +56,13 @@ impl Lanes {
 }
 
 impl Lane {
+    fn new(index: usize, threshold: NonZeroU32) -> Self {
+        Self {
+            index,
+            breaker: Mutex::new(Breaker::new(threshold.get())),
+        }
+    }
+
     fn breaker(&self) -> MutexGuard<'_, Breaker> {
         self.breaker.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,6 +10,7 @@ use super::claims::Claims;
 use super::failure::{FailureStrategy, Fallback, Held};
 use super::lane::{Lane, Lanes};
 use super::pending::{Checked, PendingDecision, within};
+use crate::deadlines::Deadlines;
 use crate::decision::Decision;
 use crate::metrics::{Meter, Operation};
 use crate::store::{Check, Outcome, Store, StoreError, StoreErrorKind, Verdict};
@@ -50,6 +51,7 @@ pub(super) struct Shared {
     pub(super) fallback: Fallback,
     pub(super) meter: Meter,
     pub(super) claims: Claims,
+    pub(super) deadlines: Deadlines,
 }
 
 /// A question that was put to the store.
@@ -60,6 +62,12 @@ pub(super) struct Asked {
     held: Option<Held>,
     /// Whether the answer is waited for as long as any is.
     patient: bool,
+}
+
+impl Asked {
+    pub(super) fn began(&self) -> Option<Instant> {
+        self.lane.as_ref().map(|(_, began)| *began)
+    }
 }
 
 /// The lane that a question went by, and when; none where the store vouches for itself.
@@ -167,16 +175,16 @@ impl Limiter {
             Ok(verdict) => verdict,
             Err(error) => return self.undecided(check, asked, error),
         };
-        let decision = match Decision::replay(check, verdict) {
+        let replayed = match &asked.held {
+            Some(held) if !verdict.remembered => self.shared.fallback.settle(check, held, verdict),
+            _ => Decision::replay(check, verdict),
+        };
+        let decision = match replayed {
             Ok(decision) => decision,
             Err(error) => return self.undecided(check, asked, &error),
         };
         if !verdict.remembered {
-            let shared = &self.shared;
-            shared.heard(asked.operation, &asked.lane, Ok(()));
-            if let Some(held) = &asked.held {
-                shared.fallback.settle(check, held, verdict);
-            }
+            self.shared.heard(asked.operation, &asked.lane, Ok(()));
         }
         self.report(check, asked.operation, &decision);
         decision

@@ -1,14 +1,15 @@
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
 use super::limiter::{Asked, Limiter};
+use crate::deadlines::Deadline;
 use crate::decision::Decision;
-use crate::store::{BoxFuture, Check, StoreError, StoreErrorKind, Verdict};
+use crate::store::{BoxFuture, Check, OwnedCheck, StoreError, StoreErrorKind, Verdict};
 
 /// A limiter's answer: there already, or pending. `.await` gives the decision in either case.
 #[derive(Debug)]
@@ -65,8 +66,23 @@ pub(super) async fn within<T>(
 /// A decision that waits for the store, for at most the limiter's deadline.
 ///
 /// Dropping it gives the decision up; the store may still charge the check.
+///
+/// # Panics
+///
+/// When polled after it is done.
 #[must_use = "futures do nothing unless awaited"]
-pub struct PendingDecision(BoxFuture<Decision<'static>>);
+pub struct PendingDecision(Box<Pending>);
+
+struct Pending {
+    limiter: Limiter,
+    check: OwnedCheck,
+    asked: Asked,
+    /// None once it has come, or is waited for no more: then nobody is to be charged for it.
+    answer: Option<BoxFuture<Result<Verdict, StoreError>>>,
+    began: Instant,
+    /// None before it is waited for.
+    deadline: Option<Deadline>,
+}
 
 impl PendingDecision {
     pub(super) fn new(
@@ -75,15 +91,13 @@ impl PendingDecision {
         asked: Asked,
         answer: BoxFuture<Result<Verdict, StoreError>>,
     ) -> Self {
-        let began = Instant::now();
-        let check = check.into_owned();
-        Self(Box::pin(async move {
-            let left = check.borrow().time_left.saturating_sub(began.elapsed());
-            let result = within(left, answer).await;
-            limiter.shared.meter.waited(began.elapsed());
-            limiter
-                .conclude(&check.borrow(), &asked, &result)
-                .into_owned()
+        Self(Box::new(Pending {
+            limiter,
+            check: check.into_owned(),
+            began: asked.began().unwrap_or_else(Instant::now),
+            asked,
+            answer: Some(answer),
+            deadline: None,
         }))
     }
 }
@@ -92,7 +106,32 @@ impl Future for PendingDecision {
     type Output = Decision<'static>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Decision<'static>> {
-        self.0.as_mut().poll(cx)
+        let Pending {
+            limiter,
+            check,
+            asked,
+            answer,
+            began,
+            deadline,
+        } = &mut *self.0;
+        let check = check.borrow();
+        let waited_for = answer.as_mut().expect("polled after it was done");
+        let result = match waited_for.as_mut().poll(cx) {
+            Poll::Ready(result) => result,
+            Poll::Pending => {
+                // What no clock will ever show is no deadline.
+                let Some(end) = began.checked_add(check.time_left) else {
+                    return Poll::Pending;
+                };
+                let deadlines = &limiter.shared.deadlines;
+                let deadline = deadline.get_or_insert_with(|| deadlines.at(end, cx.waker()));
+                ready!(deadline.poll(cx));
+                Err(StoreErrorKind::TimedOut.into())
+            }
+        };
+        (*answer, *deadline) = (None, None);
+        limiter.shared.meter.waited(began.elapsed());
+        Poll::Ready(limiter.conclude(&check, asked, &result).into_owned())
     }
 }
 

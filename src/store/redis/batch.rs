@@ -1,16 +1,18 @@
 //! Checks that wait for a round trip, and how many of them become one call.
 
 use std::collections::{HashMap, VecDeque};
-use std::fmt::Write;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::iter;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::denials::Denials;
-use super::script::{Charged, Flaw, Group, Operation, Question};
+use super::pace::Pace;
+use super::script::{Charged, Flaw, Group, Keys, Operation, Question};
 use super::subject::Subject;
-use crate::store::verdict::PerPolicy;
 use crate::store::{Check, OwnedCheck, StoreError, StoreErrorKind, Verdict};
 
 /// A check, a refund or a reset that waits for its answer.
@@ -32,11 +34,14 @@ pub(super) struct Waiter {
     pub(super) sender: oneshot::Sender<Result<Verdict, StoreError>>,
 }
 
-/// Those who ask for the same, and share an entry.
+/// Those who ask for the same, and share an entry: mostly one.
+pub(super) type Waiters = SmallVec<[Box<Waiter>; 1]>;
+
 pub(super) struct Sharing {
-    waiters: Vec<Waiter>,
-    /// How many entries of the same identity come before.
+    waiters: Waiters,
+    /// How many entries of the same identity come before, and which is the last of them.
     earlier: usize,
+    previous: Option<usize>,
 }
 
 impl Sharing {
@@ -49,7 +54,7 @@ impl Sharing {
 
 impl Waiter {
     /// Answers. Says whether anybody was still there.
-    pub(super) fn answer(self, answer: Result<Verdict, StoreError>) -> bool {
+    pub(super) fn answer(self: Box<Self>, answer: Result<Verdict, StoreError>) -> bool {
         self.sender.send(answer).is_ok()
     }
 
@@ -71,16 +76,38 @@ impl Waiter {
     }
 }
 
-/// The names of a check's counts, as operators see them.
-pub(super) fn keys(prefix: &str, check: &Check<'_>) -> impl Iterator<Item = String> {
-    let (identity, scope) = (check.identity, check.scope.as_str());
-    check.limits.policies().iter().map(move |policy| {
-        let mut key = String::with_capacity(128);
-        key.extend([prefix, ":{"]);
-        write!(key, "{identity}").expect("a String takes everything");
-        key.extend(["}:", scope, ":", policy.key()]);
-        key
-    })
+/// Adds the names of a check's counts, as operators see them.
+pub(super) fn add_keys(keys: &mut Keys, prefix: &str, check: &Check<'_>) {
+    let scope = check.scope.as_str();
+    for policy in check.limits.policies() {
+        keys.add(|key| {
+            key.push_str(prefix);
+            key.push_str(":{");
+            check.identity.write_to(key);
+            key.push_str("}:");
+            key.push_str(scope);
+            key.push(':');
+            key.push_str(policy.key());
+        });
+    }
+}
+
+/// What is a hash with a secret key is hashed as it is.
+#[derive(Default)]
+struct Hashed(u64);
+
+impl Hasher for Hashed {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("only numbers of 64 bits are hashed")
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// Waiters that share a call: all of one slot.
@@ -88,30 +115,34 @@ pub(super) struct Call {
     pub(super) question: Question,
     pub(super) asking: bool,
     /// Those who asked for each entry.
-    waiters: Vec<Vec<Waiter>>,
+    waiters: Vec<Waiters>,
 }
 
 /// Takes waiters off the queue for one round trip, with at most `most_keys` keys in all, but never
 /// fewer than one waiter's. Those that have gone, or would before it is over, are dropped.
 pub(super) fn take(
-    queue: &mut VecDeque<Waiter>,
+    queue: &mut VecDeque<Box<Waiter>>,
     most_keys: usize,
     round_trip: Duration,
 ) -> Vec<Sharing> {
     let now = Instant::now();
-    let mut taken: Vec<Sharing> = Vec::new();
-    // Which of them are an identity's.
-    let mut places: HashMap<u64, PerPolicy<usize>> = HashMap::new();
+    let most_taken = queue.len().min(most_keys);
+    let mut taken: Vec<Sharing> = Vec::with_capacity(most_taken);
+    // The last of them that is an identity's.
+    let mut places = HashMap::<u64, usize, BuildHasherDefault<Hashed>>::with_capacity_and_hasher(
+        most_taken,
+        BuildHasherDefault::default(),
+    );
     let mut keys = 0;
     while let Some(waiter) = queue.pop_front() {
         if waiter.sender.is_closed() || waiter.is_hopeless(now, round_trip) {
             waiter.answer(Err(StoreErrorKind::TimedOut.into()));
             continue;
         }
-        let places = places.entry(waiter.subject.identity).or_default();
-        let mut earlier = places.iter();
-        if let Some(equal) = earlier.find(|place| taken[**place].waiters[0].equals(&waiter)) {
-            taken[*equal].waiters.push(waiter);
+        let previous = places.get(&waiter.subject.identity).copied();
+        let mut same = iter::successors(previous, |place| taken[*place].previous);
+        if let Some(equal) = same.find(|place| taken[*place].waiters[0].equals(&waiter)) {
+            taken[equal].waiters.push(waiter);
             continue;
         }
         keys += waiter.check.borrow().limits.policies().len();
@@ -119,11 +150,11 @@ pub(super) fn take(
             queue.push_front(waiter);
             break;
         }
-        let earlier = places.len();
-        places.push(taken.len());
+        places.insert(waiter.subject.identity, taken.len());
         taken.push(Sharing {
-            earlier,
-            waiters: vec![waiter],
+            earlier: previous.map_or(0, |place| taken[place].earlier + 1),
+            previous,
+            waiters: SmallVec::from_buf([waiter]),
         });
     }
     taken
@@ -150,13 +181,24 @@ impl Call {
     fn new(entries: Vec<Sharing>, prefix: &str, now: Instant) -> Self {
         let (_, asking, _) = entries[0].call();
         let mut call = Self {
-            question: Question::default(),
+            question: Question {
+                keys: Keys::with_capacity(entries.len()),
+                groups: Vec::with_capacity(1),
+            },
             asking,
             waiters: Vec::with_capacity(entries.len()),
         };
-        let mut groups: Vec<(Group, Vec<Vec<Waiter>>)> = Vec::new();
+        let mut groups: Vec<(Group, Vec<Waiters>)> = Vec::new();
         for Sharing { waiters, .. } in entries {
-            let group = group(&waiters, now);
+            let good_for = good_for(&waiters, now);
+            let alike = |(group, entries): &&mut (Group, Vec<Waiters>)| {
+                is_alike(&waiters, good_for, group, &entries[0])
+            };
+            if let Some((_, entries)) = groups.iter_mut().find(alike) {
+                entries.push(waiters);
+                continue;
+            }
+            let group = group(&waiters, good_for);
             match groups.iter_mut().find(|(known, _)| *known == group) {
                 Some((_, entries)) => entries.push(waiters),
                 None => groups.push((group, vec![waiters])),
@@ -166,7 +208,7 @@ impl Call {
             call.question.groups.push((group, entries.len()));
             for waiters in entries {
                 let check = waiters[0].check.borrow();
-                call.question.keys.extend(keys(prefix, &check));
+                add_keys(&mut call.question.keys, prefix, &check);
                 call.waiters.push(waiters);
             }
         }
@@ -175,7 +217,7 @@ impl Call {
 
     /// How many checks, refunds and resets it asks for.
     pub(super) fn len(&self) -> usize {
-        self.waiters.iter().map(Vec::len).sum()
+        self.waiters.iter().map(SmallVec::len).sum()
     }
 
     /// When the last of its waiters will have gone.
@@ -187,22 +229,23 @@ impl Call {
             .max()
     }
 
-    pub(super) fn into_waiters(self) -> impl Iterator<Item = Waiter> {
+    pub(super) fn into_waiters(self) -> impl Iterator<Item = Box<Waiter>> {
         self.waiters.into_iter().flatten()
     }
 
     /// Hands the script's answer, to a call made at `asked`, to those who are still there.
-    pub(super) fn answer(
+    pub(super) async fn answer(
         self,
         now: u64,
         entries: Vec<Result<Charged, Flaw>>,
         asked: Instant,
         denials: &Denials,
+        pace: &mut Pace,
     ) -> Undone {
         let mut undone = Undone::default();
         for (waiters, entry) in self.waiters.into_iter().zip(entries) {
             match entry {
-                Ok(charged) => hand_out(waiters, now, charged, asked, denials),
+                Ok(charged) => hand_out(waiters, now, charged, asked, denials, pace).await,
                 Err(Flaw::Refused) => undone.refused.extend(waiters),
                 Err(Flaw::TooLate) => undone.late.extend(waiters),
                 Err(Flaw::WrongType) => {
@@ -220,10 +263,25 @@ impl Call {
     }
 }
 
-/// What waiters ask for together: how often, for how long, and with all that was counted elsewhere.
-fn group(waiters: &[Waiter], now: Instant) -> Group {
+/// How long after `now` an entry may still be done.
+fn good_for(waiters: &[Box<Waiter>], now: Instant) -> u64 {
     let until = waiters.iter().map(|waiter| waiter.until).min();
     let good_for = until.unwrap_or(now).saturating_duration_since(now);
+    rounded(good_for.as_micros() as u64)
+}
+
+/// Whether waiters clearly ask for what this group's do: the common case, quickly told.
+fn is_alike(waiters: &[Box<Waiter>], good_for: u64, group: &Group, known: &[Box<Waiter>]) -> bool {
+    let (check, same) = (waiters[0].check.borrow(), known[0].check.borrow());
+    let mut both = waiters.iter().chain(known);
+    (waiters[0].operation, check.cost, waiters.len(), good_for)
+        == (group.operation, group.cost, group.times, group.good_for)
+        && check.limits.is(same.limits)
+        && both.all(|waiter| waiter.check.borrow().carries().is_none())
+}
+
+/// What waiters ask for together: how often, for how long, and with all that was counted elsewhere.
+fn group(waiters: &[Box<Waiter>], good_for: u64) -> Group {
     let first = waiters[0].check.borrow();
 
     let checks = waiters.iter().map(|waiter| waiter.check.borrow());
@@ -243,7 +301,7 @@ fn group(waiters: &[Waiter], now: Instant) -> Group {
         operation: waiters[0].operation,
         cost: first.cost,
         times: waiters.len(),
-        good_for: rounded(good_for.as_micros() as u64),
+        good_for,
         counts: counts.collect(),
     }
 }
@@ -257,12 +315,12 @@ fn rounded(good_for: u64) -> u64 {
 /// Those whose entries were not done.
 #[derive(Default)]
 pub(super) struct Undone {
-    pub(super) refused: Vec<Waiter>,
-    pub(super) late: Vec<Waiter>,
+    pub(super) refused: Waiters,
+    pub(super) late: Waiters,
 }
 
 /// Tells waiters why nothing was decided.
-pub(super) fn fail(waiters: impl IntoIterator<Item = Waiter>, error: &StoreError) {
+pub(super) fn fail(waiters: impl IntoIterator<Item = Box<Waiter>>, error: &StoreError) {
     for waiter in waiters {
         waiter.answer(Err(error.clone()));
     }
@@ -273,15 +331,27 @@ fn unusable(reason: &'static str) -> StoreError {
 }
 
 /// Tells the waiters of one entry, of which the first `charged.times` that are still there pass.
-fn hand_out(waiters: Vec<Waiter>, now: u64, charged: Charged, asked: Instant, denials: &Denials) {
-    let mut states = charged.before;
-    let mut places = charged.times;
-    let mut remembered = false;
+async fn hand_out(
+    waiters: Waiters,
+    now: u64,
+    charged: Charged,
+    asked: Instant,
+    denials: &Denials,
+    pace: &mut Pace,
+) {
+    let (mut states, mut places) = (charged.before, charged.times);
+    let (alone, mut remembered) = (waiters.len() == 1, false);
     for waiter in waiters {
+        pace.step().await;
         if waiter.operation != Operation::Check {
             denials.forget(&waiter.subject);
             waiter.answer(Ok(Verdict::new(true, now, states.iter().copied())));
             continue;
+        }
+        if alone && places == 1 {
+            // What follows from the states is found out where it is used.
+            waiter.answer(Ok(Verdict::new(true, now, states)));
+            return;
         }
         if waiter.sender.is_closed() {
             continue;

@@ -3,14 +3,15 @@
 #![allow(missing_docs, missing_debug_implementations, reason = "not for use")]
 
 use std::collections::VecDeque;
+use std::hint::black_box;
 use std::time::Duration;
 
 use redis::Value;
 use tokio::sync::oneshot::{Receiver, channel};
 use tokio::time::Instant;
 
-use super::batch::{Waiter, calls, keys, take};
-use super::script::{Operation, Question, Script, read};
+use super::batch::{Waiter, add_keys, calls, take};
+use super::script::{Keys, Operation, Question, Script, read};
 use super::subject::Subject;
 use super::{StoreError, Verdict};
 use crate::store::{Check, OwnedCheck};
@@ -25,7 +26,7 @@ pub struct RedisSteps {
 
 /// Checks that wait for a round trip, and those who wait for their answers.
 pub struct Waiting(
-    VecDeque<Waiter>,
+    VecDeque<Box<Waiter>>,
     #[expect(dead_code, reason = "a check is dropped if nobody waits for it")]
     Vec<Receiver<Result<Verdict, StoreError>>>,
 );
@@ -42,14 +43,17 @@ impl RedisSteps {
         }
     }
 
-    pub fn keys(check: &Check<'_>) -> Vec<String> {
-        keys(PREFIX, check).collect()
+    /// How many keys there are.
+    pub fn keys(check: &Check<'_>) -> usize {
+        let mut keys = Keys::default();
+        add_keys(&mut keys, PREFIX, check);
+        black_box(keys).len()
     }
 
     pub fn waiting(&self, checks: &[OwnedCheck]) -> Waiting {
         let waiting = checks.iter().map(|check| {
             let (sender, receiver) = channel();
-            let waiter = Waiter {
+            let waiter = Box::new(Waiter {
                 operation: Operation::Check,
                 check: check.clone(),
                 subject: Subject::new(&check.borrow()),
@@ -60,7 +64,7 @@ impl RedisSteps {
                 asking: false,
                 slot: 0,
                 sender,
-            };
+            });
             (waiter, receiver)
         });
         let (waiters, receivers) = waiting.unzip();

@@ -20,6 +20,7 @@ use super::sentinel::Sentinel;
 use super::server::Server;
 use super::servers::Servers;
 use super::{Core, RedisStore};
+use crate::deadlines::Deadlines;
 use crate::error::{RedisConfigError, shortened};
 use crate::metrics::BatchMeter;
 use crate::quota::check_name;
@@ -211,6 +212,7 @@ impl RedisStoreBuilder {
             script,
             denials: Denials::new(),
             meter: BatchMeter::new(),
+            deadlines: Deadlines::default(),
             servers,
         };
         Ok(RedisStore {

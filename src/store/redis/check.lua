@@ -2,8 +2,8 @@
 --
 -- One call decides any number of entries, in order. An entry is an operation on the counts of one
 -- identity: a check charges all of its policies or, if any of them denies, none. Every count is a
--- key of its own, with a time to live. All keys are read before any is written. The only clock is
--- this server's.
+-- key of its own, with a time to live. All keys of an entry are read before any is written. The
+-- only clock is this server's.
 --
 -- KEYS    the counts, none of them twice: those of the first entry, of the second, and so on.
 -- ARGV    numbers, and texts to be joined. Numbers come and go as doubles of eight bytes, which
@@ -23,8 +23,8 @@
 --         What is joined is a count kept elsewhere, relative to now.
 --
 -- Returns numbers: now, and for each entry how many times it was charged, or why it was not
--- decided (the codes below), and then, for each policy, the count's numbers as they were. If a
--- read or write was refused, there is a second element, the server's reason.
+-- decided (the codes below), and then, for each policy, the count's numbers as they were, or zeros.
+-- If a read or write was refused, there is a second element, the server's reason.
 --
 -- A count's numbers, which are also its value, with ':' between them:
 --   bucket   until [rest]: when it is full again, in microseconds since the epoch, and the fraction
@@ -36,20 +36,106 @@
 -- these have its numbers; the third of a bucket's is always nil.
 --
 -- Functions are made anew in each call, and to make one takes longer than to run it. So what most
--- entries are, a check of one token bucket that fits, is decided at the end of this script without
--- the others, which are made when they are needed.
+-- entries are is decided first, without any. The others are decided after that, which makes no
+-- difference, since no key is in two entries.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 
-local call, format, match = redis.pcall, string.format, string.match
+local call, format = redis.pcall, string.format
+
+local CHECK, REFUND, RESET = 1, 2, 3
+local BUCKET, SLIDING = 1, 2
+
+-- How a number is written: '%d' takes a third of the time, where it has 64 bits.
+local whole_number = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
+
+-- What is to be returned.
+local reply, length = { now }, 1
+-- Of each entry that is not decided at once: where its group is, its first key, and what its part
+-- of the reply comes after.
+local others = {}
+
+-- Checks of one token bucket that fit ------------------------------------------------------------
+
+-- Where a token takes whole microseconds, such a check adds to the number that is there. A check
+-- that must not is taken back, and is one of the others: so is what the server refuses to add to.
+
+local numbers, position, key = ARGV[1], 1, 1
+while position < #numbers do
+  local operation, cost, times, valid_until, entries, policies,
+    kind, burst, num, token_whole, _, joined = struct.unpack('<dddddddddddd', numbers, position)
+  local total, width = cost * times, 3
+  local plain = operation == CHECK and policies == 1 and kind == BUCKET and num == 1
+    and joined == 0 and 0 < total and total <= burst and now <= valid_until
+  local price, latest, added
+  if plain then
+    price, latest = total * token_whole, now + burst * token_whole
+    added = format(whole_number, price)
+  else
+    width = 1
+    for policy = 1, policies do
+      local kind = struct.unpack('<d', numbers, position + 48 * policy)
+      width = width + (kind == BUCKET and 2 or 3)
+    end
+  end
+
+  for first = key, key + (entries - 1) * policies, policies do
+    local done = false
+    if plain then
+      local count = KEYS[first]
+      local full_at = call('INCRBY', count, added)
+      if type(full_at) == 'number' then
+        local before = full_at - price
+        if 0 <= before and full_at <= latest then
+          local expires_at = (before > now and full_at or now + price) + 999
+          local milliseconds = format(whole_number, (expires_at - expires_at % 1000) / 1000)
+          if before > now then
+            done = call('PEXPIREAT', count, milliseconds) == 1
+          else
+            local text = format(whole_number, now + price)
+            done = not call('SET', count, text, 'PXAT', milliseconds).err
+          end
+        end
+        if done then
+          reply[length + 1], reply[length + 2], reply[length + 3] = times, before, 0
+        elseif before == 0 then
+          call('DEL', count)
+        else
+          call('INCRBY', count, '-' .. added)
+        end
+      end
+    end
+    if not done then
+      local last = #others
+      others[last + 1], others[last + 2], others[last + 3] = position, first, length
+      for place = length + 1, length + width do
+        reply[place] = 0
+      end
+    end
+    length = length + width
+  end
+  key = key + entries * policies
+  position = position + 48 + 48 * policies
+end
+
+local packed = '<' .. string.rep('d', length)
+if #others == 0 then
+  return { struct.pack(packed, unpack(reply)) }
+end
 
 -- Reading and writing ----------------------------------------------------------------------------
 
--- What each key holds: text, or false for nothing, or an error, of which there are some or not.
-local values, errors
-if #KEYS > 1 then
-  values = call('MGET', unpack(KEYS))
+-- The keys of the others, and what each holds: text, or false for nothing, or an error.
+local keys, values = {}, nil
+for other = 1, #others, 3 do
+  local policies = struct.unpack('<d', numbers, others[other] + 40)
+  for key = others[other + 1], others[other + 1] + policies - 1 do
+    keys[#keys + 1] = KEYS[key]
+  end
+end
+if #keys > 1 then
+  values = call('MGET', unpack(keys))
   local texts = 0
   for key = 1, #values do
     if values[key] then
@@ -57,33 +143,16 @@ if #KEYS > 1 then
     end
   end
   -- It passes a key of another type off as none, and is refused for all keys if for one.
-  if texts < #KEYS and (values.err or call('EXISTS', unpack(KEYS)) ~= texts) then
+  if texts < #keys and (values.err or call('EXISTS', unpack(keys)) ~= texts) then
     values = nil
   end
 end
 if not values then
-  values = { 0 }
-  for key = 1, #KEYS do
-    local value = call('GET', KEYS[key])
-    values[key], errors = value, errors or type(value) == 'table'
+  values = {}
+  for key = 1, #keys do
+    values[key] = call('GET', keys[key])
   end
 end
-
--- A bucket's numbers, or nil.
-local function bucket_read(text, num)
-  local whole, part = match(text, '^%d+$'), 0
-  if not whole then
-    whole, part = match(text, '^(%d+):(%d+)$')
-  end
-  whole, part = tonumber(whole), tonumber(part)
-  if not whole or whole >= 2 ^ 53 or part >= 2 ^ 53 then
-    return nil
-  end
-  return whole, part < num and part or num - 1
-end
-
--- How a number is written: '%d' takes a third of the time, where it has 64 bits.
-local whole_number = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
 
 -- Writes a count, or deletes it if it means nothing any more. Returns the server's reason if it
 -- refuses. One that is full, or has become a replica, refuses the first write of a call, so that
@@ -94,7 +163,7 @@ local function write(key, one, two, three)
     expires_at = one + 1
   end
   if expires_at <= now then
-    local answer = call('DEL', KEYS[key])
+    local answer = call('DEL', keys[key])
     return type(answer) == 'table' and answer.err or nil
   end
   expires_at = expires_at + 999
@@ -105,415 +174,357 @@ local function write(key, one, two, three)
   elseif two > 0 then
     text = format('%s:%.0f', text, two)
   end
-  return call('SET', KEYS[key], text, 'PXAT', milliseconds).err
+  return call('SET', keys[key], text, 'PXAT', milliseconds).err
 end
 
--- What `cost` tokens of a bucket take; `cost` is at most the burst, so both products are exact.
-local function price(cost, num, token_whole, token_part)
-  local parts = cost * token_part
-  local part = parts % num
-  return cost * token_whole + (parts - part) / num, part
+-- The token bucket -----------------------------------------------------------------------------
+
+local function token_bucket()
+  -- The deficit (whole, part), and the state. More than a full bucket means that the clock has
+  -- stepped back since the state was written: the debt is then a full bucket from now on.
+  local function debt(quota, full_at, rest)
+    local whole, full_whole = full_at - now, quota.full_whole
+    if whole < 0 then
+      return 0, 0, full_at, rest
+    end
+    if whole > full_whole or (whole == full_whole and rest > quota.full_part) then
+      return full_whole, quota.full_part, now + full_whole, quota.full_part
+    end
+    return whole, rest, full_at, rest
+  end
+
+  -- What `cost` tokens take; `cost` is at most the burst, so both products are exact.
+  local function price_of(quota, cost)
+    local parts = cost * quota.token_part
+    local part = parts % quota.num
+    return cost * quota.token_whole + (parts - part) / quota.num, part
+  end
+
+  local bucket = {}
+
+  function bucket.quota(_, burst, num, token_whole, token_part)
+    local quota = { burst = burst, num = num, token_whole = token_whole, token_part = token_part }
+    quota.full_whole, quota.full_part = price_of(quota, quota.burst)
+    return quota
+  end
+
+  -- The state after charging `cost`, or nil if it does not fit.
+  function bucket.step(quota, cost, full_at, rest)
+    local whole, part, full_at, rest = debt(quota, full_at, rest)
+    if cost == 0 then
+      return full_at, rest
+    end
+    if cost > quota.burst then
+      return nil
+    end
+    local price_whole, price_part = price_of(quota, cost)
+    whole, part = whole + price_whole, part + price_part
+    if part >= quota.num then
+      whole, part = whole + 1, part - quota.num
+    end
+    local full_whole = quota.full_whole
+    if whole > full_whole or (whole == full_whole and part > quota.full_part) then
+      return nil
+    end
+    return now + whole, part
+  end
+
+  function bucket.refund(quota, cost, full_at, rest)
+    local whole, part, full_at, rest = debt(quota, full_at, rest)
+    if whole == 0 and part == 0 then
+      return full_at, rest
+    end
+    local price_whole, price_part = price_of(quota, math.min(cost, quota.burst))
+    if whole < price_whole or (whole == price_whole and part <= price_part) then
+      return 0, 0
+    end
+    whole, part = whole - price_whole, part - price_part
+    if part < 0 then
+      whole, part = whole - 1, part + quota.num
+    end
+    return now + whole, part
+  end
+
+  -- The more indebted of two states.
+  function bucket.join(quota, one, one_rest, _, other, other_rest)
+    local one_whole, one_part, one, one_rest = debt(quota, one, one_rest)
+    local other_whole, other_part, other, other_rest = debt(quota, other, other_rest)
+    if other_whole > one_whole or (other_whole == one_whole and other_part > one_part) then
+      return other, other_rest
+    end
+    return one, one_rest
+  end
+
+  -- A state that is relative to now: the debt.
+  function bucket.rebase(_, whole, part)
+    return now + whole, part
+  end
+
+  function bucket.read(quota, text)
+    local whole, part = string.match(text, '^%d+$'), 0
+    if not whole then
+      whole, part = string.match(text, '^(%d+):(%d+)$')
+    end
+    whole, part = tonumber(whole), tonumber(part)
+    if not whole or whole >= 2 ^ 53 or part >= 2 ^ 53 then
+      return nil
+    end
+    return whole, part < quota.num and part or quota.num - 1
+  end
+
+  return bucket
 end
 
--- What is to be returned.
-local reply = { now }
+-- The windows ----------------------------------------------------------------------------------
 
--- Any entry --------------------------------------------------------------------------------------
+local function windows()
+  local max, min = math.max, math.min
+  local now_ms = (now - now % 1000) / 1000
 
--- Makes the function that decides an entry: that of the group at `position` whose first key is the
--- `first`-th. Its part of the reply begins after `length`. Returns where it ends, and why the
--- server refused to read or write, if it did.
---
--- This is given what it uses, since a function that finds it by itself takes longer to make.
-local function any(now, values, reply, bucket_read, price, write)
-  local CHECK, REFUND, RESET = 1, 2, 3
-  local BUCKET, SLIDING = 1, 2
-
-  -- The token bucket -----------------------------------------------------------------------------
-
-  local function token_bucket()
-    -- The deficit (whole, part), and the state. More than a full bucket means that the clock has
-    -- stepped back since the state was written: the debt is then a full bucket from now on.
-    local function debt(quota, full_at, rest)
-      local whole, full_whole = full_at - now, quota.full_whole
-      if whole < 0 then
-        return 0, 0, full_at, rest
-      end
-      if whole > full_whole or (whole == full_whole and rest > quota.full_part) then
-        return full_whole, quota.full_part, now + full_whole, quota.full_part
-      end
-      return whole, rest, full_at, rest
-    end
-
-    local function price_of(quota, cost)
-      return price(cost, quota.num, quota.token_whole, quota.token_part)
-    end
-
-    local bucket = {}
-
-    function bucket.quota(_, burst, num, token_whole, token_part)
-      local quota = { burst = burst, num = num, token_whole = token_whole, token_part = token_part }
-      quota.full_whole, quota.full_part = price_of(quota, quota.burst)
-      return quota
-    end
-
-    -- The state after charging `cost`, or nil if it does not fit.
-    function bucket.step(quota, cost, full_at, rest)
-      local whole, part, full_at, rest = debt(quota, full_at, rest)
-      if cost == 0 then
-        return full_at, rest
-      end
-      if cost > quota.burst then
-        return nil
-      end
-      local price_whole, price_part = price_of(quota, cost)
-      whole, part = whole + price_whole, part + price_part
-      if part >= quota.num then
-        whole, part = whole + 1, part - quota.num
-      end
-      local full_whole = quota.full_whole
-      if whole > full_whole or (whole == full_whole and part > quota.full_part) then
-        return nil
-      end
-      return now + whole, part
-    end
-
-    function bucket.refund(quota, cost, full_at, rest)
-      local whole, part, full_at, rest = debt(quota, full_at, rest)
-      if whole == 0 and part == 0 then
-        return full_at, rest
-      end
-      local price_whole, price_part = price_of(quota, math.min(cost, quota.burst))
-      if whole < price_whole or (whole == price_whole and part <= price_part) then
-        return 0, 0
-      end
-      whole, part = whole - price_whole, part - price_part
-      if part < 0 then
-        whole, part = whole - 1, part + quota.num
-      end
-      return now + whole, part
-    end
-
-    -- The more indebted of two states.
-    function bucket.join(quota, one, one_rest, _, other, other_rest)
-      local one_whole, one_part, one, one_rest = debt(quota, one, one_rest)
-      local other_whole, other_part, other, other_rest = debt(quota, other, other_rest)
-      if other_whole > one_whole or (other_whole == one_whole and other_part > one_part) then
-        return other, other_rest
-      end
-      return one, one_rest
-    end
-
-    -- A state that is relative to now: the debt.
-    function bucket.rebase(_, whole, part)
-      return now + whole, part
-    end
-
-    function bucket.read(quota, text)
-      return bucket_read(text, quota.num)
-    end
-
-    return bucket
+  local function start_of(quota, ends_at)
+    return max((ends_at - ends_at % 1000) / 1000 - quota.life, 0)
   end
 
-  -- The windows ----------------------------------------------------------------------------------
-
-  local function windows()
-    local max, min = math.max, math.min
-    local now_ms = (now - now % 1000) / 1000
-
-    local function start_of(quota, ends_at)
-      return max((ends_at - ends_at % 1000) / 1000 - quota.life, 0)
+  local function state(quota, start, previous, current)
+    if previous == 0 and current == 0 then
+      return 0, 0, 0
     end
-
-    local function state(quota, start, previous, current)
-      if previous == 0 and current == 0 then
-        return 0, 0, 0
-      end
-      return (start + quota.life) * 1000, previous, current
-    end
-
-    -- Start and counts as of the window at `to`, if that is a later one.
-    local function roll(quota, to, start, previous, current)
-      if start >= to then
-        return start, previous, current
-      end
-      if quota.sliding and to - start == quota.period then
-        return to, current, 0
-      end
-      return to, 0, 0
-    end
-
-    -- Start and counts of the state as it counts now. Where it is from the next window, the clock
-    -- stands at that window's start. From further ahead, the clock has stepped back: both counts
-    -- are taken to be this window's, so that nothing is minted.
-    local function view(quota, ends_at, previous, current)
-      local this = now_ms - now_ms % quota.period
-      local start = start_of(quota, ends_at)
-      if not quota.sliding then
-        previous = 0
-      end
-      if start > this + quota.period then
-        return this, 0, min(current + previous, quota.limit)
-      end
-      return roll(quota, this, start, previous, current)
-    end
-
-    local window = { third = 0 }
-
-    function window.quota(kind, limit, period)
-      local sliding = kind == SLIDING
-      local life = sliding and 2 * period or period
-      return { limit = limit, period = period, sliding = sliding, life = life }
-    end
-
-    function window.step(quota, cost, ends_at, last, this)
-      local start, previous, current = view(quota, ends_at, last, this)
-      if cost == 0 then
-        if start < start_of(quota, ends_at) then
-          return state(quota, start, previous, current)
-        end
-        return ends_at, last, this
-      end
-      local left = quota.limit - cost - current
-      local in_view = quota.period - max(now_ms - start, 0)
-      if left < 0 or previous * in_view > left * quota.period then
-        return nil
-      end
-      return state(quota, start, previous, current + cost)
-    end
-
-    function window.refund(quota, cost, ends_at, last, this)
-      local start, previous, current = view(quota, ends_at, last, this)
-      return state(quota, start, previous, max(current - cost, 0))
-    end
-
-    -- The larger count of each window.
-    function window.join(quota, one, one_last, one_this, other, other_last, other_this)
-      one, one_last, one_this = view(quota, one, one_last, one_this)
-      other, other_last, other_this = view(quota, other, other_last, other_this)
-      local start = max(one, other)
-      one, one_last, one_this = roll(quota, start, one, one_last, one_this)
-      other, other_last, other_this = roll(quota, start, other, other_last, other_this)
-      return state(quota, start, max(one_last, other_last), max(one_this, other_this))
-    end
-
-    -- A state that is relative to now: its window's start from the start of this one.
-    function window.rebase(quota, offset, previous, current)
-      return state(quota, max(now_ms - now_ms % quota.period + offset, 0), previous, current)
-    end
-
-    function window.read(quota, text)
-      local first, previous, current = string.match(text, '^(%-?%d+):(%d+):(%d+)$')
-      if not first then
-        return nil
-      end
-      first, previous, current = tonumber(first), tonumber(previous), tonumber(current)
-      if first >= 2 ^ 53 or previous >= 2 ^ 53 or current >= 2 ^ 53 then
-        return nil
-      end
-      return first, min(previous, quota.limit), min(current, quota.limit)
-    end
-
-    return window
+    return (start + quota.life) * 1000, previous, current
   end
 
-  -- Entries --------------------------------------------------------------------------------------
-
-  local bucket, window
-  -- Why an entry is not decided.
-  local WRONG_TYPE, UNREADABLE, REFUSED, TOO_LATE = -1, -2, -3, -4
-  -- Of the group at hand.
-  local group, operation, cost, times, late, policies
-  local algorithms, quotas, joins = {}, {}, {}
-  -- Of the entry at hand, for each policy: its count's numbers, and those to come.
-  local before_first, before_second, before_third = {}, {}, {}
-  local after_first, after_second, after_third = {}, {}, {}
-  local refusal
-
-  local function read_group(position)
-    local valid_until, _
-    group = position
-    operation, cost, times, valid_until, _, policies, position =
-      struct.unpack('<dddddd', ARGV[1], position)
-    late = now > valid_until and TOO_LATE or nil
-    for policy = 1, policies do
-      local kind, a, b, c, d, joined
-      kind, a, b, c, d, joined, position = struct.unpack('<dddddd', ARGV[1], position)
-      if kind == BUCKET then
-        bucket = bucket or token_bucket()
-        algorithms[policy] = bucket
-      else
-        window = window or windows()
-        algorithms[policy] = window
-      end
-      quotas[policy] = algorithms[policy].quota(kind, a, b, c, d)
-      joins[policy] = ARGV[joined]
+  -- Start and counts as of the window at `to`, if that is a later one.
+  local function roll(quota, to, start, previous, current)
+    if start >= to then
+      return start, previous, current
     end
+    if quota.sliding and to - start == quota.period then
+      return to, current, 0
+    end
+    return to, 0, 0
   end
 
-  -- Sets what is to come after charging `cost` under every policy, unless it does not fit under
-  -- one.
-  local function step(cost)
-    for policy = 1, policies do
-      local one, two, three = algorithms[policy].step(
-        quotas[policy], cost, before_first[policy], before_second[policy], before_third[policy])
-      if not one then
-        return false
-      end
-      after_first[policy], after_second[policy], after_third[policy] = one, two, three
+  -- Start and counts of the state as it counts now. Where it is from the next window, the clock
+  -- stands at that window's start. From further ahead, the clock has stepped back: both counts
+  -- are taken to be this window's, so that nothing is minted.
+  local function view(quota, ends_at, previous, current)
+    local this = now_ms - now_ms % quota.period
+    local start = start_of(quota, ends_at)
+    if not quota.sliding then
+      previous = 0
     end
-    return true
+    if start > this + quota.period then
+      return this, 0, min(current + previous, quota.limit)
+    end
+    return roll(quota, this, start, previous, current)
   end
 
-  -- Sets what is to come after charging `cost` as often as it fits in a row, at most `times`, and
-  -- says how often that is. To charge it k times is to charge k * cost, so this looks for the
-  -- largest k. If none fits, it only looks.
-  local function check()
-    if step(cost * times) then
-      return times
-    end
-    local fits, too_many = 0, times
-    while too_many - fits > 1 do
-      local between = math.floor((fits + too_many) / 2)
-      if step(cost * between) then
-        fits = between
-      else
-        too_many = between
-      end
-    end
-    step(cost * fits)
-    return fits
+  local window = { third = 0 }
+
+  function window.quota(kind, limit, period)
+    local sliding = kind == SLIDING
+    local life = sliding and 2 * period or period
+    return { limit = limit, period = period, sliding = sliding, life = life }
   end
 
-  -- What a key holds: its count's numbers, or why they cannot be told.
-  local function read(algorithm, quota, value)
-    if not value then
-      return nil, 0, 0, algorithm.third
-    elseif type(value) == 'string' then
-      local one, two, three = algorithm.read(quota, value)
-      return not (one and one >= 0) and UNREADABLE or nil, one, two, three
-    elseif string.find(value.err, 'WRONGTYPE', 1, true) then
-      return WRONG_TYPE
+  function window.step(quota, cost, ends_at, last, this)
+    local start, previous, current = view(quota, ends_at, last, this)
+    if cost == 0 then
+      if start < start_of(quota, ends_at) then
+        return state(quota, start, previous, current)
+      end
+      return ends_at, last, this
     end
-    refusal = value.err
-    return REFUSED
+    local left = quota.limit - cost - current
+    local in_view = quota.period - max(now_ms - start, 0)
+    if left < 0 or previous * in_view > left * quota.period then
+      return nil
+    end
+    return state(quota, start, previous, current + cost)
   end
 
-  return function(position, first, length)
-    if group ~= position then
-      read_group(position)
-    end
-    local flaw, charged, altered = late, 0, {}
-    for policy = 1, policies do
-      local algorithm, quota, joined = algorithms[policy], quotas[policy], joins[policy]
-      local why, one, two, three = read(algorithm, quota, values[first + policy - 1])
-      if why and operation == RESET then
-        one, two, three, altered[policy] = 0, 0, algorithm.third, true
-      else
-        flaw = flaw or why
-      end
-      if joined and not flaw then
-        local old_one, old_two, old_three = one, two, three
-        one, two, three = algorithm.join(quota, one, two, three,
-          algorithm.rebase(quota, algorithm.read(quota, joined)))
-        altered[policy] = one ~= old_one or two ~= old_two or three ~= old_three
-      end
-      before_first[policy], before_second[policy], before_third[policy] = one, two, three
-    end
-
-    if not flaw then
-      if operation == CHECK then
-        charged = check()
-      else
-        for policy = 1, policies do
-          local algorithm = algorithms[policy]
-          local one, two, three = 0, 0, algorithm.third
-          if operation == REFUND then
-            one, two, three = algorithm.refund(quotas[policy], cost,
-              before_first[policy], before_second[policy], before_third[policy])
-          end
-          after_first[policy], after_second[policy], after_third[policy] = one, two, three
-        end
-      end
-      for policy = 1, policies do
-        local one, two, three = after_first[policy], after_second[policy], after_third[policy]
-        if altered[policy] or one ~= before_first[policy] or two ~= before_second[policy]
-          or three ~= before_third[policy] then
-          refusal = refusal or write(first + policy - 1, one, two, three)
-          if refusal then
-            flaw = REFUSED
-            break
-          end
-        end
-      end
-    end
-
-    length = length + 1
-    reply[length] = flaw or charged
-    if not flaw then
-      for policy = 1, policies do
-        reply[length + 1], reply[length + 2] = before_first[policy], before_second[policy]
-        length = length + 2
-        if before_third[policy] then
-          length = length + 1
-          reply[length] = before_third[policy]
-        end
-      end
-    end
-    return length, refusal
+  function window.refund(quota, cost, ends_at, last, this)
+    local start, previous, current = view(quota, ends_at, last, this)
+    return state(quota, start, previous, max(current - cost, 0))
   end
+
+  -- The larger count of each window.
+  function window.join(quota, one, one_last, one_this, other, other_last, other_this)
+    one, one_last, one_this = view(quota, one, one_last, one_this)
+    other, other_last, other_this = view(quota, other, other_last, other_this)
+    local start = max(one, other)
+    one, one_last, one_this = roll(quota, start, one, one_last, one_this)
+    other, other_last, other_this = roll(quota, start, other, other_last, other_this)
+    return state(quota, start, max(one_last, other_last), max(one_this, other_this))
+  end
+
+  -- A state that is relative to now: its window's start from the start of this one.
+  function window.rebase(quota, offset, previous, current)
+    return state(quota, max(now_ms - now_ms % quota.period + offset, 0), previous, current)
+  end
+
+  function window.read(quota, text)
+    local first, previous, current = string.match(text, '^(%-?%d+):(%d+):(%d+)$')
+    if not first then
+      return nil
+    end
+    first, previous, current = tonumber(first), tonumber(previous), tonumber(current)
+    if first >= 2 ^ 53 or previous >= 2 ^ 53 or current >= 2 ^ 53 then
+      return nil
+    end
+    return first, min(previous, quota.limit), min(current, quota.limit)
+  end
+
+  return window
+end
+
+-- Entries --------------------------------------------------------------------------------------
+
+local bucket, window
+-- Why an entry is not decided.
+local WRONG_TYPE, UNREADABLE, REFUSED, TOO_LATE = -1, -2, -3, -4
+-- Of the group at hand.
+local group, operation, cost, times, late, policies
+local algorithms, quotas, joins = {}, {}, {}
+-- Of the entry at hand, for each policy: its count's numbers, and those to come.
+local before_first, before_second, before_third = {}, {}, {}
+local after_first, after_second, after_third = {}, {}, {}
+local refusal
+
+local function read_group(position)
+  local valid_until, _
+  group = position
+  operation, cost, times, valid_until, _, policies, position =
+    struct.unpack('<dddddd', ARGV[1], position)
+  late = now > valid_until and TOO_LATE or nil
+  for policy = 1, policies do
+    local kind, a, b, c, d, joined
+    kind, a, b, c, d, joined, position = struct.unpack('<dddddd', ARGV[1], position)
+    if kind == BUCKET then
+      bucket = bucket or token_bucket()
+      algorithms[policy] = bucket
+    else
+      window = window or windows()
+      algorithms[policy] = window
+    end
+    quotas[policy] = algorithms[policy].quota(kind, a, b, c, d)
+    joins[policy] = ARGV[joined]
+  end
+end
+
+-- Sets what is to come after charging `cost` under every policy, unless it does not fit under
+-- one.
+local function step(cost)
+  for policy = 1, policies do
+    local one, two, three = algorithms[policy].step(
+      quotas[policy], cost, before_first[policy], before_second[policy], before_third[policy])
+    if not one then
+      return false
+    end
+    after_first[policy], after_second[policy], after_third[policy] = one, two, three
+  end
+  return true
+end
+
+-- Sets what is to come after charging `cost` as often as it fits in a row, at most `times`, and
+-- says how often that is. To charge it k times is to charge k * cost, so this looks for the
+-- largest k. If none fits, it only looks.
+local function check()
+  if step(cost * times) then
+    return times
+  end
+  local fits, too_many = 0, times
+  while too_many - fits > 1 do
+    local between = math.floor((fits + too_many) / 2)
+    if step(cost * between) then
+      fits = between
+    else
+      too_many = between
+    end
+  end
+  step(cost * fits)
+  return fits
+end
+
+-- What a key holds: its count's numbers, or why they cannot be told.
+local function read(algorithm, quota, value)
+  if not value then
+    return nil, 0, 0, algorithm.third
+  elseif type(value) == 'string' then
+    local one, two, three = algorithm.read(quota, value)
+    return not (one and one >= 0) and UNREADABLE or nil, one, two, three
+  elseif string.find(value.err, 'WRONGTYPE', 1, true) then
+    return WRONG_TYPE
+  end
+  refusal = value.err
+  return REFUSED
 end
 
 -- Deciding ---------------------------------------------------------------------------------------
 
-local numbers, position, key, length = ARGV[1], 1, 1, 1
-local decide, refusal
-while position < #numbers do
-  local operation, cost, times, valid_until, entries, policies,
-    kind, burst, num, token_whole, token_part, joined
-    = struct.unpack('<dddddddddddd', numbers, position)
-  local total = cost * times
-  -- Whether they are checks of one token bucket, and nothing else is to be seen to.
-  local plain = operation == 1 and policies == 1 and kind == 1 and joined == 0
-    and 0 < total and total <= burst and now <= valid_until and not errors
-  local full_whole, full_part, price_whole, price_part
-  if plain then
-    full_whole, full_part = price(burst, num, token_whole, token_part)
-    price_whole, price_part = price(total, num, token_whole, token_part)
+-- How many keys are behind.
+local key = 0
+for other = 1, #others, 3 do
+  local position, place = others[other], others[other + 2] + 1
+  if group ~= position then
+    read_group(position)
+  end
+  local flaw, charged, altered = late, 0, {}
+  for policy = 1, policies do
+    local algorithm, quota, joined = algorithms[policy], quotas[policy], joins[policy]
+    local why, one, two, three = read(algorithm, quota, values[key + policy])
+    if why and operation == RESET then
+      one, two, three, altered[policy] = 0, 0, algorithm.third, true
+    else
+      flaw = flaw or why
+    end
+    if joined and not flaw then
+      local old_one, old_two, old_three = one, two, three
+      one, two, three = algorithm.join(quota, one, two, three,
+        algorithm.rebase(quota, algorithm.read(quota, joined)))
+      altered[policy] = one ~= old_one or two ~= old_two or three ~= old_three
+    end
+    before_first[policy], before_second[policy], before_third[policy] = one, two, three
   end
 
-  for first = key, key + (entries - 1) * policies, policies do
-    local done = false
-    if plain and not refusal then
-      local value, full_at, rest = values[first], 0, 0
-      if value then
-        full_at, rest = bucket_read(value, num)
-      end
-      if full_at then
-        local whole, part = price_whole, price_part
-        if full_at >= now then
-          whole, part = whole + full_at - now, part + rest
-          if part >= num then
-            whole, part = whole + 1, part - num
-          end
+  if not flaw then
+    if operation == CHECK then
+      charged = check()
+    else
+      for policy = 1, policies do
+        local algorithm = algorithms[policy]
+        local one, two, three = 0, 0, algorithm.third
+        if operation == REFUND then
+          one, two, three = algorithm.refund(quotas[policy], cost,
+            before_first[policy], before_second[policy], before_third[policy])
         end
-        if whole < full_whole or (whole == full_whole and part <= full_part) then
-          done = not write(first, now + whole, part)
-          if done then
-            reply[length + 1], reply[length + 2], reply[length + 3] = times, full_at, rest
-            length = length + 3
-          end
-        end
+        after_first[policy], after_second[policy], after_third[policy] = one, two, three
       end
     end
-    if not done then
-      decide = decide or any(now, values, reply, bucket_read, price, write)
-      length, refusal = decide(position, first, length)
+    for policy = 1, policies do
+      local one, two, three = after_first[policy], after_second[policy], after_third[policy]
+      if altered[policy] or one ~= before_first[policy] or two ~= before_second[policy]
+        or three ~= before_third[policy] then
+        refusal = refusal or write(key + policy, one, two, three)
+        if refusal then
+          flaw = REFUSED
+          break
+        end
+      end
     end
   end
-  key = key + entries * policies
-  position = position + 48 + 48 * policies
+
+  reply[place] = flaw or charged
+  if not flaw then
+    for policy = 1, policies do
+      reply[place + 1], reply[place + 2] = before_first[policy], before_second[policy]
+      place = place + 2
+      if before_third[policy] then
+        place = place + 1
+        reply[place] = before_third[policy]
+      end
+    end
+  end
+  key = key + policies
 end
 
-return { struct.pack('<' .. string.rep('d', length), unpack(reply, 1, length)), refusal }
+return { struct.pack(packed, unpack(reply)), refusal }

@@ -60,7 +60,7 @@ struct Node {
 /// Those who wait to be told where to go.
 #[derive(Default)]
 struct Lobby {
-    waiting: VecDeque<Waiter>,
+    waiting: VecDeque<Box<Waiter>>,
     /// Whether the nodes are being asked.
     asking: bool,
     learnt_at: Option<Instant>,
@@ -117,7 +117,7 @@ impl Cluster {
     }
 
     /// Sends a waiter to its slot's node, as soon as that is known.
-    pub(super) fn ask(&self, core: &Arc<Core>, runtime: &Handle, mut waiter: Waiter) {
+    pub(super) fn ask(&self, core: &Arc<Core>, runtime: &Handle, mut waiter: Box<Waiter>) {
         waiter.asking = false;
         let link = {
             let map = self.map();
@@ -129,7 +129,7 @@ impl Cluster {
         }
     }
 
-    fn wait(&self, core: &Arc<Core>, runtime: &Handle, waiter: Waiter) {
+    fn wait(&self, core: &Arc<Core>, runtime: &Handle, waiter: Box<Waiter>) {
         let mut lobby = self.lobby();
         let refusal = if lobby.backoff.is_on() && !lobby.asking && !waiter.probes {
             unavailable("no node of the cluster could be reached a moment ago")
@@ -149,7 +149,7 @@ impl Cluster {
         &self,
         core: &Arc<Core>,
         runtime: &Handle,
-        mut waiter: Waiter,
+        mut waiter: Box<Waiter>,
         address: &Address,
         ask: bool,
     ) {

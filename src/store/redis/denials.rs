@@ -59,11 +59,14 @@ impl Denials {
             return None;
         }
         let bucket = self.bucket(subject.identity);
-        let now = Instant::now();
-        let denial = bucket.denials.iter().flatten().find(|denial| {
-            denial.subject == *subject && denial.cost <= check.cost && now < denial.until
+        let mut denials = bucket.denials.iter().flatten();
+        let mut now = None;
+        let denial = denials.find(|denial| {
+            denial.subject == *subject
+                && denial.cost <= check.cost
+                && *now.get_or_insert_with(Instant::now) < denial.until
         })?;
-        let passed = now.duration_since(denial.asked).as_micros() as u64;
+        let passed = now?.duration_since(denial.asked).as_micros() as u64;
         let states = denial.states.iter().copied();
         Some(Verdict::new(false, denial.now + passed, states).remembered())
     }

@@ -6,120 +6,35 @@
 //! Each runtime has a queue, a task and a connection of its own, so that none waits for what another
 //! does not get round to.
 
-use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
-use tokio::runtime::{Handle, Id};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
-use super::backoff::Backoff;
 use super::batch::{Call, Sharing, Waiter, calls, fail, take};
 use super::connection::{Connection, PATIENCE};
+use super::pace::{Pace, others_first};
+use super::queue::Queue;
 use super::refusal::{Refusal, broken, unavailable};
 use super::script::read;
 use super::server::Server;
-use crate::random;
 use crate::store::StoreErrorKind;
 
 /// How often a check is asked again after the server said that it did not run it.
 const MOST_REFUSALS: u32 = 4;
 
-/// A server that is no primary is left for whichever is, but not more often: it may stay so, and
-/// what it is asked to deny it still denies.
-const FOLLOWED: Duration = Duration::from_secs(1);
-
 /// How long to wait for the rest of a slot to be moved.
 const MOVING: Duration = Duration::from_millis(2);
-
-/// How many round trips are under way at once, at most.
-const MOST_DRIVERS: usize = 8;
-
-/// So many that wait are worth two round trips, which overlap.
-const MANY: usize = 32;
 
 pub(super) struct Link {
     server: Server,
     queues: Mutex<Vec<Queue>>,
-}
-
-/// What waits in one runtime.
-struct Queue {
-    runtime: Id,
-    waiting: VecDeque<Waiter>,
-    /// How many tasks empty it.
-    drivers: usize,
-    /// What they share.
-    connection: Option<Arc<Connection>>,
-    /// Whether one of them is making a connection.
-    connecting: bool,
-    backoff: Backoff,
-    /// Until when a server that is no primary is not left again.
-    followed: Option<Instant>,
-}
-
-impl Queue {
-    fn new(runtime: Id) -> Self {
-        Self {
-            runtime,
-            waiting: VecDeque::new(),
-            drivers: 0,
-            connection: None,
-            connecting: false,
-            backoff: Backoff::default(),
-            followed: None,
-        }
-    }
-
-    /// Whether its runtime may still need it.
-    fn is_in_use(&self) -> bool {
-        self.drivers > 0 || self.open_connection().is_some()
-    }
-
-    /// Lets go of a connection that is of no more use.
-    fn forget_closed(&mut self) {
-        self.connection.take_if(|connection| connection.is_closed());
-    }
-
-    fn open_connection(&self) -> Option<&Arc<Connection>> {
-        self.connection.as_ref().filter(|open| !open.is_closed())
-    }
-
-    /// Whether to start another task for a waiter of such patience, and how soon.
-    fn needs_driver(&self, patience: Duration) -> Option<Duration> {
-        if self.drivers == 0 {
-            return Some(Duration::ZERO);
-        }
-        // It would wait for the end of one round trip, and then for its own. Others will, too: they
-        // are waited for a little, so that the round trips are not all under way with one each.
-        let round_trip = self.open_connection()?.round_trip();
-        let gathering = round_trip / MOST_DRIVERS as u32;
-        (self.drivers < MOST_DRIVERS && patience < 2 * round_trip).then_some(gathering)
-    }
-
-    /// How many keys to ask for at once. Of many that wait, one task leaves half to another: the
-    /// server runs one call while the answers to the other are handed out and the next is made.
-    fn share(&self, most_keys: usize) -> usize {
-        match self.waiting.len() {
-            many if self.drivers == 1 && many >= MANY => most_keys.min(many / 2),
-            _ => most_keys,
-        }
-    }
-
-    /// Whether to leave a server that is no primary, now.
-    fn follows(&mut self) -> bool {
-        let now = Instant::now();
-        if self.followed.is_some_and(|followed| now < followed) {
-            return false;
-        }
-        self.followed = Some(now + random::part_of(FOLLOWED));
-        true
-    }
 }
 
 impl Link {
@@ -145,7 +60,7 @@ impl Link {
     }
 
     /// Puts a waiter in the queue, unless it is full.
-    pub(super) fn ask(self: &Arc<Self>, core: &Arc<Core>, runtime: &Handle, waiter: Waiter) {
+    pub(super) fn ask(self: &Arc<Self>, core: &Arc<Core>, runtime: &Handle, waiter: Box<Waiter>) {
         let mut refused = None;
         let driver = self.with_queue(runtime, |queue| {
             if queue.waiting.len() >= core.longest_queue && !waiter.probes {
@@ -165,14 +80,16 @@ impl Link {
     }
 }
 
-/// A task that empties a queue.
-struct Driver {
+/// Empties a queue, in a task that serves one after another.
+pub(super) struct Driver {
     link: Arc<Link>,
     core: Arc<Core>,
     runtime: Handle,
     starts_after: Duration,
     connecting: bool,
     done: bool,
+    /// How its task is given the next one, once this is done.
+    task: Option<UnboundedSender<Driver>>,
 }
 
 /// However it ends, the next waiter starts another.
@@ -212,11 +129,31 @@ impl Driver {
             starts_after,
             connecting: false,
             done: false,
+            task: None,
         }
     }
 
-    fn start(self) {
-        self.runtime.clone().spawn(self.run());
+    /// Goes on in a task that has nothing to do, if there is one: to make one takes longer.
+    fn start(mut self) {
+        while let Some(task) = self.with_queue(|queue| queue.idle.pop()) {
+            self.task = Some(task.clone());
+            match task.send(self) {
+                Ok(()) => return,
+                Err(SendError(driver)) => self = driver,
+            }
+        }
+        let (task, next) = unbounded_channel();
+        self.task = Some(task);
+        self.runtime.clone().spawn(self.run_and(next));
+    }
+
+    /// Runs, and after that whichever is next, until the queue is gone.
+    async fn run_and(self, mut next: UnboundedReceiver<Self>) {
+        let mut driver = Some(self);
+        while let Some(one) = driver {
+            one.run().await;
+            driver = next.recv().await;
+        }
     }
 
     fn another(&self, queue: &mut Queue) -> Self {
@@ -235,16 +172,16 @@ impl Driver {
             match self.next() {
                 Next::Ask(connection) => {
                     let took = connection.round_trip();
-                    let (entries, second) = self.with_queue(|queue| {
+                    let (entries, another) = self.with_queue(|queue| {
                         let most_keys = queue.share(self.core.most_keys);
                         let entries = take(&mut queue.waiting, most_keys, took);
-                        let second = queue.drivers == 1 && !queue.waiting.is_empty();
-                        let second = second.then(|| self.another(queue));
-                        (entries, second)
+                        let is_left = queue.has_some_left();
+                        let another = is_left.then(|| self.another(queue));
+                        (entries, another)
                     });
                     let many = entries.len() > 1;
-                    if let Some(second) = second {
-                        second.start();
+                    if let Some(another) = another {
+                        another.start();
                     }
                     if self.ask(&connection, entries).await.is_err() {
                         connection.give_up();
@@ -255,13 +192,15 @@ impl Driver {
                         others_first().await;
                     }
                 }
-                Next::Connect => self.connect().await,
+                // Large and seldom: so the task stays small.
+                Next::Connect => Box::pin(self.connect()).await,
                 Next::Done => return,
             }
         }
     }
 
     fn next(&mut self) -> Next {
+        let mut task = self.task.take();
         let next = self.with_queue(|queue| {
             let next = match queue.open_connection() {
                 _ if queue.waiting.is_empty() => Next::Done,
@@ -273,10 +212,14 @@ impl Driver {
             match next {
                 Next::Ask(_) => {}
                 Next::Connect => queue.connecting = true,
-                Next::Done => queue.drivers -= 1,
+                Next::Done => {
+                    queue.drivers -= 1;
+                    queue.idle.extend(task.take());
+                }
             }
             next
         });
+        self.task = task;
         self.connecting = matches!(next, Next::Connect);
         self.done = matches!(next, Next::Done);
         next
@@ -350,14 +293,15 @@ impl Driver {
         // good. But those who have come since wait behind it, so not for much longer.
         let began = Instant::now();
         let patience = last_gone.saturating_duration_since(began);
-        let replied = timeout(
-            patience + patience.min(PATIENCE),
-            connection.send(&commands),
-        )
-        .await;
-        let replied = replied.map_err(|_| StoreErrorKind::TimedOut.into());
+        let end = began + patience + patience.min(PATIENCE);
+        let sent = connection.send(&commands);
+        let replied = self.core.deadlines.within(end, sent).await;
+        let replied = replied.ok_or_else(|| StoreErrorKind::TimedOut.into());
         match replied.and_then(|sent| sent.map_err(|error| broken(&error))) {
-            Ok(replies) => self.hand_out(connection, calls, replies, (asked, began), whole),
+            Ok(replies) => {
+                self.hand_out(connection, calls, replies, (asked, began), whole)
+                    .await
+            }
             Err(error) => {
                 fail(calls.into_iter().flat_map(Call::into_waiters), &error);
                 self.core.servers.unreachable(&self.core, &self.runtime);
@@ -367,7 +311,7 @@ impl Driver {
     }
 
     /// Hands out the replies to calls that were made, and sent, at these instants.
-    fn hand_out(
+    async fn hand_out(
         &self,
         connection: &Connection,
         calls: Vec<Call>,
@@ -379,6 +323,7 @@ impl Driver {
         let mut replies = replies.into_iter();
         let mut unknown = Vec::new();
         let mut usable = true;
+        let mut pace = Pace::default();
         for call in calls {
             if call.asking {
                 replies.next();
@@ -387,7 +332,8 @@ impl Driver {
                 Ok(answer) => {
                     connection.answered(answer.now, took);
                     let denials = &self.core.denials;
-                    let undone = call.answer(answer.now, answer.entries, asked, denials);
+                    let undone = call.answer(answer.now, answer.entries, asked, denials, &mut pace);
+                    let undone = undone.await;
                     self.refused(undone.late, &Refusal::TooLate, false);
                     match answer.refusal {
                         Some(refusal) => (undone.refused, refusal),
@@ -418,7 +364,12 @@ impl Driver {
 
     /// Sees to waiters whose call the server did not run: they are asked again, unless this was the
     /// last time.
-    fn refused(&self, waiters: impl IntoIterator<Item = Waiter>, refusal: &Refusal, last: bool) {
+    fn refused(
+        &self,
+        waiters: impl IntoIterator<Item = Box<Waiter>>,
+        refusal: &Refusal,
+        last: bool,
+    ) {
         let (core, runtime) = (&self.core, &self.runtime);
         if matches!(refusal, Refusal::NotPrimary(_) | Refusal::Busy(_)) {
             core.servers.unreachable(core, runtime);
@@ -446,21 +397,6 @@ impl Driver {
             }
         }
     }
-}
-
-/// Lets those run who were answered: they may have another question, and the next round trip is for
-/// all of them. Unlike Tokio's `yield_now`, this does not wait until the runtime looks for I/O.
-async fn others_first() {
-    let mut ready = false;
-    poll_fn(|context| {
-        if ready {
-            return Poll::Ready(());
-        }
-        ready = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// The connection is not to be used any more.

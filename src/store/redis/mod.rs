@@ -22,6 +22,8 @@ mod cluster;
 mod connection;
 mod denials;
 mod link;
+mod pace;
+mod queue;
 mod refusal;
 mod script;
 #[cfg(feature = "redis-sentinel")]
@@ -51,6 +53,7 @@ use self::servers::Servers;
 use self::subject::Subject;
 use super::check;
 use super::{Check, Outcome, Store, StoreError, Verdict};
+use crate::deadlines::Deadlines;
 use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
 
@@ -207,6 +210,7 @@ struct Core {
     script: Script,
     denials: Denials,
     meter: BatchMeter,
+    deadlines: Deadlines,
     servers: Servers,
 }
 
@@ -227,7 +231,7 @@ impl Core {
             Duration::MAX => UNSAID_PATIENCE,
             said => said.min(LONGEST_PATIENCE),
         };
-        let waiter = Waiter {
+        let waiter = Box::new(Waiter {
             operation,
             check: check.into_owned(),
             subject,
@@ -238,7 +242,7 @@ impl Core {
             asking: false,
             slot: self.servers.slot_of(check.identity),
             sender,
-        };
+        });
         self.servers.ask(self, &runtime, waiter);
         Outcome::Pending(Box::pin(async {
             let ended = |_| Err(unavailable("the runtime that asked the server has ended"));

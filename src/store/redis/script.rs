@@ -1,6 +1,6 @@
 //! The script as a command, and its reply as verdicts: the two ends of `check.lua`.
 
-use std::{fmt, iter};
+use std::{fmt, iter, mem};
 
 use redis::{Cmd, Value};
 
@@ -34,14 +34,19 @@ impl Script {
         let clock = format!("redis.call('HMGET', '{key}', 'seconds', 'microseconds')");
         // What is past by that clock may be in the future by the server's, which ends keys.
         let changes = [
-            ("redis.call('TIME')", clock.as_str()),
-            ("'PXAT', milliseconds)", "'PX', 3600000)"),
+            ("redis.call('TIME')", 1, clock.as_str()),
+            ("'PXAT', milliseconds)", 2, "'PX', 3600000)"),
+            (
+                "'PEXPIREAT', count, milliseconds)",
+                1,
+                "'PEXPIRE', count, 3600000)",
+            ),
         ];
         Self::of(
             &changes
                 .iter()
-                .fold(SOURCE.to_owned(), |source, (old, new)| {
-                    assert_eq!(source.matches(old).count(), 1, "`{old}` is there once");
+                .fold(SOURCE.to_owned(), |source, (old, times, new)| {
+                    assert_eq!(source.matches(old).count(), *times, "of `{old}`");
                     source.replace(old, new)
                 }),
         )
@@ -50,12 +55,16 @@ impl Script {
     /// A call, sent when the server's clock shows `now` (microseconds since the Unix epoch), as far
     /// as is known here. `whole` sends the script's text.
     pub(super) fn call(&self, question: &Question, now: u64, whole: bool) -> Cmd {
-        let mut command = Cmd::with_capacity(4 + question.keys.len(), 0);
+        let size = question.keys.text.len() + 128;
+        let mut command = Cmd::with_capacity(4 + question.keys.len(), size);
         match whole {
             true => command.arg("EVAL").arg(&self.source),
             false => command.arg("EVALSHA").arg(&self.hash),
         };
-        command.arg(question.keys.len()).arg(&question.keys);
+        command.arg(question.keys.len());
+        for key in question.keys.iter() {
+            command.arg(key);
+        }
         let mut numbers = Vec::with_capacity(96 * question.groups.len());
         let mut texts = Vec::new();
         for (group, entries) in &question.groups {
@@ -81,11 +90,9 @@ impl Script {
 
 /// Adds numbers as the script reads them. They are below 2^53, so that they stay what they are.
 fn push<const N: usize>(bytes: &mut Vec<u8>, numbers: [u64; N]) {
-    bytes.extend(
-        numbers
-            .iter()
-            .flat_map(|number| (*number as f64).to_le_bytes()),
-    );
+    for number in numbers {
+        bytes.extend_from_slice(&(number as f64).to_le_bytes());
+    }
 }
 
 fn quota_numbers(quota: &Quota) -> [u64; 5] {
@@ -113,9 +120,43 @@ impl fmt::Debug for Script {
 #[derive(Debug, Default)]
 pub(super) struct Question {
     /// The keys of the first entry, of the second, and so on: none of them twice.
-    pub(super) keys: Vec<String>,
+    pub(super) keys: Keys,
     /// Entries that differ in their keys only, and how many of them there are.
     pub(super) groups: Vec<(Group, usize)>,
+}
+
+/// The names of counts, one after another.
+#[derive(Debug, Default)]
+pub(super) struct Keys {
+    text: String,
+    ends: Vec<usize>,
+}
+
+impl Keys {
+    /// With room for so many of the usual length.
+    pub(super) fn with_capacity(keys: usize) -> Self {
+        Self {
+            text: String::with_capacity(96 * keys),
+            ends: Vec::with_capacity(keys),
+        }
+    }
+
+    /// Adds one, as it is written.
+    pub(super) fn add(&mut self, write: impl FnOnce(&mut String)) {
+        write(&mut self.text);
+        self.ends.push(self.text.len());
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &str> {
+        let mut start = 0;
+        self.ends
+            .iter()
+            .map(move |end| &self.text[mem::replace(&mut start, *end)..*end])
+    }
 }
 
 impl Question {
@@ -216,12 +257,12 @@ impl ReplyNumbers<'_> {
     }
 
     fn next_entry(&mut self, group: &Group) -> Result<Result<Charged, Flaw>, Refusal> {
-        let times = match self.next()? {
-            -1 => return Ok(Err(Flaw::WrongType)),
-            -2 => return Ok(Err(Flaw::Unreadable)),
-            -3 => return Ok(Err(Flaw::Refused)),
-            -4 => return Ok(Err(Flaw::TooLate)),
-            times => usize::try_from(times).map_err(|_| Refusal::Unintelligible)?,
+        let charged = match self.next()? {
+            -1 => Err(Flaw::WrongType),
+            -2 => Err(Flaw::Unreadable),
+            -3 => Err(Flaw::Refused),
+            -4 => Err(Flaw::TooLate),
+            times => Ok(usize::try_from(times).map_err(|_| Refusal::Unintelligible)?),
         };
         let mut before = PerPolicy::new();
         for (quota, _) in &group.counts {
@@ -233,6 +274,6 @@ impl ReplyNumbers<'_> {
             let state = quota.state_from_numbers(state);
             before.push(state.ok_or(Refusal::Unintelligible)?);
         }
-        Ok(Ok(Charged { times, before }))
+        Ok(charged.map(|times| Charged { times, before }))
     }
 }

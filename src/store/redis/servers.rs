@@ -64,7 +64,7 @@ impl Servers {
     }
 
     /// Sends a waiter to the server that has the identity's counts.
-    pub(super) fn ask(&self, core: &Arc<Core>, runtime: &Handle, waiter: Waiter) {
+    pub(super) fn ask(&self, core: &Arc<Core>, runtime: &Handle, waiter: Box<Waiter>) {
         match self {
             Self::One(links) => {
                 let link = &links[waiter.subject.identity as usize % links.len()];
@@ -80,7 +80,7 @@ impl Servers {
         &self,
         core: &Arc<Core>,
         runtime: &Handle,
-        waiter: Waiter,
+        waiter: Box<Waiter>,
         from: &Server,
         to: &Refusal,
     ) {

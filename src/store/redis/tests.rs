@@ -297,15 +297,15 @@ fn questions(acts: &[Act], run: u64) -> Vec<Question> {
             good_for: 0,
             counts: counts.collect(),
         };
-        if names
-            .iter()
-            .any(|name| questions[questions.len() - 1].keys.contains(name))
-        {
+        let asked = |key: &str| names.iter().any(|name| name == key);
+        if questions[questions.len() - 1].keys.iter().any(asked) {
             questions.push(Question::default());
         }
         let last = questions.len() - 1;
         let question = &mut questions[last];
-        question.keys.extend(names);
+        for name in names {
+            question.keys.add(|key| key.push_str(&name));
+        }
         match question.groups.last_mut() {
             Some((alike, entries)) if *alike == group => *entries += 1,
             _ => question.groups.push((group, 1)),

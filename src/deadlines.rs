@@ -1,0 +1,204 @@
+//! The ends of waits, of which hardly any comes: nearly all are over before. So they share a timer,
+//! which costs less than one for each.
+
+use std::collections::VecDeque;
+use std::future::Future;
+#[cfg(feature = "redis")]
+use std::future::poll_fn;
+use std::mem;
+use std::pin::Pin;
+#[cfg(feature = "redis")]
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::runtime::{Handle, Id};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Tokio's timers are as late as this.
+const LATE: Duration = Duration::from_millis(1);
+
+/// So many share a timer. One who waits for longer than those after it keeps all their places.
+const MOST: usize = 65_536;
+
+/// For each runtime those that wait in it, since no runtime waits for another.
+#[derive(Default)]
+pub(crate) struct Deadlines(Mutex<Vec<Arc<Line>>>);
+
+/// Those that wait in one runtime, in the order in which their time is up.
+pub(crate) struct Line {
+    runtime: Id,
+    waiting: Mutex<Waiting>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    /// How many have left at the front.
+    left: usize,
+    /// When the time of each is up, and whom to wake then: nobody if that is done.
+    ends: VecDeque<(Instant, Option<Waker>)>,
+    /// Whether the task runs that wakes them.
+    is_watched: bool,
+}
+
+/// The end of one wait.
+pub(crate) enum Deadline {
+    Shared { line: Arc<Line>, number: usize },
+    Own(Pin<Box<Sleep>>),
+}
+
+impl Deadlines {
+    /// Whoever waits is woken at that instant.
+    pub(crate) fn at(&self, instant: Instant, waker: &Waker) -> Deadline {
+        let shared = Handle::try_current()
+            .ok()
+            .and_then(|runtime| self.share(&runtime, instant, waker));
+        shared.unwrap_or_else(|| Deadline::Own(Box::pin(sleep_until(instant))))
+    }
+
+    /// What is done by that instant.
+    #[cfg(feature = "redis")]
+    pub(crate) async fn within<T>(&self, end: Instant, work: impl Future<Output = T>) -> Option<T> {
+        let (mut work, mut deadline) = (pin!(work), None::<Deadline>);
+        let done = poll_fn(|context| {
+            if let Poll::Ready(done) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(done));
+            }
+            let deadline = deadline.get_or_insert_with(|| self.at(end, context.waker()));
+            deadline.poll(context).map(|()| None)
+        });
+        done.await
+    }
+
+    fn share(&self, runtime: &Handle, instant: Instant, waker: &Waker) -> Option<Deadline> {
+        let line = self.line(runtime.id());
+        let mut waiting = line.waiting();
+        let last = waiting.ends.back().map_or(instant, |(last, _)| *last);
+        if last.saturating_duration_since(instant) > LATE || waiting.ends.len() >= MOST {
+            return None;
+        }
+        let number = waiting.left + waiting.ends.len();
+        waiting
+            .ends
+            .push_back((instant.max(last), Some(waker.clone())));
+        let is_watched = mem::replace(&mut waiting.is_watched, true);
+        drop(waiting);
+        if !is_watched {
+            let (line, done) = (line.clone(), false);
+            // A runtime that is ending drops it at once.
+            runtime.spawn(Watch { line, done }.run());
+        }
+        Some(Deadline::Shared { line, number })
+    }
+
+    fn line(&self, runtime: Id) -> Arc<Line> {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lines.iter().find(|line| line.runtime == runtime);
+        known.cloned().unwrap_or_else(|| {
+            // Those of runtimes that have ended are in nobody's use.
+            lines.retain(|line| line.waiting().is_watched);
+            let new = Arc::new(Line {
+                runtime,
+                waiting: Mutex::default(),
+            });
+            lines.push(new.clone());
+            new
+        })
+    }
+}
+
+impl Line {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn waker(&mut self, number: usize) -> Option<&mut Option<Waker>> {
+        let place = number.checked_sub(self.left)?;
+        self.ends.get_mut(place).map(|(_, waker)| waker)
+    }
+
+    /// Lets go of those at the front who have left, or whose time is up at `now`: these are to be
+    /// woken.
+    fn pass(&mut self, now: Option<Instant>) -> Vec<Waker> {
+        let mut woken = Vec::new();
+        while let Some((end, waker)) = self.ends.front_mut() {
+            if waker.is_some() && now.is_none_or(|now| now < *end) {
+                break;
+            }
+            woken.extend(waker.take());
+            self.ends.pop_front();
+            self.left += 1;
+        }
+        woken
+    }
+}
+
+impl Deadline {
+    /// Ready when the time is up.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Own(sleep) => sleep.as_mut().poll(context),
+            Self::Shared { line, number } => {
+                let mut waiting = line.waiting();
+                match waiting.waker(*number) {
+                    Some(Some(waker)) if waker.will_wake(context.waker()) => Poll::Pending,
+                    Some(Some(waker)) => {
+                        let old = mem::replace(waker, context.waker().clone());
+                        drop(waiting);
+                        drop(old);
+                        Poll::Pending
+                    }
+                    _ => Poll::Ready(()),
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        if let Self::Shared { line, number } = self {
+            let mut waiting = line.waiting();
+            let waker = waiting.waker(*number).and_then(Option::take);
+            waiting.pass(None);
+            drop(waiting);
+            drop(waker);
+        }
+    }
+}
+
+/// The task that wakes those whose time is up, while there are any.
+struct Watch {
+    line: Arc<Line>,
+    done: bool,
+}
+
+impl Watch {
+    async fn run(mut self) {
+        while let Some(end) = self.next() {
+            sleep_until(end).await;
+            let woken = self.line.waiting().pass(Some(Instant::now()));
+            woken.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    fn next(&mut self) -> Option<Instant> {
+        let mut waiting = self.line.waiting();
+        let next = waiting.ends.front().map(|(end, _)| *end);
+        waiting.is_watched = next.is_some();
+        self.done = next.is_none();
+        next
+    }
+}
+
+/// However it ends, the next check starts another.
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.done {
+            self.line.waiting().is_watched = false;
+        }
+    }
+}
