@@ -22,21 +22,34 @@ impl<'a> Decision<'a> {
     /// Computes what to tell of a store's verdict, by the same steps that decided it.
     #[inline]
     pub(crate) fn replay(check: &Check<'a>, verdict: &Verdict) -> Result<Self, StoreError> {
-        let statuses = match verdict.statuses.is_empty() {
-            true => {
+        let complete = verdict.states.len() == check.limits.policies().len();
+        let decision = match &verdict.statuses[..] {
+            [] => {
                 let states = verdict.states.iter().copied();
                 let replayed = check.carrying(None).decide(verdict.now, states);
-                replayed.verdict.statuses
+                Self::new(check, replayed.verdict.statuses)
             }
-            false => PerPolicy::from_slice(&verdict.statuses),
+            // Nearly always, and without a loop.
+            [status] => Self::of_one(check, *status),
+            statuses => Self::new(check, PerPolicy::from_slice(statuses)),
         };
-        let decision = Self::new(check, statuses);
-        let complete = verdict.states.len() == check.limits.policies().len();
         if !complete || decision.allowed != verdict.allowed {
             let contradiction = "the verdict does not follow from its states";
             return Err(StoreError::new(StoreErrorKind::Unusable, contradiction));
         }
         Ok(decision)
+    }
+
+    #[inline]
+    fn of_one(check: &Check<'a>, status: Status) -> Self {
+        Self {
+            limits: Cow::Borrowed(check.limits),
+            statuses: PerPolicy::from_buf_and_len([status; 2], 1),
+            binding: 0,
+            allowed: status.is_allowed(),
+            degraded: false,
+            refused: false,
+        }
     }
 
     /// Let through without a count.

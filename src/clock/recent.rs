@@ -34,16 +34,19 @@ pub(super) fn exact() -> u64 {
 /// The same as of a moment ago: at most [`LATE`] before, and never after what [`exact`] says next.
 #[inline]
 pub(super) fn recent() -> u64 {
-    if UNPACED.get() > 0 {
-        UNPACED.set(UNPACED.get() - 1);
-        return exact();
+    let pace = PACE.get();
+    if pace.good_for == 0 {
+        return renew();
     }
-    let ticks = COUNTER.raw();
-    PACE.get().at(ticks).unwrap_or_else(renew)
+    pace.at(COUNTER.raw()).unwrap_or_else(renew)
 }
 
 #[cold]
 fn renew() -> u64 {
+    if UNPACED.get() > 0 {
+        UNPACED.set(UNPACED.get() - 1);
+        return exact();
+    }
     // Only a runtime of one thread can pause its time.
     let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     if matches!(flavor, Ok(RuntimeFlavor::CurrentThread)) {

@@ -272,17 +272,6 @@ impl Quota {
         }
     }
 
-    /// Whether a state may have been made later than `now`. If not, it is from `now` or before, or
-    /// makes no difference. One that is as good as none may be what something given back left, or
-    /// the end of a count that made room, and says nothing of when that was.
-    pub(crate) fn is_ahead(&self, state: State, now: u64) -> bool {
-        let life = match &self.0 {
-            Kind::TokenBucket(bucket) => bucket.life(),
-            Kind::Window(window) => window.life() * 1_000,
-        };
-        state == State::default() || state.until.saturating_sub(now) >= life
-    }
-
     /// The token bucket that this is, if the rest of its states is always less than `parts`.
     #[inline]
     pub(crate) fn token_bucket_in(&self, parts: u64) -> Option<&TokenBucket> {

@@ -167,6 +167,14 @@ impl TokenBucket {
         })
     }
 
+    /// Whether a state may have been made later than `now`. If not, it is from `now` or before, or
+    /// makes no difference. One that is as good as none may be what something given back left, or
+    /// the end of a count that made room, and says nothing of when that was.
+    #[inline]
+    pub(crate) fn is_ahead(&self, state: State, now: u64) -> bool {
+        state == State::default() || state.until.saturating_sub(now) >= self.full.whole
+    }
+
     /// Whether a charge was denied, and will be for as long as that from now on, in microseconds.
     #[inline]
     pub(crate) fn denies_for(&self, charge: &Charge, time: u64) -> bool {

@@ -186,11 +186,11 @@ impl Table {
         let bucket = Count::compact(policy.quota())?;
         let key = Key(Self::hash(check) ^ policy.fingerprint());
         let (_, slot) = self.find(key)?;
-        let mut seen = slot.compact(key)?;
         let (mut now, mut is_exact) = (self.clock.recently(), false);
+        let mut seen = slot.compact(key)?;
         let (state, charge) = loop {
             let state = seen.state();
-            if policy.quota().is_ahead(state, now) {
+            if bucket.is_ahead(state, now) {
                 return None;
             }
             // While others charge it too, nothing is done in between that can wait.
