@@ -1,0 +1,43 @@
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::configuration::Configuration;
+use crate::serve;
+
+/// Rate limiting as a service: HTTP, gRPC and Envoy in front of one limiter.
+#[derive(Debug, Parser)]
+#[command(name = "tollgate-server", version, about)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until told to stop.
+    Serve {
+        /// The configuration. Without one, everybody has 60 a minute, counted in this process.
+        #[arg(long, short, env = "TOLLGATE_CONFIG")]
+        config: Option<PathBuf>,
+    },
+    /// Read a configuration, with the environment over it, and say what is wrong with it.
+    Validate {
+        /// The configuration.
+        config: PathBuf,
+    },
+}
+
+impl Arguments {
+    pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Serve { config } => serve::run(config.as_deref()).await?,
+            Command::Validate { config } => {
+                Configuration::load(Some(&config))?;
+                println!("{} is good", config.display());
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,5 @@
+//! The command line.
+
+mod command;
+
+pub(crate) use command::Arguments;

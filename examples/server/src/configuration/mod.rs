@@ -1,0 +1,15 @@
+//! The configuration: a TOML file, and the environment over it.
+//!
+//! It is read in three steps: text to a tree of values that know where they stand (`tree`), the
+//! environment's values into it (`environment`), and from there, field by field (`reader`), into
+//! [`Configuration`]. So each mistake can name its file, line and field.
+
+mod environment;
+mod error;
+mod limits;
+mod reader;
+mod secret;
+mod settings;
+mod tree;
+
+pub(crate) use settings::{Configuration, Fixed, LogFormat, Rules, StoreKind, StoreSettings};

@@ -1,0 +1,5 @@
+//! Which limits are whose.
+
+mod catalog;
+
+pub(crate) use catalog::{Catalog, Tenant};
