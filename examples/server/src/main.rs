@@ -5,9 +5,12 @@
 //! and the limiter) and back. `configuration` reads what the limits are, `limits` keeps them, `cli`
 //! is the command line.
 
+mod admin;
+mod authentication;
 mod cli;
 mod configuration;
 mod decide;
+mod envoy;
 mod grpc;
 mod http;
 mod limits;

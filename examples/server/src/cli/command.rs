@@ -3,18 +3,21 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use super::check::Check;
+use super::limits::Limits;
+use super::status::Status;
 use crate::configuration::Configuration;
 use crate::serve;
 
 /// Rate limiting as a service: HTTP, gRPC and Envoy in front of one limiter.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "tollgate-server", version, about)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Serve until told to stop.
     Serve {
@@ -27,6 +30,13 @@ enum Command {
         /// The configuration.
         config: PathBuf,
     },
+    /// Ask a running server whether something may happen now. Exits with 1 if it may not.
+    Check(Check),
+    /// Ask a running server how much is left, without charging.
+    Status(Status),
+    /// List, show, set and delete limits of running servers.
+    #[command(subcommand)]
+    Limits(Limits),
 }
 
 impl Arguments {
@@ -37,6 +47,9 @@ impl Arguments {
                 Configuration::load(Some(&config))?;
                 println!("{} is good", config.display());
             }
+            Command::Check(check) => return check.run().await,
+            Command::Status(status) => return status.run().await,
+            Command::Limits(limits) => return limits.run().await,
         }
         Ok(ExitCode::SUCCESS)
     }

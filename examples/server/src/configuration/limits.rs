@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use tollgate::{Limits, Policy, Quota, Scope};
 
+use super::authentication::add_tokens;
 use super::reader::{Field, Result, Table};
-use super::secret::Secret;
 use super::tree::Value;
+use crate::authentication::Tokens;
 use crate::limits::{Catalog, Tenant};
 
 /// Limits by the names that may stand for them.
@@ -15,10 +16,8 @@ pub(super) type Named = HashMap<String, Limits>;
 
 pub(super) const TABLES: [&str; 4] = ["default", "limits", "tiers", "tenants"];
 
-/// What a tenant is called, and what its callers show.
-pub(super) type Tokens = Vec<(String, Secret)>;
-
-pub(super) fn read(root: &Table<'_>) -> Result<(Catalog, Tokens)> {
+/// The limits, and the tokens by which tenants are known.
+pub(super) fn read(root: &Table<'_>) -> Result<(Catalog, Tokens<String>)> {
     let named = match root.get("limits") {
         Some(field) => named_limits(&field)?,
         None => Named::new(),
@@ -41,7 +40,7 @@ pub(super) fn read(root: &Table<'_>) -> Result<(Catalog, Tokens)> {
                 .insert(name.to_owned(), limits(&field, &named)?);
         }
     }
-    let mut tokens = Tokens::new();
+    let mut tokens = Tokens::default();
     if let Some(tenants) = root.get("tenants") {
         for (name, field) in tenants.entries()? {
             let tenant = tenant(name, &field, &catalog, &named, &mut tokens)?;
@@ -66,7 +65,7 @@ fn tenant(
     field: &Field<'_>,
     catalog: &Catalog,
     named: &Named,
-    tokens: &mut Tokens,
+    tokens: &mut Tokens<String>,
 ) -> Result<Tenant> {
     let scope = Scope::new(name).map_err(|error| field.wrong(error))?;
     let table = field.table(&["tier", "limit", "keys", "tokens"])?;
@@ -84,9 +83,7 @@ fn tenant(
         }
     }
     if let Some(field) = table.get("tokens") {
-        for token in field.list()? {
-            tokens.push((name.to_owned(), token.secret()?));
-        }
+        add_tokens(&field, &name.to_owned(), tokens)?;
     }
     Ok(Tenant {
         limits: table.read("limit", |field| limits(field, named))?,

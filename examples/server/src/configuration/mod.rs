@@ -4,12 +4,18 @@
 //! environment's values into it (`environment`), and from there, field by field (`reader`), into
 //! [`Configuration`]. So each mistake can name its file, line and field.
 
+mod admin;
+mod authentication;
 mod environment;
+mod envoy;
 mod error;
 mod limits;
 mod reader;
 mod secret;
 mod settings;
-mod tree;
 
+mod tree;
+mod yaml;
+
+pub(crate) use reader::{Field, Result, Table};
 pub(crate) use settings::{Configuration, Fixed, LogFormat, Rules, StoreKind, StoreSettings};

@@ -62,7 +62,7 @@ impl<'a> Field<'a> {
 
     pub(crate) fn text(&self) -> Result<&'a str> {
         match self.value() {
-            Value::Text(text) => Ok(text),
+            Value::Text(text) | Value::Plain(text) => Ok(text),
             _ => Err(self.other_than("a text")),
         }
     }
@@ -78,15 +78,18 @@ impl<'a> Field<'a> {
     pub(crate) fn boolean(&self) -> Result<bool> {
         match self.value() {
             Value::Boolean(boolean) => Ok(*boolean),
+            Value::Plain(word) if word == "true" => Ok(true),
+            Value::Plain(word) if word == "false" => Ok(false),
             _ => Err(self.other_than("true or false")),
         }
     }
 
     pub(crate) fn number(&self, range: RangeInclusive<u32>) -> Result<u32> {
-        let Value::Integer(number) = *self.value() else {
-            return Err(self.other_than("an integer"));
+        let number = match self.value() {
+            Value::Integer(number) => u32::try_from(*number).ok(),
+            Value::Plain(word) => word.parse().ok(),
+            _ => return Err(self.other_than("an integer")),
         };
-        let number = u32::try_from(number).ok();
         let number = number.filter(|number| range.contains(number));
         number.ok_or_else(|| {
             let (least, most) = range.into_inner();
@@ -124,8 +127,17 @@ impl<'a> Field<'a> {
 
     /// One of the texts that stand for something.
     pub(crate) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T> {
+        self.chosen(choices, |name, text| name == text)
+    }
+
+    /// The same, in capitals or not.
+    pub(crate) fn choice_of_any_case<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T> {
+        self.chosen(choices, str::eq_ignore_ascii_case)
+    }
+
+    fn chosen<T: Copy>(&self, choices: &[(&str, T)], is: impl Fn(&str, &str) -> bool) -> Result<T> {
         let text = self.text()?;
-        let chosen = choices.iter().find(|(name, _)| *name == text);
+        let chosen = choices.iter().find(|(name, _)| is(name, text));
         chosen.map(|(_, value)| *value).ok_or_else(|| {
             let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
             self.wrong(format!("{text:?} is none of {}", names.join(", ")))
@@ -179,11 +191,6 @@ impl<'a> Field<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// The table as a value.
-    pub(crate) fn field(&self) -> &Field<'a> {
-        &self.field
-    }
-
     pub(crate) fn get(&self, name: &str) -> Option<Field<'a>> {
         let (name, node) = self.entries.iter().find(|(known, _)| known == name)?;
         match node.value {

@@ -2,17 +2,18 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use tollgate::FailureStrategy;
 
-use super::environment;
-use super::limits;
+use super::envoy::EnvoySettings;
 use super::reader::{Field, Result, Table};
 use super::secret::Secret;
 use super::tree::{Node, Origin, Value, from_toml};
+use super::{admin, authentication, environment, envoy, limits};
+use crate::authentication::{Authenticator, Tokens};
 use crate::limits::Catalog;
 
 /// All of a configuration.
@@ -23,7 +24,7 @@ pub(crate) struct Configuration {
 }
 
 /// What only a restart can change.
-#[derive(Debug, PartialEq)]
+#[derive(Debug)]
 pub(crate) struct Fixed {
     pub(crate) listen: Listen,
     pub(crate) store: StoreSettings,
@@ -37,13 +38,20 @@ pub(crate) struct Fixed {
 pub(crate) struct Rules {
     pub(crate) failure_strategy: FailureStrategy,
     pub(crate) catalog: Catalog,
+    pub(crate) authenticator: Authenticator,
+    pub(crate) admin_tokens: Tokens<()>,
+    pub(crate) envoy: EnvoySettings,
+    /// The files that all of it stands in.
+    pub(crate) files: Vec<PathBuf>,
 }
 
 /// Where to listen.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Listen {
     pub(crate) http: SocketAddr,
     pub(crate) grpc: SocketAddr,
+    /// None where nobody may change anything.
+    pub(crate) admin: Option<SocketAddr>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -81,13 +89,38 @@ pub(crate) struct Shutdown {
     pub(crate) deadline: Duration,
 }
 
-const TABLES: [&str; 4] = ["listen", "store", "log", "shutdown"];
+const TABLES: [&str; 7] = [
+    "listen",
+    "store",
+    "log",
+    "shutdown",
+    "authentication",
+    "admin",
+    "envoy",
+];
 
 const STRATEGIES: [(&str, FailureStrategy); 3] = [
     ("open", FailureStrategy::Open),
     ("open-unlimited", FailureStrategy::OpenUnlimited),
     ("closed", FailureStrategy::Closed),
 ];
+
+impl Fixed {
+    /// What another configuration has otherwise, and only a restart can change.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
+        let same = [
+            ("listen", self.listen == other.listen),
+            ("store", self.store == other.store),
+            (
+                "log",
+                (&self.log_filter, self.log_format) == (&other.log_filter, other.log_format),
+            ),
+            ("shutdown", self.shutdown == other.shutdown),
+        ];
+        let others = same.into_iter().filter(|(_, same)| !same);
+        others.map(|(name, _)| name).collect()
+    }
+}
 
 impl Configuration {
     /// Reads the file, if there is to be one, and the environment.
@@ -104,22 +137,32 @@ impl Configuration {
                 origin: Origin::unwritten(),
             },
         };
-        Ok(Self::from_tree(root, std::env::vars())?)
+        Ok(Self::from_tree(root, std::env::vars(), file)?)
     }
 
     fn from_tree(
         mut root: Node,
         variables: impl IntoIterator<Item = (String, String)>,
+        file: Option<&Path>,
     ) -> Result<Self> {
         environment::apply(&mut root, variables)?;
         let known = [&TABLES[..], &limits::TABLES].concat();
         let root = Field::root(&root).table(&known)?;
         let (store, failure_strategy) = store(&root)?;
-        let (catalog, _) = limits::read(&root)?;
+        let (catalog, tokens) = limits::read(&root)?;
+        let authenticator = authentication::read(&root, tokens)?;
+        let mut files: Vec<_> = file.map(Path::to_owned).into_iter().collect();
+        let directory = file.and_then(Path::parent).unwrap_or(Path::new(""));
+        let envoy = envoy::read(&root, directory, &mut files)?;
+        if authenticator.required && !envoy.rules.is_empty() && envoy.tokens.is_empty() {
+            let problem = "callers must authenticate, and Envoy could not: give it `tokens`";
+            return Err(root.required("envoy")?.wrong(problem));
+        }
         let (log_filter, log_format) = log(&root)?;
+        let admin_tokens = admin::read(&root)?;
         Ok(Self {
             fixed: Fixed {
-                listen: listen(&root)?,
+                listen: listen(&root, !admin_tokens.is_empty())?,
                 store,
                 log_filter,
                 log_format,
@@ -128,6 +171,10 @@ impl Configuration {
             rules: Rules {
                 failure_strategy,
                 catalog,
+                authenticator,
+                admin_tokens,
+                envoy,
+                files,
             },
         })
     }
@@ -141,8 +188,8 @@ fn section<'a>(root: &Table<'a>, name: &str, known: &[&str]) -> Result<Option<Ta
     root.read(name, |field| field.table(known))
 }
 
-fn listen(root: &Table<'_>) -> Result<Listen> {
-    let table = section(root, "listen", &["http", "grpc"])?;
+fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
+    let table = section(root, "listen", &["http", "grpc", "admin"])?;
     let address = |name: &str, port| {
         let address = table.as_ref().map(|table| table.read(name, Field::address));
         Ok(address.transpose()?.flatten().unwrap_or(local(port)))
@@ -150,6 +197,7 @@ fn listen(root: &Table<'_>) -> Result<Listen> {
     Ok(Listen {
         http: address("http", 8080)?,
         grpc: address("grpc", 8081)?,
+        admin: Some(address("admin", 8082)?).filter(|_| has_admin),
     })
 }
 

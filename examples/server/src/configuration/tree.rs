@@ -23,6 +23,8 @@ pub(crate) enum Value {
     /// A number with a fraction, or a date: no field takes one.
     Other(&'static str),
     Text(String),
+    /// A word that is what the field takes it for: YAML has such.
+    Plain(String),
     List(Vec<Node>),
     Table(Vec<(String, Node)>),
 }
@@ -35,7 +37,7 @@ impl Value {
             Self::Boolean(_) => "a boolean",
             Self::Integer(_) => "an integer",
             Self::Other(kind) => kind,
-            Self::Text(_) => "a text",
+            Self::Text(_) | Self::Plain(_) => "a text",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
         }

@@ -6,13 +6,35 @@ use tollgate::{Check, Identity, Limiter, Limits, Quota, Scope};
 use super::answer::Answer;
 use super::question::{Question, identity};
 use super::refusal::Refusal;
+use crate::authentication::Caller;
 use crate::configuration::Rules;
+use crate::limits::{Keeper, limits_of};
 
 /// One limiter, and the rules by which it is asked; what all front doors share.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     limiter: Limiter,
     rules: Arc<ArcSwap<Rules>>,
+    keeper: Keeper,
+    /// Keeps the counts of Envoy's descriptors apart from those of keys.
+    envoy_scope: Scope,
+}
+
+/// What a question comes to.
+struct Terms {
+    identity: Identity,
+    scope: Scope,
+    limits: Limits,
+    cost: u32,
+    rules: Arc<Rules>,
+}
+
+impl Terms {
+    fn check(&self) -> Check<'_> {
+        Check::new(&self.identity, &self.limits)
+            .scope(&self.scope)
+            .cost(self.cost)
+    }
 }
 
 /// Whether a question is paid for.
@@ -23,48 +45,118 @@ enum Mode {
 }
 
 impl Gate {
-    pub(crate) fn new(limiter: Limiter, rules: Rules) -> Self {
+    pub(crate) fn new(limiter: Limiter, rules: Rules, keeper: Keeper) -> Self {
         Self {
             limiter,
             rules: Arc::new(ArcSwap::from_pointee(rules)),
+            keeper,
+            envoy_scope: Scope::new("envoy").expect("a good name"),
         }
     }
 
+    /// The rules as they are now.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Goes by these rules from now on.
+    pub(crate) fn follow(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    /// The limits that are set at run time.
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
     /// Decides, and charges if it is allowed.
-    pub(crate) async fn check(&self, question: &Question) -> Result<Answer, Refusal> {
-        self.ask(question, Mode::Check).await
+    pub(crate) async fn check(
+        &self,
+        caller: &Caller,
+        question: &Question,
+    ) -> Result<Answer, Refusal> {
+        self.ask(caller, question, Mode::Check).await
     }
 
     /// Looks what is left.
-    pub(crate) async fn peek(&self, question: &Question) -> Result<Answer, Refusal> {
-        self.ask(question, Mode::Peek).await
+    pub(crate) async fn peek(
+        &self,
+        caller: &Caller,
+        question: &Question,
+    ) -> Result<Answer, Refusal> {
+        self.ask(caller, question, Mode::Peek).await
     }
 
-    async fn ask(&self, question: &Question, mode: Mode) -> Result<Answer, Refusal> {
-        let rules = self.rules.load();
-        let identity = identity(&question.key)?;
-        let tenant = question.tenant.as_deref();
-        let tenant = tenant.unwrap_or(&rules.catalog.default_tenant);
-        let scope = match rules.catalog.tenants.get(tenant) {
+    /// Forgets what was counted, here and in the store.
+    pub(crate) async fn reset(&self, question: &Question) -> Result<(), Refusal> {
+        let terms = self.terms(&Caller::Anybody, question)?;
+        let reset = self.limiter.reset(&terms.check()).await;
+        reset.map_err(|error| {
+            tracing::warn!(%error, "a count could not be reset");
+            Refusal::unavailable("the store did not answer that it did it: try again")
+        })
+    }
+
+    async fn ask(
+        &self,
+        caller: &Caller,
+        question: &Question,
+        mode: Mode,
+    ) -> Result<Answer, Refusal> {
+        let terms = self.terms(caller, question)?;
+        let limiter = self.limiter(&terms.rules);
+        let decision = match mode {
+            Mode::Check => limiter.check(&terms.check()).await,
+            Mode::Peek => limiter.peek(&terms.check()).await,
+        };
+        Ok(Answer::from(&decision))
+    }
+
+    /// Whose count it is, and what the limits are.
+    fn terms(&self, caller: &Caller, question: &Question) -> Result<Terms, Refusal> {
+        let subject = question.subject(caller)?;
+        let identity = identity(&subject.key)?;
+        let rules = self.rules();
+        let catalog = &rules.catalog;
+        let tenant = subject.tenant.as_ref().unwrap_or(&catalog.default_tenant);
+        let scope = match catalog.tenants.get(tenant) {
             Some(tenant) => tenant.scope.clone(),
             None => Scope::new(tenant).map_err(|error| Refusal::invalid("tenant", error))?,
         };
         let limits = match &question.limits {
             Some(limits) => limits.clone(),
-            None => rules.catalog.limits_of(tenant, &question.key).clone(),
+            None => {
+                let runtime = self.keeper.runtime();
+                limits_of(catalog, &runtime, tenant, &subject.key).clone()
+            }
         };
+        Ok(Terms {
+            identity,
+            scope,
+            limits,
+            cost: question.cost,
+            rules,
+        })
+    }
+
+    /// Decides about a descriptor of Envoy's.
+    pub(crate) async fn check_descriptor(
+        &self,
+        rules: &Rules,
+        counted: &str,
+        limits: &Limits,
+        hits: u32,
+    ) -> Answer {
+        let identity = Identity::new("descriptor", counted).expect("a good kind");
+        let check = Check::new(&identity, limits)
+            .scope(&self.envoy_scope)
+            .cost(hits);
+        Answer::from(&self.limiter(rules).check(&check).await)
+    }
+
+    fn limiter(&self, rules: &Rules) -> Limiter {
         let limiter = self.limiter.clone();
-        let limiter = limiter.failure_strategy(rules.failure_strategy);
-        // A check may wait, and what is loaded is meant to be held for moments.
-        drop(rules);
-        let check = Check::new(&identity, &limits)
-            .scope(&scope)
-            .cost(question.cost);
-        let decision = match mode {
-            Mode::Check => limiter.check(&check).await,
-            Mode::Peek => limiter.peek(&check).await,
-        };
-        Ok(Answer::from(&decision))
+        limiter.failure_strategy(rules.failure_strategy)
     }
 
     /// Whether the store is away, as a look at nobody's count tells.

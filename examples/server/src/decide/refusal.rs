@@ -14,6 +14,12 @@ pub(crate) struct Refusal {
 pub(crate) enum RefusalKind {
     /// It cannot be understood.
     Invalid,
+    /// It is not known who asks.
+    Unauthenticated,
+    /// Whoever asks may not ask that.
+    Forbidden,
+    /// It cannot be done now.
+    Unavailable,
 }
 
 impl Refusal {
@@ -23,6 +29,48 @@ impl Refusal {
             kind: RefusalKind::Invalid,
             field: None,
             problem: problem.to_string(),
+        }
+    }
+
+    /// It is not known who asks.
+    pub(crate) fn unauthenticated(problem: impl Display) -> Self {
+        Self {
+            kind: RefusalKind::Unauthenticated,
+            ..Self::unreadable(problem)
+        }
+    }
+
+    /// Whoever asks may not ask that, because of a field.
+    pub(crate) fn forbidden(field: &str, problem: impl Display) -> Self {
+        Self {
+            kind: RefusalKind::Forbidden,
+            ..Self::invalid(field, problem)
+        }
+    }
+
+    /// It cannot be done now.
+    pub(crate) fn unavailable(problem: impl Display) -> Self {
+        Self {
+            kind: RefusalKind::Unavailable,
+            ..Self::unreadable(problem)
+        }
+    }
+
+    /// What became of the request, in metrics.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self.kind {
+            RefusalKind::Invalid => "invalid",
+            RefusalKind::Unauthenticated => "unauthenticated",
+            RefusalKind::Forbidden => "forbidden",
+            RefusalKind::Unavailable => "unavailable",
+        }
+    }
+
+    /// All that there is to say, in a sentence.
+    pub(crate) fn sentence(&self) -> String {
+        match &self.field {
+            Some(field) => format!("`{field}`: {}", self.problem),
+            None => self.problem.clone(),
         }
     }
 

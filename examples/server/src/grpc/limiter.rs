@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use tollgate::Limits;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use crate::decide::{self, Answer, Gate, GivenLimit, Question, Refusal, RefusalKind};
+use super::refused::{authorization, refused};
+use crate::authentication::Caller;
+use crate::decide::{self, Answer, Gate, GivenLimit, Question, Refusal};
 use crate::meter;
 use crate::protocol::tollgate::v1;
 use crate::protocol::tollgate::v1::rate_limiter_server::RateLimiter;
@@ -22,15 +24,9 @@ impl RateLimiter for Door {
         &self,
         request: Request<v1::CheckLimitRequest>,
     ) -> Result<Response<v1::CheckLimitResponse>, Status> {
-        let request = request.into_inner();
-        let cost = request.cost.unwrap_or(1);
-        let question = question(request.key, request.tenant, request.limit, cost);
-        let answer = match question {
-            Ok(question) => self.gate.check(&question).await,
-            Err(refusal) => Err(refusal),
-        };
+        let answer = self.check(request).await;
         meter::answered("grpc", &answer);
-        let status = Some(status(&answer.map_err(refused)?));
+        let status = Some(status(&answer.map_err(|refusal| refused(&refusal))?));
         Ok(Response::new(v1::CheckLimitResponse { status }))
     }
 
@@ -38,12 +34,31 @@ impl RateLimiter for Door {
         &self,
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let caller = authenticate(&self.gate, &request).map_err(|refusal| refused(&refusal))?;
         let request = request.into_inner();
         let question = question(request.key, request.tenant, request.limit, 0);
-        let answer = self.gate.peek(&question.map_err(refused)?).await;
-        let status = Some(status(&answer.map_err(refused)?));
+        let answer = self
+            .gate
+            .peek(&caller, &question.map_err(|refusal| refused(&refusal))?)
+            .await;
+        let status = Some(status(&answer.map_err(|refusal| refused(&refusal))?));
         Ok(Response::new(v1::GetStatusResponse { status }))
     }
+}
+
+impl Door {
+    async fn check(&self, request: Request<v1::CheckLimitRequest>) -> Result<Answer, Refusal> {
+        let caller = authenticate(&self.gate, &request)?;
+        let request = request.into_inner();
+        let cost = request.cost.unwrap_or(1);
+        let question = question(request.key, request.tenant, request.limit, cost)?;
+        self.gate.check(&caller, &question).await
+    }
+}
+
+fn authenticate<T>(gate: &Gate, request: &Request<T>) -> Result<Caller, Refusal> {
+    let rules = gate.rules();
+    rules.authenticator.authenticate(authorization(request))
 }
 
 fn question(
@@ -53,7 +68,8 @@ fn question(
     cost: u32,
 ) -> Result<Question, Refusal> {
     Ok(Question {
-        key,
+        // An empty one is as good as none.
+        key: (!key.is_empty()).then_some(key),
         tenant,
         limits: limit.map(given).transpose()?,
         cost,
@@ -95,18 +111,7 @@ fn status(answer: &Answer) -> v1::Status {
     }
 }
 
-fn duration(duration: Duration) -> prost_types::Duration {
+pub(super) fn duration(duration: Duration) -> prost_types::Duration {
     // The longest is ten years.
     duration.try_into().unwrap_or_default()
-}
-
-fn refused(refusal: Refusal) -> Status {
-    let code = match refusal.kind {
-        RefusalKind::Invalid => Code::InvalidArgument,
-    };
-    let message = match refusal.field {
-        Some(field) => format!("`{field}`: {}", refusal.problem),
-        None => refusal.problem,
-    };
-    Status::new(code, message)
 }

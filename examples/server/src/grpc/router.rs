@@ -6,9 +6,10 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::limiter::Door;
+use super::{envoy, limiter};
 use crate::decide::Gate;
 use crate::protocol::DESCRIPTORS;
+use crate::protocol::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 use crate::protocol::tollgate::v1::rate_limiter_server::RateLimiterServer;
 
 /// What the health service says.
@@ -22,7 +23,12 @@ impl Health {
             true => ServingStatus::Serving,
             false => ServingStatus::NotServing,
         };
-        for service in ["", RateLimiterServer::<Door>::NAME] {
+        let services = [
+            "",
+            RateLimiterServer::<limiter::Door>::NAME,
+            RateLimitServiceServer::<envoy::Door>::NAME,
+        ];
+        for service in services {
             self.0.set_service_status(service, status).await;
         }
     }
@@ -43,7 +49,9 @@ pub(crate) async fn router(gate: Gate) -> anyhow::Result<(Router, Health)> {
         .register_encoded_file_descriptor_set(DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let routes = Routes::new(RateLimiterServer::new(Door { gate }))
+    let limiter = limiter::Door { gate: gate.clone() };
+    let routes = Routes::new(RateLimiterServer::new(limiter))
+        .add_service(RateLimitServiceServer::new(envoy::Door { gate }))
         .add_service(health_service)
         .add_service(reflection);
     Ok((routes.prepare().into_axum_router(), health))

@@ -14,11 +14,12 @@ use super::headers::headers;
 use super::problem::Problem;
 use super::router::Door;
 use crate::decide::{Algorithm, Answer, GivenLimit, Question, Refusal, milliseconds};
+use crate::meter;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CheckRequest {
-    key: String,
+    key: Option<String>,
     tenant: Option<String>,
     #[serde(default = "one")]
     cost: u32,
@@ -55,13 +56,19 @@ struct CheckResponse {
 
 pub(super) async fn check(
     State(door): State<Door>,
+    headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Response, Problem> {
     let body = body::received(body)?;
-    let asked = door
-        .ask(body::read(&body, &FIELDS).and_then(question))
-        .await;
-    Ok(respond(&asked?))
+    let answer = decide(&door, &headers, &body).await;
+    meter::answered("http", &answer);
+    Ok(respond(&answer?))
+}
+
+async fn decide(door: &Door, headers: &HeaderMap, body: &[u8]) -> Result<Answer, Refusal> {
+    let caller = door.caller(headers)?;
+    let question = question(body::read(body, &FIELDS)?)?;
+    door.gate.check(&caller, &question).await
 }
 
 fn question(request: CheckRequest) -> Result<Question, Refusal> {
@@ -80,7 +87,7 @@ fn question(request: CheckRequest) -> Result<Question, Refusal> {
 }
 
 /// The limits that a caller gives, if any.
-pub(super) fn given(
+pub(crate) fn given(
     rate: Option<u32>,
     interval: Option<&str>,
     burst: Option<u32>,
@@ -128,6 +135,5 @@ pub(super) fn respond(answer: &Answer) -> Response {
         reset_after_ms: milliseconds(answer.reset_after),
         degraded: answer.degraded,
     };
-    let headers: HeaderMap = headers(answer);
-    (headers, Json(body)).into_response()
+    (headers(answer), Json(body)).into_response()
 }

@@ -1,6 +1,6 @@
 //! The HTTP front door.
 
-mod body;
+pub(crate) mod body;
 mod check;
 mod headers;
 mod health;
@@ -8,4 +8,6 @@ mod problem;
 mod router;
 mod status;
 
+pub(crate) use check::given;
+pub(crate) use problem::Problem;
 pub(crate) use router::{Door, router};

@@ -1,7 +1,7 @@
 //! Errors as problem+json (RFC 9457).
 
 use axum::Json;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -40,15 +40,13 @@ impl From<Refusal> for Problem {
     fn from(refusal: Refusal) -> Self {
         let status = match refusal.kind {
             RefusalKind::Invalid => StatusCode::BAD_REQUEST,
-        };
-        // The sentence is whole without the field beside it.
-        let detail = match &refusal.field {
-            Some(field) => format!("`{field}`: {}", refusal.problem),
-            None => refusal.problem,
+            RefusalKind::Unauthenticated => StatusCode::UNAUTHORIZED,
+            RefusalKind::Forbidden => StatusCode::FORBIDDEN,
+            RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self {
             status,
-            detail,
+            detail: refusal.sentence(),
             field: refusal.field,
         }
     }
@@ -66,6 +64,10 @@ impl IntoResponse for Problem {
         let mut response = (self.status, body).into_response();
         let kind = HeaderValue::from_static("application/problem+json");
         response.headers_mut().insert(CONTENT_TYPE, kind);
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(WWW_AUTHENTICATE, scheme);
+        }
         response
     }
 }

@@ -1,13 +1,14 @@
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::http::StatusCode;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, StatusCode};
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::problem::Problem;
 use super::{check, health, status};
-use crate::decide::{Answer, Gate, Question, Refusal};
-use crate::meter;
+use crate::authentication::Caller;
+use crate::decide::{Gate, Refusal};
 use crate::serve::Stopping;
 
 /// No body that makes sense is longer.
@@ -22,20 +23,12 @@ pub(crate) struct Door {
 }
 
 impl Door {
-    pub(super) async fn ask(&self, question: Result<Question, Refusal>) -> Result<Answer, Refusal> {
-        let answer = match question {
-            Ok(question) => self.gate.check(&question).await,
-            Err(refusal) => Err(refusal),
-        };
-        meter::answered("http", &answer);
-        answer
-    }
-
-    pub(super) async fn look(
-        &self,
-        question: Result<Question, Refusal>,
-    ) -> Result<Answer, Refusal> {
-        self.gate.peek(&question?).await
+    /// Who asks.
+    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+        let header = headers.get(AUTHORIZATION);
+        // What is no text is no token either.
+        let header = header.map(|header| header.to_str().unwrap_or_default());
+        self.gate.rules().authenticator.authenticate(header)
     }
 }
 

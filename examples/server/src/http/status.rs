@@ -2,6 +2,7 @@
 
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use serde::Deserialize;
 
@@ -23,11 +24,13 @@ pub(super) struct StatusQuery {
 
 pub(super) async fn status(
     State(door): State<Door>,
+    headers: HeaderMap,
     key: Result<Path<String>, PathRejection>,
     query: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let question = question(key, query);
-    Ok(respond(&door.look(question).await?))
+    let caller = door.caller(&headers)?;
+    let question = question(key, query)?;
+    Ok(respond(&door.gate.peek(&caller, &question).await?))
 }
 
 fn question(
@@ -38,7 +41,7 @@ fn question(
     let Query(query) = query.map_err(|error| Refusal::unreadable(error.body_text()))?;
     let interval = query.interval.as_deref();
     Ok(Question {
-        key,
+        key: Some(key),
         tenant: query.tenant,
         limits: given(query.rate, interval, query.burst, query.algorithm)?,
         cost: 0,

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 
 use tollgate::{Limits, Quota, Scope};
 
+use super::runtime::Runtime;
+
 /// Every limit of the configuration, by whom it is for.
 #[derive(Clone, Debug)]
 pub(crate) struct Catalog {
@@ -37,18 +39,29 @@ impl Default for Catalog {
     }
 }
 
-impl Catalog {
-    /// The limits of a key: its own, or its tenant's, or those of the tenant's tier, or the default.
-    pub(crate) fn limits_of(&self, tenant: &str, key: &str) -> &Limits {
-        let Some(tenant) = self.tenants.get(tenant) else {
-            return &self.default;
-        };
-        let of_key = tenant.keys.get(key);
-        let of_tenant = || tenant.limits.as_ref();
-        let of_tier = || self.tiers.get(tenant.tier.as_ref()?);
-        of_key
-            .or_else(of_tenant)
-            .or_else(of_tier)
-            .unwrap_or(&self.default)
-    }
+/// The limits of a key: its own, or its tenant's, or those of the tenant's tier, or the default.
+/// Each of them as it was set at run time, or else as it is in the configuration.
+pub(crate) fn limits_of<'a>(
+    catalog: &'a Catalog,
+    runtime: &'a Runtime,
+    tenant: &str,
+    key: &str,
+) -> &'a Limits {
+    let configured = catalog.tenants.get(tenant);
+    let of_key = || {
+        let configured = || configured?.keys.get(key);
+        runtime.of_key(tenant, key).or_else(configured)
+    };
+    let of_tenant = || {
+        let configured = || configured?.limits.as_ref();
+        runtime.of_tenant(tenant).or_else(configured)
+    };
+    let of_tier = || {
+        let tier = configured?.tier.as_ref()?;
+        runtime.of_tier(tier).or_else(|| catalog.tiers.get(tier))
+    };
+    of_key()
+        .or_else(of_tenant)
+        .or_else(of_tier)
+        .unwrap_or(&catalog.default)
 }

@@ -1,8 +1,9 @@
-//! Makes the limiter that the configuration asks for.
+//! Makes what the configuration asks for.
 
 use tollgate::{Limiter, LocalStore, RedisConfigError, RedisStore};
 
 use crate::configuration::{StoreKind, StoreSettings};
+use crate::limits::Book;
 
 pub(super) fn limiter(settings: &StoreSettings) -> Result<Limiter, RedisConfigError> {
     let builder = match &settings.kind {
@@ -24,4 +25,12 @@ pub(super) fn limiter(settings: &StoreSettings) -> Result<Limiter, RedisConfigEr
         }
     };
     Ok(builder.deadline(settings.deadline).build())
+}
+
+/// The book of run-time limits, beside the counts.
+pub(super) fn book(settings: &StoreSettings) -> redis::RedisResult<Book> {
+    match &settings.kind {
+        StoreKind::Local { .. } => Ok(Book::in_memory()),
+        StoreKind::Redis { url, prefix, .. } => Book::in_redis(url.reveal(), prefix),
+    }
 }

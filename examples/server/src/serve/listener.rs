@@ -1,5 +1,6 @@
 //! Takes connections, and serves them to their end.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -33,6 +34,8 @@ const MOST_STREAMS: u32 = 4_096;
 /// A listener and what it serves.
 #[derive(Debug)]
 pub(super) struct Front {
+    name: &'static str,
+    address: SocketAddr,
     listener: TcpListener,
     router: Router,
     stopping: Stopping,
@@ -40,22 +43,21 @@ pub(super) struct Front {
 
 impl Front {
     pub(super) async fn open(
+        name: &'static str,
         address: SocketAddr,
         router: Router,
         stopping: &Stopping,
     ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address)
             .await
-            .with_context(|| format!("cannot listen on {address}"))?;
+            .with_context(|| format!("cannot listen on {address} for {name}"))?;
         Ok(Self {
+            name,
+            address: listener.local_addr()?,
             listener,
             router: router.layer(from_fn_with_state(stopping.clone(), say_farewell)),
             stopping: stopping.clone(),
         })
-    }
-
-    pub(super) fn address(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
     }
 
     /// Serves until it is closed and nothing is under way any more.
@@ -105,6 +107,13 @@ impl Front {
             // A client that breaks off is no concern of anybody's.
             let _ = watcher.watch(connection).await;
         });
+    }
+}
+
+/// What listens where.
+impl fmt::Display for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.name, self.address)
     }
 }
 

@@ -3,8 +3,10 @@
 mod limiter;
 mod listener;
 mod log;
+mod reload;
 mod run;
 mod stopping;
 
+pub(crate) use reload::Reloads;
 pub(crate) use run::run;
 pub(crate) use stopping::Stopping;

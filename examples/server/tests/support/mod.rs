@@ -13,11 +13,12 @@ pub(crate) use replica::Replica;
 pub(crate) use servers::{PATIENCE, Server, Wait};
 
 /// The protocols, with their clients.
-#[allow(clippy::all, unreachable_pub, missing_debug_implementations)]
-pub(crate) mod protocol {
-    pub(crate) mod tollgate {
-        pub(crate) mod v1 {
-            tonic::include_proto!("tollgate.v1");
-        }
-    }
+#[path = "../../src/protocol.rs"]
+pub(crate) mod protocol;
+
+/// A file with this text, gone when dropped.
+pub(crate) fn file(text: &str) -> tempfile::NamedTempFile {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    file
 }

@@ -49,7 +49,7 @@ impl Replica {
         if let Some(file) = file {
             program.args([OsStr::new("--config"), file.as_os_str()]);
         }
-        for listener in ["HTTP", "GRPC"] {
+        for listener in ["HTTP", "GRPC", "ADMIN"] {
             program.env(format!("TOLLGATE__LISTEN__{listener}"), "127.0.0.1:0");
         }
         for (name, value) in values {
@@ -68,6 +68,10 @@ impl Replica {
         }
     }
 
+    pub(crate) fn listens_for(&self, front: &str) -> bool {
+        self.addresses.iter().any(|(name, _)| name == front)
+    }
+
     fn address(&self, front: &str) -> SocketAddr {
         let mut addresses = self.addresses.iter();
         let address = addresses.find(|(name, _)| name == front);
@@ -82,6 +86,10 @@ impl Replica {
 
     pub(crate) fn grpc(&self) -> SocketAddr {
         self.address("grpc")
+    }
+
+    pub(crate) fn admin(&self) -> SocketAddr {
+        self.address("admin")
     }
 
     pub(crate) fn grpc_url(&self) -> String {
