@@ -1,15 +1,12 @@
 //! A configuration that has changed is taken over while the server runs, and a bad one changes
 //! nothing. A mistake is told with its file, line and field.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::fs;
 use std::path::Path;
 
+use crate::support::client::{check, get, json};
+use crate::support::{Replica, Wait};
 use serde_json::json;
-use support::client::{check, get, json};
-use support::{Replica, Wait};
 use tempfile::TempDir;
 
 async fn limit(server: &Replica) -> u64 {

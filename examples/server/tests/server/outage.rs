@@ -1,18 +1,15 @@
 //! Redis is killed under load: every question is answered, degraded, and shared counts come back by
 //! themselves.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use crate::support::client::{check, get, header, json};
+use crate::support::protocol::tollgate::v1;
+use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
+use crate::support::{Replica, Server, Wait};
 use hyper::StatusCode;
 use serde_json::json;
-use support::client::{check, get, header, json};
-use support::protocol::tollgate::v1;
-use support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
-use support::{Replica, Server, Wait};
 
 const ASK: &str = r#"{"key":"a","rate":1000000000,"interval":"1s"}"#;
 

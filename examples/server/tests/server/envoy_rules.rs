@@ -1,21 +1,20 @@
 //! `ShouldRateLimit` as Envoy's clients call it: which rule a descriptor means, and what is
 //! answered.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
-use support::client::get;
-use support::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
-use support::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{
+use crate::support::client::get;
+use crate::support::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use crate::support::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{
     Entry, RateLimitOverride,
 };
-use support::protocol::envoy::service::ratelimit::v3::rate_limit_response::{
+use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_response::{
     Code, DescriptorStatus, rate_limit::Unit,
 };
-use support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-use support::protocol::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
-use support::protocol::envoy::r#type::v3::RateLimitUnit;
-use support::{Replica, file};
+use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+use crate::support::protocol::envoy::service::ratelimit::v3::{
+    RateLimitRequest, RateLimitResponse,
+};
+use crate::support::protocol::envoy::r#type::v3::RateLimitUnit;
+use crate::support::{Replica, file};
 use tempfile::NamedTempFile;
 use tonic::transport::Channel;
 

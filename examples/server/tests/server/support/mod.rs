@@ -1,11 +1,10 @@
 //! Servers, run as they are, and clients of them.
 
 #![allow(dead_code, unused_imports, reason = "no test needs all of it")]
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
 pub(crate) mod client;
+pub(crate) mod envoy;
 pub(crate) mod replica;
-#[path = "../../../../tests/support/redis/mod.rs"]
+#[path = "../../../../../tests/support/redis/mod.rs"]
 pub(crate) mod servers;
 
 pub(crate) use client::{Answer, call};
@@ -13,7 +12,7 @@ pub(crate) use replica::Replica;
 pub(crate) use servers::{PATIENCE, Server, Wait};
 
 /// The protocols, with their clients.
-#[path = "../../src/protocol.rs"]
+#[path = "../../../src/protocol.rs"]
 pub(crate) mod protocol;
 
 /// A file with this text, gone when dropped.

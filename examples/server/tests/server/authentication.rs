@@ -1,19 +1,16 @@
 //! Callers show who they are: a tenant by its token, a user by a JSON web token.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::time::SystemTime;
 
+use crate::support::client::{self, Answer, header};
+use crate::support::protocol::envoy::service::ratelimit::v3::RateLimitRequest;
+use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+use crate::support::protocol::tollgate::v1;
+use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
+use crate::support::{Replica, call, file};
 use hyper::{Method, StatusCode};
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
-use support::client::{self, Answer, header};
-use support::protocol::envoy::service::ratelimit::v3::RateLimitRequest;
-use support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-use support::protocol::tollgate::v1;
-use support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
-use support::{Replica, call, file};
 use tempfile::NamedTempFile;
 use tonic::{Code, Request};
 

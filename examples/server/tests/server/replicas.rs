@@ -1,14 +1,11 @@
 //! Three servers on one Redis admit exactly the limit between them, whichever door is used.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::client::{check, json};
+use crate::support::protocol::tollgate::v1;
+use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
+use crate::support::{Replica, Server};
 use futures_util::future::join_all;
 use serde_json::json;
-use support::client::{check, json};
-use support::protocol::tollgate::v1;
-use support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
-use support::{Replica, Server};
 
 const LIMIT: usize = 100;
 

@@ -1,13 +1,10 @@
 //! The command line asks and changes a running server.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::process::Output;
 
+use crate::support::Replica;
+use crate::support::replica::program;
 use serde_json::{Value, json};
-use support::Replica;
-use support::replica::program;
 
 struct Shell {
     server: Replica,

@@ -1,13 +1,13 @@
 //! Told to stop under load, the server loses no request: it asks its clients to go elsewhere,
 //! finishes what is under way, and ends.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::support::client::{get, json};
+use crate::support::protocol::tollgate::v1;
+use crate::support::{PATIENCE, Replica, Server, Wait, client};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::header::CONNECTION;
@@ -15,9 +15,6 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost::Message;
 use serde_json::json;
-use support::client::{get, json};
-use support::protocol::tollgate::v1;
-use support::{PATIENCE, Replica, Server, Wait, client};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;

@@ -1,5 +1,6 @@
 //! A client of HTTP.
 
+use std::error::Error;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
@@ -23,19 +24,34 @@ pub(crate) async fn call(
     headers: &[(&str, &str)],
     body: impl Into<Bytes>,
 ) -> Answer {
+    let answer = try_call(method, address, path, headers, body).await;
+    answer.expect("an answer")
+}
+
+async fn try_call(
+    method: Method,
+    address: SocketAddr,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: impl Into<Bytes>,
+) -> Result<Answer, Box<dyn Error + Send + Sync>> {
     let mut request = Request::builder()
         .method(method)
         .uri(format!("http://{address}{path}"));
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(Full::new(body.into())).unwrap();
+    let request = request.body(Full::new(body.into()))?;
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let response = timeout(PATIENCE, client.request(request)).await;
-    let response = response.expect("an answer in time").expect("an answer");
+    let response = timeout(PATIENCE, client.request(request)).await??;
     let (parts, body) = response.into_parts();
-    let body = body.collect().await.expect("a body").to_bytes();
-    Response::from_parts(parts, String::from_utf8(body.into()).expect("text"))
+    let body = body.collect().await?.to_bytes();
+    Ok(Response::from_parts(parts, String::from_utf8(body.into())?))
+}
+
+/// What is answered, if anything is.
+pub(crate) async fn try_get(address: SocketAddr, path: &str) -> Option<Answer> {
+    try_call(Method::GET, address, path, &[], "").await.ok()
 }
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Answer {

@@ -1,16 +1,13 @@
 //! Mistakes in a configuration are told with file, line and field, and every value can be
 //! overridden by the environment.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
-
-mod support;
 
 use std::fs;
 use std::path::Path;
 
+use crate::support::Replica;
+use crate::support::client::{check, json};
+use crate::support::replica::program;
 use serde_json::json;
-use support::Replica;
-use support::client::{check, json};
-use support::replica::program;
 use tempfile::TempDir;
 
 const GOOD: &str = r#"

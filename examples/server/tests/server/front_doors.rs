@@ -1,14 +1,11 @@
 //! Without Redis and without a configuration, the server answers both forms of `/check`, and gRPC.
-#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-mod support;
-
+use crate::support::client::{check, get, header, json};
+use crate::support::protocol::tollgate::v1;
+use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
+use crate::support::{Replica, call};
 use hyper::{Method, StatusCode};
 use serde_json::json;
-use support::client::{check, get, header, json};
-use support::protocol::tollgate::v1;
-use support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
-use support::{Replica, call};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
