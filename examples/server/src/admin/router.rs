@@ -3,7 +3,7 @@ use std::time::SystemTime;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::{limits, reset};
 use crate::authentication::bearer;
 use crate::decide::{Gate, Refusal};
-use crate::http::Problem;
+use crate::http::{Problem, in_time};
 use crate::serve::Reloads;
 
 const LONGEST_BODY: usize = 64 * 1024;
@@ -40,6 +40,7 @@ pub(crate) fn router(admin: Admin) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(from_fn(in_time))
         // Around everything, so that strangers learn nothing.
         .layer(from_fn_with_state(admin.clone(), authenticate))
         .with_state(admin)

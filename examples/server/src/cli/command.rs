@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 use super::check::Check;
 use super::limits::Limits;
 use super::status::Status;
-use crate::configuration::Configuration;
+use crate::configuration::{Configuration, Sources};
 use crate::serve;
 
 /// Rate limiting as a service: HTTP, gRPC and Envoy in front of one limiter.
@@ -44,7 +44,7 @@ impl Arguments {
         match self.command {
             Command::Serve { config } => serve::run(config.as_deref()).await?,
             Command::Validate { config } => {
-                Configuration::load(Some(&config))?;
+                Configuration::load(Some(&config), &mut Sources::default())?;
                 println!("{} is good", config.display());
             }
             Command::Check(check) => return check.run().await,

@@ -1,9 +1,10 @@
 //! Reads the rules for Envoy, from the configuration and from files of their own.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::authentication::add_tokens;
 use super::reader::{Field, Result, Table};
+use super::sources::Sources;
 use super::yaml::from_yaml;
 use crate::authentication::Tokens;
 use crate::envoy::{Rules, read_domain};
@@ -22,7 +23,7 @@ pub(crate) struct EnvoySettings {
 pub(super) fn read(
     root: &Table<'_>,
     directory: &Path,
-    files: &mut Vec<PathBuf>,
+    sources: &mut Sources,
 ) -> Result<EnvoySettings> {
     let mut settings = EnvoySettings::default();
     let Some(field) = root.get("envoy") else {
@@ -43,11 +44,11 @@ pub(super) fn read(
         for field in list.list()? {
             let path = directory.join(field.text()?);
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(&path)
+            let text = sources
+                .read(&path)
                 .map_err(|error| field.wrong(format!("{name} cannot be read: {error}")))?;
             let tree = from_yaml(&text, &name)?;
             read_domain(&Field::root(&tree), &mut settings.rules)?;
-            files.push(path);
         }
     }
     Ok(settings)

@@ -14,8 +14,10 @@ mod reader;
 mod secret;
 mod settings;
 
+mod sources;
 mod tree;
 mod yaml;
 
 pub(crate) use reader::{Field, Result, Table};
 pub(crate) use settings::{Configuration, Fixed, LogFormat, Rules, StoreKind, StoreSettings};
+pub(crate) use sources::Sources;

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -11,6 +11,7 @@ use tollgate::FailureStrategy;
 use super::envoy::EnvoySettings;
 use super::reader::{Field, Result, Table};
 use super::secret::Secret;
+use super::sources::Sources;
 use super::tree::{Node, Origin, Value, from_toml};
 use super::{admin, authentication, environment, envoy, limits};
 use crate::authentication::{Authenticator, Tokens};
@@ -41,8 +42,6 @@ pub(crate) struct Rules {
     pub(crate) authenticator: Authenticator,
     pub(crate) admin_tokens: Tokens<()>,
     pub(crate) envoy: EnvoySettings,
-    /// The files that all of it stands in.
-    pub(crate) files: Vec<PathBuf>,
 }
 
 /// Where to listen.
@@ -123,12 +122,14 @@ impl Fixed {
 }
 
 impl Configuration {
-    /// Reads the file, if there is to be one, and the environment.
-    pub(crate) fn load(file: Option<&Path>) -> anyhow::Result<Self> {
+    /// Reads the file, if there is to be one, and the environment. Whatever comes of it, the sources
+    /// then say what was read.
+    pub(crate) fn load(file: Option<&Path>, sources: &mut Sources) -> anyhow::Result<Self> {
         let root = match file {
             Some(path) => {
                 let name = path.display().to_string();
-                let text = std::fs::read_to_string(path)
+                let text = sources
+                    .read(path)
                     .with_context(|| format!("the configuration {name} cannot be read"))?;
                 from_toml(&text, &name)?
             }
@@ -137,13 +138,15 @@ impl Configuration {
                 origin: Origin::unwritten(),
             },
         };
-        Ok(Self::from_tree(root, std::env::vars(), file)?)
+        let directory = file.and_then(Path::parent).unwrap_or(Path::new(""));
+        Ok(Self::from_tree(root, std::env::vars(), directory, sources)?)
     }
 
     fn from_tree(
         mut root: Node,
         variables: impl IntoIterator<Item = (String, String)>,
-        file: Option<&Path>,
+        directory: &Path,
+        sources: &mut Sources,
     ) -> Result<Self> {
         environment::apply(&mut root, variables)?;
         let known = [&TABLES[..], &limits::TABLES].concat();
@@ -151,9 +154,7 @@ impl Configuration {
         let (store, failure_strategy) = store(&root)?;
         let (catalog, tokens) = limits::read(&root)?;
         let authenticator = authentication::read(&root, tokens)?;
-        let mut files: Vec<_> = file.map(Path::to_owned).into_iter().collect();
-        let directory = file.and_then(Path::parent).unwrap_or(Path::new(""));
-        let envoy = envoy::read(&root, directory, &mut files)?;
+        let envoy = envoy::read(&root, directory, sources)?;
         if authenticator.required && !envoy.rules.is_empty() && envoy.tokens.is_empty() {
             let problem = "callers must authenticate, and Envoy could not: give it `tokens`";
             return Err(root.required("envoy")?.wrong(problem));
@@ -174,7 +175,6 @@ impl Configuration {
                 authenticator,
                 admin_tokens,
                 envoy,
-                files,
             },
         })
     }

@@ -9,5 +9,5 @@ mod router;
 mod status;
 
 pub(crate) use check::given;
-pub(crate) use problem::Problem;
+pub(crate) use problem::{Problem, in_time};
 pub(crate) use router::{Door, router};

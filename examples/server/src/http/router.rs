@@ -2,10 +2,11 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::problem::Problem;
+use super::problem::{Problem, in_time};
 use super::{check, health, status};
 use crate::authentication::Caller;
 use crate::decide::{Gate, Refusal};
@@ -47,5 +48,6 @@ pub(crate) fn router(door: Door) -> Router {
             )
         })
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(from_fn(in_time))
         .with_state(door)
 }

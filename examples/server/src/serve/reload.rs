@@ -1,7 +1,6 @@
 //! Takes over what has changed in the configuration while the server runs: when it is told to, and
 //! when a file has changed.
 
-use std::hash::{DefaultHasher, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,7 +10,7 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::configuration::{Configuration, Fixed};
+use crate::configuration::{Configuration, Fixed, Sources};
 use crate::decide::Gate;
 use crate::meter;
 
@@ -42,13 +41,20 @@ impl Reloads {
 pub(super) struct Reloader {
     file: Option<PathBuf>,
     fixed: Fixed,
+    /// What was read last, whatever came of it.
+    read: Sources,
     gate: Gate,
     reloads: Reloads,
     hangup: Signal,
 }
 
 impl Reloader {
-    pub(super) fn new(file: Option<&Path>, fixed: Fixed, gate: &Gate) -> anyhow::Result<Self> {
+    pub(super) fn new(
+        file: Option<&Path>,
+        fixed: Fixed,
+        read: Sources,
+        gate: &Gate,
+    ) -> anyhow::Result<Self> {
         let reloaded = Reloaded {
             since: SystemTime::now(),
             refused: None,
@@ -56,6 +62,7 @@ impl Reloader {
         Ok(Self {
             file: file.map(Path::to_owned),
             fixed,
+            read,
             gate: gate.clone(),
             reloads: Reloads(Arc::new(ArcSwap::from_pointee(reloaded))),
             hangup: signal(SignalKind::hangup())?,
@@ -70,43 +77,28 @@ impl Reloader {
     pub(super) async fn watch(mut self) {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut read = self.contents();
-        let mut seen = read;
+        let mut seen = self.read.clone();
         loop {
             tokio::select! {
                 _ = self.hangup.recv() => {
-                    read = self.contents();
-                    seen = read;
                     self.reload();
+                    seen = self.read.clone();
                 }
                 _ = ticks.tick() => {
-                    let now = self.contents();
-                    // One that has changed since the last look may be half written.
-                    if now == seen && now != read {
-                        read = now;
+                    let now = self.read.again();
+                    // What has changed since the last look may be half written.
+                    if now == seen && now != self.read {
                         self.reload();
+                        seen = self.read.clone();
+                    } else {
+                        seen = now;
                     }
-                    seen = now;
                 }
             }
         }
     }
 
-    /// What the files hold, in short.
-    fn contents(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        let mut add = |file: &Path| {
-            let contents = std::fs::read(file).unwrap_or_default();
-            hasher.write_usize(contents.len());
-            hasher.write(&contents);
-        };
-        // The first, even if the configuration in force came from others.
-        self.file.iter().for_each(|file| add(file));
-        self.gate.rules().files.iter().for_each(|file| add(file));
-        hasher.finish()
-    }
-
-    fn reload(&self) {
+    fn reload(&mut self) {
         let mut reloaded = Reloaded::clone(&self.reloads.last());
         match self.load() {
             Ok(()) => {
@@ -125,8 +117,10 @@ impl Reloader {
         self.reloads.0.store(Arc::new(reloaded));
     }
 
-    fn load(&self) -> anyhow::Result<()> {
-        let Configuration { fixed, rules } = Configuration::load(self.file.as_deref())?;
+    fn load(&mut self) -> anyhow::Result<()> {
+        self.read = Sources::default();
+        let loaded = Configuration::load(self.file.as_deref(), &mut self.read);
+        let Configuration { fixed, rules } = loaded?;
         let differences = self.fixed.differences(&fixed);
         if !differences.is_empty() {
             bail!("restart to change {}", differences.join(" and "));

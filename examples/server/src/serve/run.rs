@@ -10,14 +10,15 @@ use super::reload::Reloader;
 use super::stopping::Stopping;
 use super::{limiter, log};
 use crate::admin::{self, Admin};
-use crate::configuration::Configuration;
+use crate::configuration::{Configuration, Sources};
 use crate::decide::Gate;
 use crate::limits::Keeper;
 use crate::{grpc, http, meter};
 
 /// Serves until it is told to stop.
 pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<()> {
-    let Configuration { fixed, rules } = Configuration::load(file)?;
+    let mut sources = Sources::default();
+    let Configuration { fixed, rules } = Configuration::load(file, &mut sources)?;
     log::start(&fixed);
     let metrics = meter::install()?;
     tokio::spawn(meter::upkeep(metrics.clone()));
@@ -31,7 +32,7 @@ pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<()> {
     tokio::spawn(keeper.clone().keep());
     let gate = Gate::new(limiter::limiter(&fixed.store)?, rules, keeper);
     let (listen, shutdown) = (fixed.listen, fixed.shutdown);
-    let reloader = Reloader::new(file, fixed, &gate)?;
+    let reloader = Reloader::new(file, fixed, sources, &gate)?;
     let reloads = reloader.reloads();
 
     let stopping = Stopping::new();
@@ -60,10 +61,17 @@ pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<()> {
         ended = &mut fronts => return ended.map(drop).context("a front door ended"),
     }
     tracing::info!("told to stop: clients are asked to go elsewhere");
-    health.say(false).await;
-    stopping.stop(shutdown.delay).await;
-    if timeout(shutdown.deadline, fronts).await.is_err() {
-        tracing::warn!("some requests were still under way at the end");
+    let end = async {
+        health.say(false).await;
+        stopping.stop(shutdown.delay).await;
+        if timeout(shutdown.deadline, fronts).await.is_err() {
+            tracing::warn!("some requests were still under way at the end");
+        }
+    };
+    tokio::select! {
+        () = end => {}
+        _ = terminate.recv() => tracing::warn!("told to stop again: nobody is waited for"),
+        _ = interrupt.recv() => tracing::warn!("told to stop again: nobody is waited for"),
     }
     Ok(())
 }

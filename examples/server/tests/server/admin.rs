@@ -1,10 +1,11 @@
 //! Limits are changed while three servers run: each sees it within a second, conflicts are noticed,
 //! and it survives a restart of all of them and of Redis.
 
-use crate::support::client::{Answer, check, header, json as body};
-use crate::support::{Replica, Server, Wait, call};
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
+
+use crate::support::client::{Answer, check, header, json as body};
+use crate::support::{Replica, Server, Wait, call};
 
 const TOKEN: &str = "token-of-the-operator";
 

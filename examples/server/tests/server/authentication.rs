@@ -2,17 +2,18 @@
 
 use std::time::SystemTime;
 
+use hyper::{Method, StatusCode};
+use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
+use serde_json::{Value, json};
+use tempfile::NamedTempFile;
+use tonic::{Code, Request};
+
 use crate::support::client::{self, Answer, header};
 use crate::support::protocol::envoy::service::ratelimit::v3::RateLimitRequest;
 use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 use crate::support::protocol::tollgate::v1;
 use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
 use crate::support::{Replica, call, file};
-use hyper::{Method, StatusCode};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
-use serde_json::{Value, json};
-use tempfile::NamedTempFile;
-use tonic::{Code, Request};
 
 const SECRET: &str = "a secret that is long enough for HS256";
 

@@ -2,9 +2,10 @@
 
 use std::process::Output;
 
+use serde_json::{Value, json};
+
 use crate::support::Replica;
 use crate::support::replica::program;
-use serde_json::{Value, json};
 
 struct Shell {
     server: Replica,

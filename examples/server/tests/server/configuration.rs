@@ -4,11 +4,12 @@
 use std::fs;
 use std::path::Path;
 
+use serde_json::json;
+use tempfile::TempDir;
+
 use crate::support::Replica;
 use crate::support::client::{check, json};
 use crate::support::replica::program;
-use serde_json::json;
-use tempfile::TempDir;
 
 const GOOD: &str = r#"
 [listen]

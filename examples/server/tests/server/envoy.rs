@@ -4,13 +4,14 @@
 
 use std::net::SocketAddr;
 
-use crate::support::client::{Answer, header};
-use crate::support::envoy::Envoy;
-use crate::support::{Replica, Wait, call, file};
 use axum::Router;
 use axum::routing::get;
 use hyper::{Method, StatusCode};
 use tokio::net::TcpListener;
+
+use crate::support::client::{Answer, header};
+use crate::support::envoy::Envoy;
+use crate::support::{Replica, Wait, call, file};
 
 const RULES: &str = "
 domain: edge

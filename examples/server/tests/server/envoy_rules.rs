@@ -1,6 +1,9 @@
 //! `ShouldRateLimit` as Envoy's clients call it: which rule a descriptor means, and what is
 //! answered.
 
+use tempfile::NamedTempFile;
+use tonic::transport::Channel;
+
 use crate::support::client::get;
 use crate::support::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use crate::support::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{
@@ -15,8 +18,6 @@ use crate::support::protocol::envoy::service::ratelimit::v3::{
 };
 use crate::support::protocol::envoy::r#type::v3::RateLimitUnit;
 use crate::support::{Replica, file};
-use tempfile::NamedTempFile;
-use tonic::transport::Channel;
 
 /// With all that the format has. Nothing is regained while a test runs.
 const RULES: &str = r#"---

@@ -1,15 +1,16 @@
 //! Without Redis and without a configuration, the server answers both forms of `/check`, and gRPC.
 
-use crate::support::client::{check, get, header, json};
-use crate::support::protocol::tollgate::v1;
-use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
-use crate::support::{Replica, call};
 use hyper::{Method, StatusCode};
 use serde_json::json;
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+
+use crate::support::client::{check, get, header, json};
+use crate::support::protocol::tollgate::v1;
+use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
+use crate::support::{Replica, call};
 
 #[tokio::test]
 async fn limits_given_by_the_caller() {

@@ -4,12 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use hyper::StatusCode;
+use serde_json::json;
+
 use crate::support::client::{check, get, header, json};
 use crate::support::protocol::tollgate::v1;
 use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
 use crate::support::{Replica, Server, Wait};
-use hyper::StatusCode;
-use serde_json::json;
 
 const ASK: &str = r#"{"key":"a","rate":1000000000,"interval":"1s"}"#;
 

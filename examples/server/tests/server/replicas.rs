@@ -1,11 +1,12 @@
 //! Three servers on one Redis admit exactly the limit between them, whichever door is used.
 
+use futures_util::future::join_all;
+use serde_json::json;
+
 use crate::support::client::{check, json};
 use crate::support::protocol::tollgate::v1;
 use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
 use crate::support::{Replica, Server};
-use futures_util::future::join_all;
-use serde_json::json;
 
 const LIMIT: usize = 100;
 
@@ -17,7 +18,7 @@ async fn three_servers_admit_the_limit() {
     let values = [
         ("STORE__URL", &*url),
         ("STORE__DEADLINE", "15s"),
-        ("DEFAULT__LIMIT", "100/10y"),
+        ("DEFAULT__LIMIT", "100/3650d"),
     ];
     let servers = [(); 3].map(|()| Replica::start(&values));
     let mut clients = Vec::new();

@@ -5,9 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::support::client::{get, json};
-use crate::support::protocol::tollgate::v1;
-use crate::support::{PATIENCE, Replica, Server, Wait, client};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body_util::{BodyExt, Full};
 use hyper::header::CONNECTION;
@@ -18,6 +15,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+use crate::support::client::{get, json};
+use crate::support::protocol::tollgate::v1;
+use crate::support::{PATIENCE, Replica, Server, Wait, client};
 
 const ASK: &str = r#"{"key":"a","rate":1000000,"interval":"1s"}"#;
 
@@ -178,6 +179,15 @@ async fn an_idle_server_ends_soon_and_an_impatient_one_too() {
         .unwrap();
     let answered = get(server.http(), "/health").await;
     assert_eq!(answered.status(), StatusCode::OK);
+    server.signal("TERM");
+    assert!(server.end().success());
+}
+
+#[tokio::test]
+async fn told_twice_it_ends_at_once() {
+    let mut server = Replica::start(&[("SHUTDOWN__DELAY", "1h")]);
+    server.signal("TERM");
+    server.until_it_says("told to stop").await;
     server.signal("TERM");
     assert!(server.end().success());
 }
