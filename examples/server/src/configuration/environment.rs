@@ -1,7 +1,7 @@
 //! What the environment says instead of the file.
 //!
 //! The variable `TOLLGATE__STORE__URL` stands for the field `url` of the table `store`: names are
-//! joined by two underscores, and may be in capitals. Its text is the value, or TOML that is.
+//! joined by two underscores, and may be in capitals. Its text is the value; lists and tables are TOML.
 
 use super::error::ConfigurationError;
 use super::tree::{Node, Origin, Value, from_variable};

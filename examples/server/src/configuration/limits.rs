@@ -29,7 +29,7 @@ pub(super) fn read(root: &Table<'_>) -> Result<(Catalog, Tokens<String>)> {
             catalog.default = limits;
         }
         if let Some(tenant) = default.read("tenant", scope)? {
-            catalog.default_tenant = tenant.as_str().to_owned();
+            catalog.default_tenant = tenant;
         }
     }
     if let Some(tiers) = root.get("tiers") {
@@ -107,12 +107,14 @@ fn scope(field: &Field<'_>) -> Result<Scope> {
 fn limits(field: &Field<'_>, named: &Named) -> Result<Limits> {
     match field.value() {
         // No name has a slash, and no quota is without.
-        Value::Text(name) if !name.contains('/') => named.get(name).cloned().ok_or_else(|| {
-            field.wrong(format!(
-                "{name:?} is neither a quota, such as `100/1m burst 20`, nor a name in [limits]"
-            ))
-        }),
-        Value::Text(_) => Ok(quota(field)?.into()),
+        Value::Text(name) | Value::Plain(name) if !name.contains('/') => {
+            named.get(name).cloned().ok_or_else(|| {
+                field.wrong(format!(
+                    "{name:?} is neither a quota, such as `100/1m burst 20`, nor a name in [limits]"
+                ))
+            })
+        }
+        Value::Text(_) | Value::Plain(_) => Ok(quota(field)?.into()),
         Value::Table(_) => {
             let policies = field.entries()?.into_iter();
             let policies = policies.map(|(name, field)| Ok(Policy::new(name, quota(&field)?)));

@@ -87,7 +87,7 @@ impl<'a> Field<'a> {
     pub(crate) fn number(&self, range: RangeInclusive<u32>) -> Result<u32> {
         let number = match self.value() {
             Value::Integer(number) => u32::try_from(*number).ok(),
-            Value::Plain(word) => word.parse().ok(),
+            Value::Plain(word) => word.replace('_', "").parse().ok(),
             _ => return Err(self.other_than("an integer")),
         };
         let number = number.filter(|number| range.contains(number));

@@ -23,7 +23,7 @@ pub(crate) enum Value {
     /// A number with a fraction, or a date: no field takes one.
     Other(&'static str),
     Text(String),
-    /// A word that is what the field takes it for: YAML has such.
+    /// A word that is what the field takes it for: YAML has such, and the environment.
     Plain(String),
     List(Vec<Node>),
     Table(Vec<(String, Node)>),
@@ -108,21 +108,21 @@ pub(crate) fn from_toml(text: &str, name: &str) -> Result<Node, ConfigurationErr
     }
 }
 
-/// The value that a text stands for where it came without a file: TOML if it is that, or else
-/// itself.
+/// The value that a text stands for where it came without a file: TOML if it is a text in quotes, a
+/// list or a table, or else itself, whatever the field that reads it takes it for.
 pub(crate) fn from_variable(text: &str, origin: &Origin) -> Node {
+    let lines = Lines {
+        text,
+        file: origin.clone(),
+    };
     // Of several lines, such as a key in PEM, only the first would count.
     let parsed = (!text.contains('\n')).then(|| DeValue::parse(text));
-    let mut node = match parsed {
-        Some(Ok(value)) => {
-            let lines = Lines {
-                text,
-                file: origin.clone(),
-            };
-            lines.node(&value)
-        }
+    let mut node = match &parsed {
+        Some(Ok(value)) if value.get_ref().is_str() => lines.node(value),
+        Some(Ok(value)) if value.get_ref().is_array() => lines.node(value),
+        Some(Ok(value)) if value.get_ref().is_table() => lines.node(value),
         _ => Node {
-            value: Value::Text(text.to_owned()),
+            value: Value::Plain(text.to_owned()),
             origin: origin.clone(),
         },
     };

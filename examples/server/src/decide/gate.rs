@@ -118,16 +118,14 @@ impl Gate {
         let identity = identity(&subject.key)?;
         let rules = self.rules();
         let catalog = &rules.catalog;
-        let tenant = subject.tenant.as_ref().unwrap_or(&catalog.default_tenant);
-        let scope = match catalog.tenants.get(tenant) {
-            Some(tenant) => tenant.scope.clone(),
-            None => Scope::new(tenant).map_err(|error| Refusal::invalid("tenant", error))?,
-        };
+        let scope = catalog
+            .scope_of(subject.tenant.as_deref())
+            .map_err(|error| Refusal::invalid("tenant", error))?;
         let limits = match &question.limits {
             Some(limits) => limits.clone(),
             None => {
                 let runtime = self.keeper.runtime();
-                limits_of(catalog, &runtime, tenant, &subject.key).clone()
+                limits_of(catalog, &runtime, scope.as_str(), &subject.key).clone()
             }
         };
         Ok(Terms {

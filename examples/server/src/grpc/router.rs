@@ -45,14 +45,17 @@ pub(crate) async fn router(gate: Gate) -> anyhow::Result<(Router, Health)> {
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let health = Health(reporter);
     health.say(true).await;
-    let reflection = tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-        .build_v1()?;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let limiter = limiter::Door { gate: gate.clone() };
     let routes = Routes::new(RateLimiterServer::new(limiter))
         .add_service(RateLimitServiceServer::new(envoy::Door { gate }))
         .add_service(health_service)
-        .add_service(reflection);
+        .add_service(reflection().build_v1()?)
+        // For tools that know no other.
+        .add_service(reflection().build_v1alpha()?);
     Ok((routes.prepare().into_axum_router(), health))
 }

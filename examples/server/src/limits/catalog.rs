@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tollgate::{Limits, Quota, Scope};
+use tollgate::{Limits, NameError, Quota, Scope};
 
 use super::runtime::Runtime;
 
@@ -12,7 +12,7 @@ pub(crate) struct Catalog {
     /// For whoever has no other.
     pub(crate) default: Limits,
     /// The tenant of those who name none.
-    pub(crate) default_tenant: String,
+    pub(crate) default_tenant: Scope,
     pub(crate) tiers: HashMap<String, Limits>,
     pub(crate) tenants: HashMap<String, Tenant>,
 }
@@ -32,9 +32,23 @@ impl Default for Catalog {
     fn default() -> Self {
         Self {
             default: Quota::per_minute(60).into(),
-            default_tenant: "default".to_owned(),
+            default_tenant: Scope::default(),
             tiers: HashMap::new(),
             tenants: HashMap::new(),
+        }
+    }
+}
+
+impl Catalog {
+    /// What keeps a tenant's counts apart, and names it; of the default one if none is named.
+    pub(crate) fn scope_of(&self, tenant: Option<&str>) -> Result<Scope, NameError> {
+        match tenant {
+            None => Ok(self.default_tenant.clone()),
+            // One that is known need not be made again.
+            Some(name) => match self.tenants.get(name) {
+                Some(tenant) => Ok(tenant.scope.clone()),
+                None => Scope::new(name),
+            },
         }
     }
 }

@@ -21,8 +21,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::stopping::Stopping;
 
-/// A client that takes longer to send the head of a request is not waited for.
-const SLOWEST_HEAD: Duration = Duration::from_secs(10);
+/// How long a client of HTTP/1 may be silent before and within the head of a request. Balancers keep
+/// connections for a minute or so, and one that is closed under them may cost a request.
+const LONGEST_SILENCE: Duration = Duration::from_secs(120);
 
 /// How long to wait where no connection can be taken, for instance for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -95,7 +96,7 @@ impl Front {
         builder
             .http1()
             .timer(TokioTimer::new())
-            .header_read_timeout(SLOWEST_HEAD);
+            .header_read_timeout(LONGEST_SILENCE);
         builder
             .http2()
             .timer(TokioTimer::new())

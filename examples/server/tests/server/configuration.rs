@@ -288,7 +288,11 @@ fn values_of_the_environment() {
         ("TOLLGATE__STORE__URL", "redis://127.0.0.1:6379"),
         ("TOLLGATE__TENANTS__ACME__KEYS__USER", "5/1s"),
         ("TOLLGATE__LIMITS__PAID", "{ burst = \"5/1s\" }"),
-        ("TOLLGATE__ADMIN__TOKENS__0", "another"),
+        ("TOLLGATE__ADMIN__TOKENS__0", "12345"),
+        ("TOLLGATE__TENANTS__ACME__TOKENS", "[\"one\", \"two\"]"),
+        ("TOLLGATE__STORE__FALLBACK_CAPACITY", "50_000"),
+        ("TOLLGATE__AUTHENTICATION__REQUIRED", "false"),
+        ("TOLLGATE__DEFAULT__TENANT", "\"quoted\""),
         ("TOLLGATE__ENVOY__DOMAINS__0__DOMAIN", "other"),
     ];
     let text = GOOD.replace("kind = \"local\"\ncapacity = 1000\n", "");
