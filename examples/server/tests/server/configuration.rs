@@ -90,6 +90,21 @@ fn a_good_one() {
 }
 
 #[test]
+fn those_of_the_readme() {
+    let directory = TempDir::new().unwrap();
+    let rules = "domain: edge\n";
+    fs::write(directory.path().join("edge.yaml"), rules).unwrap();
+    let blocks = include_str!("../../README.md").split("```toml\n").skip(1);
+    let blocks: Vec<_> = blocks
+        .filter_map(|block| block.split("```").next())
+        .collect();
+    assert_eq!(blocks.len(), 2, "the rules, and all of it");
+    for block in blocks {
+        assert_eq!(validate(directory.path(), block, &[]), "", "{block}");
+    }
+}
+
+#[test]
 fn mistakes() {
     let directory = TempDir::new().unwrap();
     let mistakes = [
