@@ -1,0 +1,48 @@
+use super::caller::Caller;
+use super::jwt::Jwt;
+use super::tokens::Tokens;
+use crate::decide::Refusal;
+
+/// Tells callers from each other.
+#[derive(Debug, Default)]
+pub(crate) struct Authenticator {
+    pub(crate) required: bool,
+    /// Each with its tenant.
+    pub(crate) tokens: Tokens<String>,
+    pub(crate) jwt: Option<Jwt>,
+}
+
+impl Authenticator {
+    /// Whether it knows anybody.
+    pub(crate) fn is_configured(&self) -> bool {
+        !self.tokens.is_empty() || self.jwt.is_some()
+    }
+
+    /// Who the caller is, by an `Authorization` header.
+    pub(crate) fn authenticate(&self, header: Option<&str>) -> Result<Caller, Refusal> {
+        let header = match header {
+            Some(header) if self.is_configured() => header,
+            _ if self.required => {
+                let problem = "say who you are: `Authorization: Bearer <token>`";
+                return Err(Refusal::unauthenticated(problem));
+            }
+            _ => return Ok(Caller::Anybody),
+        };
+        let caller = bearer(header).and_then(|token| self.caller(token));
+        caller.ok_or_else(|| Refusal::unauthenticated("the token is not good, or not any more"))
+    }
+
+    fn caller(&self, token: &str) -> Option<Caller> {
+        if let Some(tenant) = self.tokens.get(token) {
+            return Some(Caller::Tenant(tenant.clone()));
+        }
+        self.jwt.as_ref()?.verify(token)
+    }
+}
+
+/// The token in an `Authorization` header.
+pub(crate) fn bearer(header: &str) -> Option<&str> {
+    let (scheme, token) = header.split_once(' ')?;
+    let token = token.trim();
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}

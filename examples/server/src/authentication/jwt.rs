@@ -1,0 +1,82 @@
+//! JSON web tokens.
+
+use std::fmt;
+
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
+use serde_json::{Map, Value};
+use tollgate::Scope;
+
+use super::caller::Caller;
+
+/// Which JSON web tokens are good, and what they say.
+#[derive(Debug)]
+pub(crate) struct Jwt {
+    pub(crate) keys: Vec<JwtKey>,
+    pub(crate) audience: String,
+    pub(crate) issuer: Option<String>,
+    /// The claim that names the tenant.
+    pub(crate) tenant_claim: String,
+    /// By how many seconds clocks may differ.
+    pub(crate) leeway: u64,
+}
+
+/// A key that tokens are signed with.
+#[derive(Clone)]
+pub(crate) struct JwtKey {
+    pub(crate) id: Option<String>,
+    pub(crate) algorithm: Algorithm,
+    pub(crate) key: DecodingKey,
+}
+
+impl fmt::Debug for JwtKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JwtKey")
+            .field("id", &self.id)
+            .field("algorithm", &self.algorithm)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Jwt {
+    /// Whose token it is, if it is good.
+    pub(super) fn verify(&self, token: &str) -> Option<Caller> {
+        let header = decode_header(token).ok()?;
+        let may_be = |key: &&JwtKey| {
+            let is_named = match (&key.id, &header.kid) {
+                (Some(id), Some(said)) => id == said,
+                _ => true,
+            };
+            // The key says which algorithm it is for: a token cannot choose.
+            is_named && key.algorithm == header.alg
+        };
+        let keys = self.keys.iter().filter(may_be);
+        let mut claims = keys.filter_map(|key| self.claims(token, key));
+        self.caller(&claims.next()?)
+    }
+
+    fn claims(&self, token: &str, key: &JwtKey) -> Option<Map<String, Value>> {
+        let mut validation = Validation::new(key.algorithm);
+        validation.set_required_spec_claims(&["exp", "aud", "sub"]);
+        validation.set_audience(&[&self.audience]);
+        validation.validate_nbf = true;
+        validation.leeway = self.leeway;
+        if let Some(issuer) = &self.issuer {
+            validation.set_issuer(&[issuer]);
+            validation.required_spec_claims.insert("iss".to_owned());
+        }
+        Some(decode(token, &key.key, &validation).ok()?.claims)
+    }
+
+    fn caller(&self, claims: &Map<String, Value>) -> Option<Caller> {
+        let subject = claims.get("sub")?.as_str()?;
+        let tenant = match claims.get(&self.tenant_claim) {
+            // It must be able to be a tenant's name.
+            Some(claim) => Some(Scope::new(claim.as_str()?).ok()?.as_str().to_owned()),
+            None => None,
+        };
+        (!subject.is_empty()).then(|| Caller::User {
+            tenant,
+            subject: subject.to_owned(),
+        })
+    }
+}

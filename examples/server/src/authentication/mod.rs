@@ -1,0 +1,11 @@
+//! Who a caller is: a tenant by its token, or a user by a JSON web token.
+
+mod authenticator;
+mod caller;
+mod jwt;
+mod tokens;
+
+pub(crate) use authenticator::{Authenticator, bearer};
+pub(crate) use caller::Caller;
+pub(crate) use jwt::{Jwt, JwtKey};
+pub(crate) use tokens::Tokens;

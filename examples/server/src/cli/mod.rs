@@ -1,0 +1,9 @@
+//! The command line: `serve` and `validate`, and clients of a running server.
+
+mod check;
+mod client;
+mod command;
+mod limits;
+mod status;
+
+pub(crate) use command::Arguments;

@@ -1,0 +1,115 @@
+//! Reads who may ask, and how they show it.
+
+use std::time::Duration;
+
+use jsonwebtoken::{Algorithm, DecodingKey};
+
+use super::reader::{Field, Result, Table};
+use crate::authentication::{Authenticator, Jwt, JwtKey, Tokens};
+
+/// As short as a key for HS256 may be (RFC 7518, section 3.2).
+const SHORTEST_SECRET: usize = 32;
+
+/// By how much clocks may differ, unless set.
+const LEEWAY: Duration = Duration::from_secs(30);
+
+pub(super) fn read(root: &Table<'_>, tokens: Tokens<String>) -> Result<Authenticator> {
+    let mut authenticator = Authenticator {
+        required: false,
+        tokens,
+        jwt: None,
+    };
+    let Some(field) = root.get("authentication") else {
+        authenticator.required = authenticator.is_configured();
+        return Ok(authenticator);
+    };
+    let table = field.table(&["required", "jwt"])?;
+    authenticator.jwt = table.read("jwt", jwt)?;
+    let is_configured = authenticator.is_configured();
+    authenticator.required = match table.get("required") {
+        None => is_configured,
+        Some(field) => match field.boolean()? {
+            true if !is_configured => {
+                let problem = "nobody could authenticate: give a tenant tokens, or set up \
+                               [authentication.jwt]";
+                return Err(field.wrong(problem));
+            }
+            required => required,
+        },
+    };
+    Ok(authenticator)
+}
+
+/// Adds the tokens of a list.
+pub(super) fn add_tokens<T: Clone>(
+    field: &Field<'_>,
+    stands_for: &T,
+    tokens: &mut Tokens<T>,
+) -> Result<()> {
+    for field in field.list()? {
+        let token = field.secret()?;
+        let added = tokens.add(token.reveal(), stands_for.clone());
+        added.map_err(|_| field.wrong("after `sha256:` must come 64 hexadecimal digits"))?;
+    }
+    Ok(())
+}
+
+fn jwt(field: &Field<'_>) -> Result<Jwt> {
+    let known = ["audience", "issuer", "tenant_claim", "leeway", "keys"];
+    let table = field.table(&known)?;
+    let list = table.required("keys")?;
+    let keys = list.list()?.iter().map(key).collect::<Result<Vec<_>>>()?;
+    if keys.is_empty() {
+        return Err(list.wrong("there must be a key"));
+    }
+    let issuer = table.read("issuer", Field::text)?;
+    let tenant_claim = table.read("tenant_claim", Field::text)?;
+    let leeway = table.read("leeway", Field::duration_or_zero)?;
+    Ok(Jwt {
+        keys,
+        audience: table.required("audience")?.text()?.to_owned(),
+        issuer: issuer.map(str::to_owned),
+        tenant_claim: tenant_claim.unwrap_or("tenant").to_owned(),
+        leeway: leeway.unwrap_or(LEEWAY).as_secs(),
+    })
+}
+
+fn key(field: &Field<'_>) -> Result<JwtKey> {
+    let table = field.table(&["id", "algorithm", "secret", "public_key"])?;
+    let algorithm = table.required("algorithm")?.choice(&[
+        ("HS256", Algorithm::HS256),
+        ("RS256", Algorithm::RS256),
+        ("ES256", Algorithm::ES256),
+    ])?;
+    let (wanted, other) = match algorithm {
+        Algorithm::HS256 => ("secret", "public_key"),
+        _ => ("public_key", "secret"),
+    };
+    if let Some(field) = table.get(other) {
+        return Err(field.wrong(format!("keys for this algorithm have a `{wanted}` instead")));
+    }
+    let field = table.required(wanted)?;
+    let text = field.secret()?;
+    let key = match algorithm {
+        Algorithm::HS256 if text.reveal().len() < SHORTEST_SECRET => {
+            let problem = format!("must be of {SHORTEST_SECRET} bytes or more");
+            return Err(field.wrong(problem));
+        }
+        Algorithm::HS256 => DecodingKey::from_secret(text.reveal().as_bytes()),
+        Algorithm::RS256 => public(&field, DecodingKey::from_rsa_pem(text.reveal().as_bytes()))?,
+        _ => public(&field, DecodingKey::from_ec_pem(text.reveal().as_bytes()))?,
+    };
+    let id = table.read("id", Field::text)?;
+    Ok(JwtKey {
+        id: id.map(str::to_owned),
+        algorithm,
+        key,
+    })
+}
+
+fn public(
+    field: &Field<'_>,
+    key: std::result::Result<DecodingKey, jsonwebtoken::errors::Error>,
+) -> Result<DecodingKey> {
+    key.map_err(|_| field.wrong("must be a public key for this algorithm in PEM"))
+}

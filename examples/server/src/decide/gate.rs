@@ -1,0 +1,167 @@
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tollgate::{Check, Identity, Limiter, Limits, Quota, Scope};
+
+use super::answer::Answer;
+use super::question::{Question, identity};
+use super::refusal::Refusal;
+use crate::authentication::Caller;
+use crate::configuration::Rules;
+use crate::limits::{Keeper, limits_of};
+
+/// One limiter, and the rules by which it is asked; what all front doors share.
+#[derive(Clone, Debug)]
+pub(crate) struct Gate {
+    limiter: Limiter,
+    rules: Arc<ArcSwap<Rules>>,
+    keeper: Keeper,
+    /// Keeps the counts of Envoy's descriptors apart from those of keys.
+    envoy_scope: Scope,
+}
+
+/// What a question comes to.
+struct Terms {
+    identity: Identity,
+    scope: Scope,
+    limits: Limits,
+    cost: u32,
+    rules: Arc<Rules>,
+}
+
+impl Terms {
+    fn check(&self) -> Check<'_> {
+        Check::new(&self.identity, &self.limits)
+            .scope(&self.scope)
+            .cost(self.cost)
+    }
+}
+
+/// Whether a question is paid for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Check,
+    Peek,
+}
+
+impl Gate {
+    pub(crate) fn new(limiter: Limiter, rules: Rules, keeper: Keeper) -> Self {
+        Self {
+            limiter,
+            rules: Arc::new(ArcSwap::from_pointee(rules)),
+            keeper,
+            envoy_scope: Scope::new("envoy").expect("a good name"),
+        }
+    }
+
+    /// The rules as they are now.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        self.rules.load_full()
+    }
+
+    /// Goes by these rules from now on.
+    pub(crate) fn follow(&self, rules: Rules) {
+        self.rules.store(Arc::new(rules));
+    }
+
+    /// The limits that are set at run time.
+    pub(crate) fn keeper(&self) -> &Keeper {
+        &self.keeper
+    }
+
+    /// Decides, and charges if it is allowed.
+    pub(crate) async fn check(
+        &self,
+        caller: &Caller,
+        question: &Question,
+    ) -> Result<Answer, Refusal> {
+        self.ask(caller, question, Mode::Check).await
+    }
+
+    /// Looks what is left.
+    pub(crate) async fn peek(
+        &self,
+        caller: &Caller,
+        question: &Question,
+    ) -> Result<Answer, Refusal> {
+        self.ask(caller, question, Mode::Peek).await
+    }
+
+    /// Forgets what was counted, here and in the store.
+    pub(crate) async fn reset(&self, question: &Question) -> Result<(), Refusal> {
+        let terms = self.terms(&Caller::Anybody, question)?;
+        let reset = self.limiter.reset(&terms.check()).await;
+        reset.map_err(|error| {
+            tracing::warn!(%error, "a count could not be reset");
+            Refusal::unavailable("the store did not answer that it did it: try again")
+        })
+    }
+
+    async fn ask(
+        &self,
+        caller: &Caller,
+        question: &Question,
+        mode: Mode,
+    ) -> Result<Answer, Refusal> {
+        let terms = self.terms(caller, question)?;
+        let limiter = self.limiter(&terms.rules);
+        let decision = match mode {
+            Mode::Check => limiter.check(&terms.check()).await,
+            Mode::Peek => limiter.peek(&terms.check()).await,
+        };
+        Ok(Answer::from(&decision))
+    }
+
+    /// Whose count it is, and what the limits are.
+    fn terms(&self, caller: &Caller, question: &Question) -> Result<Terms, Refusal> {
+        let subject = question.subject(caller)?;
+        let identity = identity(&subject.key)?;
+        let rules = self.rules();
+        let catalog = &rules.catalog;
+        let scope = catalog
+            .scope_of(subject.tenant.as_deref())
+            .map_err(|error| Refusal::invalid("tenant", error))?;
+        let limits = match &question.limits {
+            Some(limits) => limits.clone(),
+            None => {
+                let runtime = self.keeper.runtime();
+                limits_of(catalog, &runtime, scope.as_str(), &subject.key).clone()
+            }
+        };
+        Ok(Terms {
+            identity,
+            scope,
+            limits,
+            cost: question.cost,
+            rules,
+        })
+    }
+
+    /// Decides about a descriptor of Envoy's.
+    pub(crate) async fn check_descriptor(
+        &self,
+        rules: &Rules,
+        counted: &str,
+        limits: &Limits,
+        hits: u32,
+    ) -> Answer {
+        let identity = Identity::new("descriptor", counted).expect("a good kind");
+        let check = Check::new(&identity, limits)
+            .scope(&self.envoy_scope)
+            .cost(hits);
+        Answer::from(&self.limiter(rules).check(&check).await)
+    }
+
+    fn limiter(&self, rules: &Rules) -> Limiter {
+        let limiter = self.limiter.clone();
+        limiter.failure_strategy(rules.failure_strategy)
+    }
+
+    /// Whether the store is away, as a look at nobody's count tells.
+    pub(crate) async fn is_degraded(&self) -> bool {
+        let nobody = Identity::new("tollgate", "ready").expect("a good kind");
+        let limits = Limits::from(Quota::per_second(1));
+        let look = Check::new(&nobody, &limits);
+        self.limiter.peek(&look).await.is_degraded()
+    }
+}

@@ -1,0 +1,16 @@
+//! What every front door asks, and nothing of how it was asked.
+//!
+//! A door makes a [`Question`] of a request; the [`Gate`] finds the limits, asks the limiter, and
+//! returns an [`Answer`], or a [`Refusal`] that says which field is wrong.
+
+mod answer;
+mod gate;
+mod given;
+mod question;
+mod refusal;
+
+pub(crate) use answer::{Answer, milliseconds};
+pub(crate) use gate::Gate;
+pub(crate) use given::{Algorithm, GivenLimit};
+pub(crate) use question::Question;
+pub(crate) use refusal::{Refusal, RefusalKind};

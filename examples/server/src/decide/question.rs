@@ -1,0 +1,86 @@
+use tollgate::{Identity, Limits};
+
+use super::refusal::Refusal;
+use crate::authentication::Caller;
+
+/// What a caller wants to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    /// None: the caller's own.
+    pub(crate) key: Option<String>,
+    /// None: the caller's own, or the default one.
+    pub(crate) tenant: Option<String>,
+    /// None: those of the configuration.
+    pub(crate) limits: Option<Limits>,
+    pub(crate) cost: u32,
+}
+
+/// Of whose key, in whose counts, a question is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Subject {
+    pub(super) key: String,
+    /// None: the default one.
+    pub(super) tenant: Option<String>,
+}
+
+/// The kind of the identities that keys are, which labels metrics.
+const KIND: &str = "key";
+
+/// What the keys of users begin with.
+const USER: &str = "user:";
+
+impl Question {
+    /// Of what this caller asks, if it may.
+    pub(super) fn subject(&self, caller: &Caller) -> Result<Subject, Refusal> {
+        match caller {
+            Caller::Anybody => Ok(Subject {
+                key: self.named_key()?,
+                tenant: self.tenant.clone(),
+            }),
+            Caller::Tenant(tenant) => Ok(Subject {
+                key: self.named_key()?,
+                tenant: self.own_tenant(Some(tenant))?,
+            }),
+            Caller::User { tenant, subject } => Ok(Subject {
+                key: self.own_key(subject)?,
+                tenant: self.own_tenant(tenant.as_ref())?,
+            }),
+        }
+    }
+
+    fn named_key(&self) -> Result<String, Refusal> {
+        let key = self.key.clone();
+        key.ok_or_else(|| Refusal::invalid("key", "is missing"))
+    }
+
+    /// The key of the user that the caller is.
+    fn own_key(&self, subject: &str) -> Result<String, Refusal> {
+        match &self.key {
+            Some(key) if key != subject && key.strip_prefix(USER) != Some(subject) => {
+                let problem = "a user may only ask for itself: leave it out";
+                Err(Refusal::forbidden("key", problem))
+            }
+            _ => Ok(format!("{USER}{subject}")),
+        }
+    }
+
+    fn own_tenant(&self, own: Option<&String>) -> Result<Option<String>, Refusal> {
+        match &self.tenant {
+            Some(tenant) if Some(tenant) != own => {
+                let problem = "the token is another tenant's: leave it out";
+                Err(Refusal::forbidden("tenant", problem))
+            }
+            _ => Ok(own.cloned()),
+        }
+    }
+}
+
+/// Whom a key stands for: `user:42` for a user, everything else for itself.
+pub(super) fn identity(key: &str) -> Result<Identity, Refusal> {
+    match key.strip_prefix(USER) {
+        _ if key.is_empty() => Err(Refusal::invalid("key", "must not be empty")),
+        Some("") => Err(Refusal::invalid("key", "names no user after `user:`")),
+        Some(user) => Ok(Identity::user(user)),
+        None => Ok(Identity::new(KIND, key).expect("a good kind")),
+    }
+}

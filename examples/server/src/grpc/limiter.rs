@@ -1,0 +1,117 @@
+//! `tollgate.v1.RateLimiter`.
+
+use std::time::Duration;
+
+use tollgate::Limits;
+use tonic::{Request, Response, Status};
+
+use super::refused::{authorization, refused};
+use crate::authentication::Caller;
+use crate::decide::{self, Answer, Gate, GivenLimit, Question, Refusal};
+use crate::meter;
+use crate::protocol::tollgate::v1;
+use crate::protocol::tollgate::v1::rate_limiter_server::RateLimiter;
+
+/// The door.
+#[derive(Debug)]
+pub(super) struct Door {
+    pub(super) gate: Gate,
+}
+
+#[tonic::async_trait]
+impl RateLimiter for Door {
+    async fn check_limit(
+        &self,
+        request: Request<v1::CheckLimitRequest>,
+    ) -> Result<Response<v1::CheckLimitResponse>, Status> {
+        let answer = self.check(request).await;
+        meter::answered("grpc", &answer);
+        let status = Some(status(&answer.map_err(|refusal| refused(&refusal))?));
+        Ok(Response::new(v1::CheckLimitResponse { status }))
+    }
+
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        let caller = authenticate(&self.gate, &request).map_err(|refusal| refused(&refusal))?;
+        let request = request.into_inner();
+        let question = question(request.key, request.tenant, request.limit, 0);
+        let answer = self
+            .gate
+            .peek(&caller, &question.map_err(|refusal| refused(&refusal))?)
+            .await;
+        let status = Some(status(&answer.map_err(|refusal| refused(&refusal))?));
+        Ok(Response::new(v1::GetStatusResponse { status }))
+    }
+}
+
+impl Door {
+    async fn check(&self, request: Request<v1::CheckLimitRequest>) -> Result<Answer, Refusal> {
+        let caller = authenticate(&self.gate, &request)?;
+        let request = request.into_inner();
+        let cost = request.cost.unwrap_or(1);
+        let question = question(request.key, request.tenant, request.limit, cost)?;
+        self.gate.check(&caller, &question).await
+    }
+}
+
+fn authenticate<T>(gate: &Gate, request: &Request<T>) -> Result<Caller, Refusal> {
+    let rules = gate.rules();
+    rules.authenticator.authenticate(authorization(request))
+}
+
+fn question(
+    key: String,
+    tenant: Option<String>,
+    limit: Option<v1::Limit>,
+    cost: u32,
+) -> Result<Question, Refusal> {
+    Ok(Question {
+        // An empty one is as good as none.
+        key: (!key.is_empty()).then_some(key),
+        tenant,
+        limits: limit.map(given).transpose()?,
+        cost,
+    })
+}
+
+fn given(limit: v1::Limit) -> Result<Limits, Refusal> {
+    let algorithm = match v1::Algorithm::try_from(limit.algorithm) {
+        Ok(v1::Algorithm::Unspecified | v1::Algorithm::TokenBucket) => {
+            decide::Algorithm::TokenBucket
+        }
+        Ok(v1::Algorithm::SlidingWindow) => decide::Algorithm::SlidingWindow,
+        Ok(v1::Algorithm::FixedWindow) => decide::Algorithm::FixedWindow,
+        Err(_) => return Err(Refusal::invalid("limit.algorithm", "is none that is known")),
+    };
+    let interval = limit.interval.unwrap_or_default();
+    let interval = Duration::try_from(interval)
+        .map_err(|_| Refusal::invalid("limit.interval", "must not be negative"))?;
+    let given = GivenLimit {
+        rate: limit.rate,
+        interval,
+        burst: limit.burst,
+        algorithm,
+    };
+    given.limits().map_err(|refusal| Refusal {
+        field: refusal.field.map(|field| format!("limit.{field}")),
+        ..refusal
+    })
+}
+
+fn status(answer: &Answer) -> v1::Status {
+    v1::Status {
+        allowed: answer.allowed,
+        limit: answer.limit,
+        remaining: answer.remaining,
+        retry_after: answer.retry_after.map(duration),
+        reset_after: Some(duration(answer.reset_after)),
+        degraded: answer.degraded,
+    }
+}
+
+pub(super) fn duration(duration: Duration) -> prost_types::Duration {
+    // The longest is ten years.
+    duration.try_into().unwrap_or_default()
+}

@@ -1,0 +1,61 @@
+use std::fmt;
+
+use axum::Router;
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tonic_health::server::HealthReporter;
+
+use super::{envoy, limiter};
+use crate::decide::Gate;
+use crate::protocol::DESCRIPTORS;
+use crate::protocol::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
+use crate::protocol::tollgate::v1::rate_limiter_server::RateLimiterServer;
+
+/// What the health service says.
+#[derive(Clone)]
+pub(crate) struct Health(HealthReporter);
+
+impl Health {
+    /// Says whether our services are to be asked.
+    pub(crate) async fn say(&self, serving: bool) {
+        let status = match serving {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        let services = [
+            "",
+            RateLimiterServer::<limiter::Door>::NAME,
+            RateLimitServiceServer::<envoy::Door>::NAME,
+        ];
+        for service in services {
+            self.0.set_service_status(service, status).await;
+        }
+    }
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Health")
+    }
+}
+
+/// All the gRPC services.
+pub(crate) async fn router(gate: Gate) -> anyhow::Result<(Router, Health)> {
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let health = Health(reporter);
+    health.say(true).await;
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let limiter = limiter::Door { gate: gate.clone() };
+    let routes = Routes::new(RateLimiterServer::new(limiter))
+        .add_service(RateLimitServiceServer::new(envoy::Door { gate }))
+        .add_service(health_service)
+        .add_service(reflection().build_v1()?)
+        // For tools that know no other.
+        .add_service(reflection().build_v1alpha()?);
+    Ok((routes.prepare().into_axum_router(), health))
+}

@@ -1,0 +1,68 @@
+//! Reads JSON bodies, and names the field that is wrong.
+
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
+
+use super::problem::Problem;
+use crate::decide::Refusal;
+
+/// The body as bytes, if it came whole and is not too large.
+pub(crate) fn received(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+    body.map_err(|rejection| match rejection.into_response().status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")
+        }
+        _ => Problem::new(StatusCode::BAD_REQUEST, "the body did not come whole"),
+    })
+}
+
+/// The object that the body is, with no fields but these.
+pub(crate) fn read<T: DeserializeOwned>(body: &[u8], fields: &[&str]) -> Result<T, Refusal> {
+    // What is wrong is looked for only once something is.
+    serde_json::from_slice(body).map_err(|_| explain::<T>(body, fields))
+}
+
+fn explain<T: DeserializeOwned>(body: &[u8], fields: &[&str]) -> Refusal {
+    let object: Map<String, Value> = match serde_json::from_slice(body) {
+        Ok(Value::Object(object)) => object,
+        Ok(_) => return Refusal::unreadable("the body must be a JSON object"),
+        Err(error) => return Refusal::unreadable(format!("the body is no JSON: {error}")),
+    };
+    if let Some(name) = object.keys().find(|name| !fields.contains(&name.as_str())) {
+        let known = fields.join(", ");
+        return Refusal::invalid(name, format!("there is no such field; there are: {known}"));
+    }
+    let mut json = serde_json::Deserializer::from_slice(body);
+    match serde_path_to_error::deserialize::<_, T>(&mut json) {
+        Ok(_) => Refusal::unreadable("the body must be one JSON object and nothing else"),
+        Err(error) => {
+            let path = error.path().to_string();
+            let problem = error.inner().to_string();
+            // Where in the body it is says less than which field it is.
+            let problem = problem.split(" at line ").next().unwrap_or_default();
+            match path.as_str() {
+                "." => match field_of(problem) {
+                    Some((field, problem)) => Refusal::invalid(field, problem),
+                    None => Refusal::unreadable(problem),
+                },
+                path => Refusal::invalid(path, problem),
+            }
+        }
+    }
+}
+
+/// The field of an error that is of the whole object.
+fn field_of(problem: &str) -> Option<(&str, &str)> {
+    let said = [
+        ("missing field `", "is missing"),
+        ("duplicate field `", "is there twice"),
+    ];
+    said.into_iter().find_map(|(start, problem_of_field)| {
+        let field = problem.strip_prefix(start)?.strip_suffix('`')?;
+        Some((field, problem_of_field))
+    })
+}

@@ -1,0 +1,13 @@
+//! The HTTP front door.
+
+pub(crate) mod body;
+mod check;
+mod headers;
+mod health;
+mod problem;
+mod router;
+mod status;
+
+pub(crate) use check::given;
+pub(crate) use problem::{Problem, in_time};
+pub(crate) use router::{Door, router};

@@ -1,0 +1,73 @@
+//! What the server counts beside what the library does.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+use crate::decide::{Answer, Refusal};
+
+const REQUESTS: &str = "tollgate_server_requests_total";
+
+const ENVOY_HITS: &str = "tollgate_server_envoy_hits_total";
+
+const RELOADS: &str = "tollgate_server_reloads_total";
+const RUNTIME_LIMITS: &str = "tollgate_server_runtime_limits";
+
+/// How often the recorder tidies up between scrapes.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// Begins to count. What is counted before is lost.
+pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
+    let handle = PrometheusBuilder::new().install_recorder()?;
+    tollgate::describe_metrics();
+    describe_counter!(
+        REQUESTS,
+        "Questions to the server, by front door and what became of them."
+    );
+    describe_counter!(
+        ENVOY_HITS,
+        "Hits of descriptors, by the rule that was found for them and what became of them."
+    );
+    describe_counter!(
+        RELOADS,
+        "Changes of the configuration: those that were taken over, and those that were refused."
+    );
+    describe_gauge!(RUNTIME_LIMITS, "Limits that were set at run time.");
+    Ok(handle)
+}
+
+/// Keeps the recorder's memory small, for ever.
+pub(crate) async fn upkeep(handle: PrometheusHandle) {
+    loop {
+        tokio::time::sleep(UPKEEP).await;
+        handle.run_upkeep();
+    }
+}
+
+/// A question was answered, or was not.
+pub(crate) fn answered(door: &'static str, answer: &Result<Answer, Refusal>) {
+    let outcome = match answer {
+        Ok(answer) if answer.allowed => "allowed",
+        Ok(_) => "denied",
+        Err(refusal) => refusal.outcome(),
+    };
+    counter!(REQUESTS, "door" => door, "outcome" => outcome).increment(1);
+}
+
+/// A rule was asked about so many hits.
+pub(crate) fn hits(domain: &str, rule: &str, outcome: &'static str, hits: u32) {
+    let (domain, rule) = (domain.to_owned(), rule.to_owned());
+    let counter = counter!(ENVOY_HITS, "domain" => domain, "rule" => rule, "outcome" => outcome);
+    counter.increment(hits.into());
+}
+
+/// The configuration has changed.
+pub(crate) fn reloaded(result: &'static str) {
+    counter!(RELOADS, "result" => result).increment(1);
+}
+
+/// So many limits are set at run time now.
+pub(crate) fn runtime_limits(count: usize) {
+    gauge!(RUNTIME_LIMITS).set(count as f64);
+}

@@ -1,0 +1,12 @@
+//! Runs the front doors, from the first connection to the last.
+
+mod limiter;
+mod listener;
+mod log;
+mod reload;
+mod run;
+mod stopping;
+
+pub(crate) use reload::Reloads;
+pub(crate) use run::run;
+pub(crate) use stopping::Stopping;

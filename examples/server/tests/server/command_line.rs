@@ -1,0 +1,145 @@
+//! The command line asks and changes a running server.
+
+use std::process::Output;
+
+use serde_json::{Value, json};
+
+use crate::support::Replica;
+use crate::support::replica::program;
+
+struct Shell {
+    server: Replica,
+}
+
+impl Shell {
+    fn run(&self, arguments: &[&str]) -> Output {
+        let mut program = program();
+        program
+            .env("TOLLGATE_SERVER", format!("http://{}", self.server.http()))
+            .env("TOLLGATE_ADMIN", format!("http://{}/", self.server.admin()))
+            .env("TOLLGATE_TOKEN", "token-of-acme")
+            .env("TOLLGATE_ADMIN_TOKEN", "token-of-the-operator");
+        program.args(arguments).output().unwrap()
+    }
+
+    /// What it prints, as JSON, and its exit code.
+    fn json(&self, arguments: &[&str]) -> (Value, i32) {
+        let output = self.run(arguments);
+        let text = String::from_utf8(output.stdout).unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        let value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{said}"));
+        (value, output.status.code().unwrap())
+    }
+
+    /// Why it failed.
+    fn failure(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn commands() {
+    let server = Replica::start(&[
+        ("ADMIN__TOKENS", "[\"token-of-the-operator\"]"),
+        ("TENANTS__ACME__TOKENS", "[\"token-of-acme\"]"),
+        ("DEFAULT__LIMIT", "10/1d"),
+    ]);
+    let shell = Shell { server };
+    let given = ["check", "a b/c", "--rate", "1", "--interval", "1d"];
+    let (said, code) = shell.json(&given);
+    assert_eq!((&said["allowed"], code), (&json!(true), 0));
+    let (said, code) = shell.json(&given);
+    assert_eq!((&said["allowed"], code), (&json!(false), 1));
+    let (said, code) = shell.json(&["status", "a b/c", "--rate", "1", "--interval", "1d"]);
+    assert_eq!((&said["remaining"], code), (&json!(0), 0));
+    let windows = [
+        "check",
+        "a",
+        "--rate",
+        "9",
+        "--interval",
+        "1d",
+        "--algorithm",
+        "fixed_window",
+    ];
+    assert_eq!(shell.json(&windows).0["limit"], json!(9));
+    let (said, _) = shell.json(&["check", "a", "--cost", "4", "--tenant", "acme"]);
+    assert_eq!(
+        (&said["limit"], &said["remaining"]),
+        (&json!(10), &json!(6))
+    );
+
+    let (said, _) = shell.json(&["limits", "set", "tenants/acme", "20/1d", "--if-absent"]);
+    let version = said["version"].as_str().unwrap();
+    assert_eq!(shell.json(&["status", "a"]).0["limit"], json!(20));
+    let failure = shell.failure(&["limits", "set", "tenants/acme", "30/1d", "--if-absent"]);
+    assert!(
+        failure.contains("somebody else has changed it"),
+        "{failure}"
+    );
+    let several = ["burst=30/1d", "daily=sliding 40/1d"];
+    let set = [
+        &["limits", "set", "tenants/acme"],
+        &several[..],
+        &["--if-version", version],
+    ];
+    let (said, _) = shell.json(&set.concat());
+    assert_eq!(
+        said["limits"],
+        json!({"burst": "30/1d", "daily": "sliding 40/1d"})
+    );
+    shell.json(&["limits", "set", "keys/acme/a b/c", "50/1d"]);
+    let (said, _) = shell.json(&["limits", "get", "keys/acme/a b/c"]);
+    assert_eq!(
+        (&said["limits"], &said["source"]),
+        (&json!({"default": "50/1d"}), &json!("runtime"))
+    );
+    assert_eq!(shell.json(&["status", "a b/c"]).0["limit"], json!(50));
+    let output = shell.run(&["limits", "list"]);
+    let list = String::from_utf8(output.stdout).unwrap();
+    let list: Vec<Value> = list
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let subjects: Vec<_> = list
+        .iter()
+        .map(|item| item["subject"].as_str().unwrap())
+        .collect();
+    assert_eq!(subjects, ["tenants/acme", "keys/acme/a b/c"]);
+    let failure = shell.failure(&["limits", "delete", "tenants/acme", "--if-version", version]);
+    assert!(failure.contains("412"), "{failure}");
+    assert!(
+        shell
+            .run(&["limits", "delete", "tenants/acme"])
+            .status
+            .success()
+    );
+    assert_eq!(shell.json(&["status", "a"]).0["limit"], json!(10));
+
+    let failures: [(&[&str], &str); 7] = [
+        (&["limits", "get", "tenants/nobody"], "404"),
+        (&["limits", "get", "acme"], "write tenants/<tenant>"),
+        (&["limits", "set", "tenants/acme", "often"], "`limits`"),
+        (
+            &["limits", "set", "tenants/acme", "1/1s", "2/1s"],
+            "has no name",
+        ),
+        (
+            &["check", "a", "--rate", "0", "--interval", "1d"],
+            "`rate`: must be at least 1",
+        ),
+        (&["check", "a", "--rate", "1"], "--interval"),
+        (&["check", "a", "--token", "another"], "401"),
+    ];
+    for (arguments, reason) in failures {
+        let failure = shell.failure(arguments);
+        assert!(failure.contains(reason), "{arguments:?}: {failure}");
+        assert!(!failure.contains("token-of"), "{failure}");
+    }
+    let nobody = ["check", "a", "--server", "http://127.0.0.1:1"];
+    assert!(shell.failure(&nobody).contains("cannot be asked"));
+    let secure = ["check", "a", "--server", "https://127.0.0.1:1"];
+    assert!(shell.failure(&secure).contains("write http://"));
+}

@@ -1,0 +1,18 @@
+//! What the server promises, a file for each promise, against the real program and real servers.
+//!
+//! It is one program, since to link each file by itself takes longer than to run it.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod admin;
+mod authentication;
+mod command_line;
+mod configuration;
+mod envoy;
+mod envoy_rules;
+mod front_doors;
+mod outage;
+mod reload;
+mod replicas;
+mod shutdown;
+mod support;
