@@ -62,6 +62,8 @@ fn instructions(step: &str, limits: &str) -> Result<i64, Box<dyn Error>> {
 fn collected(step: &str, limits: &str, times: u64) -> Result<i64, Box<dyn Error>> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        // What it takes to begin differs: the clock is tried out.
+        .arg("--toggle-collect=instructions::repeat*")
         .arg(env::current_exe()?)
         .args([TAKE, step, limits, &times.to_string()])
         .output()
@@ -99,6 +101,7 @@ fn take(step: &str, quota: &Quota, times: u64) {
     }
 }
 
+#[inline(never)]
 fn repeat<T>(times: u64, step: impl FnMut() -> T) {
     std::iter::repeat_with(step)
         .take(times as usize)

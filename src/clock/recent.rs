@@ -25,6 +25,11 @@ thread_local! {
     static UNPACED: Cell<u32> = const { Cell::new(0) };
 }
 
+/// Finds out about the counter, which takes a while.
+pub(super) fn prepare() {
+    LazyLock::force(&COUNTER);
+}
+
 /// Nanoseconds since some instant before, by the system's clock. Follows `tokio::time::pause`.
 pub(super) fn exact() -> u64 {
     let now = tokio::time::Instant::now().into_std();

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::recent::{exact, recent};
+use super::recent::{exact, prepare, recent};
 
 /// Tells a store in the process what time it is.
 ///
@@ -24,7 +24,7 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 /// Monotonic time, anchored to the wall clock once, when it is made: windows line up with the
 /// epoch, and no correction of the wall clock reaches a count.
 ///
-/// Follows `tokio::time::pause` in tests.
+/// In tests it follows `tokio::time::pause`.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock {
     /// From what [`exact`] counts from to the epoch, in nanoseconds.
@@ -34,6 +34,7 @@ pub struct SystemClock {
 impl SystemClock {
     /// Reads the wall clock, for the first and last time.
     pub fn new() -> Self {
+        prepare();
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();

@@ -3,7 +3,11 @@
 //! Slots of 24 bytes stand in buckets of five, which fill two cache lines with their lock. A key
 //! may stand in either of two buckets: with nearly two slots for each count that the table has
 //! room for, hardly ever are all ten of a key's slots taken by live counts (Azar, Broder, Karlin
-//! and Upfal, "Balanced Allocations", 1994).
+//! and Upfal, "Balanced Allocations", 1994). Most stand in the first, where they are looked for
+//! first.
+//!
+//! A check of one policy that is a token bucket, nearly every check there is, takes no lock if its
+//! count was found. All others lock the buckets of their counts.
 //!
 //! Model-checked: `model` runs it in every order in which two threads can come between each other.
 
@@ -173,8 +177,9 @@ impl Table {
         )
     }
 
-    /// The common case, in which there is one policy, its count was found, and nothing is special:
-    /// as a [`Row`] would decide it, without its locks and lists.
+    /// Decides the common case, in which there is one policy, its count was found, and nothing is
+    /// special: as a [`Row`] would decide it, without its locks and lists. Where the clock may have
+    /// been read too early, and that would be seen, it is read again.
     #[inline(always)]
     pub(crate) fn decide_one(&self, check: &Check<'_>) -> Option<(u64, State, Status)> {
         let [policy] = check.limits.policies() else {
