@@ -3,7 +3,7 @@
 //!
 //! A request goes `serve::listener` → `http` or `grpc` (what was asked) → `decide` (whose limits,
 //! and the limiter) and back. `configuration` reads what the limits are, `limits` keeps them, `cli`
-//! is the command line.
+//! is the command line, and `load` a client of many requests.
 
 mod admin;
 mod authentication;
@@ -14,6 +14,7 @@ mod envoy;
 mod grpc;
 mod http;
 mod limits;
+mod load;
 mod meter;
 mod protocol;
 mod serve;

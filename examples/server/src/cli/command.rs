@@ -5,6 +5,7 @@ use clap::{Parser, Subcommand};
 
 use super::check::Check;
 use super::limits::Limits;
+use super::load::Load;
 use super::status::Status;
 use crate::configuration::{Configuration, Sources};
 use crate::serve;
@@ -37,6 +38,9 @@ enum Command {
     /// List, show, set and delete limits of running servers.
     #[command(subcommand)]
     Limits(Limits),
+    /// Drive running servers with requests, and measure their answers. Exits with 2 if any request
+    /// was not answered.
+    Load(Load),
 }
 
 impl Arguments {
@@ -50,6 +54,7 @@ impl Arguments {
             Command::Check(check) => return check.run().await,
             Command::Status(status) => return status.run().await,
             Command::Limits(limits) => return limits.run().await,
+            Command::Load(load) => return load.run().await,
         }
         Ok(ExitCode::SUCCESS)
     }

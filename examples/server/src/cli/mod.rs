@@ -4,6 +4,7 @@ mod check;
 mod client;
 mod command;
 mod limits;
+mod load;
 mod status;
 
 pub(crate) use command::Arguments;

@@ -11,6 +11,7 @@ mod configuration;
 mod envoy;
 mod envoy_rules;
 mod front_doors;
+mod load;
 mod outage;
 mod reload;
 mod replicas;
