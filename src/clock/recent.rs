@@ -16,8 +16,10 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 static COUNTER: LazyLock<quanta::Clock> = LazyLock::new(quanta::Clock::new);
 
-/// What instants are counted from.
+/// An instant, and what it is taken for: so much that those before it have their place too. By a
+/// paused clock there are such.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+const STARTED: u64 = 1 << 62;
 
 thread_local! {
     static PACE: Cell<Pace> = const { Cell::new(Pace::UNKNOWN) };
@@ -28,7 +30,12 @@ thread_local! {
 /// Nanoseconds since some instant before, by the system's clock. Follows `tokio::time::pause`.
 pub(super) fn exact() -> u64 {
     let now = tokio::time::Instant::now().into_std();
-    now.saturating_duration_since(*START).as_nanos() as u64
+    let start = *START;
+    let (since, until) = (
+        now.saturating_duration_since(start).as_nanos() as u64,
+        start.saturating_duration_since(now).as_nanos() as u64,
+    );
+    STARTED + since - until
 }
 
 /// The same as of a moment ago: at most [`LATE`] before, and never after what [`exact`] says next.
