@@ -27,6 +27,11 @@ thread_local! {
     static UNPACED: Cell<u32> = const { Cell::new(0) };
 }
 
+/// Gets the counter ready. It measures for up to a fifth of a second, which no check should wait for.
+pub(super) fn prepare() {
+    LazyLock::force(&COUNTER);
+}
+
 /// Nanoseconds since some instant before, by the system's clock. Follows `tokio::time::pause`.
 pub(super) fn exact() -> u64 {
     let now = tokio::time::Instant::now().into_std();

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::recent::{exact, recent};
+use super::recent::{exact, prepare, recent};
 
 /// Tells a store in the process what time it is.
 ///
@@ -34,6 +34,7 @@ pub struct SystemClock {
 impl SystemClock {
     /// Reads the wall clock, for the first and last time.
     pub fn new() -> Self {
+        prepare();
         let wall = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
