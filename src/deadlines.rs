@@ -38,8 +38,9 @@ struct Waiting {
     left: usize,
     /// When the time of each is up, and whom to wake then: nobody if that is done.
     ends: VecDeque<(Instant, Option<Waker>)>,
-    /// Whether the task runs that wakes them.
+    /// Whether the task runs that wakes them, and until when it sleeps.
     is_watched: bool,
+    asleep_until: Option<Instant>,
 }
 
 /// The end of one wait.
@@ -74,7 +75,7 @@ impl Deadlines {
     fn share(&self, runtime: &Handle, instant: Instant, waker: &Waker) -> Option<Deadline> {
         let line = self.line(runtime.id());
         let mut waiting = line.waiting();
-        let last = waiting.ends.back().map_or(instant, |(last, _)| *last);
+        let last = waiting.last().unwrap_or(instant);
         if last.saturating_duration_since(instant) > LATE || waiting.ends.len() >= MOST {
             return None;
         }
@@ -115,6 +116,12 @@ impl Line {
 }
 
 impl Waiting {
+    /// Nobody is woken sooner: even if those that the task sleeps for have all left.
+    fn last(&self) -> Option<Instant> {
+        let last = self.ends.back().map(|(end, _)| *end);
+        last.or(self.asleep_until)
+    }
+
     fn waker(&mut self, number: usize) -> Option<&mut Option<Waker>> {
         let place = number.checked_sub(self.left)?;
         self.ends.get_mut(place).map(|(_, waker)| waker)
@@ -189,16 +196,83 @@ impl Watch {
         let mut waiting = self.line.waiting();
         let next = waiting.ends.front().map(|(end, _)| *end);
         waiting.is_watched = next.is_some();
+        waiting.asleep_until = next;
         self.done = next.is_none();
         next
     }
 }
 
-/// However it ends, the next check starts another.
+/// However it ends, the next check starts another, and nobody is left to wait for ever: whose runtime
+/// has ended may be waited for in another one.
 impl Drop for Watch {
     fn drop(&mut self) {
-        if !self.done {
-            self.line.waiting().is_watched = false;
+        if self.done {
+            return;
         }
+        let mut waiting = self.line.waiting();
+        (waiting.is_watched, waiting.asleep_until) = (false, None);
+        waiting.left += waiting.ends.len();
+        let abandoned = mem::take(&mut waiting.ends);
+        drop(waiting);
+        let wakers = abandoned.into_iter().filter_map(|(_, waker)| waker);
+        wakers.for_each(Waker::wake);
+    }
+}
+
+#[cfg(all(test, not(tollgate_loom)))]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Wake;
+
+    use tokio::runtime::Builder;
+    use tokio::task::yield_now;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    async fn wait(deadlines: &Deadlines, time: Duration) {
+        let (end, mut deadline) = (Instant::now() + time, None::<Deadline>);
+        poll_fn(|context| {
+            let deadline = deadline.get_or_insert_with(|| deadlines.at(end, context.waker()));
+            deadline.poll(context)
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_is_over_in_time_after_a_longer_one_that_was_given_up() {
+        let deadlines = Deadlines::default();
+        // Its task begins to sleep, before nobody waits any more.
+        let long = wait(&deadlines, Duration::from_secs(60));
+        let given_up = timeout(Duration::from_millis(5), long).await;
+        assert!(given_up.is_err());
+
+        let began = Instant::now();
+        wait(&deadlines, Duration::from_millis(10)).await;
+        assert!(began.elapsed() <= Duration::from_millis(12));
+    }
+
+    struct Nobody;
+
+    impl Wake for Nobody {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn a_wait_does_not_outlive_the_runtime_that_would_end_it() {
+        let deadlines = Deadlines::default();
+        let waker = Waker::from(Arc::new(Nobody));
+        let mut context = Context::from_waker(&waker);
+        let runtime = Builder::new_current_thread().enable_time().build();
+        let runtime = runtime.expect("a runtime");
+        let mut deadline = runtime.block_on(async {
+            let end = Instant::now() + Duration::from_secs(3_600);
+            let deadline = deadlines.at(end, &waker);
+            yield_now().await;
+            deadline
+        });
+        assert!(deadline.poll(&mut context).is_pending());
+        drop(runtime);
+        assert!(deadline.poll(&mut context).is_ready());
     }
 }

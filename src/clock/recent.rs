@@ -16,8 +16,10 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 static COUNTER: LazyLock<quanta::Clock> = LazyLock::new(quanta::Clock::new);
 
-/// What instants are counted from.
+/// An instant, and what it is taken for: so much that those before it have their place too. By a
+/// paused clock there are such.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+const STARTED: u64 = 1 << 62;
 
 thread_local! {
     static PACE: Cell<Pace> = const { Cell::new(Pace::UNKNOWN) };
@@ -25,7 +27,7 @@ thread_local! {
     static UNPACED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Finds out about the counter, which takes a while.
+/// Gets the counter ready. It measures for up to a fifth of a second, which no check should wait for.
 pub(super) fn prepare() {
     LazyLock::force(&COUNTER);
 }
@@ -33,7 +35,12 @@ pub(super) fn prepare() {
 /// Nanoseconds since some instant before, by the system's clock. Follows `tokio::time::pause`.
 pub(super) fn exact() -> u64 {
     let now = tokio::time::Instant::now().into_std();
-    now.saturating_duration_since(*START).as_nanos() as u64
+    let start = *START;
+    let (since, until) = (
+        now.saturating_duration_since(start).as_nanos() as u64,
+        start.saturating_duration_since(now).as_nanos() as u64,
+    );
+    STARTED + since - until
 }
 
 /// The same as of a moment ago: at most [`LATE`] before, and never after what [`exact`] says next.
@@ -86,11 +93,11 @@ const LONGEST: u64 = 1_000_000;
 const IDLE: u64 = 1_000 * LONGEST;
 
 /// What part of the time between two readings each may take, and of [`LONGEST`]. A rate is then too
-/// low by twice that at most.
+/// low by twice that at most. A tick is shorter.
 const CERTAIN: u64 = 4_096;
 
 /// How late [`recent`] may be, in microseconds, rounded up.
-pub(crate) const LATE: u64 = 3 * LONGEST / CERTAIN / 1_000 + 2;
+pub(crate) const LATE: u64 = 4 * LONGEST / CERTAIN / 1_000 + 2;
 
 impl Pace {
     const UNKNOWN: Self = Self {
@@ -102,12 +109,13 @@ impl Pace {
     };
 
     /// The system's clock when the counter shows `ticks`, if that is near enough to the last
-    /// reading. Counted from after that, by a rate that is rather too low: so it is never ahead.
+    /// reading. Counted from after that, by a rate that is rather too low: so it is never ahead. Of
+    /// the first tick it is not known how much was over already.
     #[inline]
     fn at(&self, ticks: u64) -> Option<u64> {
         let since = ticks.wrapping_sub(self.after);
         // At most a millisecond, so the product is small.
-        (since < self.good_for).then(|| self.nanos + ((since * self.rate) >> 32))
+        (since < self.good_for).then(|| self.nanos + ((since.saturating_sub(1) * self.rate) >> 32))
     }
 
     /// The pace after one more reading.
@@ -119,12 +127,15 @@ impl Pace {
             rate: self.rate,
             good_for: 0,
         };
-        let passed = nanos.saturating_sub(self.nanos);
-        // As many as may have passed meanwhile.
-        let ticks = after.saturating_sub(self.before);
-        if self.nanos == 0 || passed == 0 || passed > IDLE || ticks == 0 {
+        // Both are rounded down: as few nanoseconds, and as many ticks, as may have passed meanwhile.
+        let passed = nanos.saturating_sub(self.nanos).saturating_sub(1);
+        let Some(ticks) = after.checked_sub(self.before) else {
+            return read;
+        };
+        if self.nanos == 0 || passed == 0 || passed > IDLE {
             return read;
         }
+        let ticks = ticks.saturating_add(1);
         let rate = (u128::from(passed) << 32) / u128::from(ticks);
         let longest = (u128::from(LONGEST) << 32) / rate.max(1);
         let (Ok(rate), Ok(longest)) = (u64::try_from(rate), u64::try_from(longest)) else {
@@ -142,7 +153,7 @@ impl Pace {
             };
         }
         // A counter that goes at another rate than before is not to be relied on.
-        let agrees = rate.abs_diff(self.rate) <= rate / 128;
+        let agrees = self.rate > 0 && rate.abs_diff(self.rate) <= rate / 128;
         Self {
             rate,
             good_for: if agrees {
@@ -156,6 +167,200 @@ impl Pace {
 
     /// During how many ticks the system's clock was read at some instant.
     fn uncertain(&self) -> u64 {
-        self.after.saturating_sub(self.before)
+        self.after.saturating_sub(self.before).saturating_add(1)
+    }
+}
+
+#[cfg(all(test, not(tollgate_loom)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A counter that goes at one rate, and a system's clock, at instants in 2⁻²⁰ nanoseconds.
+    #[derive(Clone, Copy, Debug)]
+    struct Machine {
+        /// Ticks a second.
+        rate: u64,
+        /// What the counter showed at first, and by how much of a tick that was late.
+        first: u64,
+        part: u64,
+        instant: u128,
+    }
+
+    const NANO: u128 = 1 << 20;
+    const SECOND: u128 = NANO * 1_000_000_000;
+
+    impl Machine {
+        fn ticks(&self) -> u64 {
+            let parts =
+                self.instant * u128::from(self.rate) + u128::from(self.part) * SECOND / 1_000;
+            self.first.wrapping_add((parts / SECOND) as u64)
+        }
+
+        fn nanos(&self) -> u64 {
+            STARTED + (self.instant / NANO) as u64
+        }
+
+        fn pass(&mut self, nanos: u64, part: u64) {
+            self.instant += u128::from(nanos) * NANO + u128::from(part);
+        }
+    }
+
+    fn machine() -> impl Strategy<Value = Machine> {
+        let rates = prop_oneof![
+            // Those of processors, and of their slower counters.
+            400_000_000..6_000_000_000_u64,
+            1_000_000..100_000_000_u64,
+            Just(1_000_000_000),
+            1_000..1_000_000_u64,
+        ];
+        let firsts = prop_oneof![Just(0), 0..u64::MAX / 2, Just(u64::MAX - 1_000_000)];
+        (rates, firsts, 0..1_000_u64).prop_map(|(rate, first, part)| Machine {
+            rate,
+            first,
+            part,
+            instant: 0,
+        })
+    }
+
+    /// How long after the last reading the next one is, in nanoseconds; and how long it takes from
+    /// the counter to the system's clock and back, if it needs that.
+    fn readings() -> impl Strategy<Value = Vec<(u64, u64, u64, u64)>> {
+        let pause = prop_oneof![
+            8 => 0..2_000_u64,
+            4 => 0..400_000_u64,
+            2 => 0..2_000_000_u64,
+            1 => 0..3_000_000_000_u64,
+        ];
+        let length = prop_oneof![9 => 0..60_u64, 1 => 0..2_000_000_u64];
+        prop::collection::vec((pause, length.clone(), length, 0..NANO as u64), 1..400)
+    }
+
+    /// What [`recent`] would say.
+    fn read(pace: &mut Pace, machine: &mut Machine, (there, back, part): (u64, u64, u64)) -> u64 {
+        if let Some(nanos) = pace.at(machine.ticks()) {
+            return nanos;
+        }
+        let before = machine.ticks();
+        machine.pass(there, part);
+        let nanos = machine.nanos();
+        machine.pass(back, part / 2);
+        *pace = pace.renewed(before, nanos, machine.ticks());
+        nanos
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4_000))]
+
+        #[test]
+        fn by_a_steady_counter_the_time_is_never_ahead_and_hardly_late(
+            mut machine in machine(), readings in readings(),
+        ) {
+            let mut pace = Pace::UNKNOWN;
+            for (pause, there, back, part) in readings {
+                machine.pass(pause, part);
+                let at = machine.nanos();
+                let by_counter = pace.at(machine.ticks());
+                if let Some(nanos) = by_counter {
+                    prop_assert!(nanos <= at, "{} ns ahead", nanos - at);
+                    prop_assert!(at / 1_000 - nanos / 1_000 <= LATE, "{} ns late", at - nanos);
+                }
+                read(&mut pace, &mut machine, (there, back, part));
+            }
+        }
+
+        #[test]
+        fn a_counter_that_jumps_is_gone_by_for_a_millisecond_at_most(
+            mut machine in machine(),
+            readings in readings(),
+            jumps in prop::collection::vec(
+                prop_oneof![
+                    20 => Just(0_i64), 1 => -1_000_000..1_000_000_i64, 1 => any::<i64>(),
+                ],
+                400,
+            ),
+        ) {
+            let mut pace = Pace::UNKNOWN;
+            // The counter as of the last exact reading, and when that was.
+            let mut exact_at = 0;
+            for ((pause, there, back, part), jump) in readings.into_iter().zip(jumps) {
+                machine.pass(pause, part);
+                machine.first = machine.first.wrapping_add_signed(jump);
+                let at = machine.nanos();
+                match pace.at(machine.ticks()) {
+                    Some(nanos) => prop_assert!(nanos - exact_at <= LONGEST),
+                    None => {
+                        exact_at = read(&mut pace, &mut machine, (there, back, part));
+                        prop_assert!(exact_at >= at);
+                    }
+                }
+            }
+        }
+    }
+
+    /// A pace that has been measured twice.
+    fn steady(machine: &mut Machine) -> Pace {
+        let mut pace = Pace::UNKNOWN;
+        for _ in 0..3 {
+            machine.pass(500_000, 0);
+            read(&mut pace, machine, (20, 20, 0));
+        }
+        assert!(pace.at(machine.ticks()).is_some());
+        pace
+    }
+
+    const USUAL: Machine = Machine {
+        rate: 3_000_000_000,
+        first: 1 << 40,
+        part: 0,
+        instant: 0,
+    };
+
+    #[test]
+    fn a_counter_that_ran_while_the_system_slept_is_not_gone_by_until_it_is_measured_again() {
+        for asleep in [1 << 20, 1 << 32, 1 << 42, 1 << 62] {
+            for is_new in [false, true] {
+                let mut machine = USUAL;
+                let mut pace = Pace::UNKNOWN;
+                match is_new {
+                    true => drop(read(&mut pace, &mut machine, (20, 20, 0))),
+                    false => pace = steady(&mut machine),
+                }
+                machine.first += asleep;
+                machine.pass(100, 0);
+                read(&mut pace, &mut machine, (20, 20, 0));
+                machine.pass(10_000_000, 0);
+                let at = machine.nanos();
+                let nanos = pace.at(machine.ticks());
+                assert!(
+                    nanos.is_none_or(|nanos| at - nanos <= 1_000),
+                    "{asleep} ticks: stands still"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_counter_that_goes_back_or_changes_its_rate_is_measured_twice() {
+        let mut machine = USUAL;
+        let mut pace = steady(&mut machine);
+        machine.first -= 1 << 39;
+        assert_eq!(pace.at(machine.ticks()), None);
+        read(&mut pace, &mut machine, (20, 20, 0));
+        assert_eq!(pace.at(machine.ticks()), None);
+
+        pace = steady(&mut machine);
+        let ticks = machine.ticks();
+        machine.rate /= 2;
+        machine.first = machine
+            .first
+            .wrapping_add(ticks.wrapping_sub(machine.ticks()));
+        machine.pass(4_000_000, 0);
+        read(&mut pace, &mut machine, (20, 20, 0));
+        assert_eq!(pace.at(machine.ticks()), None, "another rate than before");
+        machine.pass(500_000, 0);
+        read(&mut pace, &mut machine, (20, 20, 0));
+        assert!(pace.at(machine.ticks()).is_some());
     }
 }

@@ -30,8 +30,8 @@ use crate::store::verdict::PerPolicy;
 
 const SLOTS_PER_BUCKET: usize = 5;
 
-/// How long a thread may be held up between reading the clock and deciding, in microseconds.
-const HELD_UP: u64 = 1_000_000;
+/// Who has to wait for longer than this, in microseconds, may be told to by a late clock.
+const LONG: u64 = 1_000_000;
 
 /// What a count takes. There are two buckets at least: any one check's policies fit in them.
 const BYTES_PER_COUNT: usize = 48;
@@ -192,7 +192,7 @@ impl Table {
         let key = Key(Self::hash(check) ^ policy.fingerprint());
         let (_, slot) = self.find(key)?;
         let (mut now, mut is_exact) = (self.clock.recently(), false);
-        let mut seen = slot.compact(key)?;
+        let (mut seen, mut is_first) = (slot.compact(key)?, true);
         let (state, charge) = loop {
             let state = seen.state();
             if bucket.is_ahead(state, now) {
@@ -201,18 +201,18 @@ impl Table {
             // While others charge it too, nothing is done in between that can wait.
             let charge = bucket.charge(state, now, check.cost);
             if charge.next == state {
-                let is_clear = check.cost == 1 && bucket.denies_for(&charge, HELD_UP);
+                let is_clear = is_first && check.cost == 1 && bucket.denies_for(&charge, LONG);
                 if is_exact || check.cost == 0 || is_clear {
                     break (state, charge);
                 }
                 // Somebody who charged it meanwhile may have a later reading of the clock, by which
-                // this fits.
+                // this fits: by any time, since nobody knows for how long this thread was held up.
                 (now, is_exact) = (self.clock.now(), true);
                 continue;
             }
             match seen.replace(charge.next) {
                 Ok(()) => break (state, charge),
-                Err(again) => (seen, is_exact) = (again?, false),
+                Err(again) => (seen, is_exact, is_first) = (again?, false, false),
             }
         };
         self.estimate(key, now);

@@ -130,6 +130,10 @@ fn quotas() -> Vec<Quota> {
     let day = Duration::from_secs(86_400);
     vec![
         Quota::per_second(3),
+        // Tokens of whole microseconds, which the server adds to a number.
+        Quota::per_second(10),
+        Quota::per_minute(2).burst(5),
+        Quota::per_second(1_000_000).burst(u32::MAX),
         Quota::token_bucket(7, Duration::from_secs(3)).burst(20),
         Quota::per_day(123_457),
         Quota::per_second(94_906_249),

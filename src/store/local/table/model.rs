@@ -121,9 +121,9 @@ fn of_two_first_checks_a_limit_of_one_admits_one() {
 
 /// A full table of users who may spend four each: user 0 has spent one, one in the other bucket
 /// two, and all others three. So user 0 gives way first, and comes back into the other bucket.
-fn full() -> (Arc<Table>, Limits) {
+fn full(quota: Quota) -> (Arc<Table>, Limits) {
     let table = table(&Hand::at(NOW));
-    let limits = Limits::from(Quota::fixed_window(4, DAY));
+    let limits = Limits::from(quota);
     let all = 0..2 * SLOTS_PER_BUCKET;
     for id in all.clone() {
         assert!(table.admits(&user(id), &limits, if id == 0 { 1 } else { 2 }));
@@ -142,10 +142,17 @@ fn full() -> (Arc<Table>, Limits) {
 
 const NEWCOMER: usize = 100;
 
+/// Runs a model for a count that is charged under a lock, and for one that is not.
+fn model_both(run: fn(Quota)) {
+    for quota in [Quota::fixed_window(4, DAY), Quota::token_bucket(4, DAY)] {
+        model(move || run(quota));
+    }
+}
+
 #[test]
 fn a_charge_to_a_count_that_is_evicted_meanwhile_is_not_lost() {
-    model(|| {
-        let (table, limits) = full();
+    model_both(|quota| {
+        let (table, limits) = full(quota);
         let (evicting, same) = (table.clone(), limits.clone());
         let evict = move || evicting.admits(&user(NEWCOMER), &same, 4);
         let (charging, same) = (table.clone(), limits.clone());
@@ -160,8 +167,8 @@ fn a_charge_to_a_count_that_is_evicted_meanwhile_is_not_lost() {
 
 #[test]
 fn a_count_that_is_evicted_and_comes_back_meanwhile_is_charged_where_it_stands() {
-    model(|| {
-        let (table, limits) = full();
+    model_both(|quota| {
+        let (table, limits) = full(quota);
         let (evicting, same) = (table.clone(), limits.clone());
         let evict_and_return = move || {
             let evicted = evicting.admits(&user(NEWCOMER), &same, 4);
@@ -181,8 +188,8 @@ fn a_count_that_is_evicted_and_comes_back_meanwhile_is_charged_where_it_stands()
 
 #[test]
 fn a_refund_to_a_count_that_moves_meanwhile_takes_nothing_else_away() {
-    model(|| {
-        let (table, limits) = full();
+    model_both(|quota| {
+        let (table, limits) = full(quota);
         let (evicting, same) = (table.clone(), limits.clone());
         let evict_and_return = move || {
             assert!(evicting.admits(&user(NEWCOMER), &same, 4));
@@ -195,6 +202,81 @@ fn a_refund_to_a_count_that_moves_meanwhile_takes_nothing_else_away() {
         // Three were charged, of which the refund may give one back.
         assert_eq!(table.left(&user(NEWCOMER), &limits), [0]);
         assert!(table.left(&user(0), &limits) <= vec![2]);
+        table.assert_sound();
+    });
+}
+
+/// A count of four a day that is charged without a lock, of which so many are spent.
+fn compact(spent: u32) -> (Arc<Table>, Limits) {
+    let (table, limits) = (table(&Hand::at(NOW)), Quota::token_bucket(4, DAY).into());
+    assert!(table.admits(&user(0), &limits, spent));
+    (table, limits)
+}
+
+#[test]
+fn of_two_charges_without_a_lock_none_is_lost() {
+    model(|| {
+        let (table, limits) = compact(1);
+        let check = |table: &Arc<Table>, cost| {
+            let (table, limits) = (table.clone(), limits.clone());
+            move || table.admits(&user(0), &limits, cost)
+        };
+        assert_eq!(both(check(&table, 1), check(&table, 1)), (true, true));
+        assert_eq!(table.left(&user(0), &limits), [1]);
+        let (one, other) = both(check(&table, 1), check(&table, 1));
+        assert!(one != other, "one of them is admitted");
+        assert_eq!(table.left(&user(0), &limits), [0]);
+    });
+}
+
+#[test]
+fn a_charge_and_a_refund_both_count() {
+    model(|| {
+        let (table, limits) = compact(2);
+        let (charging, same) = (table.clone(), limits.clone());
+        let charge = move || charging.admits(&user(0), &same, 1);
+        let (refunding, same) = (table.clone(), limits.clone());
+        let refund = move || refunding.row(&Check::new(&user(0), &same)).refund();
+        assert!(both(charge, refund).0);
+        assert_eq!(table.left(&user(0), &limits), [2]);
+        table.assert_sound();
+    });
+}
+
+#[test]
+fn a_charge_counts_after_a_reset_or_is_forgotten_with_the_others() {
+    model(|| {
+        let (table, limits) = compact(2);
+        let (charging, same) = (table.clone(), limits.clone());
+        let charge = move || charging.admits(&user(0), &same, 1);
+        let (resetting, same) = (table.clone(), limits.clone());
+        let reset_and_charge = move || {
+            resetting.row(&Check::new(&user(0), &same)).clear();
+            assert!(resetting.admits(&user(0), &same, 2));
+        };
+        assert!(both(charge, reset_and_charge).0);
+        assert!([[1], [2]].contains(&table.left(&user(0), &limits)[..].try_into().unwrap()));
+        table.assert_sound();
+    });
+}
+
+#[test]
+fn a_charge_without_a_lock_and_one_of_two_policies_are_all_or_nothing() {
+    model(|| {
+        let table = table(&Hand::at(NOW));
+        let four = Policy::new("four", Quota::token_bucket(4, DAY));
+        let nine = Policy::new("nine", Quota::token_bucket(9, DAY));
+        let alone = Limits::new([four.clone()]).expect("a name");
+        let with_nine = Limits::new([nine, four]).expect("two names");
+        assert!(table.admits(&user(0), &with_nine, 2));
+        let check = |limits: &Limits| {
+            let (table, limits) = (table.clone(), limits.clone());
+            move || table.admits(&user(0), &limits, 2)
+        };
+        let (one, other) = both(check(&alone), check(&with_nine));
+        assert!(one != other, "one of them is admitted");
+        let left = if other { [5, 0] } else { [7, 0] };
+        assert_eq!(table.left(&user(0), &with_nine), left);
         table.assert_sound();
     });
 }
@@ -274,6 +356,28 @@ fn a_clock_that_moves_before_the_lock_is_taken_mints_nothing() {
     for policy in one_in_a_second() {
         model(move || moving_clock(&Limits::new([policy.clone()]).expect("a name")));
     }
+}
+
+#[test]
+fn a_charge_that_is_held_up_while_another_is_made_is_not_denied_for_what_is_there_by_then() {
+    model(|| {
+        let token = 86_400 * SECOND / 4;
+        let clock = Hand::at(NOW - token / 2);
+        let (table, limits) = (table(&clock), Quota::token_bucket(4, DAY).into());
+        assert!(table.admits(&user(0), &limits, 3));
+        clock.set(NOW);
+        let check = || {
+            let (table, limits) = (table.clone(), limits.clone());
+            move || table.admits(&user(0), &limits, 1)
+        };
+        let (early, late) = (check(), check());
+        let late = move || {
+            // Most of what was spent is there again.
+            clock.set(NOW + 5 * token / 2);
+            late()
+        };
+        assert_eq!(both(early, late), (true, true));
+    });
 }
 
 #[test]

@@ -49,7 +49,11 @@ impl Count {
         let [until, rest] = state.words();
         let until = until.min(Self::LATEST) << 12;
         let (word, rest, used) = match Self::compact(quota) {
-            Some(bucket) => (until | rest << 2 | Self::COMPACT, bucket.life(), 0),
+            Some(bucket) => {
+                // A state may come from a store that keeps anything.
+                let rest = rest.min(Self::PART);
+                (until | rest << 2 | Self::COMPACT, bucket.life(), 0)
+            }
             None => (until, rest, quota.used(state, now)),
         };
         Self {
@@ -183,5 +187,20 @@ impl<'a> Compact<'a> {
         word.compare_exchange(self.word, next, Ordering::AcqRel, Ordering::Acquire)
             .map(|_| ())
             .map_err(|word| Self::seen(self.slot, self.key, word))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rest_that_no_quota_made_does_not_reach_into_the_instant() {
+        let (quota, until) = (Quota::per_second(3), 1_000_000);
+        for rest in [0, 2, 1_023, 1_024, u64::MAX] {
+            let state = State::from_words([until, rest]);
+            let count = Count::new(Key(0), &quota, state, 0, false);
+            assert_eq!(count.state().words()[0], until, "{rest}");
+        }
     }
 }
