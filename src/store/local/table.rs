@@ -191,8 +191,9 @@ impl Table {
         let bucket = Count::compact(policy.quota())?;
         let key = Key(Self::hash(check) ^ policy.fingerprint());
         let (_, slot) = self.find(key)?;
-        let (mut now, mut is_exact) = (self.clock.recently(), false);
+        // Seen before the clock is read: so the first reading is not from before that.
         let (mut seen, mut is_first) = (slot.compact(key)?, true);
+        let (mut now, mut is_exact) = (self.clock.recently(), false);
         let (state, charge) = loop {
             let state = seen.state();
             if bucket.is_ahead(state, now) {
