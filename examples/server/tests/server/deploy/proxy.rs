@@ -8,7 +8,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use super::tools::{path, program, read, run};
-use crate::support::client::{check, get, json};
+use crate::support::client::{check, get, json, try_get};
 use crate::support::protocol::tollgate::v1::CheckLimitRequest;
 use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
 use crate::support::servers::Port;
@@ -127,9 +127,10 @@ async fn it_spreads_both_protocols() {
     });
     let proxy = Proxy::start(&replicas);
     let wait = Wait::until("the proxy has a replica");
-    while !crate::support::client::try_get(proxy.http(), "/ready")
+    let ready = async || try_get(proxy.http(), "/ready").await;
+    while ready()
         .await
-        .is_some_and(|answer| answer.status() == StatusCode::OK)
+        .is_none_or(|answer| answer.status() != StatusCode::OK)
     {
         wait.on().await;
     }
