@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::decide::{Answer, Refusal};
 
@@ -17,9 +17,32 @@ const RUNTIME_LIMITS: &str = "tollgate_server_runtime_limits";
 /// How often the recorder tidies up between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// The library's histograms, with their buckets. Without these they would be summaries, which cannot be
+/// added up over replicas.
+const BUCKETS: [(&str, &[f64]); 3] = [
+    (
+        "rate_limit_check_duration_seconds",
+        &[
+            0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0,
+        ],
+    ),
+    (
+        "rate_limit_remaining_ratio",
+        &[0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0],
+    ),
+    (
+        "rate_limit_batch_size",
+        &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0],
+    ),
+];
+
 /// Begins to count. What is counted before is lost.
 pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
-    let handle = PrometheusBuilder::new().install_recorder()?;
+    let mut builder = PrometheusBuilder::new();
+    for (name, buckets) in BUCKETS {
+        builder = builder.set_buckets_for_metric(Matcher::Full(name.to_owned()), buckets)?;
+    }
+    let handle = builder.install_recorder()?;
     tollgate::describe_metrics();
     describe_counter!(
         REQUESTS,
@@ -33,6 +56,10 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
         RELOADS,
         "Changes of the configuration: those that were taken over, and those that were refused."
     );
+    // From 0 on, so that the first one is a change that is seen.
+    for result in ["taken", "refused"] {
+        counter!(RELOADS, "result" => result).increment(0);
+    }
     describe_gauge!(RUNTIME_LIMITS, "Limits that were set at run time.");
     Ok(handle)
 }

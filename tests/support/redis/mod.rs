@@ -16,6 +16,7 @@ mod server;
 mod view;
 
 pub(crate) use cluster::Cluster;
+pub(crate) use process::Port;
 pub(crate) use proxy::Proxy;
 pub(crate) use sentinel::Sentinels;
 pub(crate) use server::Server;

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use super::check::Check;
+use super::health::Health;
 use super::limits::Limits;
 use super::load::Load;
 use super::status::Status;
@@ -35,6 +36,8 @@ enum Command {
     Check(Check),
     /// Ask a running server how much is left, without charging.
     Status(Status),
+    /// Ask a running server whether it is alive. Exits with 1 if it is not: for containers.
+    Health(Health),
     /// List, show, set and delete limits of running servers.
     #[command(subcommand)]
     Limits(Limits),
@@ -53,6 +56,7 @@ impl Arguments {
             }
             Command::Check(check) => return check.run().await,
             Command::Status(status) => return status.run().await,
+            Command::Health(health) => return Ok(health.run().await),
             Command::Limits(limits) => return limits.run().await,
             Command::Load(load) => return load.run().await,
         }

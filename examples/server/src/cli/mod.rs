@@ -3,6 +3,7 @@
 mod check;
 mod client;
 mod command;
+mod health;
 mod limits;
 mod load;
 mod status;

@@ -8,6 +8,7 @@ mod admin;
 mod authentication;
 mod command_line;
 mod configuration;
+mod deploy;
 mod envoy;
 mod envoy_rules;
 mod front_doors;

@@ -1,0 +1,121 @@
+//! The image, as far as can be told without building it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::tools::{path, read, run};
+use crate::support::Replica;
+use crate::support::replica::program;
+
+/// What the image sets a variable to.
+pub(super) fn variable(name: &str) -> String {
+    let file = read("Dockerfile");
+    let mut words = file.split_whitespace();
+    let value = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
+    value
+        .unwrap_or_else(|| panic!("the image sets {name}"))
+        .to_owned()
+}
+
+/// The rest of the last line that begins so.
+fn instruction(name: &str) -> String {
+    let file = read("Dockerfile");
+    let lines = file.lines().map(str::trim_start);
+    let mut found = lines.filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    found.next_back().unwrap().to_owned()
+}
+
+#[test]
+fn it_is_not_root() {
+    let user = instruction("USER");
+    let number = user.split(':').next().unwrap();
+    assert!(number.parse::<u32>().unwrap() > 0, "{user}");
+}
+
+/// What the image's health check runs is there, and says whether the server is.
+#[test]
+fn it_tells_its_health() {
+    let file = read("Dockerfile");
+    let (_, check) = file.split_once("HEALTHCHECK").unwrap();
+    let (_, command) = check.split_once("CMD ").unwrap();
+    let words: Value = serde_json::from_str(command.lines().next().unwrap()).unwrap();
+    let words: Vec<_> = words
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
+    assert_eq!(words[0], "tollgate-server");
+    let server = Replica::start(&[]);
+    let url = format!("http://{}", server.http());
+    let health = || {
+        let mut health = program();
+        health.args(&words[1..]).env("TOLLGATE_SERVER", &url);
+        health.output().unwrap().status.code()
+    };
+    assert_eq!(health(), Some(0));
+    drop(server);
+    assert_eq!(health(), Some(1));
+}
+
+/// Copies what the image is built from, and nothing else.
+fn copy(from: &Path, to: &Path, without: &[PathBuf]) {
+    if without.iter().any(|path| path == from) {
+        return;
+    }
+    if from.is_file() {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+        return;
+    }
+    for entry in fs::read_dir(from).unwrap() {
+        let name = entry.unwrap().file_name();
+        copy(&from.join(&name), &to.join(&name), without);
+    }
+}
+
+/// Cargo refuses a package in which a file is missing that it says it has.
+#[test]
+fn what_it_is_built_from_is_whole() {
+    let root = path("../../..").canonicalize().unwrap();
+    let ignore = read("Dockerfile.dockerignore");
+    let lines = || {
+        ignore
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with('#'))
+    };
+    assert_eq!(lines().next(), Some("*"), "what is not named is not there");
+    let without = lines().skip(1).filter(|line| !line.starts_with('!'));
+    let without: Vec<_> = without.map(|line| root.join(line)).collect();
+    let context = TempDir::with_prefix("tollgate-image-").unwrap();
+    for name in lines().filter_map(|line| line.strip_prefix('!')) {
+        copy(&root.join(name), &context.path().join(name), &without);
+    }
+    assert!(context.path().join("Cargo.lock").exists());
+    assert!(!context.path().join("examples/server/deploy").exists());
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args([
+        "metadata",
+        "--format-version",
+        "1",
+        "--no-deps",
+        "--offline",
+    ]);
+    let metadata = run(cargo
+        .arg("--manifest-path")
+        .arg(context.path().join("Cargo.toml")));
+    let metadata: Value = serde_json::from_str(&metadata).unwrap();
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(
+        packages
+            .iter()
+            .any(|package| package["name"] == "tollgate-server")
+    );
+    // What is read while it is compiled.
+    assert!(context.path().join("README.md").exists());
+    assert!(context.path().join("examples/server/proto").exists());
+}

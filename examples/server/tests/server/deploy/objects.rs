@@ -1,0 +1,67 @@
+//! What Kubernetes is given: by Kustomize, and by the chart.
+
+use serde_json::Value;
+
+use super::tools::{path, run, tool, yaml};
+
+/// Objects, as they are and as text.
+pub(super) struct Objects {
+    pub(super) text: String,
+    pub(super) all: Vec<Value>,
+}
+
+/// All of the kustomization.
+pub(super) fn kustomization() -> Objects {
+    Objects::new(run(tool("kubectl").arg("kustomize").arg(path("kustomize"))))
+}
+
+/// All of the chart, released as `tollgate`, with these values.
+pub(super) fn chart(values: &[&str]) -> Objects {
+    let mut helm = tool("helm");
+    helm.args(["template", "tollgate"]).arg(path("chart"));
+    for value in values {
+        helm.args(["--set", value]);
+    }
+    Objects::new(run(&mut helm))
+}
+
+impl Objects {
+    fn new(text: String) -> Self {
+        let all = yaml(&text);
+        Self { text, all }
+    }
+
+    pub(super) fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Value> {
+        self.all.iter().filter(move |object| object["kind"] == kind)
+    }
+
+    /// An object whose name begins so: Kustomize adds to some.
+    pub(super) fn find(&self, kind: &str, name: &str) -> &Value {
+        let mut objects = self.of_kind(kind);
+        let found = objects.find(|object| {
+            let rest = object["metadata"]["name"]
+                .as_str()
+                .and_then(|it| it.strip_prefix(name));
+            rest.is_some_and(|rest| rest.is_empty() || is_hash(rest))
+        });
+        found.unwrap_or_else(|| panic!("there is a {kind} {name}"))
+    }
+
+    /// The pod of the servers.
+    pub(super) fn server(&self) -> &Value {
+        &self.find("Deployment", "tollgate")["spec"]["template"]["spec"]
+    }
+
+    /// The pod of the servers, and that of Redis.
+    pub(super) fn pods(&self) -> [&Value; 2] {
+        let redis = self.find("StatefulSet", "tollgate-redis");
+        [self.server(), &redis["spec"]["template"]["spec"]]
+    }
+}
+
+/// Whether it is what Kustomize adds to a name: `-674cdk6dft`.
+fn is_hash(text: &str) -> bool {
+    text.strip_prefix('-').is_some_and(|hash| {
+        hash.len() == 10 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    })
+}

@@ -1,0 +1,115 @@
+//! A running Prometheus.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::process::{Child, Stdio};
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::tools::{document, path, program};
+use crate::support::Wait;
+use crate::support::client::{get, json, try_get};
+use crate::support::servers::Port;
+
+/// One that asks these servers; killed when dropped.
+pub(super) struct Prometheus {
+    process: Child,
+    port: Port,
+    _directory: TempDir,
+}
+
+impl Prometheus {
+    /// With the configuration that is deployed, but for where the servers are and how often they are
+    /// asked.
+    pub(super) async fn start(servers: &[SocketAddr]) -> Self {
+        let mut configuration = document("compose/prometheus.yaml");
+        configuration["global"] = json!({"scrape_interval": "1s", "evaluation_interval": "1s"});
+        configuration["rule_files"] = json!([path("chart/files/alerts.yaml")]);
+        let job = configuration["scrape_configs"][0].as_object_mut().unwrap();
+        job.remove("dns_sd_configs")
+            .expect("they are found by their name");
+        let targets: Vec<_> = servers.iter().map(SocketAddr::to_string).collect();
+        job.insert("static_configs".to_owned(), json!([{"targets": targets}]));
+        let directory = TempDir::with_prefix("tollgate-prometheus-").unwrap();
+        // JSON is YAML.
+        let file = directory.path().join("prometheus.yml");
+        fs::write(&file, configuration.to_string()).unwrap();
+        let port = Port::reserve();
+        let option = |name: &str, value: &str| format!("--{name}={value}");
+        let process = program("prometheus")
+            .arg(option("config.file", file.to_str().unwrap()))
+            .arg(option(
+                "storage.tsdb.path",
+                directory.path().join("data").to_str().unwrap(),
+            ))
+            .arg(option(
+                "web.listen-address",
+                &format!("127.0.0.1:{}", port.number()),
+            ))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("Prometheus runs");
+        let prometheus = Self {
+            process,
+            port,
+            _directory: directory,
+        };
+        let wait = Wait::until("Prometheus is ready");
+        while !try_get(prometheus.address(), "/-/ready")
+            .await
+            .is_some_and(|answer| answer.status().is_success())
+        {
+            wait.on().await;
+        }
+        prometheus
+    }
+
+    fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.port.number()).into()
+    }
+
+    async fn ask(&self, path: &str) -> Value {
+        let answer = json(&get(self.address(), path).await);
+        assert_eq!(answer["status"], json!("success"), "{path}: {answer}");
+        answer["data"].clone()
+    }
+
+    /// How many numbers an expression has now. One that is none, such as of nothing by nothing, does
+    /// not count.
+    pub(super) async fn count(&self, expression: &str) -> usize {
+        let query = utf8_percent_encode(expression, NON_ALPHANUMERIC);
+        let data = self.ask(&format!("/api/v1/query?query={query}")).await;
+        let results = data["result"].as_array().unwrap().iter();
+        results
+            .filter(|result| result["value"][1] != json!("NaN"))
+            .count()
+    }
+
+    /// Waits until an expression has a number.
+    pub(super) async fn until_it_has(&self, expression: &str) {
+        let wait = Wait::until(format!("there is something for {expression}"));
+        while self.count(expression).await == 0 {
+            wait.on().await;
+        }
+    }
+
+    /// All rules, as they are evaluated.
+    pub(super) async fn rules(&self) -> Vec<Value> {
+        let data = self.ask("/api/v1/rules").await;
+        let groups = data["groups"].as_array().unwrap().iter();
+        let rules = groups.flat_map(|group| group["rules"].as_array().unwrap().clone());
+        rules.collect()
+    }
+}
+
+impl Drop for Prometheus {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
