@@ -1,7 +1,7 @@
 //! Drives running servers with checks, and measures what they answer.
 //!
 //! A [`Plan`] says what to ask, and when is its [`schedule`]'s matter: at a rate, whose instants
-//! [`pace`] keeps, or as soon as an answer has come. [`run`] asks through a [`client`] for each
+//! [`pace`] keeps, or as soon as an answer has come. [`run()`] asks through a [`client`] for each
 //! server, and the [`Tally`] of what came back becomes a [`report`].
 
 mod address;
