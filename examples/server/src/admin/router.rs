@@ -1,9 +1,8 @@
 use std::time::SystemTime;
 
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::StatusCode;
+use axum::extract::{Request, State};
 use axum::http::header::AUTHORIZATION;
-use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -12,10 +11,8 @@ use serde::Serialize;
 use super::{limits, reset};
 use crate::authentication::bearer;
 use crate::decide::{Gate, Refusal};
-use crate::http::{Problem, in_time};
+use crate::http::{Problem, guarded};
 use crate::serve::Reloads;
-
-const LONGEST_BODY: usize = 64 * 1024;
 
 /// What the handlers need.
 #[derive(Clone, Debug)]
@@ -26,21 +23,13 @@ pub(crate) struct Admin {
 
 pub(crate) fn router(admin: Admin) -> Router {
     let limit = || get(limits::get).put(limits::put).delete(limits::delete);
-    Router::new()
+    let routes = Router::new()
         .route("/limits", get(limits::list))
         .route("/limits/{kind}/{name}", limit())
         .route("/limits/{kind}/{name}/{key}", limit())
         .route("/reset", post(reset::reset))
-        .route("/configuration", get(configuration))
-        .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is no such path"))
-        .method_not_allowed_fallback(async || {
-            Problem::new(
-                StatusCode::METHOD_NOT_ALLOWED,
-                "this path has other methods",
-            )
-        })
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
-        .layer(from_fn(in_time))
+        .route("/configuration", get(configuration));
+    guarded(routes)
         // Around everything, so that strangers learn nothing.
         .layer(from_fn_with_state(admin.clone(), authenticate))
         .with_state(admin)

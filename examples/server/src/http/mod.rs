@@ -9,5 +9,5 @@ mod router;
 mod status;
 
 pub(crate) use check::given;
-pub(crate) use problem::{Problem, in_time};
-pub(crate) use router::{Door, router};
+pub(crate) use problem::Problem;
+pub(crate) use router::{Door, guarded, router};

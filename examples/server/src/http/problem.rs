@@ -45,7 +45,7 @@ impl Problem {
 }
 
 /// Answers whoever is too slow to ask, rather than wait for ever.
-pub(crate) async fn in_time(request: Request, next: Next) -> Response {
+pub(super) async fn in_time(request: Request, next: Next) -> Response {
     let answer = timeout(SLOWEST_REQUEST, next.run(request)).await;
     answer.unwrap_or_else(|_| {
         let problem = "the request did not come whole in time";
