@@ -41,7 +41,7 @@ impl<'a> Decision<'a> {
     }
 
     #[inline]
-    fn of_one(check: &Check<'a>, status: Status) -> Self {
+    pub(crate) fn of_one(check: &Check<'a>, status: Status) -> Self {
         Self {
             limits: Cow::Borrowed(check.limits),
             statuses: PerPolicy::from_buf_and_len([status; 2], 1),
@@ -160,8 +160,14 @@ impl<'a> Decision<'a> {
         &self.statuses[self.binding]
     }
 
+    /// The policies that denied.
+    pub(crate) fn violated(&self) -> impl Iterator<Item = &Policy> {
+        let denied = self.policies().filter(|(_, status)| !status.is_allowed());
+        denied.map(|(policy, _)| policy)
+    }
+
     /// Every policy with its own status, in order.
-    pub fn policies(&self) -> impl Iterator<Item = (&Policy, &Status)> + Clone {
+    pub fn policies(&self) -> impl Iterator<Item = (&Policy, &Status)> {
         self.limits.policies().iter().zip(&self.statuses)
     }
 }

@@ -11,8 +11,9 @@ use super::rejection::{self, Rejection};
 use crate::decision::Decision;
 use crate::events;
 use crate::identity::{Identifier, Identity, Unidentified};
-use crate::limiter::Limiter;
+use crate::limiter::{Checked, Limiter, PendingDecision};
 use crate::quota::{Limits, Scope};
+use crate::store::Check;
 
 type LimitsFor = dyn Fn(&Parts, &Identity) -> Option<Limits> + Send + Sync;
 type CostFor = dyn Fn(&Parts) -> u32 + Send + Sync;
@@ -38,16 +39,16 @@ pub(super) struct Config {
     unidentified_logged: Arc<AtomicBool>,
 }
 
-/// What there is to ask of the limiter for a request.
-pub(super) enum Question {
-    Exempt,
-    Unidentified(Unidentified),
-    Asked {
-        identity: Identity,
-        /// The limits of this very request, if it has its own.
-        own_limits: Option<Limits>,
-        cost: u32,
-    },
+/// What to do with a request.
+pub(super) enum Next {
+    /// The inner service responds; with these headers, unless the layer has nothing to say.
+    Call(Option<Announcement>),
+    /// The request is turned away, with this response.
+    Answer(Response<Bytes>),
+    /// The request is turned away, with a response that the application makes.
+    Reject(Decision<'static>),
+    /// The limiter has not decided yet.
+    Await(PendingDecision),
 }
 
 /// The status of refusals, unless another is set.
@@ -73,40 +74,80 @@ impl Config {
         }
     }
 
-    /// The question, if no closure is to be asked. Closures are given a request's parts, for
-    /// which it is taken apart and put together again: moved twice.
-    pub(super) fn plain_question(
+    /// What to do, if no closure is to be asked. Closures are given a request's parts, for which
+    /// it is taken apart and put together again: moved twice.
+    pub(super) fn next_by_head(
         &self,
         headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Option<Question> {
+        extensions: &mut Extensions,
+    ) -> Option<Next> {
         if self.skip.is_some() || self.limits_for.is_some() || self.cost_for.is_some() {
             return None;
         }
         Some(match self.identifier.by_head(headers, extensions)? {
-            Err(reason) => Question::Unidentified(reason),
-            Ok(identity) => Question::Asked {
-                identity,
-                own_limits: None,
-                cost: 1,
-            },
+            Err(reason) => self.unidentified(headers, &reason),
+            Ok(identity) => self.ask(&identity, None, 1, headers, extensions),
         })
     }
 
-    pub(super) fn question(&self, parts: &Parts) -> Question {
+    /// The same, whatever is to be asked.
+    pub(super) fn next_by_parts(&self, parts: &mut Parts) -> Next {
         if self.skip.as_ref().is_some_and(|skip| skip(parts)) {
-            return Question::Exempt;
+            return Next::Call(None);
         }
         let identity = match self.identifier.identify(parts) {
-            Err(reason) => return Question::Unidentified(reason),
+            Err(reason) => return self.unidentified(&parts.headers, &reason),
             Ok(identity) => identity,
         };
         let limits_for = self.limits_for.as_ref();
         let cost_for = self.cost_for.as_ref();
-        Question::Asked {
-            own_limits: limits_for.and_then(|limits_for| limits_for(parts, &identity)),
-            cost: cost_for.map_or(1, |cost_for| cost_for(parts)),
-            identity,
+        let own_limits = limits_for.and_then(|limits_for| limits_for(parts, &identity));
+        let cost = cost_for.map_or(1, |cost_for| cost_for(parts));
+        self.ask(
+            &identity,
+            own_limits.as_ref(),
+            cost,
+            &parts.headers,
+            &mut parts.extensions,
+        )
+    }
+
+    /// Asks the limiter, under the request's own limits if it has any.
+    #[inline]
+    fn ask(
+        &self,
+        identity: &Identity,
+        own_limits: Option<&Limits>,
+        cost: u32,
+        headers: &HeaderMap,
+        extensions: &mut Extensions,
+    ) -> Next {
+        let check = Check::new(identity, own_limits.unwrap_or(self.fixed.limits()))
+            .scope(&self.scope)
+            .cost(cost);
+        match self.limiter.check(&check) {
+            Checked::Pending(decision) => Next::Await(decision),
+            Checked::Ready(decision) if self.lets_pass(&decision) => {
+                Next::Call(Some(self.announce(&decision, extensions)))
+            }
+            Checked::Ready(decision) if self.on_reject.is_some() => {
+                Next::Reject(decision.into_owned())
+            }
+            Checked::Ready(decision) => {
+                Next::Answer(rejection::complete_response(self, &decision, headers))
+            }
+        }
+    }
+
+    /// What to do if it is not known who is asking: in shadow mode nobody is turned away.
+    #[cold]
+    fn unidentified(&self, headers: &HeaderMap, reason: &Unidentified) -> Next {
+        if !self.unidentified_logged.swap(true, Ordering::Relaxed) {
+            events::unidentified(self.scope.as_str(), reason);
+        }
+        match self.limiter.is_shadow() {
+            true => Next::Call(Some(Announcement::undecided())),
+            false => Next::Answer(rejection::unidentified(headers, self.unidentified_status)),
         }
     }
 
@@ -123,25 +164,13 @@ impl Config {
         }
     }
 
-    /// The response if it is not known who is asking; none in shadow mode, which rejects nobody.
-    pub(super) fn unidentified(
-        &self,
-        headers: &HeaderMap,
-        reason: &Unidentified,
-    ) -> Option<Response<Bytes>> {
-        if !self.unidentified_logged.swap(true, Ordering::Relaxed) {
-            events::unidentified(self.scope.as_str(), reason);
-        }
-        (!self.limiter.is_shadow())
-            .then(|| rejection::unidentified(headers, self.unidentified_status))
-    }
-
     /// Whether the inner service responds.
     pub(super) fn lets_pass(&self, decision: &Decision<'_>) -> bool {
         decision.is_allowed() || self.limiter.is_shadow()
     }
 
     /// What to announce on the inner service's response, and to the service itself.
+    #[inline]
     pub(super) fn announce(
         &self,
         decision: &Decision<'_>,
@@ -164,14 +193,8 @@ impl Config {
         decision: &Decision<'_>,
         request: Request<B>,
     ) -> Response<Bytes> {
-        let mut announcement = Announcement::new(decision, self.headers, &self.fixed, false);
         let Some(on_reject) = &self.on_reject else {
-            return rejection::complete_response(
-                self,
-                decision,
-                request.headers(),
-                &mut announcement,
-            );
+            return rejection::complete_response(self, decision, request.headers());
         };
         let (parts, _) = request.into_parts();
         let rejection = Rejection {
@@ -180,8 +203,7 @@ impl Config {
             parts: &parts,
         };
         let mut response = on_reject(&rejection);
-        rejection::complete(decision, response.headers_mut());
-        announcement.write_to(response.headers_mut());
+        rejection::complete(self, decision, response.headers_mut());
         response
     }
 

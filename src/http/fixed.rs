@@ -1,28 +1,54 @@
 //! What is the same in many responses: made once, and shared.
 
 use std::fmt::Write;
-use std::str;
 
 use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 
+use super::header::X_RATE_LIMIT;
+use super::number::number;
+use super::prepared::Prepared;
 use crate::decision::Decision;
 use crate::quota::{Limits, Policy};
 
 /// What responses say of a layer's limits, whatever is decided.
 pub(super) struct Fixed {
     limits: Limits,
-    /// Of each policy: how much it allows at once, and the body of a rejection by it alone.
-    policies: Box<[(HeaderValue, Bytes)]>,
+    /// Of each policy.
+    denials: Box<[Denial]>,
     ietf: HeaderValue,
+}
+
+/// A rejection by one policy alone, as it usually is.
+pub(super) struct Denial {
+    /// To be completed with how long to wait, what is left, and when all of it is back.
+    pub(super) headers: Prepared<3>,
+    pub(super) body: Bytes,
+}
+
+pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
+pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
+
+impl Denial {
+    fn new(policy: &Policy) -> Self {
+        let [limit, remaining, reset] = X_RATE_LIMIT;
+        let fixed = [
+            (CONTENT_TYPE, PROBLEM_JSON),
+            (CACHE_CONTROL, NO_STORE),
+            (limit, number(policy.quota().capacity().into())),
+        ];
+        Self {
+            headers: Prepared::new(&[RETRY_AFTER, remaining, reset], fixed),
+            body: quota_exceeded([policy]),
+        }
+    }
 }
 
 impl Fixed {
     pub(super) fn new(limits: Limits) -> Self {
-        let policies = limits.policies().iter();
-        let policies = policies.map(|policy| (limit(policy), quota_exceeded([policy])));
         Self {
-            policies: policies.collect(),
+            denials: limits.policies().iter().map(Denial::new).collect(),
             ietf: ietf(&limits),
             limits,
         }
@@ -33,14 +59,6 @@ impl Fixed {
         &self.limits
     }
 
-    /// The value of `X-RateLimit-Limit`.
-    pub(super) fn limit(&self, decision: &Decision<'_>) -> HeaderValue {
-        match decision.limits().is(&self.limits) {
-            true => self.policies[decision.binding()].0.clone(),
-            false => limit(decision.policy()),
-        }
-    }
-
     /// The value of `RateLimit-Policy`.
     pub(super) fn ietf(&self, decision: &Decision<'_>) -> HeaderValue {
         match decision.limits().is(&self.limits) {
@@ -49,21 +67,21 @@ impl Fixed {
         }
     }
 
+    /// The rejection, if it is by one of these policies alone.
+    pub(super) fn denial(&self, decision: &Decision<'_>) -> Option<&Denial> {
+        // It is the binding one then.
+        let is_alone = || decision.violated().nth(1).is_none();
+        let is_fixed = decision.limits().is(&self.limits) && is_alone();
+        is_fixed.then(|| &self.denials[decision.binding()])
+    }
+
     /// The body of a rejection, where limits were reached.
     pub(super) fn quota_exceeded(&self, decision: &Decision<'_>) -> Bytes {
-        let violated = decision
-            .policies()
-            .filter(|(_, status)| !status.is_allowed());
-        // If there is one alone, it is the binding one.
-        if decision.limits().is(&self.limits) && violated.clone().nth(1).is_none() {
-            return self.policies[decision.binding()].1.clone();
+        match self.denial(decision) {
+            Some(denial) => denial.body.clone(),
+            None => quota_exceeded(decision.violated()),
         }
-        quota_exceeded(violated.map(|(policy, _)| policy))
     }
-}
-
-fn limit(policy: &Policy) -> HeaderValue {
-    number(policy.quota().capacity().into())
 }
 
 fn ietf(limits: &Limits) -> HeaderValue {
@@ -114,66 +132,4 @@ fn problem(kind: &str, title: &str, status: StatusCode, more: &str) -> Bytes {
 /// Names of policies were checked when the limits were made, and the rest is ours.
 pub(super) fn header_value(text: String) -> HeaderValue {
     HeaderValue::try_from(text).expect("checked names and numbers make a header value")
-}
-
-/// A number as a header value. One of up to four digits is not formatted, and allocates nothing.
-pub(super) fn number(number: u64) -> HeaderValue {
-    if number < FORMATTED {
-        return HeaderValue::from_static(digits(number));
-    }
-    // As long as it has to be, since a value with room to spare is two allocations.
-    let mut text = [b'0'; 20];
-    let (mut rest, mut start) = (number, text.len());
-    while rest > 0 {
-        let last = digits(rest % FORMATTED).as_bytes();
-        text[start - last.len()..start].copy_from_slice(last);
-        rest /= FORMATTED;
-        start -= if rest > 0 { 4 } else { last.len() };
-    }
-    HeaderValue::from_bytes(&text[start..]).expect("digits make a header value")
-}
-
-/// The digits of a number of up to four.
-fn digits(number: u64) -> &'static str {
-    let digits = match number {
-        0..10 => 1,
-        10..100 => 2,
-        100..1_000 => 3,
-        _ => 4,
-    };
-    let end = 4 * (number as usize + 1);
-    &NUMBERS[end - digits..end]
-}
-
-/// The first that has to be formatted.
-const FORMATTED: u64 = 10_000;
-
-/// All numbers below, with four digits each.
-static NUMBERS: &str = {
-    static DIGITS: [u8; 4 * FORMATTED as usize] = {
-        let mut digits = [0; 4 * FORMATTED as usize];
-        let mut index = 0;
-        while index < digits.len() {
-            let power = [1_000, 100, 10, 1][index % 4];
-            digits[index] = b'0' + (index / 4 / power % 10) as u8;
-            index += 1;
-        }
-        digits
-    };
-    match str::from_utf8(&DIGITS) {
-        Ok(digits) => digits,
-        Err(_) => panic!("digits are text"),
-    }
-};
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_what_formatting_makes_of_them() {
-        for value in (0..2 * FORMATTED).chain([99_999_999, 100_000_000, 100_010_001, u64::MAX]) {
-            assert_eq!(number(value), value.to_string());
-        }
-    }
 }

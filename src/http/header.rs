@@ -29,7 +29,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
-use super::fixed::{Fixed, header_value, number};
+use super::fixed::{Fixed, header_value};
+use super::number::{lasting, number};
 use super::prepared::Prepared;
 use crate::decision::Decision;
 
@@ -144,17 +145,13 @@ impl Default for ResponseHeaders {
 /// What a response will say of a decision, once there is a response.
 #[derive(Debug)]
 pub(super) struct Announcement {
+    limit: u32,
     remaining: u32,
-    x_rate_limit: Option<XRateLimit>,
-    ietf: Option<Box<Ietf>>,
+    reset: u64,
+    x_rate_limit: bool,
     degraded: bool,
     shadow: Option<Shadow>,
-}
-
-#[derive(Debug)]
-struct XRateLimit {
-    limit: HeaderValue,
-    reset: u64,
+    ietf: Option<Box<Ietf>>,
 }
 
 /// The layer only watches.
@@ -174,6 +171,7 @@ struct Ietf {
 }
 
 impl Announcement {
+    #[inline]
     pub(super) fn new(
         decision: &Decision<'_>,
         headers: ResponseHeaders,
@@ -185,21 +183,18 @@ impl Announcement {
             let epoch = SystemTime::now().duration_since(UNIX_EPOCH);
             seconds(epoch.unwrap_or_default().saturating_add(reset))
         };
-        let x_rate_limit = headers.x_rate_limit.then(|| XRateLimit {
-            limit: fixed.limit(decision),
-            reset: if headers.unix_time {
-                reset_at()
-            } else {
-                seconds(reset)
-            },
-        });
         let would_have_denied = !decision.is_allowed();
         Self {
+            limit: decision.limit(),
             remaining: decision.remaining(),
-            x_rate_limit,
-            ietf: headers.ietf.then(|| Box::new(Ietf::new(decision, fixed))),
+            reset: match headers.unix_time {
+                true => reset_at(),
+                false => seconds(reset),
+            },
+            x_rate_limit: headers.x_rate_limit,
             degraded: decision.is_degraded(),
             shadow: shadow.then_some(Shadow { would_have_denied }),
+            ietf: headers.ietf.then(|| Box::new(Ietf::new(decision, fixed))),
         }
     }
 
@@ -207,13 +202,15 @@ impl Announcement {
     /// to decide.
     pub(super) fn undecided() -> Self {
         Self {
+            limit: 0,
             remaining: 0,
-            x_rate_limit: None,
-            ietf: None,
+            reset: 0,
+            x_rate_limit: false,
             degraded: false,
             shadow: Some(Shadow {
                 would_have_denied: true,
             }),
+            ietf: None,
         }
     }
 
@@ -247,34 +244,28 @@ impl Announcement {
 
     /// Writes the headers over those that are there.
     pub(super) fn write_to(&mut self, headers: &mut HeaderMap) {
-        static NAMES: LazyLock<Prepared<3>> = LazyLock::new(|| Prepared::new(&X_RATE_LIMIT));
+        static NAMES: LazyLock<Prepared<3>> = LazyLock::new(|| Prepared::new(&X_RATE_LIMIT, []));
 
         // Not one layer's in one form and another's in the other.
-        if (self.x_rate_limit.is_some() || self.ietf.is_some()) && has_numbers(headers) {
+        if (self.x_rate_limit || self.ietf.is_some()) && has_numbers(headers) {
             for name in NUMBERS {
                 headers.remove(name);
             }
         }
-        match self.take_x_rate_limit() {
-            Some(values) if headers.is_empty() => *headers = NAMES.with(values),
-            Some(values) => {
+        if self.x_rate_limit {
+            let values = [
+                lasting(self.limit.into()),
+                number(self.remaining.into()),
+                lasting(self.reset),
+            ];
+            if headers.is_empty() {
+                *headers = NAMES.with(values);
+            } else {
                 for (name, value) in X_RATE_LIMIT.into_iter().zip(values) {
                     headers.insert(name, value);
                 }
             }
-            None => {}
         }
-        self.write_rest_to(headers);
-    }
-
-    /// The values of [`X_RATE_LIMIT`], if they are to be sent: once.
-    pub(super) fn take_x_rate_limit(&mut self) -> Option<[HeaderValue; 3]> {
-        let XRateLimit { limit, reset } = self.x_rate_limit.take()?;
-        Some([limit, number(self.remaining.into()), number(reset)])
-    }
-
-    /// Writes what has not been taken.
-    pub(super) fn write_rest_to(&mut self, headers: &mut HeaderMap) {
         self.flag(headers);
         if let Some(ietf) = self.ietf.take() {
             headers.insert(RATELIMIT_POLICY, ietf.policies);

@@ -9,6 +9,7 @@ mod fixed;
 mod future;
 pub mod header;
 mod layer;
+mod number;
 mod prepared;
 mod rejection;
 mod service;

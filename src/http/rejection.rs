@@ -1,5 +1,4 @@
 use std::fmt;
-use std::sync::LazyLock;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
@@ -7,13 +6,10 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
 use super::config::Config;
-use super::fixed::number;
-use super::header::{Announcement, GRPC_RETRY_PUSHBACK_MS, X_RATE_LIMIT, seconds};
-use super::prepared::Prepared;
+use super::fixed::{NO_STORE, PROBLEM_JSON};
+use super::header::{Announcement, GRPC_RETRY_PUSHBACK_MS, ResponseHeaders, seconds};
+use super::number::{lasting, number};
 use crate::decision::Decision;
-
-const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
-const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 
 /// gRPC status codes: <https://grpc.io/docs/guides/status-codes/>.
 const RESOURCE_EXHAUSTED: u8 = 8;
@@ -84,35 +80,36 @@ pub(super) fn complete_response(
     config: &Config,
     decision: &Decision<'_>,
     request: &HeaderMap,
-    announcement: &mut Announcement,
 ) -> Response<Bytes> {
-    static USUAL: LazyLock<Prepared<6>> = LazyLock::new(|| {
-        let [limit, remaining, reset] = X_RATE_LIMIT;
-        Prepared::new(&[
-            CONTENT_TYPE,
-            CACHE_CONTROL,
-            RETRY_AFTER,
-            limit,
-            remaining,
-            reset,
-        ])
-    });
-
-    if grpc_content_type(request).is_none()
-        && let Some(retry_after) = retry_after(decision)
-        && let Some([limit, remaining, reset]) = announcement.take_x_rate_limit()
-    {
-        let mut response = Response::new(config.rejection_body(decision));
-        *response.status_mut() = config.status(decision);
-        *response.headers_mut() =
-            USUAL.with([PROBLEM_JSON, NO_STORE, retry_after, limit, remaining, reset]);
-        announcement.write_rest_to(response.headers_mut());
-        return response;
+    if let Some(usual) = usual_response(config, decision, request) {
+        return usual;
     }
     let mut response = response(config, decision, request);
-    complete(decision, response.headers_mut());
-    announcement.write_to(response.headers_mut());
+    complete(config, decision, response.headers_mut());
     response
+}
+
+/// The same where nothing is special: most of it is made already.
+fn usual_response(
+    config: &Config,
+    decision: &Decision<'_>,
+    request: &HeaderMap,
+) -> Option<Response<Bytes>> {
+    let is_special = config.headers != ResponseHeaders::default()
+        || decision.is_degraded()
+        || grpc_content_type(request).is_some();
+    if is_special {
+        return None;
+    }
+    let denial = config.fixed.denial(decision)?;
+    let mut response = Response::new(denial.body.clone());
+    *response.status_mut() = config.status(decision);
+    *response.headers_mut() = denial.headers.with([
+        retry_after(decision)?,
+        number(decision.remaining().into()),
+        lasting(seconds(decision.reset_after())),
+    ]);
+    Some(response)
 }
 
 fn grpc_response(
@@ -136,17 +133,19 @@ fn grpc_response(
     response
 }
 
-/// Adds what every rejection says, whoever made it, unless it says so already.
-pub(super) fn complete(decision: &Decision<'_>, headers: &mut HeaderMap) {
+/// Adds what every rejection says, whoever made it.
+pub(super) fn complete(config: &Config, decision: &Decision<'_>, headers: &mut HeaderMap) {
+    // Unless it says so already.
     headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
     if let Some(retry_after) = retry_after(decision) {
         headers.entry(RETRY_AFTER).or_insert(retry_after);
     }
+    Announcement::new(decision, config.headers, &config.fixed, false).write_to(headers);
 }
 
 fn retry_after(decision: &Decision<'_>) -> Option<HeaderValue> {
     let wait = decision.retry_after()?;
-    Some(number(seconds(wait).max(1)))
+    Some(lasting(seconds(wait).max(1)))
 }
 
 /// The response to a request whose identity cannot be told. The reason is not the client's to know.

@@ -9,11 +9,8 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::config::{Config, Question};
+use super::config::{Config, Next};
 use super::future::ResponseFuture;
-use super::header::Announcement;
-use crate::limiter::Checked;
-use crate::store::Check;
 
 /// A service behind a rate limit, as [`RateLimitLayer`](crate::RateLimitLayer) makes it.
 #[derive(Clone)]
@@ -43,49 +40,31 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = &self.config;
-        let question = match config.plain_question(request.headers(), request.extensions()) {
-            Some(question) => question,
+        let mut extensions = mem::take(request.extensions_mut());
+        let next = config.next_by_head(request.headers(), &mut extensions);
+        *request.extensions_mut() = extensions;
+        let next = match next {
+            Some(next) => next,
             None => {
-                let (parts, body) = request.into_parts();
-                let question = config.question(&parts);
+                let (mut parts, body) = request.into_parts();
+                let next = config.next_by_parts(&mut parts);
                 request = Request::from_parts(parts, body);
-                question
+                next
             }
         };
-        let announcement = match question {
-            Question::Exempt => None,
-            Question::Unidentified(reason) => {
-                if let Some(response) = config.unidentified(request.headers(), &reason) {
-                    return ResponseFuture::answered(response);
-                }
-                Some(Announcement::undecided())
+        match next {
+            Next::Call(announcement) => {
+                ResponseFuture::calling(self.inner.call(request), announcement)
             }
-            Question::Asked {
-                identity,
-                own_limits,
-                cost,
-            } => {
-                let limits = own_limits.as_ref().unwrap_or(config.fixed.limits());
-                let check = Check::new(&identity, limits)
-                    .scope(&config.scope)
-                    .cost(cost);
-                let decision = match config.limiter.check(&check) {
-                    Checked::Ready(decision) => decision,
-                    Checked::Pending(decision) => {
-                        // The service that was polled ready is the one to call; its clone is not
-                        // ready.
-                        let clone = self.inner.clone();
-                        let inner = mem::replace(&mut self.inner, clone);
-                        return ResponseFuture::deciding(decision, config.clone(), inner, request);
-                    }
-                };
-                if !config.lets_pass(&decision) {
-                    return ResponseFuture::answered(config.reject(&decision, request));
-                }
-                Some(config.announce(&decision, request.extensions_mut()))
+            Next::Answer(response) => ResponseFuture::answered(response),
+            Next::Reject(decision) => ResponseFuture::answered(config.reject(&decision, request)),
+            Next::Await(decision) => {
+                // The service that was polled ready is the one to call; its clone is not ready.
+                let clone = self.inner.clone();
+                let inner = mem::replace(&mut self.inner, clone);
+                ResponseFuture::deciding(decision, config.clone(), inner, request)
             }
-        };
-        ResponseFuture::calling(self.inner.call(request), announcement)
+        }
     }
 }
 

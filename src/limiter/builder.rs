@@ -2,18 +2,18 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use super::any_store::AnyStore;
 use super::claims::Claims;
 use super::failure::{FailureStrategy, Fallback};
 use super::lane::Lanes;
 use super::limiter::{Limiter, Shared};
 use crate::deadlines::Deadlines;
 use crate::metrics::Meter;
-use crate::store::Store;
 
 /// Options of a [`Limiter`].
 #[must_use = "call `build` to get the limiter"]
 pub struct LimiterBuilder {
-    store: Box<dyn Store>,
+    store: AnyStore,
     deadline: Duration,
     failures_to_open: NonZeroU32,
     strategy: FailureStrategy,
@@ -22,7 +22,7 @@ pub struct LimiterBuilder {
 }
 
 impl LimiterBuilder {
-    pub(super) fn new(store: Box<dyn Store>) -> Self {
+    pub(super) fn new(store: AnyStore) -> Self {
         Self {
             store,
             deadline: Duration::from_millis(50),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::any_store::AnyStore;
 use super::breaker::LONGEST_WAIT;
 use super::builder::LimiterBuilder;
 use super::claims::Claims;
@@ -44,7 +45,7 @@ pub struct Limiter {
 }
 
 pub(super) struct Shared {
-    pub(super) store: Box<dyn Store>,
+    pub(super) store: AnyStore,
     pub(super) is_infallible: bool,
     pub(super) deadline: Duration,
     pub(super) lanes: Lanes,
@@ -76,7 +77,7 @@ type AskedLane = Option<(Arc<Lane>, Instant)>;
 impl Limiter {
     /// A limiter with options.
     pub fn builder(store: impl Store) -> LimiterBuilder {
-        LimiterBuilder::new(Box::new(store))
+        LimiterBuilder::new(AnyStore::new(store))
     }
 
     pub(super) fn new(shared: Shared, strategy: FailureStrategy) -> Self {
@@ -119,6 +120,12 @@ impl Limiter {
 
     fn ask<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
         let shared = &self.shared;
+        if let Some(status) = shared.store.decide_one(check) {
+            let decision = Decision::of_one(check, status);
+            shared.meter.operation(operation, None);
+            self.report(check, operation, &decision);
+            return Checked::Ready(decision);
+        }
         if shared.is_infallible {
             // Nothing to guard against, and nothing to carry: so the check is asked as it is.
             let asked = Asked {

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of HTTP, so that every front door can share it.
 
+mod any_store;
 mod breaker;
 mod builder;
 mod claims;

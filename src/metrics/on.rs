@@ -10,6 +10,7 @@ use metrics::{
 use super::Operation;
 use crate::decision::Decision;
 use crate::identity::Identity;
+use crate::quota::Policy;
 use crate::store::StoreErrorKind;
 
 /// One decision in so many tells how much it left. Odd, so that policies that take turns all do.
@@ -54,8 +55,7 @@ impl Operation {
 
 /// The metrics of one kind of identity under one policy.
 struct Decisions {
-    kind: Box<str>,
-    fingerprint: u128,
+    key: u64,
     allowed: Counter,
     blocked: Counter,
     shadow_blocked: Counter,
@@ -63,7 +63,7 @@ struct Decisions {
 }
 
 impl Decisions {
-    fn new(kind: &str, policy: impl Into<SharedString>, fingerprint: u128) -> Self {
+    fn new(kind: &str, policy: impl Into<SharedString>, key: u64) -> Self {
         let policy = policy.into();
         let labels = || {
             [
@@ -76,8 +76,7 @@ impl Decisions {
             blocked: counter!("rate_limit_blocked_total", &labels()),
             shadow_blocked: counter!("rate_limit_shadow_blocked_total", &labels()),
             remaining: histogram!("rate_limit_remaining_ratio", "policy" => policy),
-            kind: kind.into(),
-            fingerprint,
+            key,
         }
     }
 }
@@ -96,7 +95,7 @@ impl Meter {
     }
 
     pub(crate) fn decided(&self, identity: &Identity, decision: &Decision<'_>, shadow: bool) {
-        let decisions = self.decisions(identity.kind(), decision);
+        let decisions = self.decisions(identity.kind(), decision.policy());
         match (decision.is_allowed(), shadow) {
             (true, _) => decisions.allowed.increment(1),
             (false, false) => decisions.blocked.increment(1),
@@ -118,19 +117,18 @@ impl Meter {
 
     /// The metrics of the binding policy: an open-addressed table that is never resized, so that
     /// finding them takes no lock.
-    fn decisions(&self, kind: &str, decision: &Decision<'_>) -> &Decisions {
-        let policy = decision.policy();
-        let fingerprint = policy.fingerprint();
-        let new = || {
-            let name = SharedString::from(policy.name().to_owned());
-            Decisions::new(kind, name, fingerprint)
-        };
-        let hash = kind.bytes().fold(fingerprint as usize, |hash, byte| {
-            hash.wrapping_mul(31).wrapping_add(byte.into())
-        });
+    fn decisions(&self, kind: &str, policy: &Policy) -> &Decisions {
+        // FNV-1a: kinds and policies are few, and none of them is a client's choice.
+        let hash = kind
+            .bytes()
+            .fold(policy.fingerprint() as u64, |hash, byte| {
+                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+            });
+        let new = || Decisions::new(kind, policy.name().to_owned(), hash);
         for probe in 0..8 {
-            let entry = self.decisions[hash.wrapping_add(probe) % SERIES].get_or_init(new);
-            if entry.fingerprint == fingerprint && *entry.kind == *kind {
+            let index = (hash as usize).wrapping_add(probe) % SERIES;
+            let entry = self.decisions[index].get_or_init(new);
+            if entry.key == hash {
                 return entry;
             }
         }

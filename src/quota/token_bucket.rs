@@ -154,7 +154,7 @@ impl TokenBucket {
     }
 
     /// What is left after a charge, unless that may be one more within `late` microseconds.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn report_unless_late(&self, charge: Charge, late: u64) -> Option<Status> {
         let (remaining, missing) = self.remaining(charge.debt);
         let late = late * self.num;

@@ -6,6 +6,7 @@ pub(crate) use table::Table;
 
 use super::{Check, Outcome, Store, Verdict};
 use crate::clock::Clock;
+use crate::quota::Status;
 
 /// How many counts [`LocalStore::new`] has room for.
 const CAPACITY: usize = 100_000;
@@ -63,6 +64,14 @@ impl Default for LocalStore {
 }
 
 impl LocalStore {
+    /// What there is to tell, in the common case: as [`check`](Store::check) decides, without a
+    /// verdict to be moved about.
+    #[inline]
+    pub(crate) fn decide_one(&self, check: &Check<'_>) -> Option<Status> {
+        let (_, _, status) = self.table.decide_one(check)?;
+        Some(status)
+    }
+
     /// Apart, so that what it takes is not there in the common case.
     #[cold]
     #[inline(never)]
