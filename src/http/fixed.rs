@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 
 use super::header::X_RATE_LIMIT;
@@ -33,14 +33,17 @@ pub(super) const NO_STORE: HeaderValue = HeaderValue::from_static("no-store");
 impl Denial {
     fn new(policy: &Policy) -> Self {
         let [limit, remaining, reset] = X_RATE_LIMIT;
+        let body = quota_exceeded([policy]);
         let fixed = [
             (CONTENT_TYPE, PROBLEM_JSON),
+            // The server would add it, and there is no room left then.
+            (CONTENT_LENGTH, number(body.len() as u64)),
             (CACHE_CONTROL, NO_STORE),
             (limit, number(policy.quota().capacity().into())),
         ];
         Self {
             headers: Prepared::new(&[RETRY_AFTER, remaining, reset], fixed),
-            body: quota_exceeded([policy]),
+            body,
         }
     }
 }
