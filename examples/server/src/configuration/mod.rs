@@ -13,7 +13,6 @@ mod limits;
 mod reader;
 mod secret;
 mod settings;
-
 mod sources;
 mod tree;
 mod yaml;
@@ -21,3 +20,4 @@ mod yaml;
 pub(crate) use reader::{Field, Result, Table};
 pub(crate) use settings::{Configuration, Fixed, LogFormat, Rules, StoreKind, StoreSettings};
 pub(crate) use sources::Sources;
+pub(crate) use tree::Value;

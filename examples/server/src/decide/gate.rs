@@ -137,7 +137,11 @@ impl Gate {
         })
     }
 
-    /// Decides about a descriptor of Envoy's.
+    /// Decides about a descriptor of Envoy's, of whose limits one is to be left.
+    ///
+    /// As with Envoy ratelimit, hits that do not fit are counted, so that nothing else fits until
+    /// the unit ends. For Envoy may tell of hits when they have been made, after it had asked with
+    /// none whether to let a request through.
     pub(crate) async fn check_descriptor(
         &self,
         rules: &Rules,
@@ -146,10 +150,19 @@ impl Gate {
         hits: u32,
     ) -> Answer {
         let identity = Identity::new("descriptor", counted).expect("a good kind");
-        let check = Check::new(&identity, limits)
-            .scope(&self.envoy_scope)
-            .cost(hits);
-        Answer::from(&self.limiter(rules).check(&check).await)
+        let check = Check::new(&identity, limits).scope(&self.envoy_scope);
+        let limiter = self.limiter(rules);
+        let decision = limiter.check(&check.cost(hits)).await;
+        let left = decision.remaining();
+        if !decision.is_allowed() && left > 0 {
+            limiter.check(&check.cost(left)).await;
+        }
+        let allowed = decision.is_allowed() && left > 0;
+        Answer {
+            allowed,
+            remaining: if allowed { left - 1 } else { 0 },
+            ..Answer::from(&decision)
+        }
     }
 
     fn limiter(&self, rules: &Rules) -> Limiter {

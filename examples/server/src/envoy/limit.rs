@@ -1,7 +1,9 @@
 //! What a rule allows.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use prost_types::Struct;
 use tollgate::{Limits, Policy, Quota, QuotaError};
 
 /// What a rule says of those whom it means.
@@ -15,6 +17,8 @@ pub(crate) struct Limit {
     pub(crate) shadow: bool,
     /// Denies only if all limits of this kind do.
     pub(crate) quota_mode: bool,
+    /// What Envoy is told where the limit is not reached.
+    pub(crate) metadata: Option<Arc<Struct>>,
 }
 
 #[derive(Clone, Debug)]
@@ -28,8 +32,8 @@ pub(crate) enum Amount {
 pub(crate) struct PerUnit {
     pub(crate) requests: u32,
     pub(crate) unit: Unit,
-    /// None where nothing is let through.
-    pub(crate) limits: Option<Limits>,
+    /// One more than there may be: it is spent by whoever asks for more, and tells so.
+    pub(crate) limits: Limits,
 }
 
 /// The policy's name, which labels metrics.
@@ -37,19 +41,12 @@ const POLICY: &str = "envoy";
 
 impl PerUnit {
     pub(crate) fn new(requests: u32, unit: Unit) -> Result<Self, QuotaError> {
-        let limits = match requests {
-            0 => None,
-            requests => {
-                let quota = Quota::try_fixed_window(requests, unit.duration())?;
-                Some(
-                    Limits::new([Policy::new(POLICY, quota)]).expect("one policy with a good name"),
-                )
-            }
-        };
+        let quota = Quota::try_fixed_window(requests.saturating_add(1), unit.duration())?;
+        let policy = Policy::new(POLICY, quota);
         Ok(Self {
             requests,
             unit,
-            limits,
+            limits: Limits::new([policy]).expect("one policy with a good name"),
         })
     }
 }

@@ -1,6 +1,9 @@
 //! Reads the rules of a domain.
 
+use std::sync::Arc;
+
 use super::limit::{Amount, Limit, PerUnit, Unit};
+use super::metadata;
 use super::rules::{Level, Rule, Rules};
 use super::wildcard::Wildcard;
 use crate::configuration::{Field, Result, Table};
@@ -109,6 +112,7 @@ fn limit(field: &Field<'_>, rule: &Table<'_>) -> Result<Limit> {
         replaces,
         shadow: flag("shadow_mode")?,
         quota_mode: flag("quota_mode")?,
+        metadata: rule.read("metadata", metadata::read)?.map(Arc::new),
     })
 }
 

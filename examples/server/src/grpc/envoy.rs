@@ -1,9 +1,12 @@
 //! `envoy.service.ratelimit.v3.RateLimitService`.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
 use tonic::{Request, Response, Status};
 
 use super::draft_headers;
@@ -12,7 +15,7 @@ use super::refused::{authorization, refused};
 use crate::authentication::bearer;
 use crate::configuration::Rules;
 use crate::decide::{Answer, Gate, Refusal};
-use crate::envoy::{Amount, Counted, Found, Limit, PerUnit, Unit};
+use crate::envoy::{Amount, Counted, Found, Limit, PerUnit, Unit, merge};
 use crate::meter;
 use crate::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use crate::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride;
@@ -43,6 +46,8 @@ struct Outcome {
     status: DescriptorStatus,
     is_denied: bool,
     quota_mode: bool,
+    /// What there is to tell of a limit that was not reached.
+    metadata: Option<Arc<Struct>>,
 }
 
 #[tonic::async_trait]
@@ -164,6 +169,7 @@ fn given_limit(given: &RateLimitOverride) -> Result<Limit, Refusal> {
         replaces: Vec::new(),
         shadow: false,
         quota_mode: false,
+        metadata: None,
     })
 }
 
@@ -174,26 +180,20 @@ impl Door {
                 status: ok(None, 0),
                 is_denied: false,
                 quota_mode: false,
+                metadata: None,
             };
         };
-        let quota_mode = plan.limit.quota_mode;
         let (status, is_denied, outcome) = match &plan.limit.amount {
             Amount::Unlimited => (ok(None, u32::MAX), false, "unlimited"),
             Amount::PerUnit(per_unit) => {
-                let answer = match &per_unit.limits {
-                    Some(limits) => {
-                        let counted = &plan.counted;
-                        let gate = &self.gate;
-                        Some(
-                            gate.check_descriptor(rules, counted, limits, plan.hits)
-                                .await,
-                        )
-                    }
-                    None => None,
-                };
-                let is_allowed = answer.is_some_and(|answer| answer.allowed);
+                let limits = &per_unit.limits;
+                let answer = self
+                    .gate
+                    .check_descriptor(rules, &plan.counted, limits, plan.hits)
+                    .await;
+                let is_allowed = answer.allowed;
                 let is_denied = !is_allowed && !plan.limit.shadow;
-                let status = status(plan, per_unit, answer.as_ref(), is_denied);
+                let status = status(plan, per_unit, &answer, is_denied);
                 let outcome = match (is_allowed, is_denied) {
                     (true, _) => "ok",
                     (false, true) => "over_limit",
@@ -203,10 +203,13 @@ impl Door {
             }
         };
         meter::hits(domain, &plan.label, outcome, plan.hits);
+        let is_under = !is_denied && matches!(plan.limit.amount, Amount::PerUnit(_));
+        let metadata = plan.limit.metadata.as_ref().filter(|_| is_under);
         Outcome {
             status,
             is_denied,
-            quota_mode,
+            quota_mode: plan.limit.quota_mode,
+            metadata: metadata.cloned(),
         }
     }
 }
@@ -220,28 +223,21 @@ fn ok(current_limit: Option<RateLimit>, limit_remaining: u32) -> DescriptorStatu
     }
 }
 
-fn status(
-    plan: &Plan,
-    per_unit: &PerUnit,
-    answer: Option<&Answer>,
-    is_denied: bool,
-) -> DescriptorStatus {
+fn status(plan: &Plan, per_unit: &PerUnit, answer: &Answer, is_denied: bool) -> DescriptorStatus {
     let limit = RateLimit {
         requests_per_unit: per_unit.requests,
         unit: unit(per_unit.unit).into(),
         name: plan.limit.name.clone().unwrap_or_default(),
     };
-    // Of one who is over the limit nothing is left, whatever less would still fit.
-    let remaining = answer.filter(|answer| answer.allowed);
-    let until_reset = match answer.map(|answer| answer.reset_after) {
-        Some(until_reset) if !until_reset.is_zero() => until_reset,
-        _ => until_next(per_unit.unit),
+    let until_reset = match answer.reset_after {
+        Duration::ZERO => until_next(per_unit.unit),
+        until_reset => until_reset,
     };
     let code = if is_denied { Code::OverLimit } else { Code::Ok };
     DescriptorStatus {
         code: code.into(),
         duration_until_reset: Some(duration(until_reset)),
-        ..ok(Some(limit), remaining.map_or(0, |answer| answer.remaining))
+        ..ok(Some(limit), answer.remaining)
     }
 }
 
@@ -277,6 +273,7 @@ fn respond(rules: &Rules, outcomes: Vec<Outcome>) -> RateLimitResponse {
         true => Code::OverLimit,
         false => Code::Ok,
     };
+    let metadata = metadata(&outcomes);
     let statuses: Vec<_> = outcomes.into_iter().map(|outcome| outcome.status).collect();
     let headers = match rules.envoy.response_headers {
         true => draft_headers::of(&statuses),
@@ -286,5 +283,21 @@ fn respond(rules: &Rules, outcomes: Vec<Outcome>) -> RateLimitResponse {
         overall_code: code.into(),
         statuses,
         response_headers_to_add: headers,
+        dynamic_metadata: metadata,
     }
+}
+
+/// What all rules that let their descriptors through tell.
+fn metadata(outcomes: &[Outcome]) -> Option<Struct> {
+    let mut told = Struct::default();
+    for outcome in outcomes {
+        if let Some(more) = &outcome.metadata {
+            merge(&mut told, more);
+        }
+    }
+    let is_any = !told.fields.is_empty();
+    let kind = Some(Kind::StructValue(told));
+    is_any.then(|| Struct {
+        fields: [("metadata".to_owned(), Value { kind })].into(),
+    })
 }

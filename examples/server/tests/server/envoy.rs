@@ -33,6 +33,9 @@ descriptors:
     rate_limit: {unit: year, requests_per_unit: 10}
   - key: plan
     rate_limit: {unit: year, requests_per_unit: 1}
+  - key: told
+    rate_limit: {unit: year, requests_per_unit: 1}
+    metadata: {pool: {name: fast}}
 ";
 
 /// What Envoy sends for each path; the header `caller` says whose.
@@ -70,6 +73,12 @@ const ROUTES: &str = r#"
       limit:
         dynamic_metadata:
           metadata_key: {key: limits, path: [{key: given}]}
+- match: {prefix: /told}
+  route:
+    cluster: upstream
+    rate_limits:
+    - actions:
+      - request_headers: {header_name: caller, descriptor_key: told}
 - match: {prefix: /}
   route: {cluster: upstream}
 "#;
@@ -82,6 +91,19 @@ const GIVEN: &str = r#"
     metadata:
     - metadata_namespace: limits
       value: {given: {requests_per_unit: 5, unit: YEAR}}
+"#;
+
+/// Shows what the server has told of a rule.
+const TOLD: &str = r#"
+- name: envoy.filters.http.header_mutation
+  typed_config:
+    "@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
+    mutations:
+      response_mutations:
+      - append:
+          header:
+            key: x-pool
+            value: "%DYNAMIC_METADATA(envoy.filters.http.ratelimit:metadata:pool:name)%"
 "#;
 
 struct Edge {
@@ -201,7 +223,7 @@ fn configuration(filter_options: &str, server: SocketAddr, upstream: SocketAddr)
 {options}              rate_limit_service:
                 transport_api_version: V3
                 grpc_service: {{envoy_grpc: {{cluster_name: limits}}}}
-          - name: envoy.filters.http.router
+{told}          - name: envoy.filters.http.router
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
           route_config:
@@ -212,6 +234,7 @@ fn configuration(filter_options: &str, server: SocketAddr, upstream: SocketAddr)
 {routes}  clusters:
 {upstream}{limits}{http2}",
         given = indented(GIVEN, 10),
+        told = indented(TOLD, 10),
         options = indented(filter_options, 14),
         routes = indented(ROUTES, 14),
         upstream = cluster("upstream", upstream),
@@ -264,6 +287,12 @@ async fn traffic_is_limited() {
         edge.statuses("/given", "erin").await,
         [200, 200, 200, 200, 200, 429]
     );
+    // What a rule tells, while it lets through.
+    let told = edge.get("/told", "frank").await;
+    assert_eq!(header(&told, "x-pool"), Some("fast"));
+    let over = edge.get("/told", "frank").await;
+    assert_eq!(over.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_ne!(header(&over, "x-pool"), Some("fast"));
     assert_eq!(
         edge.statuses("/flat", "watched").await,
         [200, 200, 200],

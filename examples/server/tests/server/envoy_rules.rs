@@ -1,6 +1,8 @@
 //! `ShouldRateLimit` as Envoy's clients call it: which rule a descriptor means, and what is
 //! answered.
 
+use prost_types::value::Kind;
+use serde_json::{Value, json};
 use tempfile::NamedTempFile;
 use tonic::transport::Channel;
 
@@ -80,10 +82,11 @@ descriptors:
   - key: first
     quota_mode: true
     rate_limit: {unit: year, requests_per_unit: 1}
-    metadata: {anything: {at: [all]}}
+    metadata: {quota: {name: "1st", of: 2}, list: [1.5, yes, ~, true]}
   - key: second
     quota_mode: true
     rate_limit: {unit: year, requests_per_unit: 2}
+    metadata: {quota: {name: 2nd, also: {second: true}}, list: []}
   - key: nothing
 "#;
 
@@ -275,7 +278,9 @@ async fn what_is_answered() {
         (status.code(), status.limit_remaining),
         (Code::OverLimit, 0)
     );
-    assert_eq!(status.duration_until_reset.unwrap().seconds, 1);
+    let reset = status.duration_until_reset.unwrap();
+    let until_next_second = (0, 1)..=(1, 0);
+    assert!(until_next_second.contains(&(reset.seconds, reset.nanos)));
 }
 
 #[tokio::test]
@@ -288,15 +293,35 @@ async fn hits() {
     let response = asker.send(five.clone()).await;
     assert_eq!(response.overall_code(), Code::OverLimit);
     assert_eq!(response.statuses[0].limit_remaining, 0);
-    // Of a descriptor, instead.
-    five.descriptors[0].hits_addend = Some(2);
-    assert_eq!(asker.send(five.clone()).await.overall_code(), Code::Ok);
-    five.descriptors[0].hits_addend = Some(0);
-    let looked = asker.send(five).await;
-    assert_eq!(
-        (looked.overall_code(), looked.statuses[0].limit_remaining),
-        (Code::Ok, 0)
-    );
+    // They are counted all the same, so nothing is left.
+    five.hits_addend = 1;
+    let response = asker.send(five).await;
+    assert_eq!(response.overall_code(), Code::OverLimit);
+}
+
+#[tokio::test]
+async fn hits_that_are_told_afterwards() {
+    let mut asker = Asker::start(&[]).await;
+    let mut request = request(&[&[("source", "proxy"), ("destination", "mail")]]);
+    // Of a descriptor, instead of the request's. Who asks with none is let through unless more than
+    // five were made.
+    request.hits_addend = 9;
+    for (hits, code, remaining) in [
+        (0, Code::Ok, 5),
+        (3, Code::Ok, 2),
+        (2, Code::Ok, 0),
+        (0, Code::Ok, 0),
+        (1, Code::OverLimit, 0),
+        (0, Code::OverLimit, 0),
+    ] {
+        request.descriptors[0].hits_addend = Some(hits);
+        let response = asker.send(request.clone()).await;
+        let said = (
+            response.overall_code(),
+            response.statuses[0].limit_remaining,
+        );
+        assert_eq!(said, (code, remaining), "{hits} hits");
+    }
 }
 
 #[tokio::test]
@@ -370,6 +395,45 @@ async fn modes() {
     assert_eq!(response.overall_code(), Code::Ok);
     assert_eq!(response.statuses[0].code(), Code::OverLimit);
     assert_eq!(asker.ask(&both).await.overall_code(), Code::OverLimit);
+}
+
+#[tokio::test]
+async fn metadata() {
+    let mut asker = Asker::start(&[]).await;
+    let both: [&[(&str, &str)]; 2] = [&[("first", "a")], &[("second", "a")]];
+    let mut told = Vec::new();
+    for _ in 0..3 {
+        let response = asker.ask(&both).await;
+        told.push(response.dynamic_metadata.map(json));
+    }
+    // Of both, while both let it through; what both say the first one says.
+    let first = json!({
+        "quota": {"name": "1st", "of": 2.0, "also": {"second": true}},
+        "list": [1.5, "yes", null, true],
+    });
+    let second = json!({"quota": {"name": "2nd", "also": {"second": true}}, "list": []});
+    let told_as = |metadata| Some(json!({"metadata": metadata}));
+    assert_eq!(told, [told_as(first), told_as(second), None]);
+    assert_eq!(
+        asker.ask(&[&[("plan", "free")]]).await.dynamic_metadata,
+        None
+    );
+}
+
+fn json(told: prost_types::Struct) -> Value {
+    let fields = told.fields.into_iter();
+    fields.map(|(name, value)| (name, of_kind(value))).collect()
+}
+
+fn of_kind(value: prost_types::Value) -> Value {
+    match value.kind.unwrap() {
+        Kind::NullValue(_) => Value::Null,
+        Kind::NumberValue(number) => number.into(),
+        Kind::StringValue(text) => text.into(),
+        Kind::BoolValue(boolean) => boolean.into(),
+        Kind::StructValue(told) => json(told),
+        Kind::ListValue(list) => list.values.into_iter().map(of_kind).collect(),
+    }
 }
 
 #[tokio::test]
