@@ -2,7 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use axum::http::Uri;
-use axum::http::uri::Authority;
+use axum::http::uri::{Authority, PathAndQuery, Scheme};
 
 /// By which door a server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,7 +15,18 @@ pub(super) enum Protocol {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
     pub(super) protocol: Protocol,
-    pub(super) authority: Authority,
+    authority: Authority,
+}
+
+impl Address {
+    /// Where the server has something: gRPC is HTTP too.
+    pub(super) fn uri(&self, path: &'static str) -> anyhow::Result<Uri> {
+        let uri = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(self.authority.clone())
+            .path_and_query(PathAndQuery::from_static(path));
+        Ok(uri.build()?)
+    }
 }
 
 impl FromStr for Address {

@@ -29,8 +29,10 @@ impl Client {
         limit: Option<Quota>,
     ) -> anyhow::Result<Self> {
         Ok(match address.protocol {
-            Protocol::Http => Self::Http(Box::new(Http::new(&address.authority, token, limit)?)),
-            Protocol::Grpc => Self::Grpc(Box::new(Grpc::new(&address.authority, token, limit)?)),
+            Protocol::Http => {
+                Self::Http(Box::new(Http::new(address.uri("/check")?, token, limit)?))
+            }
+            Protocol::Grpc => Self::Grpc(Box::new(Grpc::new(address.uri("/")?, token, limit)?)),
         })
     }
 

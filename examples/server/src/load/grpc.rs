@@ -1,7 +1,6 @@
 //! `CheckLimit`, all on one connection.
 
 use axum::http::Uri;
-use axum::http::uri::{Authority, PathAndQuery, Scheme};
 use prost_types::Duration;
 use tollgate::{Algorithm, Quota};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -21,16 +20,7 @@ pub(super) struct Grpc {
 }
 
 impl Grpc {
-    pub(super) fn new(
-        authority: &Authority,
-        token: Option<&str>,
-        limit: Option<Quota>,
-    ) -> anyhow::Result<Self> {
-        let uri = Uri::builder()
-            .scheme(Scheme::HTTP)
-            .authority(authority.clone())
-            .path_and_query(PathAndQuery::from_static("/"))
-            .build()?;
+    pub(super) fn new(uri: Uri, token: Option<&str>, limit: Option<Quota>) -> anyhow::Result<Self> {
         let token = token.map(|token| format!("Bearer {token}").parse());
         Ok(Self {
             client: RateLimiterClient::new(Endpoint::from(uri).connect_lazy()),

@@ -1,7 +1,6 @@
 //! `POST /check`, on as many connections as requests are in flight.
 
 use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::uri::{Authority, PathAndQuery, Scheme};
 use axum::http::{HeaderMap, HeaderValue, Method, Request, Uri};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -46,16 +45,7 @@ struct Checked {
 }
 
 impl Http {
-    pub(super) fn new(
-        authority: &Authority,
-        token: Option<&str>,
-        limit: Option<Quota>,
-    ) -> anyhow::Result<Self> {
-        let uri = Uri::builder()
-            .scheme(Scheme::HTTP)
-            .authority(authority.clone())
-            .path_and_query(PathAndQuery::from_static("/check"))
-            .build()?;
+    pub(super) fn new(uri: Uri, token: Option<&str>, limit: Option<Quota>) -> anyhow::Result<Self> {
         let json = HeaderValue::from_static("application/json");
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
         if let Some(token) = token {
