@@ -1,6 +1,8 @@
+use std::future::IntoFuture;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use futures_util::future::join;
 use tollgate::{Check, Identity, Limiter, Limits, Quota, Scope};
 
 use super::answer::Answer;
@@ -8,6 +10,7 @@ use super::question::{Question, identity};
 use super::refusal::Refusal;
 use crate::authentication::Caller;
 use crate::configuration::Rules;
+use crate::envoy::PerUnit;
 use crate::limits::{Keeper, limits_of};
 
 /// One limiter, and the rules by which it is asked; what all front doors share.
@@ -137,32 +140,40 @@ impl Gate {
         })
     }
 
-    /// Decides about a descriptor of Envoy's, of whose limits one is to be left.
+    /// Decides about a descriptor of Envoy's, unless nothing is let through anyway.
     ///
-    /// As with Envoy ratelimit, hits that do not fit are counted, so that nothing else fits until
-    /// the unit ends. For Envoy may tell of hits when they have been made, after it had asked with
-    /// none whether to let a request through.
+    /// Envoy may ask with no hits whether to let a request through, and tell how many it took when
+    /// it is done. If they do not fit then, they are not charged; but whoever asks with none is
+    /// denied until the unit ends.
     pub(crate) async fn check_descriptor(
         &self,
         rules: &Rules,
         counted: &str,
-        limits: &Limits,
+        per_unit: &PerUnit,
         hits: u32,
-    ) -> Answer {
+    ) -> Option<Answer> {
         let identity = Identity::new("descriptor", counted).expect("a good kind");
-        let check = Check::new(&identity, limits).scope(&self.envoy_scope);
+        let about = |limits| Check::new(&identity, limits).scope(&self.envoy_scope);
+        let limits = about(per_unit.limits.as_ref()?);
+        let over = about(&per_unit.over);
         let limiter = self.limiter(rules);
-        let decision = limiter.check(&check.cost(hits)).await;
-        let left = decision.remaining();
-        if !decision.is_allowed() && left > 0 {
-            limiter.check(&check.cost(left)).await;
+        if hits == 0 {
+            let (left, over) = join(
+                limiter.peek(&limits).into_future(),
+                limiter.peek(&over).into_future(),
+            )
+            .await;
+            return Some(Answer {
+                allowed: over.remaining() > 0,
+                ..Answer::from(&left)
+            });
         }
-        let allowed = decision.is_allowed() && left > 0;
-        Answer {
-            allowed,
-            remaining: if allowed { left - 1 } else { 0 },
-            ..Answer::from(&decision)
+        let decision = limiter.check(&limits.cost(hits)).await;
+        if !decision.is_allowed() {
+            // A note, by which nobody is denied here: so metrics count it apart.
+            limiter.shadow(true).check(&over).await;
         }
+        Some(Answer::from(&decision))
     }
 
     fn limiter(&self, rules: &Rules) -> Limiter {

@@ -17,7 +17,7 @@ pub(crate) struct Limit {
     pub(crate) shadow: bool,
     /// Denies only if all limits of this kind do.
     pub(crate) quota_mode: bool,
-    /// What Envoy is told where the limit is not reached.
+    /// What Envoy is told while the rule lets through.
     pub(crate) metadata: Option<Arc<Struct>>,
 }
 
@@ -32,23 +32,30 @@ pub(crate) enum Amount {
 pub(crate) struct PerUnit {
     pub(crate) requests: u32,
     pub(crate) unit: Unit,
-    /// One more than there may be: it is spent by whoever asks for more, and tells so.
-    pub(crate) limits: Limits,
+    /// None where nothing is let through.
+    pub(crate) limits: Option<Limits>,
+    /// Spent, until the unit ends, once more was asked for than there was.
+    pub(crate) over: Limits,
 }
-
-/// The policy's name, which labels metrics.
-const POLICY: &str = "envoy";
 
 impl PerUnit {
     pub(crate) fn new(requests: u32, unit: Unit) -> Result<Self, QuotaError> {
-        let quota = Quota::try_fixed_window(requests.saturating_add(1), unit.duration())?;
-        let policy = Policy::new(POLICY, quota);
         Ok(Self {
             requests,
             unit,
-            limits: Limits::new([policy]).expect("one policy with a good name"),
+            limits: match requests {
+                0 => None,
+                requests => Some(limits("envoy", requests, unit)?),
+            },
+            over: limits("envoy-over", 1, unit)?,
         })
     }
+}
+
+/// One policy, whose name labels metrics.
+fn limits(name: &str, requests: u32, unit: Unit) -> Result<Limits, QuotaError> {
+    let quota = Quota::try_fixed_window(requests, unit.duration())?;
+    Ok(Limits::new([Policy::new(name, quota)]).expect("one policy with a good name"))
 }
 
 /// A unit of the clock, counted from the Unix epoch.

@@ -46,7 +46,7 @@ struct Outcome {
     status: DescriptorStatus,
     is_denied: bool,
     quota_mode: bool,
-    /// What there is to tell of a limit that was not reached.
+    /// What there is to tell of a rule that lets through.
     metadata: Option<Arc<Struct>>,
 }
 
@@ -186,14 +186,13 @@ impl Door {
         let (status, is_denied, outcome) = match &plan.limit.amount {
             Amount::Unlimited => (ok(None, u32::MAX), false, "unlimited"),
             Amount::PerUnit(per_unit) => {
-                let limits = &per_unit.limits;
                 let answer = self
                     .gate
-                    .check_descriptor(rules, &plan.counted, limits, plan.hits)
+                    .check_descriptor(rules, &plan.counted, per_unit, plan.hits)
                     .await;
-                let is_allowed = answer.allowed;
+                let is_allowed = answer.is_some_and(|answer| answer.allowed);
                 let is_denied = !is_allowed && !plan.limit.shadow;
-                let status = status(plan, per_unit, &answer, is_denied);
+                let status = status(plan, per_unit, answer.as_ref(), is_denied);
                 let outcome = match (is_allowed, is_denied) {
                     (true, _) => "ok",
                     (false, true) => "over_limit",
@@ -223,21 +222,28 @@ fn ok(current_limit: Option<RateLimit>, limit_remaining: u32) -> DescriptorStatu
     }
 }
 
-fn status(plan: &Plan, per_unit: &PerUnit, answer: &Answer, is_denied: bool) -> DescriptorStatus {
+fn status(
+    plan: &Plan,
+    per_unit: &PerUnit,
+    answer: Option<&Answer>,
+    is_denied: bool,
+) -> DescriptorStatus {
     let limit = RateLimit {
         requests_per_unit: per_unit.requests,
         unit: unit(per_unit.unit).into(),
         name: plan.limit.name.clone().unwrap_or_default(),
     };
-    let until_reset = match answer.reset_after {
-        Duration::ZERO => until_next(per_unit.unit),
-        until_reset => until_reset,
+    // Of one who is over the limit nothing is left, whatever less would still fit.
+    let remaining = answer.filter(|answer| answer.allowed);
+    let until_reset = match answer.map(|answer| answer.reset_after) {
+        Some(until_reset) if !until_reset.is_zero() => until_reset,
+        _ => until_next(per_unit.unit),
     };
     let code = if is_denied { Code::OverLimit } else { Code::Ok };
     DescriptorStatus {
         code: code.into(),
         duration_until_reset: Some(duration(until_reset)),
-        ..ok(Some(limit), answer.remaining)
+        ..ok(Some(limit), remaining.map_or(0, |answer| answer.remaining))
     }
 }
 
