@@ -167,7 +167,7 @@ impl<'a> Decision<'a> {
     }
 
     /// Every policy with its own status, in order.
-    pub fn policies(&self) -> impl Iterator<Item = (&Policy, &Status)> {
+    pub fn policies(&self) -> impl Iterator<Item = (&Policy, &Status)> + Clone {
         self.limits.policies().iter().zip(&self.statuses)
     }
 }

@@ -90,7 +90,7 @@ impl Config {
         })
     }
 
-    /// The same, whatever is to be asked.
+    /// The same where there are closures.
     pub(super) fn next_by_parts(&self, parts: &mut Parts) -> Next {
         if self.skip.as_ref().is_some_and(|skip| skip(parts)) {
             return Next::Call(None);

@@ -34,15 +34,19 @@ impl Denial {
     fn new(policy: &Policy) -> Self {
         let [limit, remaining, reset] = X_RATE_LIMIT;
         let body = quota_exceeded([policy]);
-        let fixed = [
-            (CONTENT_TYPE, PROBLEM_JSON),
-            // The server would add it, and there is no room left then.
-            (CONTENT_LENGTH, number(body.len() as u64)),
-            (CACHE_CONTROL, NO_STORE),
-            (limit, number(policy.quota().capacity().into())),
+        let capacity = policy.quota().capacity();
+        let headers = [
+            (CONTENT_TYPE, Some(PROBLEM_JSON)),
+            (CACHE_CONTROL, Some(NO_STORE)),
+            (RETRY_AFTER, None),
+            (limit, Some(number(capacity.into()))),
+            (remaining, None),
+            (reset, None),
+            // The server would add it, for which there is no room left then.
+            (CONTENT_LENGTH, Some(number(body.len() as u64))),
         ];
         Self {
-            headers: Prepared::new(&[RETRY_AFTER, remaining, reset], fixed),
+            headers: Prepared::new(headers),
             body,
         }
     }
@@ -72,10 +76,9 @@ impl Fixed {
 
     /// The rejection, if it is by one of these policies alone.
     pub(super) fn denial(&self, decision: &Decision<'_>) -> Option<&Denial> {
+        let is_alone = decision.violated().nth(1).is_none();
         // It is the binding one then.
-        let is_alone = || decision.violated().nth(1).is_none();
-        let is_fixed = decision.limits().is(&self.limits) && is_alone();
-        is_fixed.then(|| &self.denials[decision.binding()])
+        (is_alone && decision.limits().is(&self.limits)).then(|| &self.denials[decision.binding()])
     }
 
     /// The body of a rejection, where limits were reached.

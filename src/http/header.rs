@@ -178,19 +178,16 @@ impl Announcement {
         fixed: &Fixed,
         shadow: bool,
     ) -> Self {
-        let reset = decision.reset_after();
-        let reset_at = || {
-            let epoch = SystemTime::now().duration_since(UNIX_EPOCH);
-            seconds(epoch.unwrap_or_default().saturating_add(reset))
-        };
+        let mut reset = decision.reset_after();
+        if headers.unix_time {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH);
+            reset = now.unwrap_or_default().saturating_add(reset);
+        }
         let would_have_denied = !decision.is_allowed();
         Self {
             limit: decision.limit(),
             remaining: decision.remaining(),
-            reset: match headers.unix_time {
-                true => reset_at(),
-                false => seconds(reset),
-            },
+            reset: seconds(reset),
             x_rate_limit: headers.x_rate_limit,
             degraded: decision.is_degraded(),
             shadow: shadow.then_some(Shadow { would_have_denied }),
@@ -244,7 +241,8 @@ impl Announcement {
 
     /// Writes the headers over those that are there.
     pub(super) fn write_to(&mut self, headers: &mut HeaderMap) {
-        static NAMES: LazyLock<Prepared<3>> = LazyLock::new(|| Prepared::new(&X_RATE_LIMIT, []));
+        static NAMES: LazyLock<Prepared<3>> =
+            LazyLock::new(|| Prepared::new(X_RATE_LIMIT.map(|name| (name, None))));
 
         // Not one layer's in one form and another's in the other.
         if (self.x_rate_limit || self.ietf.is_some()) && has_numbers(headers) {

@@ -6,39 +6,39 @@ use std::str;
 use http::HeaderValue;
 
 thread_local! {
-    static LAST: RefCell<[(u64, HeaderValue); PLACES]> =
+    static KNOWN: RefCell<[(u64, HeaderValue); PLACES]> =
         const { RefCell::new([const { (0, HeaderValue::from_static("0")) }; PLACES]) };
 }
 
-/// How many large numbers each thread remembers. A power of two.
+/// How many large numbers each thread knows. A power of two.
 const PLACES: usize = 8;
 
 /// A number that is most likely one of those that were asked for last, such as a limit, or seconds
 /// until some time: it is not formatted again, and shares its memory.
-pub(super) fn lasting(lasting: u64) -> HeaderValue {
-    if lasting < FORMATTED {
-        return number(lasting);
+pub(super) fn lasting(value: u64) -> HeaderValue {
+    if value < FORMATTED {
+        return number(value);
     }
-    let remembered = LAST.try_with(|last| {
+    let shared = KNOWN.try_with(|places| {
         // Numbers of seconds are often multiples of each other (Knuth's multiplicative hash).
-        let hash = lasting.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-        let (last, value) = &mut last.borrow_mut()[hash as usize % PLACES];
-        if *last != lasting {
-            (*last, *value) = (lasting, number(lasting));
+        let hash = value.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let (known, text) = &mut places.borrow_mut()[hash as usize % PLACES];
+        if *known != value {
+            (*known, *text) = (value, number(value));
         }
-        value.clone()
+        text.clone()
     });
-    remembered.unwrap_or_else(|_| number(lasting))
+    shared.unwrap_or_else(|_| number(value))
 }
 
 /// A number as a header value. One of up to four digits is not formatted, and allocates nothing.
-pub(super) fn number(number: u64) -> HeaderValue {
-    if number < FORMATTED {
-        return HeaderValue::from_static(digits(number));
+pub(super) fn number(value: u64) -> HeaderValue {
+    if value < FORMATTED {
+        return HeaderValue::from_static(digits(value));
     }
     // As long as it has to be, since a value with room to spare is two allocations.
     let mut text = [b'0'; 20];
-    let (mut rest, mut start) = (number, text.len());
+    let (mut rest, mut start) = (value, text.len());
     while rest > 0 {
         let last = digits(rest % FORMATTED).as_bytes();
         text[start - last.len()..start].copy_from_slice(last);

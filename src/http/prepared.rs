@@ -2,40 +2,40 @@ use std::mem;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// A header map of which some values are still to come, the names of all hashed already.
+/// A header map of which `N` values are still to come, with the names of all hashed already.
 ///
 /// A map hashes each name that is put into it, byte by byte: most of what it takes to add headers.
 /// A copy hashes none.
 pub(super) struct Prepared<const N: usize> {
     map: HeaderMap,
-    /// Which value belongs to each place of the map, if it is still to come.
+    /// Which of the values to come belongs to each place of the map.
     places: Box<[Option<usize>]>,
 }
 
 impl<const N: usize> Prepared<N> {
-    /// A map of these names, to be copied with their values, and of those that are `fixed`.
-    pub(super) fn new<const M: usize>(
-        names: &[HeaderName; N],
-        fixed: [(HeaderName, HeaderValue); M],
-    ) -> Self {
-        let mut map = HeaderMap::new();
-        for name in names {
-            map.insert(name, HeaderValue::from_static(""));
-        }
-        map.extend(fixed);
-        let place = |key| names.iter().position(|name| name == key);
+    /// A map of these names, `N` of them without a value.
+    pub(super) fn new<const M: usize>(headers: [(HeaderName, Option<HeaderValue>); M]) -> Self {
+        let to_come = headers.iter().filter(|(_, value)| value.is_none());
+        let to_come: Vec<_> = to_come.map(|(name, _)| name.clone()).collect();
+        debug_assert_eq!(to_come.len(), N);
+        let nothing = HeaderValue::from_static("");
+        let headers = headers.into_iter();
+        let map: HeaderMap = headers
+            .map(|(name, value)| (name, value.unwrap_or_else(|| nothing.clone())))
+            .collect();
+        let place = |key| to_come.iter().position(|name| name == key);
         Self {
             places: map.keys().map(place).collect(),
             map,
         }
     }
 
-    /// A copy with these values of the names, in their order.
+    /// A copy with these values, in the order of their names.
     pub(super) fn with(&self, mut values: [HeaderValue; N]) -> HeaderMap {
         let mut map = self.map.clone();
-        for (place, name) in map.values_mut().zip(&self.places) {
-            if let Some(name) = *name {
-                mem::swap(place, &mut values[name]);
+        for (place, value) in map.values_mut().zip(&self.places) {
+            if let Some(value) = *value {
+                mem::swap(place, &mut values[value]);
             }
         }
         map
@@ -51,8 +51,13 @@ mod tests {
 
     #[test]
     fn each_name_has_its_own_value_every_time() {
-        let fixed = [(ALLOW, HeaderValue::from_static("GET"))];
-        let prepared = Prepared::new(&[RETRY_AFTER, X_RATELIMIT_LIMIT, AGE], fixed);
+        let get = HeaderValue::from_static("GET");
+        let prepared = Prepared::new([
+            (RETRY_AFTER, None),
+            (ALLOW, Some(get)),
+            (X_RATELIMIT_LIMIT, None),
+            (AGE, None),
+        ]);
         for values in [["1", "2", "3"], ["4", "5", "6"]] {
             let headers = prepared.with(values.map(HeaderValue::from_static));
             let names = [&RETRY_AFTER, &X_RATELIMIT_LIMIT, &AGE];

@@ -34,7 +34,7 @@ fn value(field: &Field<'_>) -> Result<Value> {
     Ok(Value { kind: Some(kind) })
 }
 
-/// What YAML takes a word without quotes for.
+/// A word without quotes, as YAML has it: true, false, a decimal number, or a text.
 fn plain(word: &str) -> Kind {
     match word {
         "true" => Kind::BoolValue(true),
