@@ -179,7 +179,7 @@ impl Announcement {
         shadow: bool,
     ) -> Self {
         let mut reset = decision.reset_after();
-        if headers.unix_time {
+        if headers.x_rate_limit && headers.unix_time {
             let now = SystemTime::now().duration_since(UNIX_EPOCH);
             reset = now.unwrap_or_default().saturating_add(reset);
         }
