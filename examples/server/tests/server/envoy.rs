@@ -36,6 +36,8 @@ descriptors:
   - key: told
     rate_limit: {unit: year, requests_per_unit: 1}
     metadata: {pool: {name: fast}}
+  - key: tokens
+    rate_limit: {unit: year, requests_per_unit: 2}
 ";
 
 /// What Envoy sends for each path; the header `caller` says whose.
@@ -79,6 +81,19 @@ const ROUTES: &str = r#"
     rate_limits:
     - actions:
       - request_headers: {header_name: caller, descriptor_key: told}
+- match: {prefix: /tokens}
+  route: {cluster: upstream}
+  typed_per_filter_config:
+    envoy.filters.http.ratelimit:
+      "@type": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute
+      rate_limits:
+      - actions:
+        - request_headers: {header_name: caller, descriptor_key: tokens}
+        hits_addend: {number: 0}
+      - actions:
+        - request_headers: {header_name: caller, descriptor_key: tokens}
+        hits_addend: {number: 3}
+        apply_on_stream_done: true
 - match: {prefix: /}
   route: {cluster: upstream}
 "#;
@@ -287,6 +302,13 @@ async fn traffic_is_limited() {
         edge.statuses("/given", "erin").await,
         [200, 200, 200, 200, 200, 429]
     );
+    // Two may be taken, and three are, which Envoy tells when the response is done.
+    let wait = Wait::until("Envoy has told what was taken");
+    assert_eq!(edge.statuses("/tokens", "grace").await, [200]);
+    while edge.statuses("/tokens", "grace").await == [200] {
+        wait.on().await;
+    }
+    assert_eq!(edge.statuses("/tokens", "grace").await, [429]);
     // What a rule tells, while it lets through.
     let told = edge.get("/told", "frank").await;
     assert_eq!(header(&told, "x-pool"), Some("fast"));
