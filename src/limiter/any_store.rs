@@ -2,7 +2,7 @@ use std::any::Any;
 use std::ops::Deref;
 
 use crate::quota::Status;
-use crate::store::{Check, LocalStore, Store};
+use crate::store::{Check, LocalStore, Outcome, Store};
 
 /// A store of any kind. The one in the process is known, since it decides faster than it could be
 /// asked.
@@ -30,6 +30,14 @@ impl AnyStore {
         match self {
             Self::Local(local) => local.decide_one(check),
             Self::Other(_) => None,
+        }
+    }
+
+    /// Asks after [`decide_one`](AnyStore::decide_one) did not decide.
+    pub(super) fn check_undecided(&self, check: &Check<'_>) -> Outcome {
+        match self {
+            Self::Local(local) => local.check_row(check),
+            Self::Other(other) => other.check(check),
         }
     }
 }

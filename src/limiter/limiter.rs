@@ -134,7 +134,7 @@ impl Limiter {
                 held: None,
                 patient: true,
             };
-            return self.answered(check, asked, shared.store.check(check));
+            return self.answered(check, asked, shared.store.check_undecided(check));
         }
         let Ok(lane) = shared.lane(check) else {
             let decision = self.degraded(check, true);

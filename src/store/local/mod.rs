@@ -75,7 +75,7 @@ impl LocalStore {
     /// Apart, so that what it takes is not there in the common case.
     #[cold]
     #[inline(never)]
-    fn check_row(&self, check: &Check<'_>) -> Outcome {
+    pub(crate) fn check_row(&self, check: &Check<'_>) -> Outcome {
         Outcome::Ready(Ok(self.table.row(check).decide(false)))
     }
 }
