@@ -46,8 +46,21 @@ fn plain(word: &str) -> Kind {
     }
 }
 
+/// What several rules tell, as Envoy is to be told it, if they tell anything.
+pub(crate) fn told<'a>(rules: impl IntoIterator<Item = &'a Struct>) -> Option<Struct> {
+    let mut told = Struct::default();
+    for metadata in rules {
+        merge(&mut told, metadata);
+    }
+    let is_any = !told.fields.is_empty();
+    let kind = Some(Kind::StructValue(told));
+    is_any.then(|| Struct {
+        fields: [("metadata".to_owned(), Value { kind })].into(),
+    })
+}
+
 /// Adds what another rule tells. Where both say something else, the first one counts.
-pub(crate) fn merge(told: &mut Struct, more: &Struct) {
+fn merge(told: &mut Struct, more: &Struct) {
     for (name, value) in &more.fields {
         match told.fields.entry(name.clone()) {
             Entry::Vacant(free) => {

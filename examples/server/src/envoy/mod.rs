@@ -10,6 +10,6 @@ mod rules;
 mod wildcard;
 
 pub(crate) use limit::{Amount, Limit, PerUnit, Unit};
-pub(crate) use metadata::merge;
+pub(crate) use metadata::told;
 pub(crate) use read::read_domain;
 pub(crate) use rules::{Counted, Found, Rules};

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use prost_types::value::Kind;
-use prost_types::{Struct, Value};
+use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
 use super::draft_headers;
@@ -15,7 +14,7 @@ use super::refused::{authorization, refused};
 use crate::authentication::bearer;
 use crate::configuration::Rules;
 use crate::decide::{Answer, Gate, Refusal};
-use crate::envoy::{Amount, Counted, Found, Limit, PerUnit, Unit, merge};
+use crate::envoy::{Amount, Counted, Found, Limit, PerUnit, Unit, told};
 use crate::meter;
 use crate::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use crate::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride;
@@ -279,7 +278,10 @@ fn respond(rules: &Rules, outcomes: Vec<Outcome>) -> RateLimitResponse {
         true => Code::OverLimit,
         false => Code::Ok,
     };
-    let metadata = metadata(&outcomes);
+    let metadata = outcomes
+        .iter()
+        .filter_map(|outcome| outcome.metadata.as_deref());
+    let dynamic_metadata = told(metadata);
     let statuses: Vec<_> = outcomes.into_iter().map(|outcome| outcome.status).collect();
     let headers = match rules.envoy.response_headers {
         true => draft_headers::of(&statuses),
@@ -289,21 +291,6 @@ fn respond(rules: &Rules, outcomes: Vec<Outcome>) -> RateLimitResponse {
         overall_code: code.into(),
         statuses,
         response_headers_to_add: headers,
-        dynamic_metadata: metadata,
+        dynamic_metadata,
     }
-}
-
-/// What all rules that let their descriptors through tell.
-fn metadata(outcomes: &[Outcome]) -> Option<Struct> {
-    let mut told = Struct::default();
-    for outcome in outcomes {
-        if let Some(more) = &outcome.metadata {
-            merge(&mut told, more);
-        }
-    }
-    let is_any = !told.fields.is_empty();
-    let kind = Some(Kind::StructValue(told));
-    is_any.then(|| Struct {
-        fields: [("metadata".to_owned(), Value { kind })].into(),
-    })
 }

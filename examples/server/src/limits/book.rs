@@ -1,4 +1,4 @@
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use tollgate::Limits;
 
@@ -70,9 +70,7 @@ impl Book {
     ) -> Result<Option<Runtime>, redis::RedisError> {
         match self {
             Self::Memory(runtime) => {
-                let runtime = runtime
-                    .lock()
-                    .unwrap_or_else(|poisoned| poisoned.into_inner());
+                let runtime = runtime.lock().unwrap_or_else(PoisonError::into_inner);
                 let is_known = runtime.revision.as_deref() == known;
                 Ok((!is_known).then(|| runtime.clone()))
             }
@@ -91,9 +89,7 @@ impl Book {
             Self::Memory(runtime) => runtime,
             Self::Redis(book) => return book.write(subject, limits, condition).await,
         };
-        let mut runtime = runtime
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut runtime = runtime.lock().unwrap_or_else(PoisonError::into_inner);
         let version = runtime.get(subject).map(|entry| entry.version.as_str());
         condition.check(version)?;
         if limits.is_none() && version.is_none() {
