@@ -13,6 +13,7 @@ use std::time::Duration;
 use loom::model::Builder;
 use loom::thread;
 
+use super::bucket::SLOTS_PER_BUCKET;
 use super::*;
 use crate::identity::Identity;
 use crate::quota::{Limits, Policy, Quota};
@@ -86,8 +87,8 @@ impl Table {
 
     /// Every key that stands in the table, each of which must do so once.
     fn assert_sound(&self) {
-        let slots = self.buckets.iter().flat_map(|bucket| &bucket.slots);
-        let counts = slots.map(Slot::look);
+        let places = self.buckets.iter().flat_map(Bucket::places);
+        let counts = places.map(|place| place.look());
         let mut seen = HashSet::new();
         for count in counts.filter(|count| count.tag & Count::KEY != 0) {
             assert!(seen.insert(count.tag & Count::KEY), "a key stands twice");
@@ -131,7 +132,7 @@ fn full(quota: Quota) -> (Arc<Table>, Limits) {
     let bucket = |id| {
         let (user, policy) = (user(id), &limits.policies()[0]);
         let key = Key(Table::hash(&Check::new(&user, &limits)) ^ policy.fingerprint());
-        table.find(key).map(|(bucket, _)| ptr::from_ref(bucket))
+        table.find(key).map(|place| ptr::from_ref(place.bucket))
     };
     let next = all.clone().find(|id| bucket(*id) != bucket(0));
     for id in all.skip(1).filter(|id| Some(*id) != next) {

@@ -2,7 +2,7 @@ use std::ptr;
 
 use smallvec::SmallVec;
 
-use super::{Bucket, Count, Key, Slot, Table};
+use super::{Bucket, Count, Key, Place, Table};
 use crate::quota::{MAX_POLICIES, State};
 use crate::store::Check;
 use crate::store::local::sync::MutexGuard;
@@ -15,15 +15,14 @@ type Locked<'a> = SmallVec<[MutexGuard<'a, ()>; 4]>;
 #[derive(Clone, Copy)]
 struct Cell<'a> {
     key: Key,
-    found: Option<(&'a Bucket, &'a Slot)>,
+    found: Option<Place<'a>>,
     count: Count,
 }
 
 /// A slot for a new count, and what is in it.
 #[derive(Clone, Copy)]
 struct Room<'a> {
-    bucket: &'a Bucket,
-    slot: &'a Slot,
+    place: Place<'a>,
     count: Count,
 }
 
@@ -69,9 +68,9 @@ impl<'a> Row<'a> {
         let [cell] = self.cells.as_slice() else {
             return false;
         };
-        cell.found.is_some_and(|(bucket, slot)| {
-            self.locked.push(bucket.lock.lock());
-            slot.has(cell.key)
+        cell.found.is_some_and(|place| {
+            self.locked.push(place.bucket.lock());
+            place.slot.has(cell.key)
         })
     }
 
@@ -82,7 +81,7 @@ impl<'a> Row<'a> {
             let mut buckets = SmallVec::<[&Bucket; 2 * MAX_POLICIES]>::new();
             for cell in &self.cells {
                 match cell.found {
-                    Some((bucket, _)) => buckets.push(bucket),
+                    Some(place) => buckets.push(place.bucket),
                     None => buckets.extend(self.table.buckets(cell.key)),
                 }
             }
@@ -90,12 +89,12 @@ impl<'a> Row<'a> {
             buckets.sort_unstable_by_key(|bucket| ptr::from_ref(*bucket));
             buckets.dedup_by_key(|bucket| ptr::from_ref(*bucket));
             self.locked
-                .extend(buckets.iter().map(|bucket| bucket.lock.lock()));
+                .extend(buckets.iter().map(|bucket| bucket.lock()));
             let mut moved = false;
             for cell in &mut self.cells {
                 let found = self.table.find(cell.key);
-                moved |= cell.found.is_some_and(|(locked, _)| {
-                    !found.is_some_and(|(bucket, _)| ptr::eq(bucket, locked))
+                moved |= cell.found.is_some_and(|locked| {
+                    !found.is_some_and(|place| ptr::eq(place.bucket, locked.bucket))
                 });
                 cell.found = found;
             }
@@ -108,8 +107,8 @@ impl<'a> Row<'a> {
     /// Sees to it that what is locked is not charged without the lock either.
     fn hold(&mut self) {
         for cell in &mut self.cells {
-            if let Some((_, slot)) = cell.found {
-                cell.count = slot.hold();
+            if let Some(place) = cell.found {
+                cell.count = place.hold();
             }
         }
         // Not before: whoever charged it last may have read a later time than was then.
@@ -136,13 +135,13 @@ impl<'a> Row<'a> {
     #[inline]
     pub(crate) fn set(&mut self, policy: usize, state: State, mark: bool) {
         let Cell { key, found, .. } = self.cells[policy];
-        let slot = match found {
-            Some((_, slot)) => slot,
+        let place = match found {
+            Some(place) => place,
             None if state.is_spent(self.now) => return,
             None => self.make_room(policy),
         };
         let quota = self.check.limits.policies()[policy].quota();
-        slot.set(Count::new(key, quota, state, self.now, mark));
+        place.set(Count::new(key, quota, state, self.now, mark));
     }
 
     /// Decides the check; marks its counts, if asked to.
@@ -175,8 +174,8 @@ impl<'a> Row<'a> {
 
     /// Forgets every policy's state.
     pub(crate) fn clear(&mut self) {
-        for (_, slot) in self.cells.iter().filter_map(|cell| cell.found) {
-            slot.set(Count::NOTHING);
+        for place in self.cells.iter().filter_map(|cell| cell.found) {
+            place.set(Count::NOTHING);
         }
     }
 
@@ -190,16 +189,16 @@ impl<'a> Row<'a> {
 
     /// Finds a slot for a new count, and holds it.
     #[cold]
-    fn make_room(&mut self, policy: usize) -> &'a Slot {
+    fn make_room(&mut self, policy: usize) -> Place<'a> {
         loop {
             let room = self.room(policy);
             // Whose it was may be charged at this moment.
-            if room.slot.hold_if(room.count) {
+            if room.place.slot.hold_if(room.count) {
                 if !room.count.state().is_spent(self.now) {
                     self.table.meter.evicted();
                 }
-                self.cells[policy].found = Some((room.bucket, room.slot));
-                return room.slot;
+                self.cells[policy].found = Some(room.place);
+                return room.place;
             }
         }
     }
@@ -213,18 +212,14 @@ impl<'a> Row<'a> {
         let mut least: Option<((u8, [u64; 2]), Room<'a>)> = None;
         for bucket in self.table.buckets(self.cells[policy].key) {
             let (mut free, mut longest_spent) = (0, None::<(u64, Room<'a>)>);
-            for slot in &bucket.slots {
-                let own = |cell: &Cell| cell.found.is_some_and(|(_, own)| ptr::eq(own, slot));
+            for place in bucket.places() {
+                let own = |cell: &Cell| cell.found.is_some_and(|own| ptr::eq(own.slot, place.slot));
                 if self.cells.iter().any(own) {
                     continue;
                 }
-                let count = slot.look();
+                let count = place.look();
                 let (state, debt) = (count.state(), count.debt(self.now));
-                let room = Room {
-                    bucket,
-                    slot,
-                    count,
-                };
+                let room = Room { place, count };
                 if state.is_spent(self.now) {
                     free += 1;
                     let since = state.expires_at();
@@ -255,8 +250,8 @@ impl<'a> Row<'a> {
 /// Holds nobody up any more.
 impl Drop for Row<'_> {
     fn drop(&mut self) {
-        for (_, slot) in self.cells.iter().filter_map(|cell| cell.found) {
-            slot.let_go();
+        for place in self.cells.iter().filter_map(|cell| cell.found) {
+            place.slot.let_go();
         }
     }
 }

@@ -16,16 +16,15 @@ pub(super) struct Slot {
     /// From the top: when the state is spent, in 52 bits; 10 bits of its rest; [`Count::COMPACT`];
     /// [`Count::HELD`].
     word: AtomicU64,
-    /// The state's rest. Where the word has that: how long the token bucket takes to fill.
-    rest: AtomicU64,
 }
 
-/// What is in a slot.
+/// What is in a slot, and beside it.
 #[derive(Clone, Copy)]
 pub(super) struct Count {
     pub(super) tag: u64,
     word: u64,
-    rest: u64,
+    /// The state's rest. Where the word has that: how long the token bucket takes to fill.
+    pub(super) rest: u64,
 }
 
 impl Count {
@@ -104,21 +103,20 @@ impl Slot {
         self.tag.load(Ordering::Relaxed) & Count::KEY == key.tag()
     }
 
-    /// What is in it. To be sure that it stays so, hold the slot.
-    pub(super) fn look(&self) -> Count {
+    /// What is in it, with the rest that is beside it.
+    pub(super) fn look(&self, rest: u64) -> Count {
         Count {
             tag: self.tag.load(Ordering::Relaxed),
             word: self.word.load(Ordering::Relaxed) & !Count::HELD,
-            rest: self.rest.load(Ordering::Relaxed),
+            rest,
         }
     }
 
     /// Keeps everybody else from charging it, for whoever has locked the bucket.
-    pub(super) fn hold(&self) -> Count {
+    pub(super) fn hold(&self) {
         if self.word.load(Ordering::Relaxed) & Count::COMPACT != 0 {
             self.word.fetch_or(Count::HELD, Ordering::Acquire);
         }
-        self.look()
     }
 
     /// Holds the slot if it is still as it was seen.
@@ -132,7 +130,6 @@ impl Slot {
     /// Puts something else into a slot that is held, and lets it go.
     pub(super) fn set(&self, count: Count) {
         self.tag.store(count.tag, Ordering::Relaxed);
-        self.rest.store(count.rest, Ordering::Relaxed);
         // Whoever sees this sees the others too.
         self.word.store(count.word, Ordering::Release);
     }
@@ -148,45 +145,39 @@ impl Slot {
     /// Looks at a key's state in order to charge it, if that takes no lock.
     #[inline]
     pub(super) fn compact(&self, key: Key) -> Option<Compact<'_>> {
-        Compact::seen(self, key, self.word.load(Ordering::Acquire))
+        let word = self.word.load(Ordering::Acquire);
+        let is_free = word & (Count::COMPACT | Count::HELD) == Count::COMPACT;
+        // The tag after the word: the word of another key's count comes with its tag.
+        (is_free && self.has(key)).then_some(Compact { slot: self, word })
     }
 }
 
 /// A state that was seen and fits in one word.
 pub(super) struct Compact<'a> {
     slot: &'a Slot,
-    key: Key,
     word: u64,
 }
 
-impl<'a> Compact<'a> {
-    #[inline]
-    fn seen(slot: &'a Slot, key: Key, word: u64) -> Option<Self> {
-        let is_free = word & (Count::COMPACT | Count::HELD) == Count::COMPACT;
-        // The tag after the word: the word of another key's count comes with its tag.
-        (is_free && slot.has(key)).then_some(Self { slot, key, word })
-    }
-
+impl Compact<'_> {
     #[inline]
     pub(super) fn state(&self) -> State {
         State::from_words([self.word >> 12, self.word >> 2 & Count::PART])
     }
 
-    /// Replaces the state. If it is not the same any more, looks again.
+    /// Replaces the state, unless it is not the same any more; `None` if it does not fit in a word.
     ///
     /// It may have become another's, if the key was evicted meanwhile: but that would have to be
     /// due at the same thousandth of a microsecond.
     #[inline]
-    pub(super) fn replace(&self, next: State) -> Result<(), Option<Self>> {
+    pub(super) fn replace(&self, next: State) -> Option<bool> {
         let [until, rest] = next.words();
         if until > Count::LATEST {
-            return Err(None);
+            return None;
         }
         let next = until << 12 | rest << 2 | Count::COMPACT;
-        let word = &self.slot.word;
-        word.compare_exchange(self.word, next, Ordering::AcqRel, Ordering::Acquire)
-            .map(|_| ())
-            .map_err(|word| Self::seen(self.slot, self.key, word))
+        let (word, failed) = (&self.slot.word, Ordering::Relaxed);
+        let replaced = word.compare_exchange(self.word, next, Ordering::AcqRel, failed);
+        Some(replaced.is_ok())
     }
 }
 

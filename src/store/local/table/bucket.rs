@@ -1,0 +1,87 @@
+//! Five counts, and their lock.
+
+use super::Key;
+use super::slot::{Count, Slot};
+use crate::store::local::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
+
+pub(super) const SLOTS_PER_BUCKET: usize = 5;
+
+/// How many of them are in the first cache line, with all that charging them without a lock takes.
+const NEAR: usize = 4;
+
+/// The lock is for the slots. They are atomic so that they can be looked at without it, to find
+/// out which bucket to lock.
+#[derive(Default)]
+#[repr(C, align(128))]
+pub(super) struct Bucket {
+    slots: [Slot; SLOTS_PER_BUCKET],
+    /// What [`Slot`] has no room for.
+    rests: [AtomicU64; SLOTS_PER_BUCKET],
+    lock: Mutex<()>,
+}
+
+/// One of a bucket's slots.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) bucket: &'a Bucket,
+    pub(super) slot: &'a Slot,
+    rest: &'a AtomicU64,
+}
+
+impl Bucket {
+    pub(super) fn lock(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock()
+    }
+
+    #[inline(always)]
+    pub(super) fn places(&self) -> impl Iterator<Item = Place<'_>> {
+        let places = self.slots.iter().zip(&self.rests);
+        places.map(|(slot, rest)| Place {
+            bucket: self,
+            slot,
+            rest,
+        })
+    }
+
+    /// Where a key stands, if it does so in the first cache line.
+    #[inline(always)]
+    pub(super) fn find_near(&self, key: Key) -> Option<Place<'_>> {
+        self.find_among(&self.slots[..NEAR], key)
+    }
+
+    pub(super) fn find(&self, key: Key) -> Option<Place<'_>> {
+        self.find_among(&self.slots, key)
+    }
+
+    /// All are looked at: so nothing depends on where it is.
+    #[inline(always)]
+    fn find_among<'a>(&'a self, slots: &'a [Slot], key: Key) -> Option<Place<'a>> {
+        let numbered = slots.iter().enumerate();
+        let same = numbered.map(|(slot, kept)| u32::from(kept.has(key)) << slot);
+        let slot = same.sum::<u32>().trailing_zeros() as usize;
+        Some(Place {
+            bucket: self,
+            slot: slots.get(slot)?,
+            rest: &self.rests[slot],
+        })
+    }
+}
+
+impl Place<'_> {
+    /// What is in it. To be sure that it stays so, hold it.
+    pub(super) fn look(&self) -> Count {
+        self.slot.look(self.rest.load(Ordering::Relaxed))
+    }
+
+    /// Keeps everybody else from charging it, for whoever has locked the bucket.
+    pub(super) fn hold(&self) -> Count {
+        self.slot.hold();
+        self.look()
+    }
+
+    /// Puts something else into a slot that is held, and lets it go.
+    pub(super) fn set(&self, count: Count) {
+        self.rest.store(count.rest, Ordering::Relaxed);
+        self.slot.set(count);
+    }
+}
