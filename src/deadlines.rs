@@ -50,12 +50,21 @@ pub(crate) enum Deadline {
 }
 
 impl Deadlines {
-    /// Whoever waits is woken at that instant.
-    pub(crate) fn at(&self, instant: Instant, waker: &Waker) -> Deadline {
-        let shared = Handle::try_current()
-            .ok()
-            .and_then(|runtime| self.share(&runtime, instant, waker));
-        shared.unwrap_or_else(|| Deadline::Own(Box::pin(sleep_until(instant))))
+    /// Ready at that instant, at which whoever waits is woken.
+    pub(crate) fn poll(
+        &self,
+        deadline: &mut Option<Deadline>,
+        instant: Instant,
+        context: &mut Context<'_>,
+    ) -> Poll<()> {
+        let deadline = deadline.get_or_insert_with(|| {
+            let shared = Handle::try_current()
+                .ok()
+                .and_then(|runtime| self.share(&runtime, instant, context.waker()));
+            shared.unwrap_or_else(|| Deadline::Own(Box::pin(sleep_until(instant))))
+        });
+        // A new one too: its runtime may be ending.
+        deadline.poll(context)
     }
 
     /// What is done by that instant.
@@ -66,8 +75,7 @@ impl Deadlines {
             if let Poll::Ready(done) = work.as_mut().poll(context) {
                 return Poll::Ready(Some(done));
             }
-            let deadline = deadline.get_or_insert_with(|| self.at(end, context.waker()));
-            deadline.poll(context).map(|()| None)
+            self.poll(&mut deadline, end, context).map(|()| None)
         });
         done.await
     }
@@ -145,7 +153,7 @@ impl Waiting {
 
 impl Deadline {
     /// Ready when the time is up.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         match self {
             Self::Own(sleep) => sleep.as_mut().poll(context),
             Self::Shared { line, number } => {
@@ -231,12 +239,8 @@ mod tests {
     use super::*;
 
     async fn wait(deadlines: &Deadlines, time: Duration) {
-        let (end, mut deadline) = (Instant::now() + time, None::<Deadline>);
-        poll_fn(|context| {
-            let deadline = deadline.get_or_insert_with(|| deadlines.at(end, context.waker()));
-            deadline.poll(context)
-        })
-        .await;
+        let (end, mut deadline) = (Instant::now() + time, None);
+        poll_fn(|context| deadlines.poll(&mut deadline, end, context)).await;
     }
 
     #[tokio::test(start_paused = true)]
@@ -265,14 +269,23 @@ mod tests {
         let mut context = Context::from_waker(&waker);
         let runtime = Builder::new_current_thread().enable_time().build();
         let runtime = runtime.expect("a runtime");
-        let mut deadline = runtime.block_on(async {
+        let mut deadline = None;
+        let end = runtime.block_on(async {
             let end = Instant::now() + Duration::from_secs(3_600);
-            let deadline = deadlines.at(end, &waker);
+            assert!(
+                deadlines
+                    .poll(&mut deadline, end, &mut context)
+                    .is_pending()
+            );
             yield_now().await;
-            deadline
+            end
         });
-        assert!(deadline.poll(&mut context).is_pending());
+        assert!(
+            deadlines
+                .poll(&mut deadline, end, &mut context)
+                .is_pending()
+        );
         drop(runtime);
-        assert!(deadline.poll(&mut context).is_ready());
+        assert!(deadlines.poll(&mut deadline, end, &mut context).is_ready());
     }
 }

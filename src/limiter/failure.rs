@@ -86,8 +86,8 @@ impl Fallback {
         let decision = Decision::replay(check, &left.verdict)?;
         let mut row = self.table.row(check);
         let now = row.now();
-        let held: PerPolicy<(State, bool)> = row.states().zip(row.marks()).collect();
-        for (policy, (quota, (held, marked))) in check.quotas().zip(held).enumerate() {
+        for (policy, quota) in check.quotas().enumerate() {
+            let (held, marked) = row.get(policy);
             let state = quota.rebase(left.states()[policy], verdict.now, now);
             let unchanged = asked.states[policy] == held;
             // What was charged here while the check was under way is still to be carried.

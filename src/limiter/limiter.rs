@@ -144,9 +144,10 @@ impl Limiter {
         let held = lane.as_ref().map(|_| shared.fallback.held(check));
         let carried = held.as_ref().and_then(|held| held.carried.as_ref());
         let patience = check.time_left.min(shared.deadline);
+        let began = lane.as_ref().map(|(_, began)| *began);
         let outcome = shared
             .store
-            .check(&check.time_left(patience).carrying(carried));
+            .check(&check.time_left(patience).asked(began).carrying(carried));
         let asked = Asked {
             operation,
             lane,

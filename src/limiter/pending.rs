@@ -123,9 +123,7 @@ impl Future for PendingDecision {
                 let Some(end) = began.checked_add(check.time_left) else {
                     return Poll::Pending;
                 };
-                let deadlines = &limiter.shared.deadlines;
-                let deadline = deadline.get_or_insert_with(|| deadlines.at(end, cx.waker()));
-                ready!(deadline.poll(cx));
+                ready!(limiter.shared.deadlines.poll(deadline, end, cx));
                 Err(StoreErrorKind::TimedOut.into())
             }
         };

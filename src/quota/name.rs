@@ -22,16 +22,19 @@ pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), NameError
 /// The default scope is named `default`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Scope {
-    name: Arc<str>,
+    /// None if it is the default one, which nearly all are: that is copied sooner.
+    name: Option<Arc<str>>,
     fingerprint: u128,
 }
+
+const DEFAULT: &str = "default";
 
 impl Scope {
     /// A scope by its name: one to 64 of ASCII letters, digits, `.`, `_` and `-`.
     pub fn new(name: &str) -> Result<Self, NameError> {
         check_name("scope", name)?;
         Ok(Self {
-            name: name.into(),
+            name: (name != DEFAULT).then(|| name.into()),
             fingerprint: fingerprint("scope", name),
         })
     }
@@ -44,7 +47,7 @@ impl Scope {
 
     /// The scope's name.
     pub fn as_str(&self) -> &str {
-        &self.name
+        self.name.as_deref().unwrap_or(DEFAULT)
     }
 }
 
@@ -57,12 +60,12 @@ pub(super) fn fingerprint(what: &str, text: &str) -> u128 {
 
 impl Default for Scope {
     fn default() -> Self {
-        Self::new("default").expect("a good name")
+        Self::new(DEFAULT).expect("a good name")
     }
 }
 
 impl fmt::Debug for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Scope({})", self.name)
+        write!(f, "Scope({})", self.as_str())
     }
 }

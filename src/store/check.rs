@@ -1,6 +1,8 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::verdict::{PerPolicy, Step, Verdict};
 use crate::identity::Identity;
 use crate::quota::{Limits, Quota, Scope, State};
@@ -35,6 +37,8 @@ pub struct Check<'a> {
     pub cost: u32,
     /// How long the asker will wait from now. A store should not begin what cannot end by then.
     pub time_left: Duration,
+    /// When that was, if the clock has been read.
+    asked: Option<Instant>,
     carried: Option<&'a Carried>,
     /// How many times over each admission is charged.
     share: u32,
@@ -49,6 +53,7 @@ impl<'a> Check<'a> {
             scope: &DEFAULT_SCOPE,
             cost: 1,
             time_left: Duration::MAX,
+            asked: None,
             carried: None,
             share: 1,
         }
@@ -68,6 +73,16 @@ impl<'a> Check<'a> {
 
     pub(crate) fn time_left(self, time_left: Duration) -> Self {
         Self { time_left, ..self }
+    }
+
+    pub(crate) fn asked(self, asked: Option<Instant>) -> Self {
+        Self { asked, ..self }
+    }
+
+    /// When it was asked: now, unless that is known.
+    #[cfg(feature = "redis")]
+    pub(crate) fn asked_at(&self) -> Instant {
+        self.asked.unwrap_or_else(Instant::now)
     }
 
     pub(crate) fn carrying(self, carried: Option<&'a Carried>) -> Self {
@@ -158,6 +173,23 @@ impl<'a> Check<'a> {
         step
     }
 
+    /// Each policy's state after this check, unless it is denied: what [`decide`](Check::decide)
+    /// says of it, sooner.
+    #[cfg(feature = "redis")]
+    pub(crate) fn charge(&self, now: u64, states: &[State]) -> Option<PerPolicy<State>> {
+        let mut charged = PerPolicy::new();
+        for (policy, (quota, state)) in self.quotas().zip(states).enumerate() {
+            let carried = self.carried(policy, now);
+            let state = carried.map_or(*state, |carried| quota.join(*state, carried, now));
+            let (next, status) = quota.step(state, now, self.cost_under(quota));
+            if !status.is_allowed() {
+                return None;
+            }
+            charged.push(next);
+        }
+        Some(charged)
+    }
+
     pub(crate) fn quotas(&self) -> impl Iterator<Item = &'a Quota> + use<'a> {
         self.limits.policies().iter().map(|policy| policy.quota())
     }
@@ -194,6 +226,7 @@ impl OwnedCheck {
             scope: &self.scope,
             cost: self.cost,
             time_left: self.time_left,
+            asked: None,
             carried: self.carried.as_ref(),
             share: self.share,
         }

@@ -357,21 +357,23 @@ async fn hand_out(
             continue;
         }
         let check = waiter.check.borrow();
-        let step = check.decide(now, states.iter().copied());
-        if step.verdict.allowed != (places > 0) {
+        let next = check.charge(now, &states);
+        if next.is_some() != (places > 0) {
             let error = "the script decided otherwise than the library would";
             waiter.answer(Err(unusable(error)));
             continue;
         }
-        if !step.verdict.allowed && !remembered {
-            denials.remember(&waiter.subject, &check, &step.verdict, asked);
+        let verdict = Verdict::new(next.is_some(), now, states.iter().copied());
+        if next.is_none() && !remembered {
+            denials.remember(&waiter.subject, &check, &verdict, asked);
             remembered = true;
         }
         // If nobody takes it after all, the next waiter does.
-        let charged = step.verdict.allowed;
-        if waiter.answer(Ok(step.verdict)) && charged {
+        if waiter.answer(Ok(verdict))
+            && let Some(next) = next
+        {
             places -= 1;
-            states = step.next;
+            states = next;
         }
     }
 }

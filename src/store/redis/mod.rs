@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use self::batch::Waiter;
 pub use self::builder::RedisStoreBuilder;
@@ -236,7 +236,7 @@ impl Core {
             check: check.into_owned(),
             subject,
             patience,
-            until: Instant::now() + patience,
+            until: check.asked_at() + patience,
             probes,
             refusals: 0,
             asking: false,

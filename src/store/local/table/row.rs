@@ -122,13 +122,14 @@ impl<'a> Row<'a> {
 
     /// Each policy's state, in order.
     #[inline]
-    pub(crate) fn states(&self) -> impl Iterator<Item = State> {
+    fn states(&self) -> impl Iterator<Item = State> {
         self.cells.iter().map(|cell| cell.count.state())
     }
 
-    /// Whether each policy's state is marked, in order.
-    pub(crate) fn marks(&self) -> impl Iterator<Item = bool> {
-        self.cells.iter().map(|cell| cell.count.is_marked(self.now))
+    /// A policy's state, and whether it is marked.
+    pub(crate) fn get(&self, policy: usize) -> (State, bool) {
+        let count = self.cells[policy].count;
+        (count.state(), count.is_marked(self.now))
     }
 
     /// Keeps a policy's state, with or without a mark.
@@ -161,8 +162,8 @@ impl<'a> Row<'a> {
     /// decided. A mark stays.
     pub(crate) fn refund(&mut self) {
         let check = self.check;
-        let held: PerPolicy<(State, bool)> = self.states().zip(self.marks()).collect();
-        for (policy, ((state, mark), quota)) in held.into_iter().zip(check.quotas()).enumerate() {
+        for (policy, quota) in check.quotas().enumerate() {
+            let (state, mark) = self.get(policy);
             let cost = if mark {
                 check.cost_under(quota)
             } else {
