@@ -18,7 +18,8 @@ pub enum FailureStrategy {
 
 /// What the fallback holds of a check's counts.
 pub(super) struct Held {
-    states: PerPolicy<State>,
+    /// Each policy's state, and whether it is marked.
+    counts: PerPolicy<(State, bool)>,
     /// What was decided here and may not be in the store.
     pub(super) carried: Option<Carried>,
 }
@@ -65,8 +66,7 @@ impl Fallback {
             states: counts.iter().map(marked).collect(),
             now,
         });
-        let states = counts.iter().map(|(state, _)| *state).collect();
-        Held { states, carried }
+        Held { counts, carried }
     }
 
     /// The decision on what the store said, of which it takes note, after joining what it was carried.
@@ -89,7 +89,7 @@ impl Fallback {
         for (policy, quota) in check.quotas().enumerate() {
             let (held, marked) = row.get(policy);
             let state = quota.rebase(left.states()[policy], verdict.now, now);
-            let unchanged = asked.states[policy] == held;
+            let unchanged = asked.counts[policy].0 == held;
             // What was charged here while the check was under way is still to be carried.
             let carried = asked.carried.as_ref();
             let carried = carried.is_some_and(|carried| carried.states[policy] == held);
