@@ -1,4 +1,5 @@
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -20,7 +21,34 @@ pin_project! {
     #[project = KindProjection]
     enum Kind<B> {
         Inner { #[pin] body: B },
-        Rejection { bytes: Option<Bytes> },
+        Rejection { body: RejectionBody },
+    }
+}
+
+/// A rejection's bytes, if it has any, behind one pointer: so no response is larger for them, and
+/// each is moved sooner.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RejectionBody(Option<Arc<Bytes>>);
+
+impl RejectionBody {
+    pub(super) fn len(&self) -> u64 {
+        self.0.as_ref().map_or(0, |bytes| bytes.len() as u64)
+    }
+
+    fn take(&mut self) -> Option<Bytes> {
+        self.0.take().map(Arc::unwrap_or_clone)
+    }
+}
+
+impl From<Bytes> for RejectionBody {
+    fn from(bytes: Bytes) -> Self {
+        Self((!bytes.is_empty()).then(|| Arc::new(bytes)))
+    }
+}
+
+impl From<RejectionBody> for Bytes {
+    fn from(mut body: RejectionBody) -> Self {
+        body.take().unwrap_or_default()
     }
 }
 
@@ -31,10 +59,9 @@ impl<B> ResponseBody<B> {
         }
     }
 
-    pub(super) fn rejection(bytes: Bytes) -> Self {
-        let bytes = Some(bytes).filter(|bytes| !bytes.is_empty());
+    pub(super) fn rejection(body: RejectionBody) -> Self {
         Self {
-            kind: Kind::Rejection { bytes },
+            kind: Kind::Rejection { body },
         }
     }
 }
@@ -42,7 +69,7 @@ impl<B> ResponseBody<B> {
 /// Empty.
 impl<B> Default for ResponseBody<B> {
     fn default() -> Self {
-        Self::rejection(Bytes::new())
+        Self::rejection(RejectionBody::default())
     }
 }
 
@@ -56,25 +83,21 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         match self.project().kind.project() {
             KindProjection::Inner { body } => body.poll_frame(cx),
-            KindProjection::Rejection { bytes } => {
-                Poll::Ready(bytes.take().map(Frame::data).map(Ok))
-            }
+            KindProjection::Rejection { body } => Poll::Ready(body.take().map(Frame::data).map(Ok)),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.kind {
             Kind::Inner { body } => body.is_end_stream(),
-            Kind::Rejection { bytes } => bytes.is_none(),
+            Kind::Rejection { body } => body.0.is_none(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.kind {
             Kind::Inner { body } => body.size_hint(),
-            Kind::Rejection { bytes } => {
-                SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64))
-            }
+            Kind::Rejection { body } => SizeHint::with_exact(body.len()),
         }
     }
 }

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, Request, Response, StatusCode};
 
+use super::body::RejectionBody;
 use super::fixed::{Fixed, reduced_capacity};
 use super::header::{Announcement, ResponseHeaders};
 use super::rejection::{self, Rejection};
@@ -33,7 +34,7 @@ pub(super) struct Config {
     pub(super) on_reject: Option<Arc<OnReject>>,
     pub(super) headers: ResponseHeaders,
     pub(super) refused_status: StatusCode,
-    refused_body: Bytes,
+    refused_body: RejectionBody,
     pub(super) unidentified_status: StatusCode,
     pub(super) expose_decision: bool,
     unidentified_logged: Arc<AtomicBool>,
@@ -44,7 +45,7 @@ pub(super) enum Next {
     /// The inner service responds; with these headers, unless the layer has nothing to say.
     Call(Option<Announcement>),
     /// The request is turned away, with this response.
-    Answer(Response<Bytes>),
+    Answer(Response<RejectionBody>),
     /// The request is turned away, with a response that the application makes.
     Reject(Decision<'static>),
     /// The limiter has not decided yet.
@@ -74,23 +75,20 @@ impl Config {
         }
     }
 
-    /// What to do, if no closure is to be asked. Closures are given a request's parts, for which
+    /// Who is asking, if no closure is to be asked. Closures are given a request's parts, for which
     /// it is taken apart and put together again: moved twice.
-    pub(super) fn next_by_head(
+    pub(super) fn identify_by_head(
         &self,
         headers: &HeaderMap,
-        extensions: &mut Extensions,
-    ) -> Option<Next> {
+        extensions: &Extensions,
+    ) -> Option<Result<Identity, Unidentified>> {
         if self.skip.is_some() || self.limits_for.is_some() || self.cost_for.is_some() {
             return None;
         }
-        Some(match self.identifier.by_head(headers, extensions)? {
-            Err(reason) => self.unidentified(headers, &reason),
-            Ok(identity) => self.ask(&identity, None, 1, headers, extensions),
-        })
+        self.identifier.by_head(headers, extensions)
     }
 
-    /// The same where there are closures.
+    /// What to do where there are closures.
     pub(super) fn next_by_parts(&self, parts: &mut Parts) -> Next {
         if self.skip.as_ref().is_some_and(|skip| skip(parts)) {
             return Next::Call(None);
@@ -113,8 +111,7 @@ impl Config {
     }
 
     /// Asks the limiter, under the request's own limits if it has any.
-    #[inline]
-    fn ask(
+    pub(super) fn ask(
         &self,
         identity: &Identity,
         own_limits: Option<&Limits>,
@@ -141,7 +138,7 @@ impl Config {
 
     /// What to do if it is not known who is asking: in shadow mode nobody is turned away.
     #[cold]
-    fn unidentified(&self, headers: &HeaderMap, reason: &Unidentified) -> Next {
+    pub(super) fn unidentified(&self, headers: &HeaderMap, reason: &Unidentified) -> Next {
         if !self.unidentified_logged.swap(true, Ordering::Relaxed) {
             events::unidentified(self.scope.as_str(), reason);
         }
@@ -157,7 +154,7 @@ impl Config {
     }
 
     /// The body of a rejection.
-    pub(super) fn rejection_body(&self, decision: &Decision<'_>) -> Bytes {
+    pub(super) fn rejection_body(&self, decision: &Decision<'_>) -> RejectionBody {
         match decision.is_refused() {
             true => self.refused_body.clone(),
             false => self.fixed.quota_exceeded(decision),
@@ -192,7 +189,7 @@ impl Config {
         &self,
         decision: &Decision<'_>,
         request: Request<B>,
-    ) -> Response<Bytes> {
+    ) -> Response<RejectionBody> {
         let Some(on_reject) = &self.on_reject else {
             return rejection::complete_response(self, decision, request.headers());
         };
@@ -204,7 +201,7 @@ impl Config {
         };
         let mut response = on_reject(&rejection);
         rejection::complete(self, decision, response.headers_mut());
-        response
+        response.map(RejectionBody::from)
     }
 
     /// The status of a rejection.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 
+use super::body::RejectionBody;
 use super::header::X_RATE_LIMIT;
 use super::number::number;
 use super::prepared::Prepared;
@@ -24,7 +25,7 @@ pub(super) struct Fixed {
 pub(super) struct Denial {
     /// To be completed with how long to wait, what is left, and when all of it is back.
     pub(super) headers: Prepared<3>,
-    pub(super) body: Bytes,
+    pub(super) body: RejectionBody,
 }
 
 pub(super) const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
@@ -43,7 +44,7 @@ impl Denial {
             (remaining, None),
             (reset, None),
             // The server would add it, for which there is no room left then.
-            (CONTENT_LENGTH, Some(number(body.len() as u64))),
+            (CONTENT_LENGTH, Some(number(body.len()))),
         ];
         Self {
             headers: Prepared::new(headers),
@@ -82,7 +83,7 @@ impl Fixed {
     }
 
     /// The body of a rejection, where limits were reached.
-    pub(super) fn quota_exceeded(&self, decision: &Decision<'_>) -> Bytes {
+    pub(super) fn quota_exceeded(&self, decision: &Decision<'_>) -> RejectionBody {
         match self.denial(decision) {
             Some(denial) => denial.body.clone(),
             None => quota_exceeded(decision.violated()),
@@ -104,7 +105,7 @@ fn ietf(limits: &Limits) -> HeaderValue {
     header_value(policies)
 }
 
-fn quota_exceeded<'a>(violated: impl IntoIterator<Item = &'a Policy>) -> Bytes {
+fn quota_exceeded<'a>(violated: impl IntoIterator<Item = &'a Policy>) -> RejectionBody {
     // Checked when the limits were made, a name needs no escaping.
     let names: Vec<_> = violated
         .into_iter()
@@ -119,7 +120,7 @@ fn quota_exceeded<'a>(violated: impl IntoIterator<Item = &'a Policy>) -> Bytes {
 }
 
 /// The body of a rejection, where the store was away.
-pub(super) fn reduced_capacity(status: StatusCode) -> Bytes {
+pub(super) fn reduced_capacity(status: StatusCode) -> RejectionBody {
     problem(
         "temporary-reduced-capacity",
         "Request cannot be satisfied due to temporary server capacity constraints",
@@ -128,11 +129,11 @@ pub(super) fn reduced_capacity(status: StatusCode) -> Bytes {
     )
 }
 
-fn problem(kind: &str, title: &str, status: StatusCode, more: &str) -> Bytes {
+fn problem(kind: &str, title: &str, status: StatusCode, more: &str) -> RejectionBody {
     let status = status.as_u16();
     let kind = format!("https://iana.org/assignments/http-problem-types#{kind}");
     let body = format!(r#"{{"type":"{kind}","title":"{title}","status":{status}{more}}}"#);
-    body.into()
+    Bytes::from(body).into()
 }
 
 /// Names of policies were checked when the limits were made, and the rest is ours.

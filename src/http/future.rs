@@ -10,7 +10,7 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::body::ResponseBody;
+use super::body::{RejectionBody, ResponseBody};
 use super::config::Config;
 use super::header::Announcement;
 use crate::limiter::PendingDecision;
@@ -44,7 +44,7 @@ pin_project! {
             announcement: Option<Announcement>,
         },
         Answered {
-            response: Option<Response<Bytes>>,
+            response: Option<Response<RejectionBody>>,
         },
     }
 }
@@ -88,7 +88,7 @@ where
         }
     }
 
-    pub(super) fn answered(response: Response<Bytes>) -> Self {
+    pub(super) fn answered(response: Response<RejectionBody>) -> Self {
         Self {
             state: State::Answered {
                 response: Some(response),

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::str;
+use std::sync::LazyLock;
 
 use http::HeaderValue;
 
@@ -31,8 +32,17 @@ pub(super) fn lasting(value: u64) -> HeaderValue {
     shared.unwrap_or_else(|_| number(value))
 }
 
+/// What headers say most often. To copy one takes a quarter of the time in which it is made.
+static SMALL: LazyLock<Box<[HeaderValue]>> = LazyLock::new(|| {
+    let texts = (0..=1_000).map(digits);
+    texts.map(HeaderValue::from_static).collect()
+});
+
 /// A number as a header value. One of up to four digits is not formatted, and allocates nothing.
 pub(super) fn number(value: u64) -> HeaderValue {
+    if let Some(small) = SMALL.get(value as usize) {
+        return small.clone();
+    }
     if value < FORMATTED {
         return HeaderValue::from_static(digits(value));
     }

@@ -5,8 +5,9 @@ use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 
+use super::body::RejectionBody;
 use super::config::Config;
-use super::fixed::{NO_STORE, PROBLEM_JSON};
+use super::fixed::{Denial, NO_STORE, PROBLEM_JSON};
 use super::header::{Announcement, GRPC_RETRY_PUSHBACK_MS, ResponseHeaders, seconds};
 use super::number::{lasting, number};
 use crate::decision::Decision;
@@ -61,11 +62,15 @@ impl<'a> Rejection<'a> {
     /// request gets the status `RESOURCE_EXHAUSTED` instead, with the pushback of gRFC A6; or
     /// `UNAVAILABLE`, if refusals have a status other than 429.
     pub fn response(&self) -> Response<Bytes> {
-        response(self.config, self.decision, &self.parts.headers)
+        response(self.config, self.decision, &self.parts.headers).map(Bytes::from)
     }
 }
 
-fn response(config: &Config, decision: &Decision<'_>, request: &HeaderMap) -> Response<Bytes> {
+fn response(
+    config: &Config,
+    decision: &Decision<'_>,
+    request: &HeaderMap,
+) -> Response<RejectionBody> {
     match grpc_content_type(request) {
         Some(content_type) => grpc_response(config, decision, content_type),
         None => {
@@ -80,43 +85,42 @@ pub(super) fn complete_response(
     config: &Config,
     decision: &Decision<'_>,
     request: &HeaderMap,
-) -> Response<Bytes> {
-    if let Some(usual) = usual_response(config, decision, request) {
-        return usual;
-    }
-    let mut response = response(config, decision, request);
-    complete(config, decision, response.headers_mut());
+) -> Response<RejectionBody> {
+    let Some((denial, retry_after)) = usual_denial(config, decision, request) else {
+        let mut response = response(config, decision, request);
+        complete(config, decision, response.headers_mut());
+        return response;
+    };
+    let mut response = Response::new(denial.body.clone());
+    *response.status_mut() = config.status(decision);
+    *response.headers_mut() = denial.headers.with([
+        retry_after,
+        number(decision.remaining().into()),
+        lasting(seconds(decision.reset_after())),
+    ]);
     response
 }
 
-/// The same where nothing is special: most of it is made already.
-fn usual_response(
-    config: &Config,
+/// Where nothing is special, what is made already, and `Retry-After`.
+fn usual_denial<'a>(
+    config: &'a Config,
     decision: &Decision<'_>,
     request: &HeaderMap,
-) -> Option<Response<Bytes>> {
+) -> Option<(&'a Denial, HeaderValue)> {
     let is_special = config.headers != ResponseHeaders::default()
         || decision.is_degraded()
         || grpc_content_type(request).is_some();
     if is_special {
         return None;
     }
-    let denial = config.fixed.denial(decision)?;
-    let mut response = Response::new(denial.body.clone());
-    *response.status_mut() = config.status(decision);
-    *response.headers_mut() = denial.headers.with([
-        retry_after(decision)?,
-        number(decision.remaining().into()),
-        lasting(seconds(decision.reset_after())),
-    ]);
-    Some(response)
+    Some((config.fixed.denial(decision)?, retry_after(decision)?))
 }
 
 fn grpc_response(
     config: &Config,
     decision: &Decision<'_>,
     content_type: HeaderValue,
-) -> Response<Bytes> {
+) -> Response<RejectionBody> {
     // Any other status configured for refusals says that the server is at fault.
     let mut response = match config.status(decision) {
         StatusCode::TOO_MANY_REQUESTS => {
@@ -149,7 +153,7 @@ fn retry_after(decision: &Decision<'_>) -> Option<HeaderValue> {
 }
 
 /// The response to a request whose identity cannot be told. The reason is not the client's to know.
-pub(super) fn unidentified(headers: &HeaderMap, status: StatusCode) -> Response<Bytes> {
+pub(super) fn unidentified(headers: &HeaderMap, status: StatusCode) -> Response<RejectionBody> {
     if let Some(content_type) = grpc_content_type(headers) {
         return grpc(
             content_type,
@@ -162,10 +166,14 @@ pub(super) fn unidentified(headers: &HeaderMap, status: StatusCode) -> Response<
         r#"{{"type":"about:blank","title":"{title}","status":{}}}"#,
         status.as_u16()
     );
-    with_type(status, PROBLEM_JSON, body.into())
+    with_type(status, PROBLEM_JSON, Bytes::from(body).into())
 }
 
-fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Response<Bytes> {
+fn with_type(
+    status: StatusCode,
+    content_type: HeaderValue,
+    body: RejectionBody,
+) -> Response<RejectionBody> {
     let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, content_type);
@@ -174,8 +182,8 @@ fn with_type(status: StatusCode, content_type: HeaderValue, body: Bytes) -> Resp
 
 /// A response of trailers alone, as gRPC over HTTP/2 has it: generated clients would take a bare
 /// 429 for UNAVAILABLE and try again.
-fn grpc(content_type: HeaderValue, code: u8, message: &'static str) -> Response<Bytes> {
-    let mut response = with_type(StatusCode::OK, content_type, Bytes::new());
+fn grpc(content_type: HeaderValue, code: u8, message: &'static str) -> Response<RejectionBody> {
+    let mut response = with_type(StatusCode::OK, content_type, RejectionBody::default());
     let headers = response.headers_mut();
     headers.insert(
         HeaderName::from_static("grpc-status"),

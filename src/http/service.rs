@@ -40,11 +40,14 @@ where
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let config = &self.config;
-        let mut extensions = mem::take(request.extensions_mut());
-        let next = config.next_by_head(request.headers(), &mut extensions);
-        *request.extensions_mut() = extensions;
-        let next = match next {
-            Some(next) => next,
+        let next = match config.identify_by_head(request.headers(), request.extensions()) {
+            Some(Ok(identity)) => {
+                let mut extensions = mem::take(request.extensions_mut());
+                let next = config.ask(&identity, None, 1, request.headers(), &mut extensions);
+                *request.extensions_mut() = extensions;
+                next
+            }
+            Some(Err(reason)) => config.unidentified(request.headers(), &reason),
             None => {
                 let (mut parts, body) = request.into_parts();
                 let next = config.next_by_parts(&mut parts);
