@@ -36,11 +36,10 @@ pub(super) fn prepare() {
 pub(super) fn exact() -> u64 {
     let now = tokio::time::Instant::now().into_std();
     let start = *START;
-    let (since, until) = (
-        now.saturating_duration_since(start).as_nanos() as u64,
-        start.saturating_duration_since(now).as_nanos() as u64,
-    );
-    STARTED + since - until
+    match now.checked_duration_since(start) {
+        Some(since) => STARTED + since.as_nanos() as u64,
+        None => STARTED - start.duration_since(now).as_nanos() as u64,
+    }
 }
 
 /// The same as of a moment ago: at most [`LATE`] before, and never after what [`exact`] says next.

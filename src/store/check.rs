@@ -5,7 +5,7 @@ use tokio::time::Instant;
 
 use super::verdict::{PerPolicy, Step, Verdict};
 use crate::identity::Identity;
-use crate::quota::{Limits, Quota, Scope, State};
+use crate::quota::{Limits, Quota, Scope, State, Status};
 
 static DEFAULT_SCOPE: LazyLock<Scope> = LazyLock::new(Scope::default);
 
@@ -135,28 +135,26 @@ impl<'a> Check<'a> {
     /// [`Limiter`](crate::Limiter) counted while the store was away.
     pub fn decide(&self, now: u64, states: impl IntoIterator<Item = State>) -> Step {
         let mut states = states.into_iter();
+        if let [policy] = self.limits.policies() {
+            // Nearly always, and without a loop.
+            let state = states.next().unwrap_or_default();
+            let (state, next, status) = self.step(0, policy.quota(), state, now);
+            return Step {
+                verdict: Verdict::of_one(now, state, status),
+                next: PerPolicy::from_buf_and_len([next; 2], 1),
+            };
+        }
         let mut step = Step {
-            verdict: Verdict {
-                allowed: true,
-                now,
-                states: PerPolicy::new(),
-                statuses: PerPolicy::new(),
-                remembered: false,
-            },
+            verdict: Verdict::new(true, now, []),
             next: PerPolicy::new(),
         };
         let verdict = &mut step.verdict;
         for (policy, quota) in self.quotas().enumerate() {
-            let mut state = states.next().unwrap_or_default();
-            if let Some(carried) = self.carried(policy, now) {
-                state = quota.join(state, carried, now);
-            }
-            let (next, status) = quota.step(state, now, self.cost_under(quota));
+            let state = states.next().unwrap_or_default();
+            let (state, next, status) = self.step(policy, quota, state, now);
             verdict.allowed &= status.is_allowed();
             verdict.states.push(state);
-            verdict
-                .statuses
-                .push(status.in_units_of(self.unit_under(quota)));
+            verdict.statuses.push(status);
             step.next.push(next);
         }
         if !verdict.allowed {
@@ -179,15 +177,23 @@ impl<'a> Check<'a> {
     pub(crate) fn charge(&self, now: u64, states: &[State]) -> Option<PerPolicy<State>> {
         let mut charged = PerPolicy::new();
         for (policy, (quota, state)) in self.quotas().zip(states).enumerate() {
-            let carried = self.carried(policy, now);
-            let state = carried.map_or(*state, |carried| quota.join(*state, carried, now));
-            let (next, status) = quota.step(state, now, self.cost_under(quota));
+            let (_, next, status) = self.step(policy, quota, *state, now);
             if !status.is_allowed() {
                 return None;
             }
             charged.push(next);
         }
         Some(charged)
+    }
+
+    /// What one policy makes of a state: that state, with what was counted elsewhere, the one after
+    /// this check, and what is left then.
+    #[inline]
+    fn step(&self, policy: usize, quota: &Quota, state: State, now: u64) -> (State, State, Status) {
+        let carried = self.carried(policy, now);
+        let state = carried.map_or(state, |carried| quota.join(state, carried, now));
+        let (next, status) = quota.step(state, now, self.cost_under(quota));
+        (state, next, status.in_units_of(self.unit_under(quota)))
     }
 
     pub(crate) fn quotas(&self) -> impl Iterator<Item = &'a Quota> + use<'a> {
