@@ -121,6 +121,15 @@ mod local {
         bencher.bench(|| store.check(divan::black_box(&check)));
     }
 
+    /// One count that two threads charge at once.
+    #[divan::bench(threads = 2)]
+    fn contended(bencher: Bencher<'_, '_>) {
+        let (store, identity, limits) = (LocalStore::new(), identity(), limits((1, true)));
+        let check = Check::new(&identity, &limits);
+        let _ = store.check(&check);
+        bencher.bench(|| store.check(divan::black_box(&check)));
+    }
+
     #[divan::bench(args = CASES)]
     fn limiter(bencher: Bencher<'_, '_>, case: (usize, bool)) {
         let limiter = Limiter::from(LocalStore::new());

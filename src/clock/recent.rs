@@ -2,9 +2,9 @@
 //!
 //! Whoever reads the system's clock waits until all that was begun before is done. So the processor
 //! cannot fetch one count from memory while it is deciding upon another, which costs more than the
-//! reading itself. Nothing waits for the counter; but it may drift, or stop while the machine sleeps.
-//! So each thread goes on from its last reading of the system's clock for a millisecond at most, and
-//! by a rate that it has measured twice.
+//! reading itself. The counter is read in a third of the time, and by many processors without a wait;
+//! but it may drift, or stop while the machine sleeps. So each thread goes on from its last reading of
+//! the system's clock for a millisecond at most, and by a rate that it has measured twice.
 //!
 //! That is never ahead of the system's clock, but may be [`LATE`] behind it.
 
