@@ -38,6 +38,10 @@ pub struct Check<'a> {
     /// How long the asker will wait from now. A store should not begin what cannot end by then.
     pub time_left: Duration,
     /// When that was, if the clock has been read.
+    #[cfg_attr(
+        not(feature = "redis"),
+        expect(dead_code, reason = "no other store waits")
+    )]
     asked: Option<Instant>,
     carried: Option<&'a Carried>,
     /// How many times over each admission is charged.

@@ -1,10 +1,10 @@
 //! A hash table of a fixed size, in which forgetting is part of the plan.
 //!
-//! Slots of 24 bytes stand in buckets of five, which fill two cache lines with their lock. A key
+//! Counts of 24 bytes stand in buckets of five, which fill two cache lines with their lock. A key
 //! may stand in either of two buckets: with nearly two slots for each count that the table has
 //! room for, hardly ever are all ten of a key's slots taken by live counts (Azar, Broder, Karlin
 //! and Upfal, "Balanced Allocations", 1994). Most stand in the first, where they are looked for
-//! first, and in its first cache line, which has all that a check needs.
+//! first, and in its first cache line, which has all that a check without a lock looks at.
 //!
 //! A check of one policy that is a token bucket, nearly every check there is, takes no lock if its
 //! count was found. All others lock the buckets of their counts.
@@ -191,6 +191,9 @@ impl Table {
             if charge.next == state || seen.replace(charge.next)? {
                 break (state, charge, now, is_exact);
             }
+            if failures == MOST_FAILURES {
+                return None;
+            }
             give_way(failures);
             failures += 1;
         };
@@ -267,6 +270,9 @@ impl Table {
         self.meter.live(live - part.live.swap(live, order));
     }
 }
+
+/// Who has lost a count to others so often takes its lock, for which everybody gets a turn.
+const MOST_FAILURES: u32 = 8;
 
 /// Waits, the longer the oftener it failed, and leaves the count to whoever was faster: who has it in
 /// its cache decides many checks in the time in which one would go back and forth (Dice, Hendler and

@@ -127,7 +127,7 @@ impl Slot {
             .is_ok()
     }
 
-    /// Puts something else into a slot that is held, and lets it go.
+    /// Puts a count into a slot that is held, but for the rest, which is beside it; and lets it go.
     pub(super) fn set(&self, count: Count) {
         self.tag.store(count.tag, Ordering::Relaxed);
         // Whoever sees this sees the others too.
