@@ -58,11 +58,10 @@ impl Waiter {
         self.sender.send(answer).is_ok()
     }
 
-    /// Whether an answer that takes so long would come too late. One that has just come is asked
-    /// for all the same: the server may be faster than it was.
-    fn is_hopeless(&self, now: Instant, round_trip: Duration) -> bool {
-        let left = self.until.saturating_duration_since(now);
-        left.is_zero() || (left < round_trip && left < self.patience / 2)
+    /// Whether an answer that comes then would come too late. One that has just come is asked for
+    /// all the same: the server may be faster than it was.
+    fn is_hopeless(&self, now: Instant, answered: Instant) -> bool {
+        self.until <= now || self.until < answered && self.until < now + self.patience / 2
     }
 
     /// Whether the two can share an entry: they are alike, and so is their patience.
@@ -126,6 +125,7 @@ pub(super) fn take(
     round_trip: Duration,
 ) -> Vec<Sharing> {
     let now = Instant::now();
+    let answered = now + round_trip;
     let most_taken = queue.len().min(most_keys);
     let mut taken: Vec<Sharing> = Vec::with_capacity(most_taken);
     // The last of them that is an identity's.
@@ -135,7 +135,7 @@ pub(super) fn take(
     );
     let mut keys = 0;
     while let Some(waiter) = queue.pop_front() {
-        if waiter.sender.is_closed() || waiter.is_hopeless(now, round_trip) {
+        if waiter.sender.is_closed() || waiter.is_hopeless(now, answered) {
             waiter.answer(Err(StoreErrorKind::TimedOut.into()));
             continue;
         }
