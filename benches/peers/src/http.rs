@@ -7,6 +7,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::runtime::{self, Runtime};
 use tollgate::LocalStore;
+use tower::util::MapResponseLayer;
 
 use crate::allowance::Allowance;
 use crate::arguments::Pace;
@@ -64,6 +65,10 @@ fn apps(redis: &RedisServer, runtime: &Runtime) -> anyhow::Result<Vec<(Who, Rout
     Ok(vec![
         (Who::Bare, app()),
         (
+            Who::Headers,
+            app().layer(MapResponseLayer::new(layers::with_headers)),
+        ),
+        (
             Who::Tollgate,
             app().layer(layers::tollgate(usual, LocalStore::new())),
         ),
@@ -71,10 +76,7 @@ fn apps(redis: &RedisServer, runtime: &Runtime) -> anyhow::Result<Vec<(Who, Rout
             Who::TowerGovernor,
             app().layer(layers::tower_governor(usual)),
         ),
-        (
-            Who::AxumGovernor,
-            app().layer(layers::axum_governor(usual)),
-        ),
+        (Who::AxumGovernor, app().layer(layers::axum_governor(usual))),
         (Who::RateNet, app().layer(layers::rate_net(usual))),
         (
             Who::TollgateRedis,
@@ -113,7 +115,14 @@ fn rows(measured: &Measured<Throughput>) -> Vec<Row> {
     let beside = |ours, peer| share(peer) + &times(ratio(measured, ours, peer));
     let in_process = Row::new("counts in the process".into())
         .cell(Who::Tollgate, share(Who::Tollgate))
-        .cell(Who::Bare, shown(measured, Who::Bare));
+        .cell(
+            Who::Bare,
+            format!(
+                "{}<br>with three headers: {}",
+                shown(measured, Who::Bare),
+                share(Who::Headers)
+            ),
+        );
     let in_process = PEERS.into_iter().fold(in_process, |row, peer| {
         row.cell(peer, beside(Who::Tollgate, peer))
     });

@@ -6,9 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use axum::body::Body;
 use axum::extract::ConnectInfo;
 use governor::middleware::StateInformationMiddleware;
-use http::{Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use rate_net::tower::{KeyExtractor, RequestInfo};
 use tollgate::Limiter;
+use tollgate::header::{X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET};
 use tower_governor::governor::GovernorConfigBuilder;
 use tower_governor::key_extractor::PeerIpKeyExtractor;
 use tower_rate_limit_redis::KeyResolver;
@@ -20,6 +21,15 @@ pub(crate) fn tollgate(
     limiter: impl Into<Limiter>,
 ) -> tollgate::RateLimitLayer {
     tollgate::RateLimitLayer::new(allowance.tollgate(), limiter)
+}
+
+/// A response with the headers that tollgate adds to one that it allows, and nothing decided.
+pub(crate) fn with_headers(mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.insert(X_RATELIMIT_LIMIT, HeaderValue::from_static("1000"));
+    headers.insert(X_RATELIMIT_REMAINING, HeaderValue::from_static("999"));
+    headers.insert(X_RATELIMIT_RESET, HeaderValue::from_static("1"));
+    response
 }
 
 pub(crate) fn tower_governor(

@@ -48,7 +48,7 @@ impl Column {
             Who::AxumGovernor => Self::AxumGovernor,
             Who::RateNet => Self::RateNet,
             Who::TowerRateLimitRedis => Self::TowerRateLimitRedis,
-            Who::Bare | Who::LeanScript | Who::Ping => Self::Bare,
+            Who::Bare | Who::Headers | Who::LeanScript | Who::Ping => Self::Bare,
         }
     }
 }

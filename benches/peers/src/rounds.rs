@@ -16,6 +16,8 @@ pub(crate) enum Who {
     TowerRateLimitRedis,
     /// The same work without a limiter.
     Bare,
+    /// Without a limiter, but with the headers that tollgate adds.
+    Headers,
     /// The least that a limiter on Redis could ask of it.
     LeanScript,
     Ping,
@@ -31,6 +33,7 @@ impl Who {
             Self::RateNet => "rate-net",
             Self::TowerRateLimitRedis => "tower-rate-limit-redis",
             Self::Bare => "none",
+            Self::Headers => "headers",
             Self::LeanScript => "EVALSHA",
             Self::Ping => "PING",
         }
