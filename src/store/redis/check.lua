@@ -31,6 +31,8 @@
 --            of a microsecond (rest / num) on top
 --   windows  until previous current: when this means nothing any more, and the counts of the
 --            last window and of this one
+-- A key ends at the next multiple of its quota's `slack`: of a window's, in the next millisecond. A
+-- bucket's may stay for longer, so that most checks need not move its end.
 -- All numbers are whole and below 2^53, so Lua's doubles are exact. The functions are those of
 -- src/quota/token_bucket.rs and src/quota/window.rs, by the same names. Where those have a state,
 -- these have its numbers; the third of a bucket's is always nil.
@@ -50,6 +52,19 @@ local BUCKET, SLIDING = 1, 2
 -- How a number is written: '%d' takes a third of the time, where it has 64 bits.
 local whole_number = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
 
+-- How much longer a bucket's key may stay than its count means something, in microseconds, by the
+-- time in which it fills and that of a token: eight tokens' or an eighth of the whole, whichever is
+-- less, but a second at least. A whole number of milliseconds.
+local function slack_of(full, token)
+  local slack = token < full / 64 and 8 * token or full / 8
+  return slack < 1000000 and 1000000 or slack - slack % 1000
+end
+
+-- The millisecond in which a key ends whose count means nothing from `instant`.
+local function end_of(instant, slack)
+  return format(whole_number, (instant - instant % slack + slack) / 1000)
+end
+
 -- What is to be returned.
 local reply, length = { now }, 1
 -- Of each entry that is not decided at once: where its group is, its first key, and what its part
@@ -68,9 +83,10 @@ while position < #numbers do
   local total, width = cost * times, 3
   local plain = operation == CHECK and policies == 1 and kind == BUCKET and num == 1
     and joined == 0 and 0 < total and total <= burst and now <= valid_until
-  local price, latest, added
+  local price, latest, added, slack
   if plain then
-    price, latest = total * token_whole, now + burst * token_whole
+    local full = burst * token_whole
+    price, latest, slack = total * token_whole, now + full, slack_of(full, token_whole)
     added = format(whole_number, price)
   else
     width = 1
@@ -88,13 +104,13 @@ while position < #numbers do
       if type(full_at) == 'number' then
         local before = full_at - price
         if 0 <= before and full_at <= latest then
-          local expires_at = (before > now and full_at or now + price) + 999
-          local milliseconds = format(whole_number, (expires_at - expires_at % 1000) / 1000)
-          if before > now then
-            done = call('PEXPIREAT', count, milliseconds) == 1
-          else
-            local text = format(whole_number, now + price)
+          if before <= now then
+            local text, milliseconds = format(whole_number, now + price), end_of(now + price, slack)
             done = not call('SET', count, text, 'PXAT', milliseconds).err
+          elseif full_at - full_at % slack == before - before % slack then
+            done = true
+          else
+            done = call('PEXPIREAT', count, end_of(full_at, slack)) == 1
           end
         end
         if done then
@@ -157,7 +173,7 @@ end
 -- Writes a count, or deletes it if it means nothing any more. Returns the server's reason if it
 -- refuses. One that is full, or has become a replica, refuses the first write of a call, so that
 -- no policy of an entry is charged without the others.
-local function write(key, one, two, three)
+local function write(key, one, two, three, slack)
   local expires_at = one
   if not three and two > 0 then
     expires_at = one + 1
@@ -166,9 +182,7 @@ local function write(key, one, two, three)
     local answer = call('DEL', keys[key])
     return type(answer) == 'table' and answer.err or nil
   end
-  expires_at = expires_at + 999
-  local milliseconds = format(whole_number, (expires_at - expires_at % 1000) / 1000)
-  local text = format(whole_number, one)
+  local text, milliseconds = format(whole_number, one), end_of(expires_at, slack)
   if three then
     text = format('%s:%.0f:%.0f', text, two, three)
   elseif two > 0 then
@@ -205,6 +219,7 @@ local function token_bucket()
   function bucket.quota(_, burst, num, token_whole, token_part)
     local quota = { burst = burst, num = num, token_whole = token_whole, token_part = token_part }
     quota.full_whole, quota.full_part = price_of(quota, quota.burst)
+    quota.slack = slack_of(quota.full_whole, token_whole)
     return quota
   end
 
@@ -323,7 +338,7 @@ local function windows()
   function window.quota(kind, limit, period)
     local sliding = kind == SLIDING
     local life = sliding and 2 * period or period
-    return { limit = limit, period = period, sliding = sliding, life = life }
+    return { limit = limit, period = period, sliding = sliding, life = life, slack = 1000 }
   end
 
   function window.step(quota, cost, ends_at, last, this)
@@ -504,7 +519,7 @@ for other = 1, #others, 3 do
       local one, two, three = after_first[policy], after_second[policy], after_third[policy]
       if altered[policy] or one ~= before_first[policy] or two ~= before_second[policy]
         or three ~= before_third[policy] then
-        refusal = refusal or write(key + policy, one, two, three)
+        refusal = refusal or write(key + policy, one, two, three, quotas[policy].slack)
         if refusal then
           flaw = REFUSED
           break

@@ -37,7 +37,7 @@ impl Script {
             ("redis.call('TIME')", 1, clock.as_str()),
             ("'PXAT', milliseconds)", 2, "'PX', 3600000)"),
             (
-                "'PEXPIREAT', count, milliseconds)",
+                "'PEXPIREAT', count, end_of(full_at, slack))",
                 1,
                 "'PEXPIRE', count, 3600000)",
             ),
