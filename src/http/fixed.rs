@@ -24,7 +24,7 @@ pub(super) struct Fixed {
 /// A rejection by one policy alone, as it usually is.
 pub(super) struct Denial {
     /// To be completed with how long to wait, what is left, and when all of it is back.
-    pub(super) headers: Prepared<3>,
+    pub(super) headers: Prepared,
     pub(super) body: RejectionBody,
 }
 

@@ -241,7 +241,7 @@ impl Announcement {
 
     /// Writes the headers over those that are there.
     pub(super) fn write_to(&mut self, headers: &mut HeaderMap) {
-        static NAMES: LazyLock<Prepared<3>> =
+        static NAMES: LazyLock<Prepared> =
             LazyLock::new(|| Prepared::new(X_RATE_LIMIT.map(|name| (name, None))));
 
         // Not one layer's in one form and another's in the other.
@@ -251,17 +251,13 @@ impl Announcement {
             }
         }
         if self.x_rate_limit {
-            let values = [
-                lasting(self.limit.into()),
-                number(self.remaining.into()),
-                lasting(self.reset),
-            ];
+            let (limit, remaining) = (self.limit.into(), self.remaining.into());
             if headers.is_empty() {
-                *headers = NAMES.with(values);
+                *headers = NAMES.with([limit, remaining, self.reset]);
             } else {
-                for (name, value) in X_RATE_LIMIT.into_iter().zip(values) {
-                    headers.insert(name, value);
-                }
+                headers.insert(X_RATELIMIT_LIMIT, lasting(limit));
+                headers.insert(X_RATELIMIT_REMAINING, number(remaining));
+                headers.insert(X_RATELIMIT_RESET, lasting(self.reset));
             }
         }
         self.flag(headers);

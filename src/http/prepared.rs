@@ -1,44 +1,96 @@
-use std::mem;
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// A header map of which `N` values are still to come, with the names of all hashed already.
-///
-/// A map hashes each name that is put into it, byte by byte: most of what it takes to add headers.
-/// A copy hashes none.
-pub(super) struct Prepared<const N: usize> {
-    map: HeaderMap,
-    /// Which of the values to come belongs to each place of the map.
-    places: Box<[Option<usize>]>,
+use super::number::number;
+
+thread_local! {
+    static LAST: RefCell<[Option<Filled>; KEPT]> = const { RefCell::new([const { None }; KEPT]) };
 }
 
-impl<const N: usize> Prepared<N> {
-    /// A map of these names, `N` of them without a value.
+/// How many maps each thread keeps, as it filled them in last.
+const KEPT: usize = 4;
+
+/// Some of them are the same in most responses.
+type Numbers = [u64; 3];
+
+/// A header map of which three numbers are still to come.
+///
+/// A map hashes each name that is put into it, byte by byte: most of what it takes to add headers.
+/// A copy hashes none. What is copied is what the thread filled in last, in which most numbers are
+/// right already.
+pub(super) struct Prepared {
+    map: HeaderMap,
+    /// Which of the map's values are the numbers.
+    places: [usize; 3],
+    /// Which one this is.
+    id: usize,
+}
+
+struct Filled {
+    id: usize,
+    numbers: Numbers,
+    map: HeaderMap,
+}
+
+impl Prepared {
+    /// A map of these names. Three have no value yet.
     pub(super) fn new<const M: usize>(headers: [(HeaderName, Option<HeaderValue>); M]) -> Self {
-        let to_come = headers.iter().filter(|(_, value)| value.is_none());
-        let to_come: Vec<_> = to_come.map(|(name, _)| name.clone()).collect();
-        debug_assert_eq!(to_come.len(), N);
-        let nothing = HeaderValue::from_static("");
-        let headers = headers.into_iter();
-        let map: HeaderMap = headers
-            .map(|(name, value)| (name, value.unwrap_or_else(|| nothing.clone())))
+        static MADE: AtomicUsize = AtomicUsize::new(0);
+        let to_come: Vec<_> = headers
+            .iter()
+            .filter(|(_, value)| value.is_none())
+            .map(|(name, _)| name.clone())
             .collect();
-        let place = |key| to_come.iter().position(|name| name == key);
+        let zero = HeaderValue::from_static("0");
+        let map: HeaderMap = headers
+            .into_iter()
+            .map(|(name, value)| (name, value.unwrap_or_else(|| zero.clone())))
+            .collect();
+        let place = |number: usize| map.keys().position(|name| *name == to_come[number]);
         Self {
-            places: map.keys().map(place).collect(),
+            places: [0, 1, 2].map(|number| place(number).expect("it was put there")),
             map,
+            id: MADE.fetch_add(1, Ordering::Relaxed),
         }
     }
 
-    /// A copy with these values, in the order of their names.
-    pub(super) fn with(&self, mut values: [HeaderValue; N]) -> HeaderMap {
-        let mut map = self.map.clone();
-        for (place, value) in map.values_mut().zip(&self.places) {
-            if let Some(value) = *value {
-                mem::swap(place, &mut values[value]);
+    /// A copy with these numbers, in the order of their names.
+    pub(super) fn with(&self, numbers: Numbers) -> HeaderMap {
+        let copy = LAST.try_with(|last| {
+            let last = &mut last.borrow_mut()[self.id % KEPT];
+            let filled = match last {
+                Some(filled) if filled.id == self.id => filled,
+                _ => last.insert(self.zeros()),
+            };
+            self.fill(filled, numbers);
+            filled.map.clone()
+        });
+        copy.unwrap_or_else(|_| {
+            let mut filled = self.zeros();
+            self.fill(&mut filled, numbers);
+            filled.map
+        })
+    }
+
+    fn zeros(&self) -> Filled {
+        Filled {
+            id: self.id,
+            numbers: [0; 3],
+            map: self.map.clone(),
+        }
+    }
+
+    fn fill(&self, filled: &mut Filled, numbers: Numbers) {
+        let known = filled.numbers.iter_mut().zip(&self.places);
+        for ((known, place), new) in known.zip(numbers) {
+            if *known != new {
+                let mut values = filled.map.values_mut();
+                *values.nth(*place).expect("it is there") = number(new);
+                *known = new;
             }
         }
-        map
     }
 }
 
@@ -52,18 +104,25 @@ mod tests {
     #[test]
     fn each_name_has_its_own_value_every_time() {
         let get = HeaderValue::from_static("GET");
-        let prepared = Prepared::new([
-            (RETRY_AFTER, None),
-            (ALLOW, Some(get)),
-            (X_RATELIMIT_LIMIT, None),
-            (AGE, None),
-        ]);
-        for values in [["1", "2", "3"], ["4", "5", "6"]] {
-            let headers = prepared.with(values.map(HeaderValue::from_static));
-            let names = [&RETRY_AFTER, &X_RATELIMIT_LIMIT, &AGE];
-            assert_eq!(names.map(|name| &headers[name]), values);
-            assert_eq!(headers[ALLOW], "GET");
-            assert_eq!(headers.len(), names.len() + 1);
+        let prepared = || {
+            Prepared::new([
+                (RETRY_AFTER, None),
+                (ALLOW, Some(get.clone())),
+                (X_RATELIMIT_LIMIT, None),
+                (AGE, None),
+            ])
+        };
+        // More than are kept.
+        let several: Vec<_> = (0..=KEPT).map(|_| prepared()).collect();
+        for numbers in [[0, 0, 1], [1, 2, 3], [1, 20_000, 3], [1, 20_000, 0]] {
+            for prepared in &several {
+                let headers = prepared.with(numbers);
+                let names = [&RETRY_AFTER, &X_RATELIMIT_LIMIT, &AGE];
+                let values = names.map(|name| headers[name].to_str().unwrap());
+                assert_eq!(values.map(str::parse), numbers.map(Ok));
+                assert_eq!(headers[ALLOW], "GET");
+                assert_eq!(headers.len(), names.len() + 1);
+            }
         }
     }
 }

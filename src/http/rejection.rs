@@ -9,7 +9,7 @@ use super::body::RejectionBody;
 use super::config::Config;
 use super::fixed::{Denial, NO_STORE, PROBLEM_JSON};
 use super::header::{Announcement, GRPC_RETRY_PUSHBACK_MS, ResponseHeaders, seconds};
-use super::number::{lasting, number};
+use super::number::lasting;
 use crate::decision::Decision;
 
 /// gRPC status codes: <https://grpc.io/docs/guides/status-codes/>.
@@ -95,8 +95,8 @@ pub(super) fn complete_response(
     *response.status_mut() = config.status(decision);
     *response.headers_mut() = denial.headers.with([
         retry_after,
-        number(decision.remaining().into()),
-        lasting(seconds(decision.reset_after())),
+        decision.remaining().into(),
+        seconds(decision.reset_after()),
     ]);
     response
 }
@@ -106,7 +106,7 @@ fn usual_denial<'a>(
     config: &'a Config,
     decision: &Decision<'_>,
     request: &HeaderMap,
-) -> Option<(&'a Denial, HeaderValue)> {
+) -> Option<(&'a Denial, u64)> {
     let is_special = config.headers != ResponseHeaders::default()
         || decision.is_degraded()
         || grpc_content_type(request).is_some();
@@ -142,14 +142,15 @@ pub(super) fn complete(config: &Config, decision: &Decision<'_>, headers: &mut H
     // Unless it says so already.
     headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
     if let Some(retry_after) = retry_after(decision) {
-        headers.entry(RETRY_AFTER).or_insert(retry_after);
+        headers.entry(RETRY_AFTER).or_insert(lasting(retry_after));
     }
     Announcement::new(decision, config.headers, &config.fixed, false).write_to(headers);
 }
 
-fn retry_after(decision: &Decision<'_>) -> Option<HeaderValue> {
+/// How many seconds to wait.
+fn retry_after(decision: &Decision<'_>) -> Option<u64> {
     let wait = decision.retry_after()?;
-    Some(lasting(seconds(wait).max(1)))
+    Some(seconds(wait).max(1))
 }
 
 /// The response to a request whose identity cannot be told. The reason is not the client's to know.
