@@ -9,7 +9,7 @@ use std::mem;
 use std::pin::Pin;
 #[cfg(feature = "redis")]
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -24,7 +24,11 @@ const MOST: usize = 65_536;
 
 /// For each runtime those that wait in it, since no runtime waits for another.
 #[derive(Default)]
-pub(crate) struct Deadlines(Mutex<Vec<Arc<Line>>>);
+pub(crate) struct Deadlines {
+    /// Mostly there is no other.
+    first: OnceLock<Arc<Line>>,
+    others: Mutex<Vec<Arc<Line>>>,
+}
 
 /// Those that wait in one runtime, in the order in which their time is up.
 pub(crate) struct Line {
@@ -57,14 +61,20 @@ impl Deadlines {
         instant: Instant,
         context: &mut Context<'_>,
     ) -> Poll<()> {
-        let deadline = deadline.get_or_insert_with(|| {
-            let shared = Handle::try_current()
-                .ok()
-                .and_then(|runtime| self.share(&runtime, instant, context.waker()));
-            shared.unwrap_or_else(|| Deadline::Own(Box::pin(sleep_until(instant))))
-        });
-        // A new one too: its runtime may be ending.
-        deadline.poll(context)
+        if let Some(deadline) = deadline {
+            return deadline.poll(context);
+        }
+        let shared = Handle::try_current()
+            .ok()
+            .and_then(|runtime| self.share(&runtime, instant, context.waker()));
+        let (new, is_watched) =
+            shared.unwrap_or_else(|| (Deadline::Own(Box::pin(sleep_until(instant))), false));
+        let new = deadline.insert(new);
+        match is_watched {
+            true => Poll::Pending,
+            // Its runtime may be ending.
+            false => new.poll(context),
+        }
     }
 
     /// What is done by that instant.
@@ -80,7 +90,8 @@ impl Deadlines {
         done.await
     }
 
-    fn share(&self, runtime: &Handle, instant: Instant, waker: &Waker) -> Option<Deadline> {
+    /// A deadline that shares a timer, and whether a task already sees to it.
+    fn share(&self, runtime: &Handle, instant: Instant, waker: &Waker) -> Option<(Deadline, bool)> {
         let line = self.line(runtime.id());
         let mut waiting = line.waiting();
         let last = waiting.last().unwrap_or(instant);
@@ -98,19 +109,20 @@ impl Deadlines {
             // A runtime that is ending drops it at once.
             runtime.spawn(Watch { line, done }.run());
         }
-        Some(Deadline::Shared { line, number })
+        Some((Deadline::Shared { line, number }, is_watched))
     }
 
     fn line(&self, runtime: Id) -> Arc<Line> {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = self.first.get_or_init(|| Arc::new(Line::new(runtime)));
+        if first.runtime == runtime {
+            return first.clone();
+        }
+        let mut lines = self.others.lock().unwrap_or_else(PoisonError::into_inner);
         let known = lines.iter().find(|line| line.runtime == runtime);
         known.cloned().unwrap_or_else(|| {
             // Those of runtimes that have ended are in nobody's use.
             lines.retain(|line| line.waiting().is_watched);
-            let new = Arc::new(Line {
-                runtime,
-                waiting: Mutex::default(),
-            });
+            let new = Arc::new(Line::new(runtime));
             lines.push(new.clone());
             new
         })
@@ -118,6 +130,13 @@ impl Deadlines {
 }
 
 impl Line {
+    fn new(runtime: Id) -> Self {
+        Self {
+            runtime,
+            waiting: Mutex::default(),
+        }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }

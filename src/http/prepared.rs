@@ -118,7 +118,7 @@ mod tests {
             for prepared in &several {
                 let headers = prepared.with(numbers);
                 let names = [&RETRY_AFTER, &X_RATELIMIT_LIMIT, &AGE];
-                let values = names.map(|name| headers[name].to_str().unwrap());
+                let values = names.map(|name| headers[name].to_str().expect("digits"));
                 assert_eq!(values.map(str::parse), numbers.map(Ok));
                 assert_eq!(headers[ALLOW], "GET");
                 assert_eq!(headers.len(), names.len() + 1);

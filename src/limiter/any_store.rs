@@ -1,27 +1,48 @@
 use std::any::Any;
 use std::ops::Deref;
+use std::task::{Context, Poll};
 
 use crate::quota::Status;
-use crate::store::{Check, LocalStore, Outcome, Store};
+#[cfg(feature = "redis")]
+use crate::store::redis::{self, RedisStore};
+use crate::store::{BoxFuture, Check, LocalStore, Outcome, OwnedCheck, Store, StoreError, Verdict};
 
 /// A store of any kind. The one in the process is known, since it decides faster than it could be
-/// asked.
+/// asked, and the one in Redis, since it keeps what it was asked.
 pub(super) enum AnyStore {
     Local(LocalStore),
+    #[cfg(feature = "redis")]
+    Redis(RedisStore),
     Other(Box<dyn Store>),
+}
+
+/// A store's answer: there already, or to be waited for.
+pub(super) enum Asking {
+    Known(Result<Verdict, StoreError>),
+    Waiting(Waiting),
+}
+
+/// A check that waits for its answer.
+pub(super) enum Waiting {
+    #[cfg(feature = "redis")]
+    Redis(redis::Answer),
+    Other(OwnedCheck, BoxFuture<Result<Verdict, StoreError>>),
 }
 
 impl AnyStore {
     pub(super) fn new(store: impl Store) -> Self {
-        let mut store = Some(store);
-        let any: &mut dyn Any = &mut store;
-        match any
-            .downcast_mut::<Option<LocalStore>>()
-            .and_then(Option::take)
-        {
-            Some(local) => Self::Local(local),
-            None => Self::Other(Box::new(store.expect("it is no local store"))),
+        fn known<S: 'static>(store: &mut dyn Any) -> Option<S> {
+            store.downcast_mut::<Option<S>>()?.take()
         }
+        let mut store = Some(store);
+        if let Some(local) = known(&mut store) {
+            return Self::Local(local);
+        }
+        #[cfg(feature = "redis")]
+        if let Some(redis) = known(&mut store) {
+            return Self::Redis(redis);
+        }
+        Self::Other(Box::new(store.expect("it is another")))
     }
 
     /// What there is to tell where the store in the process has decided.
@@ -29,15 +50,46 @@ impl AnyStore {
     pub(super) fn decide_one(&self, check: &Check<'_>) -> Option<Status> {
         match self {
             Self::Local(local) => local.decide_one(check),
-            Self::Other(_) => None,
+            _ => None,
         }
     }
 
     /// Asks after [`decide_one`](AnyStore::decide_one) did not decide.
-    pub(super) fn check_undecided(&self, check: &Check<'_>) -> Outcome {
-        match self {
+    pub(super) fn ask(&self, check: &Check<'_>) -> Asking {
+        let outcome = match self {
             Self::Local(local) => local.check_row(check),
+            #[cfg(feature = "redis")]
+            Self::Redis(redis) => {
+                return match redis.ask(check) {
+                    redis::Asked::Known(result) => Asking::Known(result),
+                    redis::Asked::Pending(answer) => Asking::Waiting(Waiting::Redis(answer)),
+                };
+            }
             Self::Other(other) => other.check(check),
+        };
+        match outcome {
+            Outcome::Ready(result) => Asking::Known(result),
+            Outcome::Pending(answer) => Asking::Waiting(Waiting::Other(check.into_owned(), answer)),
+        }
+    }
+}
+
+impl Waiting {
+    /// What is waited for, without what was carried to the store.
+    pub(super) fn check(&self) -> Check<'_> {
+        let check = match self {
+            #[cfg(feature = "redis")]
+            Self::Redis(answer) => answer.check(),
+            Self::Other(check, _) => check.borrow(),
+        };
+        check.carrying(None)
+    }
+
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Verdict, StoreError>> {
+        match self {
+            #[cfg(feature = "redis")]
+            Self::Redis(answer) => answer.poll(context),
+            Self::Other(_, answer) => answer.as_mut().poll(context),
         }
     }
 }
@@ -48,6 +100,8 @@ impl Deref for AnyStore {
     fn deref(&self) -> &dyn Store {
         match self {
             Self::Local(local) => local,
+            #[cfg(feature = "redis")]
+            Self::Redis(redis) => redis,
             Self::Other(other) => &**other,
         }
     }

@@ -21,7 +21,7 @@ pub(super) struct Held {
     /// Each policy's state, and whether it is marked.
     counts: PerPolicy<(State, bool)>,
     /// What was decided here and may not be in the store.
-    pub(super) carried: Option<Carried>,
+    pub(super) carried: Option<Box<Carried>>,
 }
 
 /// Counts in the process, for while the store is away.
@@ -62,9 +62,9 @@ impl Fallback {
         let marked =
             |(state, marked): &(State, bool)| if *marked { *state } else { State::default() };
         let is_marked = counts.iter().any(|(_, marked)| *marked);
-        let carried = is_marked.then(|| Carried {
-            states: counts.iter().map(marked).collect(),
-            now,
+        let carried = is_marked.then(|| {
+            let states = counts.iter().map(marked).collect();
+            Box::new(Carried { states, now })
         });
         Held { counts, carried }
     }
@@ -91,7 +91,7 @@ impl Fallback {
             let state = quota.rebase(left.states()[policy], verdict.now, now);
             let unchanged = asked.counts[policy].0 == held;
             // What was charged here while the check was under way is still to be carried.
-            let carried = asked.carried.as_ref();
+            let carried = asked.carried.as_deref();
             let carried = carried.is_some_and(|carried| carried.states[policy] == held);
             let mark = marked && !carried;
             let state = match unchanged && !mark {

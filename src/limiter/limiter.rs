@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::any_store::AnyStore;
+use super::any_store::{AnyStore, Asking};
 use super::breaker::LONGEST_WAIT;
 use super::builder::LimiterBuilder;
 use super::claims::Claims;
@@ -134,7 +134,7 @@ impl Limiter {
                 held: None,
                 patient: true,
             };
-            return self.answered(check, asked, shared.store.check_undecided(check));
+            return self.answered(check, asked, shared.store.ask(check));
         }
         let Ok(lane) = shared.lane(check) else {
             let decision = self.degraded(check, true);
@@ -142,31 +142,32 @@ impl Limiter {
             return Checked::Ready(decision);
         };
         let held = lane.as_ref().map(|_| shared.fallback.held(check));
-        let carried = held.as_ref().and_then(|held| held.carried.as_ref());
+        let carried = held.as_ref().and_then(|held| held.carried.as_deref());
         let patience = check.time_left.min(shared.deadline);
         let began = lane.as_ref().map(|(_, began)| *began);
-        let outcome = shared
+        let asking = shared
             .store
-            .check(&check.time_left(patience).asked(began).carrying(carried));
+            .ask(&check.time_left(patience).asked(began).carrying(carried));
         let asked = Asked {
             operation,
             lane,
             held,
             patient: patience == shared.deadline,
         };
-        self.answered(check, asked, outcome)
+        self.answered(check, asked, asking)
     }
 
     #[inline]
-    fn answered<'a>(&self, check: &Check<'a>, asked: Asked, outcome: Outcome) -> Checked<'a> {
-        match outcome {
-            Outcome::Ready(result) => Checked::Ready(self.conclude(check, &asked, &result)),
-            Outcome::Pending(answer) => {
+    fn answered<'a>(&self, check: &Check<'a>, asked: Asked, asking: Asking) -> Checked<'a> {
+        match asking {
+            Asking::Known(result) => Checked::Ready(self.conclude(check, &asked, &result)),
+            Asking::Waiting(waiting) => {
                 if let Some((lane, began)) = &asked.lane {
                     self.shared.sent(lane, *began);
                 }
-                let check = check.time_left(check.time_left.min(self.shared.deadline));
-                Checked::Pending(PendingDecision::new(self.clone(), &check, asked, answer))
+                let patience = check.time_left.min(self.shared.deadline);
+                let pending = PendingDecision::new(self.clone(), asked, waiting, patience);
+                Checked::Pending(pending)
             }
         }
     }

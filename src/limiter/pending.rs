@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout};
 
+use super::any_store::Waiting;
 use super::limiter::{Asked, Limiter};
 use crate::deadlines::Deadline;
 use crate::decision::Decision;
-use crate::store::{BoxFuture, Check, OwnedCheck, StoreError, StoreErrorKind, Verdict};
+use crate::store::{StoreError, StoreErrorKind};
 
 /// A limiter's answer: there already, or pending. `.await` gives the decision in either case.
 #[derive(Debug)]
@@ -75,11 +76,11 @@ pub struct PendingDecision(Box<Pending>);
 
 struct Pending {
     limiter: Limiter,
-    check: OwnedCheck,
     asked: Asked,
-    /// None once it has come, or is waited for no more: then nobody is to be charged for it.
-    answer: Option<BoxFuture<Result<Verdict, StoreError>>>,
+    /// None once the answer has come, or is waited for no more: then nobody is to be charged for it.
+    waiting: Option<Waiting>,
     began: Instant,
+    patience: Duration,
     /// None before it is waited for.
     deadline: Option<Deadline>,
 }
@@ -87,16 +88,16 @@ struct Pending {
 impl PendingDecision {
     pub(super) fn new(
         limiter: Limiter,
-        check: &Check<'_>,
         asked: Asked,
-        answer: BoxFuture<Result<Verdict, StoreError>>,
+        waiting: Waiting,
+        patience: Duration,
     ) -> Self {
         Self(Box::new(Pending {
             limiter,
-            check: check.into_owned(),
             began: asked.began().unwrap_or_else(Instant::now),
             asked,
-            answer: Some(answer),
+            waiting: Some(waiting),
+            patience,
             deadline: None,
         }))
     }
@@ -108,28 +109,29 @@ impl Future for PendingDecision {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Decision<'static>> {
         let Pending {
             limiter,
-            check,
             asked,
-            answer,
+            waiting,
             began,
+            patience,
             deadline,
         } = &mut *self.0;
-        let check = check.borrow();
-        let waited_for = answer.as_mut().expect("polled after it was done");
-        let result = match waited_for.as_mut().poll(cx) {
+        let waited_for = waiting.as_mut().expect("polled after it was done");
+        let result = match waited_for.poll(cx) {
             Poll::Ready(result) => result,
             Poll::Pending => {
                 // What no clock will ever show is no deadline.
-                let Some(end) = began.checked_add(check.time_left) else {
+                let Some(end) = began.checked_add(*patience) else {
                     return Poll::Pending;
                 };
                 ready!(limiter.shared.deadlines.poll(deadline, end, cx));
                 Err(StoreErrorKind::TimedOut.into())
             }
         };
-        (*answer, *deadline) = (None, None);
         limiter.shared.meter.waited(began.elapsed());
-        Poll::Ready(limiter.conclude(&check, asked, &result).into_owned())
+        let decision = limiter.conclude(&waited_for.check(), asked, &result);
+        let decision = decision.into_owned();
+        (*waiting, *deadline) = (None, None);
+        Poll::Ready(decision)
     }
 }
 

@@ -110,7 +110,7 @@ impl<'a> Check<'a> {
             scope: self.scope.clone(),
             cost: self.cost,
             time_left: self.time_left,
-            carried: self.carried.cloned(),
+            carried: self.carried.cloned().map(Box::new),
             share: self.share,
         }
     }
@@ -223,7 +223,8 @@ pub struct OwnedCheck {
     scope: Scope,
     cost: u32,
     time_left: Duration,
-    carried: Option<Carried>,
+    /// Boxed, as it is seldom there.
+    carried: Option<Box<Carried>>,
     share: u32,
 }
 
@@ -237,7 +238,7 @@ impl OwnedCheck {
             cost: self.cost,
             time_left: self.time_left,
             asked: None,
-            carried: self.carried.as_ref(),
+            carried: self.carried.as_deref(),
             share: self.share,
         }
     }

@@ -9,7 +9,7 @@ mod check;
 mod error;
 mod local;
 #[cfg(feature = "redis")]
-mod redis;
+pub(crate) mod redis;
 mod verdict;
 
 use std::fmt;

@@ -135,6 +135,9 @@ impl Table {
         for policy in check.limits.policies() {
             let key = Key(hash ^ policy.fingerprint());
             let count = self.find(key).map_or(Count::NOTHING, |place| {
+                if let Some(seen) = place.slot.compact(key) {
+                    return seen.count();
+                }
                 let _locked = place.bucket.lock();
                 if place.slot.has(key) {
                     place.look()

@@ -6,36 +6,16 @@ use std::iter;
 use std::time::Duration;
 
 use smallvec::SmallVec;
-use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::denials::Denials;
 use super::pace::Pace;
 use super::script::{Charged, Flaw, Group, Keys, Operation, Question};
-use super::subject::Subject;
-use crate::store::{Check, OwnedCheck, StoreError, StoreErrorKind, Verdict};
-
-/// A check, a refund or a reset that waits for its answer.
-pub(super) struct Waiter {
-    pub(super) operation: Operation,
-    pub(super) check: OwnedCheck,
-    pub(super) subject: Subject,
-    /// How long it waits in all, and until when.
-    pub(super) patience: Duration,
-    pub(super) until: Instant,
-    /// Whether to try even a server that has just failed.
-    pub(super) probes: bool,
-    /// How often the server said that it did not run it.
-    pub(super) refusals: u32,
-    /// Whether a node of the cluster is asked for keys that it is about to own.
-    pub(super) asking: bool,
-    /// Which slot of the cluster the keys are in; 0 where there is no cluster.
-    pub(super) slot: u16,
-    pub(super) sender: oneshot::Sender<Result<Verdict, StoreError>>,
-}
+use super::waiter::Waiter;
+use crate::store::{Check, StoreError, StoreErrorKind, Verdict};
 
 /// Those who ask for the same, and share an entry: mostly one.
-pub(super) type Waiters = SmallVec<[Box<Waiter>; 1]>;
+pub(super) type Waiters = SmallVec<[Waiter; 1]>;
 
 pub(super) struct Sharing {
     waiters: Waiters,
@@ -49,29 +29,6 @@ impl Sharing {
     fn call(&self) -> (u16, bool, usize) {
         let first = &self.waiters[0];
         (first.slot, first.asking, self.earlier)
-    }
-}
-
-impl Waiter {
-    /// Answers. Says whether anybody was still there.
-    pub(super) fn answer(self: Box<Self>, answer: Result<Verdict, StoreError>) -> bool {
-        self.sender.send(answer).is_ok()
-    }
-
-    /// Whether an answer that comes then would come too late. One that has just come is asked for
-    /// all the same: the server may be faster than it was.
-    fn is_hopeless(&self, now: Instant, answered: Instant) -> bool {
-        self.until <= now || self.until < answered && self.until < now + self.patience / 2
-    }
-
-    /// Whether the two can share an entry: they are alike, and so is their patience.
-    fn equals(&self, other: &Self) -> bool {
-        let whole = |waiter: &Self| {
-            let (check, cost) = (waiter.subject.check, waiter.check.borrow().cost);
-            (check, cost, waiter.patience, waiter.asking)
-        };
-        let checks = [self.operation, other.operation] == [Operation::Check; 2];
-        checks && whole(self) == whole(other)
     }
 }
 
@@ -120,7 +77,7 @@ pub(super) struct Call {
 /// Takes waiters off the queue for one round trip, with at most `most_keys` keys in all, but never
 /// fewer than one waiter's. Those that have gone, or would before it is over, are dropped.
 pub(super) fn take(
-    queue: &mut VecDeque<Box<Waiter>>,
+    queue: &mut VecDeque<Waiter>,
     most_keys: usize,
     round_trip: Duration,
 ) -> Vec<Sharing> {
@@ -135,7 +92,7 @@ pub(super) fn take(
     );
     let mut keys = 0;
     while let Some(waiter) = queue.pop_front() {
-        if waiter.sender.is_closed() || waiter.is_hopeless(now, answered) {
+        if waiter.is_gone() || waiter.is_hopeless(now, answered) {
             waiter.answer(Err(StoreErrorKind::TimedOut.into()));
             continue;
         }
@@ -229,7 +186,7 @@ impl Call {
             .max()
     }
 
-    pub(super) fn into_waiters(self) -> impl Iterator<Item = Box<Waiter>> {
+    pub(super) fn into_waiters(self) -> impl Iterator<Item = Waiter> {
         self.waiters.into_iter().flatten()
     }
 
@@ -264,14 +221,14 @@ impl Call {
 }
 
 /// How long after `now` an entry may still be done.
-fn good_for(waiters: &[Box<Waiter>], now: Instant) -> u64 {
+fn good_for(waiters: &[Waiter], now: Instant) -> u64 {
     let until = waiters.iter().map(|waiter| waiter.until).min();
     let good_for = until.unwrap_or(now).saturating_duration_since(now);
     rounded(good_for.as_micros() as u64)
 }
 
 /// Whether waiters clearly ask for what this group's do: the common case, quickly told.
-fn is_alike(waiters: &[Box<Waiter>], good_for: u64, group: &Group, known: &[Box<Waiter>]) -> bool {
+fn is_alike(waiters: &[Waiter], good_for: u64, group: &Group, known: &[Waiter]) -> bool {
     let (check, same) = (waiters[0].check.borrow(), known[0].check.borrow());
     let mut both = waiters.iter().chain(known);
     (waiters[0].operation, check.cost, waiters.len(), good_for)
@@ -281,7 +238,7 @@ fn is_alike(waiters: &[Box<Waiter>], good_for: u64, group: &Group, known: &[Box<
 }
 
 /// What waiters ask for together: how often, for how long, and with all that was counted elsewhere.
-fn group(waiters: &[Box<Waiter>], good_for: u64) -> Group {
+fn group(waiters: &[Waiter], good_for: u64) -> Group {
     let first = waiters[0].check.borrow();
 
     let checks = waiters.iter().map(|waiter| waiter.check.borrow());
@@ -320,7 +277,7 @@ pub(super) struct Undone {
 }
 
 /// Tells waiters why nothing was decided.
-pub(super) fn fail(waiters: impl IntoIterator<Item = Box<Waiter>>, error: &StoreError) {
+pub(super) fn fail(waiters: impl IntoIterator<Item = Waiter>, error: &StoreError) {
     for waiter in waiters {
         waiter.answer(Err(error.clone()));
     }
@@ -353,7 +310,7 @@ async fn hand_out(
             waiter.answer(Ok(Verdict::new(true, now, states)));
             return;
         }
-        if waiter.sender.is_closed() {
+        if waiter.is_gone() {
             continue;
         }
         let check = waiter.check.borrow();

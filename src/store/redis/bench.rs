@@ -7,13 +7,12 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use redis::Value;
-use tokio::sync::oneshot::{Receiver, channel};
 use tokio::time::Instant;
 
-use super::batch::{Waiter, add_keys, calls, take};
+use super::batch::{add_keys, calls, take};
 use super::script::{Keys, Operation, Question, Script, read};
 use super::subject::Subject;
-use super::{StoreError, Verdict};
+use super::waiter::{Answer, Wait, Waiter};
 use crate::store::{Check, OwnedCheck};
 
 const PREFIX: &str = "tollgate";
@@ -26,9 +25,8 @@ pub struct RedisSteps {
 
 /// Checks that wait for a round trip, and those who wait for their answers.
 pub struct Waiting(
-    VecDeque<Box<Waiter>>,
-    #[expect(dead_code, reason = "a check is dropped if nobody waits for it")]
-    Vec<Receiver<Result<Verdict, StoreError>>>,
+    VecDeque<Waiter>,
+    #[expect(dead_code, reason = "a check is dropped if nobody waits for it")] Vec<Answer>,
 );
 
 /// What was asked, and what the server says to it.
@@ -52,23 +50,12 @@ impl RedisSteps {
 
     pub fn waiting(&self, checks: &[OwnedCheck]) -> Waiting {
         let waiting = checks.iter().map(|check| {
-            let (sender, receiver) = channel();
-            let waiter = Box::new(Waiter {
-                operation: Operation::Check,
-                check: check.clone(),
-                subject: Subject::new(&check.borrow()),
-                patience: PATIENCE,
-                until: Instant::now() + PATIENCE,
-                probes: false,
-                refusals: 0,
-                asking: false,
-                slot: 0,
-                sender,
-            });
-            (waiter, receiver)
+            let subject = Subject::new(&check.borrow());
+            let until = Instant::now() + PATIENCE;
+            Wait::new(Operation::Check, check.clone(), subject, PATIENCE, until).begin()
         });
-        let (waiters, receivers) = waiting.unzip();
-        Waiting(waiters, receivers)
+        let (waiters, answers) = waiting.unzip();
+        Waiting(waiters, answers)
     }
 
     /// The calls for all that wait, and their bytes.

@@ -12,12 +12,12 @@ use tokio::time::{Instant, timeout};
 
 use super::Core;
 use super::backoff::Backoff;
-use super::batch::Waiter;
 use super::link::Link;
 use super::refusal::unavailable;
 use super::server::{Server, moved};
 use super::servers::Servers;
 use super::slots::{Address, Range, ranges};
+use super::waiter::Waiter;
 use crate::identity::Identity;
 use crate::random;
 use crate::store::{StoreError, StoreErrorKind};
@@ -60,7 +60,7 @@ struct Node {
 /// Those who wait to be told where to go.
 #[derive(Default)]
 struct Lobby {
-    waiting: VecDeque<Box<Waiter>>,
+    waiting: VecDeque<Waiter>,
     /// Whether the nodes are being asked.
     asking: bool,
     learnt_at: Option<Instant>,
@@ -117,7 +117,7 @@ impl Cluster {
     }
 
     /// Sends a waiter to its slot's node, as soon as that is known.
-    pub(super) fn ask(&self, core: &Arc<Core>, runtime: &Handle, mut waiter: Box<Waiter>) {
+    pub(super) fn ask(&self, core: &Arc<Core>, runtime: &Handle, mut waiter: Waiter) {
         waiter.asking = false;
         let link = {
             let map = self.map();
@@ -129,7 +129,7 @@ impl Cluster {
         }
     }
 
-    fn wait(&self, core: &Arc<Core>, runtime: &Handle, waiter: Box<Waiter>) {
+    fn wait(&self, core: &Arc<Core>, runtime: &Handle, waiter: Waiter) {
         let mut lobby = self.lobby();
         let refusal = if lobby.backoff.is_on() && !lobby.asking && !waiter.probes {
             unavailable("no node of the cluster could be reached a moment ago")
@@ -149,7 +149,7 @@ impl Cluster {
         &self,
         core: &Arc<Core>,
         runtime: &Handle,
-        mut waiter: Box<Waiter>,
+        mut waiter: Waiter,
         address: &Address,
         ask: bool,
     ) {

@@ -17,13 +17,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
-use super::batch::{Call, Sharing, Waiter, calls, fail, take};
+use super::batch::{Call, Sharing, calls, fail, take};
 use super::connection::{Connection, PATIENCE};
 use super::pace::{Pace, others_first};
 use super::queue::Queue;
 use super::refusal::{Refusal, broken, unavailable};
 use super::script::read;
 use super::server::Server;
+use super::waiter::Waiter;
 use crate::store::StoreErrorKind;
 
 /// How often a check is asked again after the server said that it did not run it.
@@ -60,7 +61,7 @@ impl Link {
     }
 
     /// Puts a waiter in the queue, unless it is full.
-    pub(super) fn ask(self: &Arc<Self>, core: &Arc<Core>, runtime: &Handle, waiter: Box<Waiter>) {
+    pub(super) fn ask(self: &Arc<Self>, core: &Arc<Core>, runtime: &Handle, waiter: Waiter) {
         let mut refused = None;
         let driver = self.with_queue(runtime, |queue| {
             if queue.waiting.len() >= core.longest_queue && !waiter.probes {
@@ -173,6 +174,7 @@ impl Driver {
                 Next::Ask(connection) => {
                     let took = connection.round_trip();
                     let (entries, another) = self.with_queue(|queue| {
+                        queue.round_trip = took;
                         let most_keys = queue.share(self.core.most_keys);
                         let entries = take(&mut queue.waiting, most_keys, took);
                         let is_left = queue.has_some_left();
@@ -364,12 +366,7 @@ impl Driver {
 
     /// Sees to waiters whose call the server did not run: they are asked again, unless this was the
     /// last time.
-    fn refused(
-        &self,
-        waiters: impl IntoIterator<Item = Box<Waiter>>,
-        refusal: &Refusal,
-        last: bool,
-    ) {
+    fn refused(&self, waiters: impl IntoIterator<Item = Waiter>, refusal: &Refusal, last: bool) {
         let (core, runtime) = (&self.core, &self.runtime);
         if matches!(refusal, Refusal::NotPrimary(_) | Refusal::Busy(_)) {
             core.servers.unreachable(core, runtime);

@@ -35,22 +35,23 @@ mod slots;
 mod subject;
 #[cfg(all(test, feature = "test-util"))]
 mod tests;
+mod waiter;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use self::batch::Waiter;
 pub use self::builder::RedisStoreBuilder;
 use self::denials::Denials;
 use self::refusal::unavailable;
 use self::script::{Operation, Script};
 use self::servers::Servers;
 use self::subject::Subject;
+pub(crate) use self::waiter::Answer;
+use self::waiter::Wait;
 use super::check;
 use super::{Check, Outcome, Store, StoreError, Verdict};
 use crate::deadlines::Deadlines;
@@ -146,24 +147,41 @@ impl RedisStore {
     }
 }
 
-impl Store for RedisStore {
-    fn check(&self, check: &Check<'_>) -> Outcome {
+/// A store's answer to a check.
+pub(crate) enum Asked {
+    Known(Result<Verdict, StoreError>),
+    Pending(Answer),
+}
+
+impl RedisStore {
+    /// What [`check`](Store::check) does, for those who know how to wait for an [`Answer`].
+    pub(crate) fn ask(&self, check: &Check<'_>) -> Asked {
         let subject = Subject::new(check);
         if let Some(verdict) = self.core.denials.recall(&subject, check) {
             self.core.meter.remembered();
-            return Outcome::Ready(Ok(verdict));
+            return Asked::Known(Ok(verdict));
         }
-        self.core.put(Operation::Check, check, subject, false)
+        match self.core.put(Operation::Check, check, subject, false) {
+            Ok(answer) => Asked::Pending(answer),
+            Err(error) => Asked::Known(Err(error)),
+        }
+    }
+}
+
+impl Store for RedisStore {
+    fn check(&self, check: &Check<'_>) -> Outcome {
+        match self.ask(check) {
+            Asked::Known(result) => Outcome::Ready(result),
+            Asked::Pending(answer) => Outcome::Pending(Box::pin(answer)),
+        }
     }
 
     fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        let subject = Subject::new(check);
-        done(self.core.put(Operation::Refund, check, subject, false))
+        self.core.tell(Operation::Refund, check)
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
-        let subject = Subject::new(check);
-        done(self.core.put(Operation::Reset, check, subject, false))
+        self.core.tell(Operation::Reset, check)
     }
 
     fn lane(&self, check: &Check<'_>) -> usize {
@@ -177,8 +195,13 @@ impl Store for RedisStore {
         };
         let mut probe = check::probe(time_left);
         probe.identity = &identity;
-        let subject = Subject::new(&probe);
-        self.core.put(Operation::Check, &probe, subject, true)
+        match self
+            .core
+            .put(Operation::Check, &probe, Subject::new(&probe), true)
+        {
+            Ok(answer) => Outcome::Pending(Box::pin(answer)),
+            Err(error) => Outcome::Ready(Err(error)),
+        }
     }
 
     fn name(&self) -> &'static str {
@@ -191,14 +214,6 @@ impl fmt::Debug for RedisStore {
         f.debug_struct("RedisStore")
             .field("prefix", &self.core.prefix)
             .finish_non_exhaustive()
-    }
-}
-
-/// A refund or a reset is told that it was done, and no more.
-fn done(outcome: Outcome) -> Outcome<()> {
-    match outcome {
-        Outcome::Ready(result) => Outcome::Ready(result.map(drop)),
-        Outcome::Pending(answer) => Outcome::Pending(Box::pin(async { answer.await.map(drop) })),
     }
 }
 
@@ -215,6 +230,14 @@ struct Core {
 }
 
 impl Core {
+    /// Asks for something that is told to be done, and no more.
+    fn tell(self: &Arc<Self>, operation: Operation, check: &Check<'_>) -> Outcome<()> {
+        match self.put(operation, check, Subject::new(check), false) {
+            Ok(answer) => Outcome::Pending(Box::pin(async { answer.await.map(drop) })),
+            Err(error) => Outcome::Ready(Err(error)),
+        }
+    }
+
     /// Puts a question to the server that has the identity's counts.
     fn put(
         self: &Arc<Self>,
@@ -222,31 +245,20 @@ impl Core {
         check: &Check<'_>,
         subject: Subject,
         probes: bool,
-    ) -> Outcome {
+    ) -> Result<Answer, StoreError> {
         let Ok(runtime) = Handle::try_current() else {
-            return Outcome::Ready(Err(unavailable("RedisStore needs a Tokio runtime")));
+            return Err(unavailable("RedisStore needs a Tokio runtime"));
         };
-        let (sender, receiver) = oneshot::channel();
         let patience = match check.time_left {
             Duration::MAX => UNSAID_PATIENCE,
             said => said.min(LONGEST_PATIENCE),
         };
-        let waiter = Box::new(Waiter {
-            operation,
-            check: check.into_owned(),
-            subject,
-            patience,
-            until: check.asked_at() + patience,
-            probes,
-            refusals: 0,
-            asking: false,
-            slot: self.servers.slot_of(check.identity),
-            sender,
-        });
+        let until = check.asked_at() + patience;
+        let mut wait = Wait::new(operation, check.into_owned(), subject, patience, until);
+        wait.probes = probes;
+        wait.slot = self.servers.slot_of(check.identity);
+        let (waiter, answer) = wait.begin();
         self.servers.ask(self, &runtime, waiter);
-        Outcome::Pending(Box::pin(async {
-            let ended = |_| Err(unavailable("the runtime that asked the server has ended"));
-            receiver.await.unwrap_or_else(ended)
-        }))
+        Ok(answer)
     }
 }

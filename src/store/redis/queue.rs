@@ -7,9 +7,9 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::Instant;
 
 use super::backoff::Backoff;
-use super::batch::Waiter;
 use super::connection::Connection;
 use super::link::Driver;
+use super::waiter::Waiter;
 use crate::random;
 
 /// A server that is no primary is left for whichever is, but not more often: it may stay so, and
@@ -26,15 +26,20 @@ const OVERLAPPING: usize = 4;
 /// So many that wait are worth a round trip.
 const MANY: usize = 16;
 
+/// So many are worth one while the only task hands out the answers of another.
+const PLENTY: usize = 256;
+
 /// What waits in one runtime.
 pub(super) struct Queue {
     pub(super) runtime: Id,
-    pub(super) waiting: VecDeque<Box<Waiter>>,
+    pub(super) waiting: VecDeque<Waiter>,
     /// How many tasks empty it, and those that have done so.
     pub(super) drivers: usize,
     pub(super) idle: Vec<UnboundedSender<Driver>>,
     /// What they share.
     pub(super) connection: Option<Arc<Connection>>,
+    /// How long the server took to answer last.
+    pub(super) round_trip: Duration,
     /// Whether one of them is making a connection.
     pub(super) connecting: bool,
     pub(super) backoff: Backoff,
@@ -50,6 +55,7 @@ impl Queue {
             drivers: 0,
             idle: Vec::new(),
             connection: None,
+            round_trip: Duration::ZERO,
             connecting: false,
             backoff: Backoff::default(),
             followed: None,
@@ -75,11 +81,14 @@ impl Queue {
         if self.drivers == 0 {
             return Some(Duration::ZERO);
         }
+        self.open_connection()?;
+        if self.drivers == 1 && self.waiting.len() >= PLENTY {
+            return Some(Duration::ZERO);
+        }
         // It would wait for the end of one round trip, and then for its own. Others will, too: they
         // are waited for a little, so that the round trips are not all under way with one each.
-        let round_trip = self.open_connection()?.round_trip();
-        let gathering = round_trip / MOST_DRIVERS as u32;
-        (self.drivers < MOST_DRIVERS && patience < 2 * round_trip).then_some(gathering)
+        let gathering = self.round_trip / MOST_DRIVERS as u32;
+        (self.drivers < MOST_DRIVERS && patience < 2 * self.round_trip).then_some(gathering)
     }
 
     /// How many keys to ask for at once: of many that wait, one task leaves some to others.

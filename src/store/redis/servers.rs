@@ -3,7 +3,6 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 
 use super::Core;
-use super::batch::Waiter;
 #[cfg(feature = "redis-cluster")]
 use super::cluster::{self, Cluster};
 use super::link::Link;
@@ -11,6 +10,7 @@ use super::refusal::Refusal;
 use super::server::Server;
 #[cfg(feature = "redis-cluster")]
 use super::slots;
+use super::waiter::Waiter;
 use crate::identity::Identity;
 use crate::store::{StoreError, StoreErrorKind, check};
 
@@ -64,7 +64,7 @@ impl Servers {
     }
 
     /// Sends a waiter to the server that has the identity's counts.
-    pub(super) fn ask(&self, core: &Arc<Core>, runtime: &Handle, waiter: Box<Waiter>) {
+    pub(super) fn ask(&self, core: &Arc<Core>, runtime: &Handle, waiter: Waiter) {
         match self {
             Self::One(links) => {
                 let link = &links[waiter.subject.identity as usize % links.len()];
@@ -80,7 +80,7 @@ impl Servers {
         &self,
         core: &Arc<Core>,
         runtime: &Handle,
-        waiter: Box<Waiter>,
+        waiter: Waiter,
         from: &Server,
         to: &Refusal,
     ) {

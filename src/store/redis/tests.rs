@@ -66,7 +66,12 @@ impl Clocked {
         }
     }
 
-    fn put(&self, operation: Operation, check: &Check<'_>) -> Outcome {
+    fn put<T: 'static>(
+        &self,
+        operation: Operation,
+        check: &Check<'_>,
+        answered: fn(Verdict) -> T,
+    ) -> Outcome<T> {
         let (clocked, check) = (self.clone(), check.into_owned());
         Outcome::Pending(Box::pin(async move {
             let mut connection = clocked.connection;
@@ -76,22 +81,23 @@ impl Clocked {
             set.expect("the clock is set");
             let (core, check) = (&clocked.store.core, check.borrow());
             let subject = Subject::new(&check);
-            core.put(operation, &check, subject, false).wait().await
+            let answer = core.put(operation, &check, subject, false)?;
+            answer.await.map(answered)
         }))
     }
 }
 
 impl Store for Clocked {
     fn check(&self, check: &Check<'_>) -> Outcome {
-        self.put(Operation::Check, check)
+        self.put(Operation::Check, check, |verdict| verdict)
     }
 
     fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        done(self.put(Operation::Refund, check))
+        self.put(Operation::Refund, check, drop)
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
-        done(self.put(Operation::Reset, check))
+        self.put(Operation::Reset, check, drop)
     }
 }
 

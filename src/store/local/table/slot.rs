@@ -159,6 +159,16 @@ pub(super) struct Compact<'a> {
 }
 
 impl Compact<'_> {
+    /// What is in the slot, but how long its bucket takes to fill. A mark may be a moment newer.
+    pub(super) fn count(&self) -> Count {
+        let tag = self.slot.tag.load(Ordering::Relaxed);
+        Count {
+            tag,
+            word: self.word,
+            rest: 0,
+        }
+    }
+
     #[inline]
     pub(super) fn state(&self) -> State {
         State::from_words([self.word >> 12, self.word >> 2 & Count::PART])
