@@ -294,8 +294,10 @@ async fn a_check_that_comes_too_late_voids_no_other() {
     let late = answers[0].as_ref().unwrap_err();
     assert_eq!(late.kind(), StoreErrorKind::TimedOut);
     assert!(answers[1].as_ref().unwrap().is_allowed());
+    let keys = server.keys().await;
+    let of_users = keys.iter().filter(|key| key.contains("{user:"));
     assert_eq!(
-        server.keys().await,
+        of_users.collect::<Vec<_>>(),
         ["tollgate:{user:bob}:default:default:10/1d"]
     );
 }
