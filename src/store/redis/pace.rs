@@ -2,8 +2,9 @@ use std::future::poll_fn;
 use std::task::Poll;
 
 /// After so many answers in a row, those who have them run first. Tokio keeps 256 tasks that are
-/// ready at hand. Of more, some are put aside for as long as there is anything else to do.
-const MANY: usize = 64;
+/// ready at hand. Of more, some are put aside for as long as there is anything else to do. The answers
+/// of several round trips may be handed out at a time.
+const MANY: usize = 32;
 
 /// How fast answers are handed out.
 #[derive(Default)]
