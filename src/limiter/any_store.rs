@@ -4,8 +4,10 @@ use std::task::{Context, Poll};
 
 use crate::quota::Status;
 #[cfg(feature = "redis")]
-use crate::store::redis::{self, RedisStore};
-use crate::store::{BoxFuture, Check, LocalStore, Outcome, OwnedCheck, Store, StoreError, Verdict};
+use crate::store::{Answer, RedisStore};
+use crate::store::{
+    BoxFuture, Check, LocalStore, Outcome, OwnedCheck, Reply, Store, StoreError, Verdict,
+};
 
 /// A store of any kind. The one in the process is known, since it decides faster than it could be
 /// asked, and the one in Redis, since it keeps what it was asked.
@@ -16,16 +18,10 @@ pub(super) enum AnyStore {
     Other(Box<dyn Store>),
 }
 
-/// A store's answer: there already, or to be waited for.
-pub(super) enum Asking {
-    Known(Result<Verdict, StoreError>),
-    Waiting(Waiting),
-}
-
 /// A check that waits for its answer.
 pub(super) enum Waiting {
     #[cfg(feature = "redis")]
-    Redis(redis::Answer),
+    Redis(Answer),
     Other(OwnedCheck, BoxFuture<Result<Verdict, StoreError>>),
 }
 
@@ -55,21 +51,21 @@ impl AnyStore {
     }
 
     /// Asks after [`decide_one`](AnyStore::decide_one) did not decide.
-    pub(super) fn ask(&self, check: &Check<'_>) -> Asking {
+    pub(super) fn ask(&self, check: &Check<'_>) -> Reply<Waiting> {
         let outcome = match self {
             Self::Local(local) => local.check_row(check),
             #[cfg(feature = "redis")]
             Self::Redis(redis) => {
                 return match redis.ask(check) {
-                    redis::Asked::Known(result) => Asking::Known(result),
-                    redis::Asked::Pending(answer) => Asking::Waiting(Waiting::Redis(answer)),
+                    Reply::Known(result) => Reply::Known(result),
+                    Reply::Pending(answer) => Reply::Pending(Waiting::Redis(answer)),
                 };
             }
             Self::Other(other) => other.check(check),
         };
         match outcome {
-            Outcome::Ready(result) => Asking::Known(result),
-            Outcome::Pending(answer) => Asking::Waiting(Waiting::Other(check.into_owned(), answer)),
+            Outcome::Ready(result) => Reply::Known(result),
+            Outcome::Pending(answer) => Reply::Pending(Waiting::Other(check.into_owned(), answer)),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::any_store::{AnyStore, Asking};
+use super::any_store::{AnyStore, Waiting};
 use super::breaker::LONGEST_WAIT;
 use super::builder::LimiterBuilder;
 use super::claims::Claims;
@@ -14,7 +14,7 @@ use super::pending::{Checked, PendingDecision, within};
 use crate::deadlines::Deadlines;
 use crate::decision::Decision;
 use crate::metrics::{Meter, Operation};
-use crate::store::{Check, Outcome, Store, StoreError, StoreErrorKind, Verdict};
+use crate::store::{Check, Outcome, Reply, Store, StoreError, StoreErrorKind, Verdict};
 
 /// A store with a deadline, breakers, a fallback and metrics: everything that decides, and nothing
 /// that knows of HTTP.
@@ -145,7 +145,7 @@ impl Limiter {
         let carried = held.as_ref().and_then(|held| held.carried.as_deref());
         let patience = check.time_left.min(shared.deadline);
         let began = lane.as_ref().map(|(_, began)| *began);
-        let asking = shared
+        let reply = shared
             .store
             .ask(&check.time_left(patience).asked(began).carrying(carried));
         let asked = Asked {
@@ -154,14 +154,14 @@ impl Limiter {
             held,
             patient: patience == shared.deadline,
         };
-        self.answered(check, asked, asking)
+        self.answered(check, asked, reply)
     }
 
     #[inline]
-    fn answered<'a>(&self, check: &Check<'a>, asked: Asked, asking: Asking) -> Checked<'a> {
-        match asking {
-            Asking::Known(result) => Checked::Ready(self.conclude(check, &asked, &result)),
-            Asking::Waiting(waiting) => {
+    fn answered<'a>(&self, check: &Check<'a>, asked: Asked, reply: Reply<Waiting>) -> Checked<'a> {
+        match reply {
+            Reply::Known(result) => Checked::Ready(self.conclude(check, &asked, &result)),
+            Reply::Pending(waiting) => {
                 if let Some((lane, began)) = &asked.lane {
                     self.shared.sent(lane, *began);
                 }

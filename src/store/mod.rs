@@ -9,7 +9,7 @@ mod check;
 mod error;
 mod local;
 #[cfg(feature = "redis")]
-pub(crate) mod redis;
+mod redis;
 mod verdict;
 
 use std::fmt;
@@ -22,6 +22,8 @@ pub use check::{Check, OwnedCheck};
 pub use error::{StoreError, StoreErrorKind};
 pub use local::LocalStore;
 pub(crate) use local::Table;
+#[cfg(feature = "redis")]
+pub(crate) use redis::Answer;
 #[cfg(feature = "bench")]
 pub use redis::bench;
 #[cfg(feature = "redis")]
@@ -112,6 +114,12 @@ macro_rules! pointer {
 }
 
 pointer!(Arc Box);
+
+/// What a store of this crate says to a check, before a future of it is boxed.
+pub(crate) enum Reply<P> {
+    Known(Result<Verdict, StoreError>),
+    Pending(P),
+}
 
 /// A store's answer: there already, or a round trip away.
 pub enum Outcome<T = Verdict> {

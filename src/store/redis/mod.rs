@@ -2,7 +2,8 @@
 //!
 //! A check goes `RedisStore` → `denials` (is it known to be denied?) → `link` (the queue before a
 //! connection, and the task that empties it) → `batch` (many checks, one call) → `script`
-//! (`check.lua`, which decides) and back. `sentinel` and `cluster` say which server to ask.
+//! (`check.lua`, which decides) and back, to the place that its `waiter` has for it. `sentinel` and
+//! `cluster` say which server to ask.
 //!
 //! Three limits of time follow from one, the time that a check says it has left:
 //!
@@ -53,7 +54,7 @@ use self::subject::Subject;
 pub(crate) use self::waiter::Answer;
 use self::waiter::Wait;
 use super::check;
-use super::{Check, Outcome, Store, StoreError, Verdict};
+use super::{Check, Outcome, Reply, Store, StoreError, Verdict};
 use crate::deadlines::Deadlines;
 use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
@@ -147,23 +148,17 @@ impl RedisStore {
     }
 }
 
-/// A store's answer to a check.
-pub(crate) enum Asked {
-    Known(Result<Verdict, StoreError>),
-    Pending(Answer),
-}
-
 impl RedisStore {
     /// What [`check`](Store::check) does, for those who know how to wait for an [`Answer`].
-    pub(crate) fn ask(&self, check: &Check<'_>) -> Asked {
+    pub(crate) fn ask(&self, check: &Check<'_>) -> Reply<Answer> {
         let subject = Subject::new(check);
         if let Some(verdict) = self.core.denials.recall(&subject, check) {
             self.core.meter.remembered();
-            return Asked::Known(Ok(verdict));
+            return Reply::Known(Ok(verdict));
         }
         match self.core.put(Operation::Check, check, subject, false) {
-            Ok(answer) => Asked::Pending(answer),
-            Err(error) => Asked::Known(Err(error)),
+            Ok(answer) => Reply::Pending(answer),
+            Err(error) => Reply::Known(Err(error)),
         }
     }
 }
@@ -171,8 +166,8 @@ impl RedisStore {
 impl Store for RedisStore {
     fn check(&self, check: &Check<'_>) -> Outcome {
         match self.ask(check) {
-            Asked::Known(result) => Outcome::Ready(result),
-            Asked::Pending(answer) => Outcome::Pending(Box::pin(answer)),
+            Reply::Known(result) => Outcome::Ready(result),
+            Reply::Pending(answer) => Outcome::Pending(Box::pin(answer)),
         }
     }
 

@@ -245,6 +245,35 @@ fn a_charge_and_a_refund_both_count() {
 }
 
 #[test]
+fn what_was_decided_by_itself_is_never_read_without_its_mark() {
+    model(|| {
+        let (table, limits) = compact(1);
+        let (before, marked) = read(&table, &limits);
+        assert!(!marked, "the store knows of it");
+        let decided = {
+            let (table, limits) = (table.clone(), limits.clone());
+            move || {
+                table.row(&Check::new(&user(0), &limits)).decide(true);
+            }
+        };
+        let reading = {
+            let (table, limits) = (table.clone(), limits.clone());
+            move || read(&table, &limits)
+        };
+        let ((), (state, marked)) = both(decided, reading);
+        assert!(state == before || marked, "what is new is marked");
+        let (state, marked) = read(&table, &limits);
+        assert!(state != before && marked);
+    });
+}
+
+/// What is kept of a user, and whether it is marked.
+fn read(table: &Table, limits: &Limits) -> (State, bool) {
+    let (_, counts) = table.read(&Check::new(&user(0), limits));
+    counts[0]
+}
+
+#[test]
 fn a_charge_counts_after_a_reset_or_is_forgotten_with_the_others() {
     model(|| {
         let (table, limits) = compact(2);

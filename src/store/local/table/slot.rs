@@ -148,22 +148,24 @@ impl Slot {
         let word = self.word.load(Ordering::Acquire);
         let is_free = word & (Count::COMPACT | Count::HELD) == Count::COMPACT;
         // The tag after the word: the word of another key's count comes with its tag.
-        (is_free && self.has(key)).then_some(Compact { slot: self, word })
+        let tag = self.tag.load(Ordering::Relaxed);
+        let slot = self;
+        (is_free && tag & Count::KEY == key.tag()).then_some(Compact { slot, tag, word })
     }
 }
 
 /// A state that was seen and fits in one word.
 pub(super) struct Compact<'a> {
     slot: &'a Slot,
+    tag: u64,
     word: u64,
 }
 
 impl Compact<'_> {
-    /// What is in the slot, but how long its bucket takes to fill. A mark may be a moment newer.
+    /// What was seen, but not how long the bucket takes to fill. A mark may be newer than the rest.
     pub(super) fn count(&self) -> Count {
-        let tag = self.slot.tag.load(Ordering::Relaxed);
         Count {
-            tag,
+            tag: self.tag,
             word: self.word,
             rest: 0,
         }
