@@ -260,7 +260,7 @@ fn what_was_decided_by_itself_is_never_read_without_its_mark() {
             let (table, limits) = (table.clone(), limits.clone());
             move || read(&table, &limits)
         };
-        let ((), (state, marked)) = both(decided, reading);
+        let ((state, marked), ()) = both(reading, decided);
         assert!(state == before || marked, "what is new is marked");
         let (state, marked) = read(&table, &limits);
         assert!(state != before && marked);
