@@ -24,7 +24,7 @@ const MOST_DRIVERS: usize = 8;
 const OVERLAPPING: usize = 4;
 
 /// So many that wait are worth a round trip.
-const MANY: usize = 16;
+const MANY: usize = 20;
 
 /// So many are worth one while the only task hands out the answers of another.
 const PLENTY: usize = 256;
