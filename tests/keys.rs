@@ -159,15 +159,23 @@ async fn a_key_lives_until_its_count_means_nothing_any_more_and_little_longer() 
 async fn a_key_that_is_charged_again_never_ends_before_its_count() {
     let server = Server::start().await;
     let store = store(&server);
-    // Where the end of a key is moved seldom, and where it is moved each time.
-    for quota in [Quota::per_day(10_000), Quota::per_minute(20)] {
+    // Where the end of a key is moved seldom, often, and each time.
+    for quota in [
+        Quota::per_day(10_000),
+        Quota::per_minute(20),
+        Quota::per_minute(5),
+    ] {
         let (identity, limits) = (Identity::user("alice"), Limits::from(quota));
         let check = Check::new(&identity, &limits);
         let text = quota.to_string().replace(' ', "-");
         let key = format!("tollgate:{{user:alice}}:default:default:{text}");
         let mut ends_of_key = Vec::new();
-        for _ in 0..quota.capacity().min(2_000) {
+        for charge in 1..=quota.capacity().min(2_000) {
             assert!(done(store.check(&check)).await.is_allowed());
+            // The script writes otherwise then.
+            if charge % 3 == 0 {
+                done(store.refund(&check)).await;
+            }
             let (until, ends) = look(&server, &key).await;
             let until: u64 = until.parse().unwrap();
             assert!(until.div_ceil(1_000) <= ends, "{quota}: ends at {ends}");

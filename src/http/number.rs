@@ -69,7 +69,7 @@ fn digits(number: u64) -> &'static str {
 }
 
 /// The first that has to be formatted.
-const FORMATTED: u64 = 10_000;
+pub(super) const FORMATTED: u64 = 10_000;
 
 /// All numbers below, with four digits each.
 static NUMBERS: &str = {

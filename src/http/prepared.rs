@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::number::number;
+use super::number::{FORMATTED, lasting, number};
 
 thread_local! {
     static LAST: RefCell<[Option<Filled>; KEPT]> = const { RefCell::new([const { None }; KEPT]) };
@@ -56,22 +56,30 @@ impl Prepared {
         }
     }
 
-    /// A copy with these numbers, in the order of their names.
+    /// A copy with these numbers, in the order of their names. The second may be another each time.
     pub(super) fn with(&self, numbers: Numbers) -> HeaderMap {
+        let [one, changing, other] = numbers;
+        // One that has memory of its own would have to share it, for one response.
+        let apart = (changing >= FORMATTED).then_some(changing);
+        let kept = [one, apart.map_or(changing, |_| 0), other];
         let copy = LAST.try_with(|last| {
             let last = &mut last.borrow_mut()[self.id % KEPT];
             let filled = match last {
                 Some(filled) if filled.id == self.id => filled,
                 _ => last.insert(self.zeros()),
             };
-            self.fill(filled, numbers);
+            self.fill(filled, kept);
             filled.map.clone()
         });
-        copy.unwrap_or_else(|_| {
+        let mut copy = copy.unwrap_or_else(|_| {
             let mut filled = self.zeros();
-            self.fill(&mut filled, numbers);
+            self.fill(&mut filled, kept);
             filled.map
-        })
+        });
+        if let Some(apart) = apart {
+            set(&mut copy, self.places[1], number(apart));
+        }
+        copy
     }
 
     fn zeros(&self) -> Filled {
@@ -86,12 +94,15 @@ impl Prepared {
         let known = filled.numbers.iter_mut().zip(&self.places);
         for ((known, place), new) in known.zip(numbers) {
             if *known != new {
-                let mut values = filled.map.values_mut();
-                *values.nth(*place).expect("it is there") = number(new);
+                set(&mut filled.map, *place, lasting(new));
                 *known = new;
             }
         }
     }
+}
+
+fn set(map: &mut HeaderMap, place: usize, number: HeaderValue) {
+    *map.values_mut().nth(place).expect("it is there") = number;
 }
 
 #[cfg(test)]
@@ -114,7 +125,7 @@ mod tests {
         };
         // More than are kept.
         let several: Vec<_> = (0..=KEPT).map(|_| prepared()).collect();
-        for numbers in [[0, 0, 1], [1, 2, 3], [1, 20_000, 3], [1, 20_000, 0]] {
+        for numbers in [[0, 0, 1], [1, 2, 3], [1, 20_000, 3], [30_000, 20_001, 0]] {
             for prepared in &several {
                 let headers = prepared.with(numbers);
                 let names = [&RETRY_AFTER, &X_RATELIMIT_LIMIT, &AGE];

@@ -77,7 +77,7 @@ pub struct PendingDecision(Box<Pending>);
 struct Pending {
     limiter: Limiter,
     asked: Asked,
-    /// None once the answer has come, or is waited for no more: then nobody is to be charged for it.
+    /// None once it is decided: nobody is to be charged for an answer that is waited for no more.
     waiting: Option<Waiting>,
     began: Instant,
     patience: Duration,

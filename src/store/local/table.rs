@@ -135,8 +135,10 @@ impl Table {
         for policy in check.limits.policies() {
             let key = Key(hash ^ policy.fingerprint());
             let count = self.find(key).map_or(Count::NOTHING, |place| {
-                if let Some(seen) = place.slot.compact(key) {
-                    return seen.count();
+                // What is marked is carried to a store, so it must be this key's for sure.
+                let seen = place.slot.compact(key).map(|seen| seen.count());
+                if let Some(unmarked) = seen.filter(|count| !count.is_marked(now)) {
+                    return unmarked;
                 }
                 let _locked = place.bucket.lock();
                 if place.slot.has(key) {

@@ -31,14 +31,15 @@
 --            of a microsecond (rest / num) on top
 --   windows  until previous current: when this means nothing any more, and the counts of the
 --            last window and of this one
--- A key ends at the next multiple of its quota's `slack`: of a window's, in the next millisecond. A
--- bucket's may stay for longer, so that most checks need not move its end.
+-- A key ends at the next multiple of its quota's `slack`: mostly in the next millisecond. That of a
+-- bucket whose tokens take whole microseconds may stay for longer, so that most checks need not move
+-- its end.
 -- All numbers are whole and below 2^53, so Lua's doubles are exact. The functions are those of
 -- src/quota/token_bucket.rs and src/quota/window.rs, by the same names. Where those have a state,
 -- these have its numbers; the third of a bucket's is always nil.
 --
 -- Functions are made anew in each call, and to make one takes longer than to run it. So what most
--- entries are is decided first, without any. The others are decided after that, which makes no
+-- entries are is decided first, with two of them. The others are decided after that, which makes no
 -- difference, since no key is in two entries.
 
 local time = redis.call('TIME')
@@ -54,7 +55,8 @@ local whole_number = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0
 
 -- How much longer a bucket's key may stay than its count means something, in microseconds, by the
 -- time in which it fills and that of a token: eight tokens' or an eighth of the whole, whichever is
--- less, but a second at least. A whole number of milliseconds.
+-- less, but a second at least. A whole number of milliseconds. To change it is to change what keys
+-- mean: all that charge one trust that whoever did before has set its end by this.
 local function slack_of(full, token)
   local slack = token < full / 64 and 8 * token or full / 8
   return slack < 1000000 and 1000000 or slack - slack % 1000
@@ -219,7 +221,7 @@ local function token_bucket()
   function bucket.quota(_, burst, num, token_whole, token_part)
     local quota = { burst = burst, num = num, token_whole = token_whole, token_part = token_part }
     quota.full_whole, quota.full_part = price_of(quota, quota.burst)
-    quota.slack = slack_of(quota.full_whole, token_whole)
+    quota.slack = num == 1 and slack_of(quota.full_whole, token_whole) or 1000
     return quota
   end
 

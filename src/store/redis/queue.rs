@@ -26,7 +26,7 @@ const OVERLAPPING: usize = 4;
 /// So many that wait are worth a round trip.
 const MANY: usize = 20;
 
-/// So many are worth one while the only task hands out the answers of another.
+/// So many are worth one while only one task is at work: it most likely hands out answers.
 const PLENTY: usize = 256;
 
 /// What waits in one runtime.

@@ -142,7 +142,7 @@ impl Slot {
         }
     }
 
-    /// Looks at a key's state in order to charge it, if that takes no lock.
+    /// Looks at a key's state, if that takes no lock.
     #[inline]
     pub(super) fn compact(&self, key: Key) -> Option<Compact<'_>> {
         let word = self.word.load(Ordering::Acquire);
@@ -162,7 +162,8 @@ pub(super) struct Compact<'a> {
 }
 
 impl Compact<'_> {
-    /// What was seen, but not how long the bucket takes to fill. A mark may be newer than the rest.
+    /// What was seen, but not how long the bucket takes to fill. If the key was evicted and came back
+    /// meanwhile, it may be another's.
     pub(super) fn count(&self) -> Count {
         Count {
             tag: self.tag,
