@@ -62,35 +62,24 @@ impl Prepared {
         // One that has memory of its own would have to share it, for one response.
         let apart = (changing >= FORMATTED).then_some(changing);
         let kept = [one, apart.map_or(changing, |_| 0), other];
-        let copy = LAST.try_with(|last| {
-            let last = &mut last.borrow_mut()[self.id % KEPT];
-            let filled = match last {
-                Some(filled) if filled.id == self.id => filled,
-                _ => last.insert(self.zeros()),
-            };
-            self.fill(filled, kept);
-            filled.map.clone()
-        });
-        let mut copy = copy.unwrap_or_else(|_| {
-            let mut filled = self.zeros();
-            self.fill(&mut filled, kept);
-            filled.map
-        });
+        let copy = LAST.try_with(|last| self.copy(&mut last.borrow_mut()[self.id % KEPT], kept));
+        let mut copy = copy.unwrap_or_else(|_| self.copy(&mut None, kept));
         if let Some(apart) = apart {
             set(&mut copy, self.places[1], number(apart));
         }
         copy
     }
 
-    fn zeros(&self) -> Filled {
-        Filled {
-            id: self.id,
-            numbers: [0; 3],
-            map: self.map.clone(),
-        }
-    }
-
-    fn fill(&self, filled: &mut Filled, numbers: Numbers) {
+    /// A copy of what was filled in last, after it was filled in with these.
+    fn copy(&self, last: &mut Option<Filled>, numbers: Numbers) -> HeaderMap {
+        let filled = match last {
+            Some(filled) if filled.id == self.id => filled,
+            _ => last.insert(Filled {
+                id: self.id,
+                numbers: [0; 3],
+                map: self.map.clone(),
+            }),
+        };
         let known = filled.numbers.iter_mut().zip(&self.places);
         for ((known, place), new) in known.zip(numbers) {
             if *known != new {
@@ -98,6 +87,7 @@ impl Prepared {
                 *known = new;
             }
         }
+        filled.map.clone()
     }
 }
 

@@ -2,7 +2,6 @@
 //! it would be there, a second at most. So a flood from a denied client costs the server about one
 //! call a second.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,17 +21,10 @@ const LONGEST: Duration = Duration::from_secs(1);
 const BUCKETS: usize = 4_096;
 const PER_BUCKET: usize = 4;
 
-pub(super) struct Denials(Box<[Bucket]>);
+pub(super) struct Denials(Box<[Mutex<Bucket>]>);
 
 #[derive(Default)]
 struct Bucket {
-    /// Whether a denial was ever kept here. Most buckets of most applications are never locked.
-    is_used: AtomicBool,
-    kept: Mutex<Kept>,
-}
-
-#[derive(Default)]
-struct Kept {
     denials: [Option<Box<Denial>>; PER_BUCKET],
     /// When something was last given back: what was asked before may have been denied before that,
     /// though its answer comes later, since round trips overlap.
@@ -51,11 +43,12 @@ struct Denial {
 
 impl Denials {
     pub(super) fn new() -> Self {
-        Self((0..BUCKETS).map(|_| Bucket::default()).collect())
+        Self((0..BUCKETS).map(|_| Mutex::default()).collect())
     }
 
-    fn bucket(&self, identity: u64) -> &Bucket {
-        &self.0[identity as usize % BUCKETS]
+    fn bucket(&self, identity: u64) -> MutexGuard<'_, Bucket> {
+        let bucket = &self.0[identity as usize % BUCKETS];
+        bucket.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The verdict on a check that is sure to be denied.
@@ -66,11 +59,7 @@ impl Denials {
             return None;
         }
         let bucket = self.bucket(subject.identity);
-        if !bucket.is_used.load(Ordering::Relaxed) {
-            return None;
-        }
-        let kept = bucket.kept();
-        let mut denials = kept.denials.iter().flatten();
+        let mut denials = bucket.denials.iter().flatten();
         let mut now = None;
         let denial = denials.find(|denial| {
             denial.subject == *subject
@@ -103,13 +92,11 @@ impl Denials {
             now: verdict.now,
             states: verdict.states.clone(),
         };
-        let bucket = self.bucket(subject.identity);
-        let mut kept = bucket.kept();
-        if kept.forgot.is_some_and(|forgot| asked <= forgot) {
+        let mut bucket = self.bucket(subject.identity);
+        if bucket.forgot.is_some_and(|forgot| asked <= forgot) {
             return;
         }
-        bucket.is_used.store(true, Ordering::Relaxed);
-        let denials = &mut kept.denials;
+        let denials = &mut bucket.denials;
         let same = |kept: &Denial| kept.subject == *subject && kept.cost == check.cost;
         let place = denials
             .iter()
@@ -125,9 +112,9 @@ impl Denials {
 
     /// Forgets what an identity was denied, since something was given back to it.
     pub(super) fn forget(&self, subject: &Subject) {
-        let mut kept = self.bucket(subject.identity).kept();
-        kept.forgot = Some(Instant::now());
-        for place in &mut kept.denials {
+        let mut bucket = self.bucket(subject.identity);
+        bucket.forgot = Some(Instant::now());
+        for place in &mut bucket.denials {
             if place
                 .as_deref()
                 .is_some_and(|kept| kept.subject.identity == subject.identity)
@@ -135,12 +122,6 @@ impl Denials {
                 *place = None;
             }
         }
-    }
-}
-
-impl Bucket {
-    fn kept(&self) -> MutexGuard<'_, Kept> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

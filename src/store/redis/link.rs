@@ -174,7 +174,6 @@ impl Driver {
                 Next::Ask(connection) => {
                     let took = connection.round_trip();
                     let (entries, another) = self.with_queue(|queue| {
-                        queue.round_trip = took;
                         let most_keys = queue.share(self.core.most_keys);
                         let entries = take(&mut queue.waiting, most_keys, took);
                         let is_left = queue.has_some_left();

@@ -146,9 +146,7 @@ impl RedisStore {
         }
         Ok(())
     }
-}
 
-impl RedisStore {
     /// What [`check`](Store::check) does, for those who know how to wait for an [`Answer`].
     pub(crate) fn ask(&self, check: &Check<'_>) -> Reply<Answer> {
         let subject = Subject::new(check);
@@ -156,27 +154,23 @@ impl RedisStore {
             self.core.meter.remembered();
             return Reply::Known(Ok(verdict));
         }
-        match self.core.put(Operation::Check, check, subject, false) {
-            Ok(answer) => Reply::Pending(answer),
-            Err(error) => Reply::Known(Err(error)),
-        }
+        self.core.put(Operation::Check, check, subject, false)
     }
 }
 
 impl Store for RedisStore {
     fn check(&self, check: &Check<'_>) -> Outcome {
-        match self.ask(check) {
-            Reply::Known(result) => Outcome::Ready(result),
-            Reply::Pending(answer) => Outcome::Pending(Box::pin(answer)),
-        }
+        self.ask(check).into()
     }
 
     fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        self.core.tell(Operation::Refund, check)
+        let subject = Subject::new(check);
+        done(self.core.put(Operation::Refund, check, subject, false))
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
-        self.core.tell(Operation::Reset, check)
+        let subject = Subject::new(check);
+        done(self.core.put(Operation::Reset, check, subject, false))
     }
 
     fn lane(&self, check: &Check<'_>) -> usize {
@@ -190,13 +184,10 @@ impl Store for RedisStore {
         };
         let mut probe = check::probe(time_left);
         probe.identity = &identity;
-        match self
-            .core
-            .put(Operation::Check, &probe, Subject::new(&probe), true)
-        {
-            Ok(answer) => Outcome::Pending(Box::pin(answer)),
-            Err(error) => Outcome::Ready(Err(error)),
-        }
+        let subject = Subject::new(&probe);
+        self.core
+            .put(Operation::Check, &probe, subject, true)
+            .into()
     }
 
     fn name(&self) -> &'static str {
@@ -209,6 +200,23 @@ impl fmt::Debug for RedisStore {
         f.debug_struct("RedisStore")
             .field("prefix", &self.core.prefix)
             .finish_non_exhaustive()
+    }
+}
+
+impl From<Reply<Answer>> for Outcome {
+    fn from(reply: Reply<Answer>) -> Self {
+        match reply {
+            Reply::Known(result) => Self::Ready(result),
+            Reply::Pending(answer) => Self::Pending(Box::pin(answer)),
+        }
+    }
+}
+
+/// A refund or a reset is told that it was done, and no more.
+fn done(reply: Reply<Answer>) -> Outcome<()> {
+    match reply {
+        Reply::Known(result) => Outcome::Ready(result.map(drop)),
+        Reply::Pending(answer) => Outcome::Pending(Box::pin(async { answer.await.map(drop) })),
     }
 }
 
@@ -225,14 +233,6 @@ struct Core {
 }
 
 impl Core {
-    /// Asks for something that is told to be done, and no more.
-    fn tell(self: &Arc<Self>, operation: Operation, check: &Check<'_>) -> Outcome<()> {
-        match self.put(operation, check, Subject::new(check), false) {
-            Ok(answer) => Outcome::Pending(Box::pin(async { answer.await.map(drop) })),
-            Err(error) => Outcome::Ready(Err(error)),
-        }
-    }
-
     /// Puts a question to the server that has the identity's counts.
     fn put(
         self: &Arc<Self>,
@@ -240,9 +240,9 @@ impl Core {
         check: &Check<'_>,
         subject: Subject,
         probes: bool,
-    ) -> Result<Answer, StoreError> {
+    ) -> Reply<Answer> {
         let Ok(runtime) = Handle::try_current() else {
-            return Err(unavailable("RedisStore needs a Tokio runtime"));
+            return Reply::Known(Err(unavailable("RedisStore needs a Tokio runtime")));
         };
         let patience = match check.time_left {
             Duration::MAX => UNSAID_PATIENCE,
@@ -254,6 +254,6 @@ impl Core {
         wait.slot = self.servers.slot_of(check.identity);
         let (waiter, answer) = wait.begin();
         self.servers.ask(self, &runtime, waiter);
-        Ok(answer)
+        Reply::Pending(answer)
     }
 }

@@ -38,8 +38,6 @@ pub(super) struct Queue {
     pub(super) idle: Vec<UnboundedSender<Driver>>,
     /// What they share.
     pub(super) connection: Option<Arc<Connection>>,
-    /// How long the server took to answer last.
-    pub(super) round_trip: Duration,
     /// Whether one of them is making a connection.
     pub(super) connecting: bool,
     pub(super) backoff: Backoff,
@@ -55,7 +53,6 @@ impl Queue {
             drivers: 0,
             idle: Vec::new(),
             connection: None,
-            round_trip: Duration::ZERO,
             connecting: false,
             backoff: Backoff::default(),
             followed: None,
@@ -81,14 +78,14 @@ impl Queue {
         if self.drivers == 0 {
             return Some(Duration::ZERO);
         }
-        self.open_connection()?;
+        let round_trip = self.open_connection()?.round_trip();
         if self.drivers == 1 && self.waiting.len() >= PLENTY {
             return Some(Duration::ZERO);
         }
         // It would wait for the end of one round trip, and then for its own. Others will, too: they
         // are waited for a little, so that the round trips are not all under way with one each.
-        let gathering = self.round_trip / MOST_DRIVERS as u32;
-        (self.drivers < MOST_DRIVERS && patience < 2 * self.round_trip).then_some(gathering)
+        let gathering = round_trip / MOST_DRIVERS as u32;
+        (self.drivers < MOST_DRIVERS && patience < 2 * round_trip).then_some(gathering)
     }
 
     /// How many keys to ask for at once: of many that wait, one task leaves some to others.

@@ -81,8 +81,8 @@ impl Clocked {
             set.expect("the clock is set");
             let (core, check) = (&clocked.store.core, check.borrow());
             let subject = Subject::new(&check);
-            let answer = core.put(operation, &check, subject, false)?;
-            answer.await.map(answered)
+            let reply = core.put(operation, &check, subject, false);
+            Outcome::from(reply).wait().await.map(answered)
         }))
     }
 }
