@@ -181,7 +181,6 @@ proptest! {
         let (state, other) = (State::from_words(words), State::from_words(other));
         let (next, _) = quota.step(state, now, cost);
         quota.step(next, now, cost);
-        quota.refund(state, now, cost);
         quota.join(state, other, now);
         quota.rebase(state, now, to);
     }
@@ -203,17 +202,6 @@ proptest! {
             // A window may begin within one period, and counts for two.
             prop_assert!(micros(wait) <= 3 * micros(quota.period()).max(fill_time(quota)));
         }
-    }
-
-    #[test]
-    fn what_is_given_back_at_once_leaves_no_trace((quota, state, now) in states(), share in 0.0..1.0f64) {
-        let look = |state| quota.step(state, now, 0).1;
-        let cost = (f64::from(look(state).remaining()) * share) as u32;
-        let (charged, status) = quota.step(state, now, cost);
-        prop_assert!(status.is_allowed());
-        prop_assert_eq!(look(quota.refund(charged, now, cost)), look(state));
-        let nothing = quota.refund(charged, now, u32::MAX);
-        prop_assert!(look(nothing).remaining() >= look(state).remaining());
     }
 
     #[test]

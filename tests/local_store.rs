@@ -299,31 +299,6 @@ fn with_slow_clock() -> (Limiter, Arc<SlowlyRead>) {
     (Limiter::from(store), clock)
 }
 
-/// A window is charged under a lock, with which the clock is read: so nobody can come between.
-#[test]
-fn one_who_read_the_clock_before_something_was_given_back_is_not_admitted_in_the_past() {
-    let (limiter, clock) = with_slow_clock();
-    let limits = Limits::from(Quota::token_bucket(1, Duration::from_millis(100)));
-    clock.set(1);
-    assert!(is_allowed(&limiter, &user(0), &limits));
-    clock.set(99);
-    let (others, others_clock, others_limits) = (limiter.clone(), clock.clone(), limits.clone());
-    clock.meanwhile(move || {
-        others_clock.set(101);
-        assert!(is_allowed(&others, &user(0), &others_limits));
-        let (who, runtime) = (user(0), tokio::runtime::Builder::new_current_thread());
-        let runtime = { runtime }.build().unwrap();
-        let check = Check::new(&who, &others_limits);
-        runtime.block_on(others.refund(&check)).unwrap();
-        others_clock.set(150);
-    });
-    let held_up = is_allowed(&limiter, &user(0), &limits);
-    // By now, and not by when it read the clock, is when it is admitted.
-    clock.set(199);
-    let next = is_allowed(&limiter, &user(0), &limits);
-    assert_eq!([held_up, next], [true, false]);
-}
-
 #[test]
 fn one_who_was_held_up_after_reading_the_clock_is_not_denied_what_fits() {
     let (limiter, clock) = with_slow_clock();

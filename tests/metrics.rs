@@ -105,7 +105,6 @@ fn decisions_are_counted_by_kind_and_binding_policy() {
             limiter.check(&Check::new(who, &limits)).await;
         }
         limiter.peek(&Check::new(&alice, &limits)).await;
-        limiter.refund(&Check::new(&alice, &limits)).await.unwrap();
         limiter.reset(&Check::new(&alice, &limits)).await.unwrap();
         assert_eq!(
             metrics.moved(),
@@ -115,7 +114,6 @@ fn decisions_are_counted_by_kind_and_binding_policy() {
                 "rate_limit_blocked_total{identity=user,policy=tight} 1",
                 "rate_limit_store_operations_total{operation=check,status=ok,store=local} 4",
                 "rate_limit_store_operations_total{operation=peek,status=ok,store=local} 1",
-                "rate_limit_store_operations_total{operation=refund,status=ok,store=local} 1",
                 "rate_limit_store_operations_total{operation=reset,status=ok,store=local} 1",
             ]
         );

@@ -13,16 +13,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use outage::{
-    LONG, alice, ask, check, counted, counted_of, limiter, quotas, together, until_alone,
-    until_shared,
+    LONG, alice, check, counted, counted_of, limiter, together, until_alone, until_shared,
 };
 use servers::{PATIENCE, Proxy, Server};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tollgate::{
-    Check, Identity, Limiter, Limits, Policy, RedisStore, Store, StoreError, StoreErrorKind,
-};
+use tollgate::{Check, Identity, Limiter, RedisStore, Store, StoreError, StoreErrorKind};
 
 /// A limiter that asks the store every time.
 fn persistent(server: &Server) -> Limiter {
@@ -94,38 +91,6 @@ async fn a_server_that_takes_no_writes_still_denies_and_does_nothing_by_half() {
         assert_eq!(counted_of(&server, &bob, &limits).await, [2; 3], "{says}");
         assert_eq!(server.keys_without_ttl().await, [""; 0]);
         server.command(&["FLUSHALL"]).await;
-    }
-}
-
-#[tokio::test]
-async fn a_refund_gives_back_under_all_policies_or_under_none() {
-    let server = Server::start().await;
-    let [one, other, _] = quotas(10);
-    let [one, other] = [Policy::new("one", one), Policy::new("other", other)];
-    let both = Limits::new([one.clone(), other.clone()]).unwrap();
-    let store = RedisStore::new(&server.url()).unwrap();
-    let alice = alice();
-    for (refuse, says, relent) in REFUSALS {
-        // To be given back in full under one, which takes no memory, and in part under the other.
-        for (most, counts) in [(&other, [1, 3]), (&one, [3, 1])] {
-            let most = Limits::new([most.clone()]).unwrap();
-            ask(&server, &Check::new(&alice, &most).cost(2)).await;
-            let check = Check::new(&alice, &both);
-            ask(&server, &check).await;
-            server.command(refuse).await;
-            // Where what takes no memory comes first, a full server does the rest too.
-            let refunded = store.refund(&check).wait().await;
-            server.command(relent).await;
-            let left = match refunded {
-                Ok(()) => counts.map(|count| count - 1),
-                Err(error) => {
-                    assert_eq!(error.kind(), StoreErrorKind::Rejected, "{says}");
-                    counts
-                }
-            };
-            assert_eq!(counted(&server, &both).await, left, "{says}");
-            store.reset(&check).wait().await.unwrap();
-        }
     }
 }
 

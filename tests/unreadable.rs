@@ -138,7 +138,7 @@ async fn whose_count_is_unreadable_is_limited_here_and_the_breaker_does_not_mind
 }
 
 #[tokio::test]
-async fn a_reset_forgets_what_is_no_count_and_nothing_else_does() {
+async fn only_a_reset_deletes_a_foreign_value() {
     let server = Server::start().await;
     let limits = Limits::from(quotas(10)[0]);
     let [key] = &keys("alice", &limits)[..] else {
@@ -152,7 +152,7 @@ async fn a_reset_forgets_what_is_no_count_and_nothing_else_does() {
         &["RPUSH", key, "a list"],
     ] {
         server.command(command).await;
-        let error = store.refund(&check).wait().await.unwrap_err();
+        let error = store.check(&check).wait().await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Unusable);
         assert_eq!(server.keys().await, [key.as_str()]);
         store.reset(&check).wait().await.unwrap();

@@ -104,11 +104,6 @@ impl Fallback {
         Ok(decision)
     }
 
-    pub(super) fn refund(&self, check: &Check<'_>) {
-        let check = check.shared_by(self.share);
-        self.table.row(&check).refund();
-    }
-
     pub(super) fn reset(&self, check: &Check<'_>) {
         self.table.row(check).clear();
     }

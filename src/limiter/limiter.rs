@@ -235,21 +235,6 @@ impl Limiter {
         &self.shared.claims
     }
 
-    /// Gives back what an earlier check was charged, under every policy of it.
-    ///
-    /// What the fallback counted is given back in any case.
-    ///
-    /// # Errors
-    ///
-    /// If the store did not answer that it did it. It may have.
-    pub async fn refund(&self, check: &Check<'_>) -> Result<(), StoreError> {
-        let shared = &self.shared;
-        shared.fallback.refund(check);
-        let lane = shared.lane(check)?;
-        let outcome = shared.store.refund(&check.time_left(shared.deadline));
-        shared.done(Operation::Refund, lane, outcome).await
-    }
-
     /// Forgets what was counted for the check's identity, scope and policies, in the store and in
     /// the fallback.
     ///

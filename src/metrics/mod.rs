@@ -22,7 +22,6 @@ pub(crate) use off::{Meter, TableMeter, breaker};
 pub(crate) enum Operation {
     Check,
     Peek,
-    Refund,
     Reset,
     Probe,
 }

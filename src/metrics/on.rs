@@ -38,7 +38,7 @@ pub(crate) struct Meter {
     errors: [OnceLock<Counter>; StoreErrorKind::COUNT],
 }
 
-const OPERATIONS: usize = 5;
+const OPERATIONS: usize = 4;
 const OUTCOMES: usize = 3;
 
 impl Operation {
@@ -46,7 +46,6 @@ impl Operation {
         match self {
             Self::Check => "check",
             Self::Peek => "peek",
-            Self::Refund => "refund",
             Self::Reset => "reset",
             Self::Probe => "probe",
         }

@@ -234,18 +234,6 @@ impl Quota {
         }
     }
 
-    /// The state after giving back a cost charged before.
-    ///
-    /// Nothing rises above the full quota: what a bucket has regained by itself since, or a window
-    /// that has ended, is not given back twice. Of a sliding window only this window's count is
-    /// reduced. So a refund is exact when it follows the charge closely, as it should.
-    pub fn refund(&self, state: State, now: u64, cost: u32) -> State {
-        match &self.0 {
-            Kind::TokenBucket(bucket) => bucket.refund(state, now, cost),
-            Kind::Window(window) => window.refund(state, now, cost),
-        }
-    }
-
     /// The more indebted of two states: for a bucket the one that is full later, for windows the
     /// larger count of each window.
     ///

@@ -167,30 +167,17 @@ impl TokenBucket {
         })
     }
 
-    /// Whether a state may have been made later than `now`. If not, it is from `now` or before, or
-    /// makes no difference. One that is as good as none may be what something given back left, or
-    /// the end of a count that made room, and says nothing of when that was.
+    /// Whether a state may have been written later than `now`: at `now` its debt would be a full
+    /// bucket or more. A smaller debt is the same at `now`, whenever it was charged.
     #[inline]
     pub(crate) fn is_ahead(&self, state: State, now: u64) -> bool {
-        state == State::default() || state.until.saturating_sub(now) >= self.full.whole
+        state.until.saturating_sub(now) >= self.full.whole
     }
 
     /// Whether a charge was denied, and will be for as long as that from now on, in microseconds.
     #[inline]
     pub(crate) fn denies_for(&self, charge: &Charge, time: u64) -> bool {
         charge.excess.whole > time
-    }
-
-    pub(super) fn refund(&self, state: State, now: u64, cost: u32) -> State {
-        let (debt, state) = self.debt(state, now);
-        let price = self.price(cost.min(self.burst));
-        if debt == Span::ZERO {
-            state
-        } else if debt <= price {
-            State::default()
-        } else {
-            at(now, self.subtract(debt, price))
-        }
     }
 
     pub(super) fn join(&self, one: State, other: State, now: u64) -> State {

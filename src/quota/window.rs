@@ -68,14 +68,6 @@ impl Window {
         (self.state(charged), self.status(charged, now, 0))
     }
 
-    pub(super) fn refund(&self, state: State, now: u64, cost: u32) -> State {
-        let view = self.view(state, now);
-        self.state(View {
-            current: view.current.saturating_sub(cost),
-            ..view
-        })
-    }
-
     pub(super) fn join(&self, one: State, other: State, now: u64) -> State {
         let (one, other) = (self.view(one, now), self.view(other, now));
         let start = one.start.max(other.start);

@@ -43,10 +43,6 @@ pub trait Store: Send + Sync + 'static {
     /// Decides a check against every policy in it, charging all of them or none.
     fn check(&self, check: &Check<'_>) -> Outcome;
 
-    /// Gives back the cost of an earlier check, under every policy of it, as
-    /// [`Quota::refund`](crate::Quota::refund) does.
-    fn refund(&self, check: &Check<'_>) -> Outcome<()>;
-
     /// Forgets what was counted for the check's identity, scope and policies.
     fn reset(&self, check: &Check<'_>) -> Outcome<()>;
 
@@ -84,10 +80,6 @@ macro_rules! pointer {
         impl<S: Store + ?Sized> Store for $pointer<S> {
             fn check(&self, check: &Check<'_>) -> Outcome {
                 (**self).check(check)
-            }
-
-            fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-                (**self).refund(check)
             }
 
             fn reset(&self, check: &Check<'_>) -> Outcome<()> {

@@ -93,7 +93,7 @@ impl ProgrammableStore {
             .insert(lane, behavior);
     }
 
-    /// How many checks, refunds and resets it was asked for so far; probes not included.
+    /// The number of checks and resets that the store was asked for so far, without probes.
     pub fn calls(&self) -> usize {
         self.0.calls.load(Ordering::SeqCst)
     }
@@ -149,11 +149,6 @@ impl Store for ProgrammableStore {
     fn check(&self, check: &Check<'_>) -> Outcome {
         self.0.calls.fetch_add(1, Ordering::SeqCst);
         self.decide(self.lane(check), |counts| counts.check(check))
-    }
-
-    fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        self.0.calls.fetch_add(1, Ordering::SeqCst);
-        self.perform(self.lane(check), |counts| counts.refund(check))
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {

@@ -88,11 +88,6 @@ impl Store for LocalStore {
         self.check_row(check)
     }
 
-    fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        self.table.row(check).refund();
-        Outcome::Ready(Ok(()))
-    }
-
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
         self.table.row(check).clear();
         Outcome::Ready(Ok(()))

@@ -11,12 +11,15 @@ mod system {
     pub(in super::super) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
     pub(in super::super) use parking_lot::{Mutex, MutexGuard};
+
+    pub(in super::super) use std::thread::yield_now;
 }
 
 #[cfg(all(test, tollgate_loom))]
 mod model {
     pub(in super::super) use loom::sync::MutexGuard;
     pub(in super::super) use loom::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+    pub(in super::super) use loom::thread::yield_now;
 
     #[derive(Default)]
     pub(in super::super) struct Mutex<T>(loom::sync::Mutex<T>);

@@ -172,7 +172,7 @@ impl Call {
         call
     }
 
-    /// How many checks, refunds and resets it asks for.
+    /// The number of checks and resets in the call.
     pub(super) fn len(&self) -> usize {
         self.waiters.iter().map(SmallVec::len).sum()
     }

@@ -12,8 +12,7 @@
 --           and for each policy: its quota, and which of ARGV to join to its counts, or 0
 --         The operations:
 --           1 check   charge `cost`, as many `times` as fit in a row
---           2 refund  give back `cost`
---           3 reset   forget the counts, whatever the keys hold
+--           2 reset   forget the counts, whatever the keys hold
 --         After `valid_until` (microseconds since the Unix epoch) nobody waits for the entries any
 --         more, and they are not done.
 --         The quotas:
@@ -47,7 +46,7 @@ local now = time[1] * 1000000 + time[2]
 
 local call, format = redis.pcall, string.format
 
-local CHECK, REFUND, RESET = 1, 2, 3
+local CHECK, RESET = 1, 2
 local BUCKET, SLIDING = 1, 2
 
 -- How a number is written: '%d' takes a third of the time, where it has 64 bits.
@@ -246,22 +245,6 @@ local function token_bucket()
     return now + whole, part
   end
 
-  function bucket.refund(quota, cost, full_at, rest)
-    local whole, part, full_at, rest = debt(quota, full_at, rest)
-    if whole == 0 and part == 0 then
-      return full_at, rest
-    end
-    local price_whole, price_part = price_of(quota, math.min(cost, quota.burst))
-    if whole < price_whole or (whole == price_whole and part <= price_part) then
-      return 0, 0
-    end
-    whole, part = whole - price_whole, part - price_part
-    if part < 0 then
-      whole, part = whole - 1, part + quota.num
-    end
-    return now + whole, part
-  end
-
   -- The more indebted of two states.
   function bucket.join(quota, one, one_rest, _, other, other_rest)
     local one_whole, one_part, one, one_rest = debt(quota, one, one_rest)
@@ -357,11 +340,6 @@ local function windows()
       return nil
     end
     return state(quota, start, previous, current + cost)
-  end
-
-  function window.refund(quota, cost, ends_at, last, this)
-    local start, previous, current = view(quota, ends_at, last, this)
-    return state(quota, start, previous, max(current - cost, 0))
   end
 
   -- The larger count of each window.
@@ -508,13 +486,8 @@ for other = 1, #others, 3 do
       charged = check()
     else
       for policy = 1, policies do
-        local algorithm = algorithms[policy]
-        local one, two, three = 0, 0, algorithm.third
-        if operation == REFUND then
-          one, two, three = algorithm.refund(quotas[policy], cost,
-            before_first[policy], before_second[policy], before_third[policy])
-        end
-        after_first[policy], after_second[policy], after_third[policy] = one, two, three
+        after_first[policy], after_second[policy], after_third[policy] =
+          0, 0, algorithms[policy].third
       end
     end
     for policy = 1, policies do

@@ -13,8 +13,8 @@ use crate::quota::State;
 use crate::store::verdict::PerPolicy;
 use crate::store::{Check, Verdict};
 
-/// After so long the server is asked again: it may have been flushed, or another process may have
-/// given something back.
+/// After this time the server is asked again: another process may have reset the counts, or an
+/// operator may have flushed the database.
 const LONGEST: Duration = Duration::from_secs(1);
 
 /// How many buckets of how many denials each. One identity's are all in one bucket.
@@ -26,8 +26,8 @@ pub(super) struct Denials(Box<[Mutex<Bucket>]>);
 #[derive(Default)]
 struct Bucket {
     denials: [Option<Box<Denial>>; PER_BUCKET],
-    /// When something was last given back: what was asked before may have been denied before that,
-    /// though its answer comes later, since round trips overlap.
+    /// When a count was last reset. Round trips overlap, so a check that was sent before the reset
+    /// may have been denied before it, and its answer may come later.
     forgot: Option<Instant>,
 }
 
@@ -110,7 +110,7 @@ impl Denials {
         }
     }
 
-    /// Forgets what an identity was denied, since something was given back to it.
+    /// Forgets the denials of an identity whose counts were reset.
     pub(super) fn forget(&self, subject: &Subject) {
         let mut bucket = self.bucket(subject.identity);
         bucket.forgot = Some(Instant::now());
@@ -132,7 +132,7 @@ mod tests {
     use crate::quota::{Limits, Quota};
 
     #[test]
-    fn a_denial_from_before_something_was_given_back_is_not_remembered() {
+    fn denial_from_before_a_reset_is_not_remembered() {
         let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
         let check = Check::new(&alice, &limits);
         let subject = Subject::new(&check);

@@ -163,11 +163,6 @@ impl Store for RedisStore {
         self.ask(check).into()
     }
 
-    fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        let subject = Subject::new(check);
-        done(self.core.put(Operation::Refund, check, subject, false))
-    }
-
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
         let subject = Subject::new(check);
         done(self.core.put(Operation::Reset, check, subject, false))
@@ -212,7 +207,7 @@ impl From<Reply<Answer>> for Outcome {
     }
 }
 
-/// A refund or a reset is told that it was done, and no more.
+/// Converts the answer to a reset, whose verdict says nothing.
 fn done(reply: Reply<Answer>) -> Outcome<()> {
     match reply {
         Reply::Known(result) => Outcome::Ready(result.map(drop)),

@@ -182,8 +182,7 @@ pub(super) struct Group {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operation {
     Check = 1,
-    Refund = 2,
-    Reset = 3,
+    Reset = 2,
 }
 
 /// What the script said.

@@ -92,10 +92,6 @@ impl Store for Clocked {
         self.put(Operation::Check, check, |verdict| verdict)
     }
 
-    fn refund(&self, check: &Check<'_>) -> Outcome<()> {
-        self.put(Operation::Refund, check, drop)
-    }
-
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
         self.put(Operation::Reset, check, drop)
     }
@@ -169,7 +165,6 @@ fn acts() -> impl Strategy<Value = Vec<(i64, Vec<Act>)>> {
     let quotas = quotas().len();
     let operation = prop_oneof![
         8 => Just(Operation::Check),
-        2 => Just(Operation::Refund),
         1 => Just(Operation::Reset),
     ];
     let cost = prop_oneof![
@@ -248,11 +243,6 @@ impl Model {
                     .zip(&states)
                     .map(|(quota, state)| quota.step(*state, now, 0).0);
                 states = looked.collect();
-            }
-            Operation::Refund => {
-                let refunded = keys().zip(&states);
-                let refunded = refunded.map(|(quota, state)| quota.refund(*state, now, act.cost));
-                states = refunded.collect();
             }
             Operation::Reset => states.fill(State::default()),
         }

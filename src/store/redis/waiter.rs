@@ -19,7 +19,7 @@ use crate::store::{Check, OwnedCheck, StoreError, Verdict};
 
 type Answered = Result<Verdict, StoreError>;
 
-/// A check, a refund or a reset that waits for its answer.
+/// A check or a reset that waits for its answer.
 pub(super) struct Waiter {
     wait: Arc<Wait>,
     /// How often the server said that it did not run it.

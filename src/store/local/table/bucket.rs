@@ -68,18 +68,12 @@ impl Bucket {
 }
 
 impl Place<'_> {
-    /// What is in it. To be sure that it stays so, hold it.
+    /// The slot's count, which may change at once unless the slot is held.
     pub(super) fn look(&self) -> Count {
         self.slot.look(self.rest.load(Ordering::Relaxed))
     }
 
-    /// Keeps everybody else from charging it, for whoever has locked the bucket.
-    pub(super) fn hold(&self) -> Count {
-        self.slot.hold();
-        self.look()
-    }
-
-    /// Puts something else into a slot that is held, and lets it go.
+    /// Writes a count into a held slot, and releases the slot.
     pub(super) fn set(&self, count: Count) {
         self.rest.store(count.rest, Ordering::Relaxed);
         self.slot.set(count);

@@ -5,18 +5,21 @@ use smallvec::SmallVec;
 use super::{Bucket, Count, Key, Place, Table};
 use crate::quota::{MAX_POLICIES, State};
 use crate::store::Check;
-use crate::store::local::sync::MutexGuard;
+use crate::store::local::sync::{MutexGuard, yield_now};
 use crate::store::verdict::{PerPolicy, Verdict};
 
 /// Room for both buckets of each of two new counts.
 type Locked<'a> = SmallVec<[MutexGuard<'a, ()>; 4]>;
 
-/// A key's slot, if it has one yet, and what is in it.
+/// A key's slot, if it has one yet, and the slot's count.
 #[derive(Clone, Copy)]
 struct Cell<'a> {
     key: Key,
     found: Option<Place<'a>>,
     count: Count,
+    /// Whether this row holds the slot. A write releases it, after which a charge without the lock
+    /// may hold it.
+    is_held: bool,
 }
 
 /// A slot for a new count, and what is in it.
@@ -46,8 +49,12 @@ impl<'a> Row<'a> {
     ) -> Self {
         let mut cells = PerPolicy::new();
         for key in keys {
-            let (found, count) = (table.find(key), Count::NOTHING);
-            cells.push(Cell { key, found, count });
+            cells.push(Cell {
+                key,
+                found: table.find(key),
+                count: Count::NOTHING,
+                is_held: false,
+            });
         }
         let mut row = Self {
             table,
@@ -104,14 +111,16 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Sees to it that what is locked is not charged without the lock either.
+    /// Holds the slots that were found, which keeps charges without the lock out.
     fn hold(&mut self) {
         for cell in &mut self.cells {
             if let Some(place) = cell.found {
-                cell.count = place.hold();
+                cell.is_held = place.slot.hold();
+                cell.count = place.look();
             }
         }
-        // Not before: whoever charged it last may have read a later time than was then.
+        // Read the clock after holding the slots, so that `now` is not older than a charge that was
+        // made until then.
         self.now = self.table.clock.now();
     }
 
@@ -141,6 +150,7 @@ impl<'a> Row<'a> {
             None if state.is_spent(self.now) => return,
             None => self.make_room(policy),
         };
+        self.cells[policy].is_held = false;
         let quota = self.check.limits.policies()[policy].quota();
         place.set(Count::new(key, quota, state, self.now, mark));
     }
@@ -158,25 +168,13 @@ impl<'a> Row<'a> {
         step.verdict
     }
 
-    /// Gives back what the check was charged: many times over only where this process alone
-    /// decided. A mark stays.
-    pub(crate) fn refund(&mut self) {
-        let check = self.check;
-        for (policy, quota) in check.quotas().enumerate() {
-            let (state, mark) = self.get(policy);
-            let cost = if mark {
-                check.cost_under(quota)
-            } else {
-                check.cost
-            };
-            self.set(policy, quota.refund(state, self.now, cost), mark);
-        }
-    }
-
     /// Forgets every policy's state.
     pub(crate) fn clear(&mut self) {
-        for place in self.cells.iter().filter_map(|cell| cell.found) {
-            place.set(Count::NOTHING);
+        for cell in &mut self.cells {
+            if let Some(place) = cell.found {
+                place.set(Count::NOTHING);
+                cell.is_held = false;
+            }
         }
     }
 
@@ -193,14 +191,15 @@ impl<'a> Row<'a> {
     fn make_room(&mut self, policy: usize) -> Place<'a> {
         loop {
             let room = self.room(policy);
-            // Whose it was may be charged at this moment.
-            if room.place.slot.hold_if(room.count) {
+            // The exchange fails if the victim has been charged without the lock since.
+            if room.place.slot.hold_if(room.count.word()) {
                 if !room.count.state().is_spent(self.now) {
                     self.table.meter.evicted();
                 }
                 self.cells[policy].found = Some(room.place);
                 return room.place;
             }
+            yield_now();
         }
     }
 
@@ -248,11 +247,13 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Holds nobody up any more.
+/// Releases the slots that the row still holds.
 impl Drop for Row<'_> {
     fn drop(&mut self) {
-        for place in self.cells.iter().filter_map(|cell| cell.found) {
-            place.slot.let_go();
+        for cell in self.cells.iter().filter(|cell| cell.is_held) {
+            if let Some(place) = cell.found {
+                place.slot.release();
+            }
         }
     }
 }

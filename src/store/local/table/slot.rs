@@ -1,9 +1,11 @@
-//! One count, and how it is charged without a lock.
+//! One slot of the table, and how its count is charged without the bucket's lock.
 //!
-//! All that changes of most token buckets fits in one word, which is compared and exchanged. Whatever
-//! needs more than that locks the bucket and then holds the slot, so that nobody charges it meanwhile.
+//! The state of most token buckets fits in one word. A charge exchanges that word for the same word
+//! with [`Count::HELD`] set, compares the tag, and stores the new word: three accesses to one cache
+//! line. Operations that need more lock the bucket first and then hold the slot, which keeps charges
+//! without the lock out.
 
-use super::super::sync::{AtomicU64, Ordering};
+use super::super::sync::{AtomicU64, Ordering, yield_now};
 use super::Key;
 use crate::quota::{Quota, State, TokenBucket};
 
@@ -41,7 +43,8 @@ impl Count {
     const PART: u64 = (1 << 10) - 1;
     /// The word has all of the state that changes.
     const COMPACT: u64 = 2;
-    /// By whoever has locked the bucket.
+    /// Exactly one thread may write the slot: one that holds the bucket's lock, or a charge without
+    /// the lock, for the few instructions between its exchange and its store.
     const HELD: u64 = 1;
 
     pub(super) fn new(key: Key, quota: &Quota, state: State, now: u64, mark: bool) -> Self {
@@ -75,6 +78,11 @@ impl Count {
             _ => self.word >> 2 & Self::PART,
         };
         State::from_words([self.word >> 12, rest])
+    }
+
+    /// The word of the slot, without [`Count::HELD`].
+    pub(super) fn word(&self) -> u64 {
+        self.word
     }
 
     pub(super) fn is_marked(&self, now: u64) -> bool {
@@ -112,42 +120,56 @@ impl Slot {
         }
     }
 
-    /// Keeps everybody else from charging it, for whoever has locked the bucket.
-    pub(super) fn hold(&self) {
-        if self.word.load(Ordering::Relaxed) & Count::COMPACT != 0 {
-            self.word.fetch_or(Count::HELD, Ordering::Acquire);
+    /// Holds the slot if its count can be charged without the lock, and says whether it did. The
+    /// caller has locked the bucket, so only such a charge can be in the way, and that ends after a
+    /// few instructions.
+    pub(super) fn hold(&self) -> bool {
+        loop {
+            let word = self.word.load(Ordering::Relaxed);
+            if word & Count::COMPACT == 0 {
+                return false;
+            }
+            if word & Count::HELD == 0 && self.hold_if(word) {
+                return true;
+            }
+            yield_now();
         }
     }
 
-    /// Holds the slot if it is still as it was seen.
-    pub(super) fn hold_if(&self, seen: Count) -> bool {
-        let (held, order) = (seen.word | Count::HELD, Ordering::Acquire);
+    /// Holds the slot if its word is still `word` and no other thread holds it.
+    #[inline]
+    pub(super) fn hold_if(&self, word: u64) -> bool {
+        let (held, order) = (word | Count::HELD, Ordering::Acquire);
         self.word
-            .compare_exchange(seen.word, held, order, Ordering::Relaxed)
+            .compare_exchange(word, held, order, Ordering::Relaxed)
             .is_ok()
     }
 
-    /// Puts a count into a slot that is held, but for the rest, which is beside it; and lets it go.
+    /// Whether another thread holds the slot.
+    pub(super) fn is_held(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & Count::HELD != 0
+    }
+
+    /// Writes a count, except for its rest, into a held slot, and releases the slot.
     pub(super) fn set(&self, count: Count) {
         self.tag.store(count.tag, Ordering::Relaxed);
-        // Whoever sees this sees the others too.
+        // Release: a thread that sees this word sees its tag and its rest too.
         self.word.store(count.word, Ordering::Release);
     }
 
-    /// Lets a slot go that may be held.
-    pub(super) fn let_go(&self) {
+    /// Releases a held slot.
+    pub(super) fn release(&self) {
         let word = self.word.load(Ordering::Relaxed);
-        if word & Count::HELD != 0 {
-            self.word.store(word & !Count::HELD, Ordering::Release);
-        }
+        self.word.store(word & !Count::HELD, Ordering::Release);
     }
 
-    /// Looks at a key's state, if that takes no lock.
+    /// Loads a key's state if it fits in one word and no thread holds the slot.
     #[inline]
     pub(super) fn compact(&self, key: Key) -> Option<Compact<'_>> {
         let word = self.word.load(Ordering::Acquire);
         let is_free = word & (Count::COMPACT | Count::HELD) == Count::COMPACT;
-        // The tag after the word: the word of another key's count comes with its tag.
+        // The tag is loaded after the word, so that a word which another key wrote comes with that
+        // key's tag.
         let tag = self.tag.load(Ordering::Relaxed);
         let slot = self;
         (is_free && tag & Count::KEY == key.tag()).then_some(Compact { slot, tag, word })
@@ -177,20 +199,28 @@ impl Compact<'_> {
         State::from_words([self.word >> 12, self.word >> 2 & Count::PART])
     }
 
-    /// Replaces the state, unless it is not the same any more; `None` if it does not fit in a word.
+    /// Replaces the state; false if the slot was changed or held since the state was loaded. `None`
+    /// if the new state does not fit in a word.
     ///
-    /// It may have become another's, if the key was evicted meanwhile: but that would have to be
-    /// due at the same thousandth of a microsecond.
+    /// ABA: since the load, the slot may have been evicted and reused for another key whose state is
+    /// the same word, for instance where two identities are charged the same in one microsecond. The
+    /// exchange then succeeds, but it only holds the slot. The tag is compared while the slot is
+    /// held, and no thread can change the tag of a slot that it does not hold, so the new state is
+    /// never written over another key's.
     #[inline]
     pub(super) fn replace(&self, next: State) -> Option<bool> {
         let [until, rest] = next.words();
         if until > Count::LATEST {
             return None;
         }
+        if !self.slot.hold_if(self.word) {
+            return Some(false);
+        }
+        let is_same_key = self.slot.tag.load(Ordering::Relaxed) == self.tag;
         let next = until << 12 | rest << 2 | Count::COMPACT;
-        let (word, failed) = (&self.slot.word, Ordering::Relaxed);
-        let replaced = word.compare_exchange(self.word, next, Ordering::AcqRel, failed);
-        Some(replaced.is_ok())
+        let word = if is_same_key { next } else { self.word };
+        self.slot.word.store(word, Ordering::Release);
+        Some(is_same_key)
     }
 }
 
@@ -199,7 +229,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rest_that_no_quota_made_does_not_reach_into_the_instant() {
+    fn foreign_fraction_does_not_change_the_instant() {
         let (quota, until) = (Quota::per_second(3), 1_000_000);
         for rest in [0, 2, 1_023, 1_024, u64::MAX] {
             let state = State::from_words([until, rest]);
