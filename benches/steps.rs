@@ -57,7 +57,7 @@ mod identify {
     #[divan::bench]
     fn forwarded_address(bencher: Bencher<'_, '_>) {
         let proxies = "10.0.0.0/8".parse().expect("a network");
-        let identify = UserOrIp::new(ClientIp::behind([proxies]));
+        let identify = UserOrIp::new(ClientIp::behind([proxies]).expect("a network"));
         let mut parts = parts();
         let list = HeaderValue::from_static("6.6.6.6, 203.0.113.7, 10.0.0.9");
         parts.headers.insert("x-forwarded-for", list);

@@ -40,6 +40,11 @@ impl<'a> Decision<'a> {
         Ok(decision)
     }
 
+    /// Computes what a check would get upon the states of a verdict, which charges nothing.
+    pub(crate) fn preview(check: &Check<'a>, verdict: &Verdict) -> Self {
+        Self::new(check, check.preview(verdict.now, &verdict.states))
+    }
+
     #[inline]
     pub(crate) fn of_one(check: &Check<'a>, status: Status) -> Self {
         Self {
@@ -135,12 +140,13 @@ impl<'a> Decision<'a> {
         &self.limits.policies()[self.binding]
     }
 
-    /// How much the binding policy allows at once.
-    pub fn limit(&self) -> u32 {
+    /// How much the binding policy allows at once: its quota's [`capacity`](Quota::capacity), which
+    /// `X-RateLimit-Limit` holds. The quota's rate is [`Quota::limit`].
+    pub fn capacity(&self) -> u32 {
         self.policy().quota().capacity()
     }
 
-    /// How much of that is left.
+    /// How much of the [`capacity`](Decision::capacity) is left.
     pub fn remaining(&self) -> u32 {
         self.status().remaining()
     }

@@ -29,19 +29,31 @@ pub(crate) fn store_back(store: &str, lane: usize) {
     let _ = (store, lane);
 }
 
-/// A layer met the first request whose identity it could not tell.
+/// A layer met its first request without an identity.
 pub(crate) fn unidentified(scope: &str, reason: &dyn Display) {
     #[cfg(feature = "tracing")]
     tracing::error!(
         scope, %reason,
-        "a request's identity cannot be told: it is not served, except in shadow mode (logged \
-         once a layer)"
+        "request without an identity rejected, unless the layer is in shadow mode; further ones are \
+         counted by rate_limit_unidentified_total and not logged"
     );
     #[cfg(not(feature = "tracing"))]
     let _ = (scope, reason);
 }
 
-/// Two layers count together, perhaps unawares.
+/// A layer has charged one request twice.
+pub(crate) fn charged_twice(scope: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        scope,
+        "a request passed the same rate limit layer twice and was charged twice; add the layer to the \
+         router or to the route, not to both"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = scope;
+}
+
+/// Two layers share a count, perhaps by accident.
 pub(crate) fn shared_count(scope: &str, policy: &str) {
     #[cfg(feature = "tracing")]
     tracing::warn!(

@@ -43,7 +43,8 @@ fn reading(name: &str, client_ip: ClientIp) -> ClientIp {
 }
 
 fn behind(network: &str) -> ClientIp {
-    ClientIp::behind([network.parse().expect("a network")])
+    let trusted = ClientIp::behind([network.parse().expect("a network")]);
+    trusted.expect("a network without further bits")
 }
 
 /// The address read from these lines, where 10.0.0.0/8 are the proxies.
@@ -74,7 +75,8 @@ fn every_vector_holds() {
                 networks
                     .iter()
                     .map(|network| text(network).parse().expect("a network")),
-            ),
+            )
+            .expect("networks without further bits"),
             (None, Some(hops)) => ClientIp::behind_hops(hops as usize),
             _ => panic!("trusted networks or hops: {case}"),
         };
@@ -137,7 +139,7 @@ fn the_default_is_the_peer_by_its_64_bits() {
     let single = ForwardingHeader::SingleValue(HeaderName::from_static(LIST));
     for nobody in [
         ClientIp::default(),
-        ClientIp::behind([]),
+        ClientIp::behind([]).expect("no network"),
         ClientIp::behind_hops(0),
     ] {
         assert_eq!(nobody.address(PROXY, &spoofed), PROXY);

@@ -167,7 +167,7 @@ async fn open_unlimited_counts_nothing_and_closed_says_when_to_come_back() {
     let decision = check(&closed, &limits).await;
     assert!(decision.is_refused() && decision.is_degraded() && !decision.is_allowed());
     assert_eq!(decision.retry_after(), Some(Duration::from_secs(1)));
-    assert_eq!((decision.limit(), decision.remaining()), (10, 0));
+    assert_eq!((decision.capacity(), decision.remaining()), (10, 0));
 
     assert_eq!(
         admitted(&limiter, &limits).await,

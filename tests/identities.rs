@@ -370,7 +370,8 @@ async fn no_forwarding_header_is_too_odd_to_read_or_to_refuse() {
             ForwardingHeader::Forwarded => "forwarded",
             _ => "x-real-ip",
         };
-        let client_ip = ClientIp::behind(["10.0.0.0/8".parse().unwrap()]).header(read.clone());
+        let client_ip = ClientIp::behind(["10.0.0.0/8".parse().unwrap()]);
+        let client_ip = client_ip.unwrap().header(read.clone());
         let identify = UserOrIp::new(client_ip);
         let layer = once().identify_by(identify.clone());
         let mut odd = from("10.0.0.5:443");

@@ -128,7 +128,7 @@ fn debtors(limiter: &Limiter, limits: &Limits, count: usize) -> usize {
     let owes = |index: &usize| {
         let debtor = user(*index);
         match limiter.peek(&Check::new(&debtor, limits)) {
-            Checked::Ready(decision) => decision.remaining() < decision.limit(),
+            Checked::Ready(decision) => decision.remaining() < decision.capacity(),
             Checked::Pending(_) => panic!("a local store decides at once"),
         }
     };

@@ -1,39 +1,39 @@
-//! The time read quickly, by the processor's own counter.
+//! A cached reading of the time, which the processor's own counter extends.
 //!
-//! Whoever reads the system's clock waits until all that was begun before is done. So the processor
-//! cannot fetch one count from memory while it is deciding upon another, which costs more than the
-//! reading itself. The counter is read in a third of the time, and by many processors without a wait;
-//! but it may drift, or stop while the machine sleeps. So each thread goes on from its last reading of
-//! the system's clock for a millisecond at most, and by a rate that it has measured twice.
+//! A reading of the system's clock waits until all earlier instructions are done, so the processor
+//! cannot fetch one count from memory while it decides upon another: that costs more than the reading
+//! itself. The counter takes a third of the time to read, and on most processors no wait; but it may
+//! drift, or stop while the machine sleeps. So each thread extends its last reading of the system's
+//! clock for a millisecond at most, and by a rate that it has measured twice.
 //!
-//! That is never ahead of the system's clock, but may be [`LATE`] behind it.
+//! The result is never ahead of the system's clock, and at most [`LATE`] microseconds behind it.
 
 use std::cell::Cell;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::runtime::{Builder, Handle, RuntimeFlavor};
+
+use super::wall::{self, SLEW};
 
 static COUNTER: LazyLock<quanta::Clock> = LazyLock::new(quanta::Clock::new);
 
-/// An instant, and what it is taken for: so much that those before it have their place too. By a
-/// paused clock there are such.
+/// The origin of the monotonic scale, which is offset by 2^62 ns: instants before the origin, which
+/// a paused clock may show, do not underflow.
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 const STARTED: u64 = 1 << 62;
 
 thread_local! {
     static PACE: Cell<Pace> = const { Cell::new(Pace::UNKNOWN) };
-    /// For how many readings more this thread has to ask the system's clock.
-    static UNPACED: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Gets the counter ready. It measures for up to a fifth of a second, which no check should wait for.
+/// Calibrates the counter. That takes up to a fifth of a second, for which no check should wait.
 pub(super) fn prepare() {
     LazyLock::force(&COUNTER);
 }
 
-/// Nanoseconds since some instant before, by the system's clock. Follows `tokio::time::pause`.
-pub(super) fn exact() -> u64 {
+/// Nanoseconds by the system's monotonic clock. Follows `tokio::time::pause`.
+pub(super) fn monotonic() -> u64 {
     let now = tokio::time::Instant::now().into_std();
     let start = *START;
     match now.checked_duration_since(start) {
@@ -42,9 +42,41 @@ pub(super) fn exact() -> u64 {
     }
 }
 
-/// The same as of a moment ago: at most [`LATE`] before, and never after what [`exact`] says next.
+/// Whether this thread's time may be paused, which only a runtime of one thread can do, and only if
+/// tokio was built with `test-util`. A thread enters and leaves runtimes, so each reading has to ask.
+#[inline]
+pub(super) fn is_virtual() -> bool {
+    CAN_PAUSE && is_in_runtime_of_one_thread()
+}
+
+#[cold]
+fn is_in_runtime_of_one_thread() -> bool {
+    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    matches!(flavor, Ok(RuntimeFlavor::CurrentThread))
+}
+
+/// Whether tokio was built with `test-util`: a runtime's builder has the method `start_paused` then,
+/// which takes precedence over the one of this trait.
+const CAN_PAUSE: bool = {
+    #[allow(dead_code, reason = "tokio's own method is called where it exists")]
+    trait NeverPaused {
+        fn start_paused(&mut self, _: bool) {}
+    }
+    impl NeverPaused for Builder {}
+
+    const fn returns_something<'a, T>(_: fn(&'a mut Builder) -> T) -> bool {
+        size_of::<T>() > 0
+    }
+    returns_something(|builder| builder.start_paused(true))
+};
+
+/// Nanoseconds since the Unix epoch, by a cached reading: at most [`LATE`] before, and never after
+/// what [`wall::now`] returns next.
 #[inline]
 pub(super) fn recent() -> u64 {
+    if is_virtual() {
+        return wall::now();
+    }
     let pace = PACE.get();
     if pace.good_for == 0 {
         return renew();
@@ -54,21 +86,12 @@ pub(super) fn recent() -> u64 {
 
 #[cold]
 fn renew() -> u64 {
-    if UNPACED.get() > 0 {
-        UNPACED.set(UNPACED.get() - 1);
-        return exact();
-    }
-    // Only a runtime of one thread can pause its time.
-    let flavor = Handle::try_current().map(|runtime| runtime.runtime_flavor());
-    if matches!(flavor, Ok(RuntimeFlavor::CurrentThread)) {
-        PACE.set(Pace::UNKNOWN);
-        UNPACED.set(1_000);
-        return exact();
-    }
     let before = COUNTER.raw();
-    let nanos = exact();
+    let nanos = wall::now();
     let after = COUNTER.raw();
-    PACE.set(PACE.get().renewed(before, nanos, after));
+    // While the reading is extended, the time may be slewed back by so much.
+    let lowest = nanos - LONGEST / SLEW;
+    PACE.set(PACE.get().renewed(before, lowest, after));
     nanos
 }
 
@@ -96,7 +119,7 @@ const IDLE: u64 = 1_000 * LONGEST;
 const CERTAIN: u64 = 4_096;
 
 /// How late [`recent`] may be, in microseconds, rounded up.
-pub(crate) const LATE: u64 = 4 * LONGEST / CERTAIN / 1_000 + 2;
+pub(crate) const LATE: u64 = (4 * LONGEST / CERTAIN + LONGEST / SLEW) / 1_000 + 2;
 
 impl Pace {
     const UNKNOWN: Self = Self {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::recent::{exact, prepare, recent};
+use super::recent::{prepare, recent};
+use super::wall;
 
 /// Tells a store in the process what time it is.
 ///
@@ -21,32 +21,31 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
     }
 }
 
-/// Monotonic time, anchored to the wall clock once, when it is made: windows line up with the
-/// epoch, and no correction of the wall clock reaches a count.
+/// The wall clock without its steps: the time never steps back, and no correction of the wall clock
+/// creates tokens.
 ///
-/// In tests it follows `tokio::time::pause`.
+/// The time runs with the machine's monotonic clock. While the two differ, it runs faster or slower
+/// by one part in 4,096 until it agrees with the wall clock again, so that windows stay aligned to
+/// UTC. On Linux the time in which the machine was suspended is added at once, since that has really
+/// passed; elsewhere, and where a virtual machine was paused without its kernel's knowledge, it is
+/// made up for at the same slow rate, which is 21 seconds a day.
+///
+/// All clocks of a process show the same time. In tests they follow `tokio::time::pause`.
 #[derive(Clone, Copy, Debug)]
-pub struct SystemClock {
-    /// From what [`exact`] counts from to the epoch, in nanoseconds.
-    epoch: u64,
-}
+pub struct SystemClock(());
 
 impl SystemClock {
-    /// Reads the wall clock, for the first and last time.
+    /// The clock of this process.
     pub fn new() -> Self {
         prepare();
-        let wall = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Self {
-            epoch: (wall.as_nanos() as u64).wrapping_sub(exact()),
-        }
+        Self(())
     }
 
-    /// The time as of a moment ago: never later than what [`now`](Clock::now) says afterwards.
+    /// The time of a cached reading: never later than what [`now`](Clock::now) returns afterwards,
+    /// and at most [`LATE`](super::LATE) microseconds earlier.
     #[inline]
     pub(crate) fn recently(&self) -> u64 {
-        self.epoch.wrapping_add(recent()) / 1_000
+        recent() / 1_000
     }
 }
 
@@ -58,6 +57,6 @@ impl Default for SystemClock {
 
 impl Clock for SystemClock {
     fn now(&self) -> u64 {
-        self.epoch.wrapping_add(exact()) / 1_000
+        wall::now() / 1_000
     }
 }

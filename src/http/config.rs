@@ -1,18 +1,21 @@
-use std::sync::Arc;
+use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, HeaderMap, Request, Response, StatusCode};
+use smallvec::SmallVec;
 
 use super::body::RejectionBody;
 use super::fixed::{Fixed, reduced_capacity};
 use super::header::{Announcement, ResponseHeaders};
-use super::rejection::{self, Rejection};
+use super::rejection::{self, Head, Rejection};
 use crate::decision::Decision;
 use crate::events;
 use crate::identity::{Identifier, Identity, Unidentified};
-use crate::limiter::{Checked, Limiter, PendingDecision};
+use crate::limiter::{Checked, Claim, Limiter, PendingDecision};
+use crate::metrics;
 use crate::quota::{Limits, Scope};
 use crate::store::Check;
 
@@ -37,8 +40,26 @@ pub(super) struct Config {
     refused_body: RejectionBody,
     pub(super) unidentified_status: StatusCode,
     pub(super) expose_decision: bool,
-    unidentified_logged: Arc<AtomicBool>,
+    pub(super) grpc_responses: bool,
+    unidentified_logged: OfOneLayer<AtomicBool>,
+    charged_twice_logged: OfOneLayer<AtomicBool>,
+    /// The layer's claim on its counts, from its first service on.
+    claim: OfOneLayer<OnceLock<Claim>>,
 }
+
+/// A value that a layer does not share with the layers that are cloned from it and then changed.
+#[derive(Default)]
+struct OfOneLayer<T>(T);
+
+impl<T: Default> Clone for OfOneLayer<T> {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+/// A request extension of debug builds: the layers that have charged the request, by address.
+#[derive(Clone, Default)]
+struct ChargedBy(SmallVec<[usize; 4]>);
 
 /// What to do with a request.
 pub(super) enum Next {
@@ -71,8 +92,17 @@ impl Config {
             refused_body: reduced_capacity(REFUSED),
             unidentified_status: StatusCode::INTERNAL_SERVER_ERROR,
             expose_decision: false,
-            unidentified_logged: Arc::default(),
+            grpc_responses: true,
+            unidentified_logged: OfOneLayer::default(),
+            charged_twice_logged: OfOneLayer::default(),
+            claim: OfOneLayer::default(),
         }
+    }
+
+    /// Claims the layer's counts, so that another layer that shares them by accident is warned of.
+    pub(super) fn claim_counts(&self) {
+        let claim = || self.limiter.claim(&self.scope, self.fixed.limits());
+        self.claim.0.get_or_init(claim);
     }
 
     /// Who is asking, if no closure is to be asked. Closures are given a request's parts, for which
@@ -94,20 +124,19 @@ impl Config {
             return Next::Call(None);
         }
         let identity = match self.identifier.identify(parts) {
-            Err(reason) => return self.unidentified(&parts.headers, &reason),
+            Err(reason) => {
+                let head = Head::of_parts(&parts.method, parts.version, &parts.headers);
+                return self.unidentified(head, &reason);
+            }
             Ok(identity) => identity,
         };
         let limits_for = self.limits_for.as_ref();
         let cost_for = self.cost_for.as_ref();
         let own_limits = limits_for.and_then(|limits_for| limits_for(parts, &identity));
         let cost = cost_for.map_or(1, |cost_for| cost_for(parts));
-        self.ask(
-            &identity,
-            own_limits.as_ref(),
-            cost,
-            &parts.headers,
-            &mut parts.extensions,
-        )
+        let head = Head::of_parts(&parts.method, parts.version, &parts.headers);
+        let extensions = &mut parts.extensions;
+        self.ask(&identity, own_limits.as_ref(), cost, head, extensions)
     }
 
     /// Asks the limiter, under the request's own limits if it has any.
@@ -116,9 +145,12 @@ impl Config {
         identity: &Identity,
         own_limits: Option<&Limits>,
         cost: u32,
-        headers: &HeaderMap,
+        head: Head<'_>,
         extensions: &mut Extensions,
     ) -> Next {
+        if cfg!(debug_assertions) {
+            self.warn_if_charged_twice(extensions);
+        }
         let check = Check::new(identity, own_limits.unwrap_or(self.fixed.limits()))
             .scope(&self.scope)
             .cost(cost);
@@ -131,20 +163,33 @@ impl Config {
                 Next::Reject(decision.into_owned())
             }
             Checked::Ready(decision) => {
-                Next::Answer(rejection::complete_response(self, &decision, headers))
+                Next::Answer(rejection::complete_response(self, &decision, head))
             }
         }
     }
 
-    /// What to do if it is not known who is asking: in shadow mode nobody is turned away.
+    /// What to do with a request without an identity: it is rejected, except in shadow mode.
     #[cold]
-    pub(super) fn unidentified(&self, headers: &HeaderMap, reason: &Unidentified) -> Next {
-        if !self.unidentified_logged.swap(true, Ordering::Relaxed) {
+    pub(super) fn unidentified(&self, head: Head<'_>, reason: &Unidentified) -> Next {
+        metrics::unidentified();
+        if !self.unidentified_logged.0.swap(true, Ordering::Relaxed) {
             events::unidentified(self.scope.as_str(), reason);
         }
         match self.limiter.is_shadow() {
             true => Next::Call(Some(Announcement::undecided())),
-            false => Next::Answer(rejection::unidentified(headers, self.unidentified_status)),
+            false => Next::Answer(rejection::unidentified(self, head, reason)),
+        }
+    }
+
+    /// Warns, once, if this very layer has charged the request before, for instance as a layer of the
+    /// router and of a route.
+    fn warn_if_charged_twice(&self, extensions: &mut Extensions) {
+        let layer = ptr::from_ref(self).addr();
+        let ChargedBy(layers) = extensions.get_or_insert_default();
+        if !layers.contains(&layer) {
+            layers.push(layer);
+        } else if !self.charged_twice_logged.0.swap(true, Ordering::Relaxed) {
+            events::charged_twice(self.scope.as_str());
         }
     }
 
@@ -191,7 +236,7 @@ impl Config {
         request: Request<B>,
     ) -> Response<RejectionBody> {
         let Some(on_reject) = &self.on_reject else {
-            return rejection::complete_response(self, decision, request.headers());
+            return rejection::complete_response(self, decision, Head::of_request(&request));
         };
         let (parts, _) = request.into_parts();
         let rejection = Rejection {

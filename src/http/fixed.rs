@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 
 use super::body::RejectionBody;
@@ -43,8 +43,6 @@ impl Denial {
             (limit, Some(number(capacity.into()))),
             (remaining, None),
             (reset, None),
-            // The server would add it, for which there is no room left then.
-            (CONTENT_LENGTH, Some(number(body.len()))),
         ];
         Self {
             headers: Prepared::new(headers),

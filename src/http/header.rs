@@ -4,23 +4,40 @@
 //!
 //! | header | value |
 //! |---|---|
-//! | `X-RateLimit-Limit` | how much may be spent at once |
-//! | `X-RateLimit-Remaining` | how much of it is left |
-//! | `X-RateLimit-Reset` | whole seconds until all of it is back, rounded up; or a Unix time |
+//! | `X-RateLimit-Limit` | the quota's [capacity](crate::Quota::capacity): a token bucket's burst, a window's limit |
+//! | `X-RateLimit-Remaining` | how much of the capacity is left |
+//! | `X-RateLimit-Reset` | whole seconds until the whole capacity is back, rounded up; or a Unix time |
 //! | `X-RateLimit-Degraded` | `true` where the store was away and a failure strategy decided |
 //! | `X-RateLimit-Shadow` | `true` where a layer in shadow mode would have denied |
 //! | `Retry-After` | on denials: whole seconds, rounded up, at least 1; absent if no wait helps |
 //!
 //! With [`ResponseHeaders::and_ietf`], also `RateLimit-Policy` and `RateLimit` as in
-//! draft-ietf-httpapi-ratelimit-headers-11.
+//! draft-ietf-httpapi-ratelimit-headers-11. The `t` of `RateLimit` is the reset, and on a denial the
+//! value of `Retry-After`: section 6 of the draft asks that the two agree.
 //!
-//! Behind CORS a browser shows scripts only the headers that the server exposes; [`EXPOSED`] lists
+//! # Clients
+//!
+//! `X-RateLimit-Limit` is not the rate: a client that is told `100/1m burst 20` reads 20. A client that
+//! paces itself should wait for `Retry-After`, or spread `Remaining` over `Reset` seconds. `Reset` is in
+//! seconds from now, as in the IETF draft; clients written for GitHub's API expect a Unix time
+//! ([`reset_as_unix_time`](ResponseHeaders::reset_as_unix_time)). Parsers of the IETF fields must accept
+//! structured fields (RFC 9651): `RateLimit: "default";r=9;t=1`.
+//!
+//! # Shared caches
+//!
+//! The numbers are one client's. A cache that stores an allowed response hands them to other clients
+//! with it, and a response from a cache is not counted. Put the limit in front of the cache, or mark
+//! limited responses `Cache-Control: private`. Rejections say `no-store`.
+//!
+//! # Browsers
+//!
+//! Behind CORS a browser shows scripts only the headers that the server exposes; [`exposed`] lists
 //! them:
 //!
 //! ```
 //! # mod cors { pub fn expose_headers<I: Into<Vec<http::HeaderName>>>(_: I) {} }
-//! // tower_http::cors::CorsLayer::new().expose_headers(tollgate::header::EXPOSED)
-//! cors::expose_headers(tollgate::header::EXPOSED);
+//! // tower_http::cors::CorsLayer::new().expose_headers(tollgate::header::exposed())
+//! cors::expose_headers(tollgate::header::exposed());
 //! ```
 
 use std::sync::LazyLock;
@@ -34,7 +51,7 @@ use super::number::{lasting, number};
 use super::prepared::Prepared;
 use crate::decision::Decision;
 
-/// How much may be spent at once under the binding policy.
+/// The capacity of the binding policy: how much may be spent at once.
 pub const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 /// How much of it is left.
 pub const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
@@ -51,17 +68,26 @@ pub const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 /// Milliseconds to wait before a gRPC call is tried again; negative if no wait helps (gRFC A6).
 pub const GRPC_RETRY_PUSHBACK_MS: HeaderName = HeaderName::from_static("grpc-retry-pushback-ms");
 
-/// All headers that a script might want to read, for CORS.
-pub const EXPOSED: [HeaderName; 8] = [
-    RETRY_AFTER,
-    X_RATELIMIT_LIMIT,
-    X_RATELIMIT_REMAINING,
-    X_RATELIMIT_RESET,
-    X_RATELIMIT_DEGRADED,
-    X_RATELIMIT_SHADOW,
-    RATELIMIT_POLICY,
-    RATELIMIT,
-];
+pub(super) const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+pub(super) const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// Returns the names of all headers that a layer may add and that a script or a gRPC-Web client may
+/// want to read, for `Access-Control-Expose-Headers`.
+pub fn exposed() -> Vec<HeaderName> {
+    vec![
+        RETRY_AFTER,
+        X_RATELIMIT_LIMIT,
+        X_RATELIMIT_REMAINING,
+        X_RATELIMIT_RESET,
+        X_RATELIMIT_DEGRADED,
+        X_RATELIMIT_SHADOW,
+        RATELIMIT_POLICY,
+        RATELIMIT,
+        GRPC_STATUS,
+        GRPC_MESSAGE,
+        GRPC_RETRY_PUSHBACK_MS,
+    ]
+}
 
 /// Those that speak of one layer's decision.
 const NUMBERS: [HeaderName; 5] = [
@@ -185,7 +211,7 @@ impl Announcement {
         }
         let would_have_denied = !decision.is_allowed();
         Self {
-            limit: decision.limit(),
+            limit: decision.capacity(),
             remaining: decision.remaining(),
             reset: seconds(reset),
             x_rate_limit: headers.x_rate_limit,
@@ -317,13 +343,22 @@ fn announced(headers: &HeaderMap) -> Option<u32> {
 
 impl Ietf {
     fn new(decision: &Decision<'_>, fixed: &Fixed) -> Self {
-        let name = decision.policy().name();
-        let (remaining, reset) = (decision.remaining(), seconds(decision.reset_after()));
+        let (name, remaining) = (decision.policy().name(), decision.remaining());
+        // On a denial `t` is `Retry-After`, which must not be earlier than the end of `t` (section 6).
+        let denied = !decision.is_allowed();
+        let wait = denied.then(|| retry_after(decision)).flatten();
+        let time = wait.unwrap_or_else(|| seconds(decision.reset_after()));
         Self {
             policies: fixed.ietf(decision),
-            limit: header_value(format!("\"{name}\";r={remaining};t={reset}")),
+            limit: header_value(format!("\"{name}\";r={remaining};t={time}")),
         }
     }
+}
+
+/// The value of `Retry-After`; `None` if no wait helps.
+pub(super) fn retry_after(decision: &Decision<'_>) -> Option<u64> {
+    let wait = decision.retry_after()?;
+    Some(seconds(wait).max(1))
 }
 
 /// Whole seconds, rounded up.

@@ -1,4 +1,3 @@
-use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,9 +31,20 @@ use crate::quota::{Limits, Scope};
 ///
 /// A layer decides who is asking by [`UserOrIp`](crate::UserOrIp), charges each request 1, and
 /// answers a denied one with 429, unless it is told otherwise by its methods. It is applied to a
-/// service by tower's or axum's `layer`; applied to several, they share its counts. Counts are
-/// told apart by scope, policy, quota and identity: two layers on one store with the same of all
-/// of these share a count too, which is warned of once.
+/// service by tower's or axum's `layer`; applied to several, they share its counts.
+///
+/// Without a peer address every request is answered with a 500, which is the most common mistake:
+/// serve with `into_make_service_with_connect_info`, insert a [`PeerAddr`](crate::PeerAddr) with
+/// servers other than axum's, and in tests add axum's `MockConnectInfo(SocketAddr)` as the outermost
+/// layer. Debug builds say so in the response's body, the log says it once for each layer, and
+/// `rate_limit_unidentified_total` counts such requests.
+///
+/// # Shared counts
+///
+/// Counts are told apart by scope, policy, quota and identity. Two layers on one store with the same
+/// of all of these share a count, even through two limiters. A warning says so, once. A layer that
+/// a request passes twice, for instance as a layer of the router and of a route, charges it twice;
+/// debug builds warn of that, once.
 #[derive(Clone)]
 pub struct RateLimitLayer {
     config: Arc<Config>,
@@ -154,10 +164,19 @@ impl RateLimitLayer {
         self.with(|config| config.set_refused_status(status))
     }
 
-    /// The status of the response to a request whose identity cannot be told: 500 unless set.
+    /// The status of the response to a request without an identity: 500 unless set.
     #[must_use]
     pub fn unidentified_status(self, status: StatusCode) -> Self {
         self.with(|config| config.unidentified_status = status)
+    }
+
+    /// Whether gRPC calls are rejected as gRPC clients expect: true unless set.
+    ///
+    /// A POST of `application/grpc` over HTTP/2, or of gRPC-Web's content types, is then answered with
+    /// 200 and `grpc-status` instead of a 429 with a problem+json.
+    #[must_use]
+    pub fn grpc_responses(self, grpc_responses: bool) -> Self {
+        self.with(|config| config.grpc_responses = grpc_responses)
     }
 
     /// Decides, counts and reports, but never rejects: to try limits out.
@@ -182,10 +201,7 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        let config = &self.config;
-        let layer: Arc<dyn Any + Send + Sync> = config.clone();
-        let claims = config.limiter.claims();
-        claims.claim(&config.scope, config.fixed.limits(), &layer);
+        self.config.claim_counts();
         RateLimit::new(inner, self.config.clone())
     }
 }

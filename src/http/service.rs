@@ -11,6 +11,7 @@ use tower_service::Service;
 use super::body::ResponseBody;
 use super::config::{Config, Next};
 use super::future::ResponseFuture;
+use super::rejection::Head;
 
 /// A service behind a rate limit, as [`RateLimitLayer`](crate::RateLimitLayer) makes it.
 #[derive(Clone)]
@@ -43,11 +44,12 @@ where
         let next = match config.identify_by_head(request.headers(), request.extensions()) {
             Some(Ok(identity)) => {
                 let mut extensions = mem::take(request.extensions_mut());
-                let next = config.ask(&identity, None, 1, request.headers(), &mut extensions);
+                let head = Head::of_request(&request);
+                let next = config.ask(&identity, None, 1, head, &mut extensions);
                 *request.extensions_mut() = extensions;
                 next
             }
-            Some(Err(reason)) => config.unidentified(request.headers(), &reason),
+            Some(Err(reason)) => config.unidentified(Head::of_request(&request), &reason),
             None => {
                 let (mut parts, body) = request.into_parts();
                 let next = config.next_by_parts(&mut parts);

@@ -2,7 +2,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, header};
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::forwarded;
 use super::identity::IPV6_PREFIX;
@@ -18,7 +18,7 @@ use crate::error::ClientIpError;
 /// headers.insert("x-forwarded-for", "6.6.6.6, 203.0.113.7, 10.0.0.9".parse()?);
 ///
 /// // 10.0.0.5 and 10.0.0.9 are our proxies. 6.6.6.6 is what the client said of itself.
-/// let client_ip = ClientIp::behind(["10.0.0.0/8".parse()?]);
+/// let client_ip = ClientIp::behind(["10.0.0.0/8".parse()?])?;
 /// assert_eq!(client_ip.address("10.0.0.5".parse()?, &headers).to_string(), "203.0.113.7");
 ///
 /// // No proxy of ours: whatever it says of others, it counts as itself.
@@ -39,14 +39,26 @@ use crate::error::ClientIpError;
 ///
 /// # IPv6
 ///
-/// An address that holds an IPv4 one (`::ffff:0:0/96`, `64:ff9b::/96`) is that IPv4 address,
-/// however it is spelled. All others are cut to their first 64 bits, since a host can choose
-/// freely among the addresses of its /64; see [`ipv6_prefix`](ClientIp::ipv6_prefix).
+/// An IPv6 address that holds an IPv4 address counts as that IPv4 address, however it is spelled:
+/// IPv4-mapped (`::ffff:0:0/96`), behind NAT64's well-known prefix (`64:ff9b::/96`), or in 6to4
+/// (`2002::/16`, where one IPv4 host has 65,536 networks). The prefixes of other translators are set
+/// by [`nat64_prefixes`](ClientIp::nat64_prefixes). All other IPv6 addresses are cut to their first
+/// 64 bits, since a host can choose freely among the addresses of its /64; see
+/// [`ipv6_prefix`](ClientIp::ipv6_prefix).
+///
+/// 6to4 and further prefixes decide as whom a client counts, and never whether a proxy is trusted.
+///
+/// # Unix sockets
+///
+/// A connection over a Unix socket has no peer address. [`behind_hops`](ClientIp::behind_hops) needs
+/// none where the header tells the client. With [`behind`](ClientIp::behind), insert a
+/// [`PeerAddr`](crate::PeerAddr) of your choice into each request's extensions and trust that.
 #[derive(Clone, Debug)]
 pub struct ClientIp {
     proxies: Proxies,
     header: ForwardingHeader,
     ipv6_prefix: u8,
+    translators: Arc<[Ipv6Net]>,
 }
 
 #[derive(Clone, Debug)]
@@ -95,9 +107,17 @@ impl ClientIp {
     /// The client of the proxies in these networks.
     ///
     /// List your proxies and nothing else: every machine in these networks is believed, and is
-    /// never itself a client. An IPv4 network can be given in its IPv4-mapped form too.
-    pub fn behind(trusted: impl IntoIterator<Item = IpNet>) -> Self {
-        Self::with(Proxies::Within(trusted.into_iter().map(unmapped).collect()))
+    /// never itself a client. An IPv4 network may be given in its IPv4-mapped form too
+    /// (`::ffff:10.0.0.0/104`).
+    ///
+    /// # Errors
+    ///
+    /// If a network has bits set after its prefix, such as `10.0.0.5/8` or `::ffff:10.0.0.0/8`: it
+    /// would trust other hosts than the ones that it seems to name. The error says what to write.
+    pub fn behind(trusted: impl IntoIterator<Item = IpNet>) -> Result<Self, ClientIpError> {
+        let networks = trusted.into_iter().map(trusted_network);
+        let networks = networks.collect::<Result<_, _>>()?;
+        Ok(Self::with(Proxies::Within(networks)))
     }
 
     /// The client of a chain of so many proxies, where their addresses are not known beforehand.
@@ -128,6 +148,7 @@ impl ClientIp {
             proxies,
             header: ForwardingHeader::default(),
             ipv6_prefix: IPV6_PREFIX,
+            translators: Arc::default(),
         }
     }
 
@@ -138,7 +159,7 @@ impl ClientIp {
     /// use tollgate::{ClientIp, ForwardingHeader};
     ///
     /// let header = HeaderName::from_static("cf-connecting-ip");
-    /// let client_ip = ClientIp::behind(["173.245.48.0/20".parse()?])
+    /// let client_ip = ClientIp::behind(["173.245.48.0/20".parse()?])?
     ///     .header(ForwardingHeader::SingleValue(header));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -177,15 +198,84 @@ impl ClientIp {
         Ok(self)
     }
 
-    /// The address that a request from `peer` with these headers counts as: the client's, IPv6
-    /// cut to the [prefix](ClientIp::ipv6_prefix).
+    /// Counts IPv6 addresses in these prefixes as the IPv4 addresses that a translator put into them
+    /// (RFC 6052): a NAT64 with a prefix of its own, such as one of `64:ff9b:1::/48`, or SIIT's
+    /// `::ffff:0:0:0/96`. Otherwise all IPv4 clients behind such a translator count as one client.
+    ///
+    /// # Errors
+    ///
+    /// If a prefix is not one of IPv6 with 32, 40, 48, 56, 64 or 96 bits, or has bits set after those.
+    ///
+    /// ```
+    /// use http::HeaderMap;
+    /// use tollgate::ClientIp;
+    ///
+    /// let client_ip = ClientIp::peer().nat64_prefixes(["64:ff9b:1::/96".parse()?])?;
+    /// let peer = "64:ff9b:1::203.0.113.7".parse()?;
+    /// assert_eq!(client_ip.address(peer, &HeaderMap::new()).to_string(), "203.0.113.7");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn nat64_prefixes(
+        mut self,
+        prefixes: impl IntoIterator<Item = IpNet>,
+    ) -> Result<Self, ClientIpError> {
+        let prefix = |prefix: IpNet| match prefix {
+            IpNet::V6(prefix)
+                if matches!(prefix.prefix_len(), 32 | 40 | 48 | 56 | 64 | 96)
+                    && prefix.addr() == prefix.network() =>
+            {
+                Ok(prefix)
+            }
+            _ => Err(ClientIpError(format!(
+                "`{prefix}` is not the prefix of a NAT64: use an IPv6 network of 32, 40, 48, 56, 64 \
+                 or 96 bits without further bits set, such as `64:ff9b:1::/48` (RFC 6052)"
+            ))),
+        };
+        self.translators = prefixes.into_iter().map(prefix).collect::<Result<_, _>>()?;
+        Ok(self)
+    }
+
+    /// Returns the address that a request from `peer` with these headers counts as: the client's,
+    /// with IPv6 cut to the [prefix](ClientIp::ipv6_prefix).
     pub fn address(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        let client = if self.proxies.include(peer) {
+        let client = self.client(Some(peer), headers);
+        self.counted(client.unwrap_or(peer))
+    }
+
+    /// Returns the address that a request counts as; `None` if neither the peer nor a header tells it.
+    pub(super) fn known_address(
+        &self,
+        peer: Option<IpAddr>,
+        headers: &HeaderMap,
+    ) -> Option<IpAddr> {
+        let client = self.client(peer, headers).or(peer)?;
+        Some(self.counted(client))
+    }
+
+    /// The client that the proxies name, if the peer is a proxy.
+    fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+        let is_proxy = match peer {
+            Some(peer) => self.proxies.include(peer),
+            // Over a Unix socket there is no address that could be compared with a network.
+            None => matches!(self.proxies, Proxies::Count(1..)),
+        };
+        if is_proxy {
             self.forwarded(headers)
         } else {
             None
+        }
+    }
+
+    fn counted(&self, address: IpAddr) -> IpAddr {
+        let translated = match address {
+            IpAddr::V6(outer) => {
+                let mut translators = self.translators.iter();
+                let translator = translators.find(|prefix| prefix.contains(&outer));
+                translator.map(|prefix| embedded(outer, prefix.prefix_len()).into())
+            }
+            IpAddr::V4(_) => None,
         };
-        cut(client.unwrap_or(peer), self.ipv6_prefix)
+        cut(translated.unwrap_or(address), self.ipv6_prefix)
     }
 
     fn forwarded(&self, headers: &HeaderMap) -> Option<IpAddr> {
@@ -249,21 +339,51 @@ impl Proxies {
     }
 }
 
-/// An IPv4 network given as one of IPv4-mapped addresses. A larger IPv6 network stays as it is
-/// and holds no IPv4 address, so that `::/0` is all of IPv6 only.
-fn unmapped(network: IpNet) -> IpNet {
-    match (network.addr().to_canonical(), network.prefix_len()) {
-        (IpAddr::V4(address), prefix @ 96..) => {
-            Ipv4Net::new(address, prefix - 96).map_or(network, IpNet::V4)
-        }
-        _ => network,
+/// Checks a network of proxies, and converts one of IPv4-mapped addresses to IPv4. A larger IPv6
+/// network stays as it is and holds no IPv4 address, so that `::/0` is all of IPv6 only.
+fn trusted_network(network: IpNet) -> Result<IpNet, ClientIpError> {
+    let (address, bits) = (network.addr(), network.prefix_len());
+    if address != network.network() {
+        let fix = match (canonical(address), address) {
+            (IpAddr::V4(inner), IpAddr::V6(_)) if bits <= 32 => {
+                let inner = Ipv4Net::new(inner, bits).map(|inner| inner.trunc());
+                inner.map_or_else(|_| String::new(), |inner| format!("`{inner}`"))
+            }
+            _ => {
+                let host = IpNet::from(address);
+                format!(
+                    "`{}` for the network or `{host}` for one host",
+                    network.trunc()
+                )
+            }
+        };
+        return Err(ClientIpError(format!(
+            "`{network}` has bits set after its prefix, so it would trust other proxies than it seems \
+             to name: write {fix}"
+        )));
     }
+    Ok(match (address.to_canonical(), bits) {
+        (IpAddr::V4(address), 96..) => Ipv4Net::new(address, bits - 96).map_or(network, IpNet::V4),
+        _ => network,
+    })
 }
 
-/// The address by its bits: the IPv4 address where it holds one, mapped (`::ffff:0:0/96`, RFC
-/// 4291) or behind NAT64's well-known prefix (`64:ff9b::/96`, RFC 6052).
+/// The IPv4 address in an IPv6 address whose translator has a prefix of so many bits (RFC 6052,
+/// section 2.2). Octet 8 is never part of it.
+fn embedded(address: Ipv6Addr, prefix: u8) -> Ipv4Addr {
+    let (octets, start) = (address.octets(), usize::from(prefix / 8));
+    let mut inner = [0; 4];
+    let places = (start..octets.len()).filter(|place| *place != 8);
+    for (octet, place) in inner.iter_mut().zip(places) {
+        *octet = octets[place];
+    }
+    inner.into()
+}
+
+/// The IPv4 address that an IPv6 address stands for, which is trusted where that is: mapped
+/// (`::ffff:0:0/96`, RFC 4291) or behind NAT64's well-known prefix (`64:ff9b::/96`, RFC 6052).
 ///
-/// "IPv4-compatible" `::1.2.3.4` stays IPv6: nothing sends it, and `::1` would be 0.0.0.1.
+/// "IPv4-compatible" `::1.2.3.4` stays IPv6: no host sends it, and `::1` would be 0.0.0.1.
 pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     const NAT64: u128 = 0x0064_ff9b << 64;
     match address.to_canonical() {
@@ -275,9 +395,19 @@ pub(crate) fn canonical(address: IpAddr) -> IpAddr {
     }
 }
 
-/// The canonical address, IPv6 cut to its first `prefix` bits.
-pub(crate) fn cut(address: IpAddr, prefix: u8) -> IpAddr {
+/// The address that a client counts as: the [`canonical`] one, or the IPv4 address of a 6to4 host
+/// (`2002::/16`, RFC 3056), which holds 65,536 networks of 64 bits. Trust never follows from 6to4,
+/// since any host can send such addresses.
+pub(crate) fn counted(address: IpAddr) -> IpAddr {
     match canonical(address) {
+        IpAddr::V6(outer) if outer.segments()[0] == 0x2002 => embedded(outer, 16).into(),
+        address => address,
+    }
+}
+
+/// The [`counted`] address, with IPv6 cut to its first `prefix` bits.
+pub(crate) fn cut(address: IpAddr, prefix: u8) -> IpAddr {
+    match counted(address) {
         IpAddr::V6(address) => {
             let mask = u128::MAX.checked_shl(128_u32.saturating_sub(prefix.into()));
             Ipv6Addr::from_bits(address.to_bits() & mask.unwrap_or(0)).into()

@@ -159,8 +159,9 @@ impl Value<'_> {
         const LONGEST: usize = 1 + 45 + 16 + 2 + 5;
 
         match self {
-            // The colons and brackets of anything longer have to be quoted.
-            Self::Bare(text) => ipv4(text),
+            // RFC 7239 has colons and brackets quoted, which some proxies forget. No character of a
+            // bare value could be mistaken for its end.
+            Self::Bare(text) => node(text, is_port_of_forwarded),
             Self::Quoted(text) => {
                 let (mut plain, mut length) = ([0; LONGEST], 0);
                 let mut bytes = text.iter();
@@ -171,9 +172,7 @@ impl Value<'_> {
                     *plain.get_mut(length)? = *byte;
                     length += 1;
                 }
-                node(&plain[..length], |port| {
-                    is_port(port) || is_obfuscated(port)
-                })
+                node(&plain[..length], is_port_of_forwarded)
             }
         }
     }
@@ -212,7 +211,11 @@ fn is_port(text: &[u8]) -> bool {
     digits && str::from_utf8(text).is_ok_and(|text| text.parse::<u16>().is_ok())
 }
 
-/// A port that a proxy of RFC 7239 keeps to itself.
+fn is_port_of_forwarded(text: &[u8]) -> bool {
+    is_port(text) || is_obfuscated(text)
+}
+
+/// A port that a proxy does not disclose: `_`, and a name (RFC 7239, section 6.2).
 fn is_obfuscated(port: &[u8]) -> bool {
     port.strip_prefix(b"_")
         .is_some_and(|name| !name.is_empty() && name.iter().copied().all(is_unreserved))

@@ -33,7 +33,7 @@ impl Identifier {
         match self {
             Self::UserOrIp(user_or_ip) => user_or_ip.identify(parts),
             Self::ClientIp(client_ip) => client_ip.identify(parts),
-            Self::Own(own) => own.identify(parts),
+            Self::Own(own) => own.identify(parts).and_then(Unidentified::unless_empty),
         }
     }
 

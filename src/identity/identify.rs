@@ -61,7 +61,7 @@ impl UserOrIp {
         extensions: &Extensions,
     ) -> Result<Identity, Unidentified> {
         match extensions.get::<UserId>() {
-            Some(UserId(identity)) => Ok(identity.clone()),
+            Some(UserId(identity)) => Unidentified::unless_empty(identity.clone()),
             None => self.0.by_head(headers, extensions),
         }
     }
@@ -79,8 +79,10 @@ impl ClientIp {
         headers: &HeaderMap,
         extensions: &Extensions,
     ) -> Result<Identity, Unidentified> {
-        let peer = peer(extensions).ok_or(Unidentified(Reason::NoPeer))?;
-        Ok(Identity::exact_ip(self.address(peer, headers)))
+        let address = self.known_address(peer(extensions), headers);
+        address
+            .map(Identity::exact_ip)
+            .ok_or(Unidentified(Reason::NoPeer))
     }
 }
 
@@ -121,7 +123,8 @@ fn peer(extensions: &Extensions) -> Option<IpAddr> {
 pub struct UserId(Identity);
 
 impl UserId {
-    /// A user's id, of any length and with any characters.
+    /// A user's id, of any length and with any characters. A request whose id is empty has no
+    /// identity, since all users without an id would share one count.
     pub fn new(id: impl AsRef<str>) -> Self {
         Self(Identity::user(id.as_ref()))
     }
@@ -136,13 +139,16 @@ pub struct PeerAddr(pub SocketAddr);
 
 /// Why a request's identity cannot be told.
 ///
-/// The client is told only that it could not; the reason is for the log.
+/// The log holds the reason. The client is told that the request could not be identified, and the
+/// reason only by debug builds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unidentified(Reason);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reason {
     NoPeer,
+    /// The identity of this kind has an empty value.
+    Empty(String),
     Own(String),
 }
 
@@ -151,6 +157,14 @@ impl Unidentified {
     pub fn new(reason: impl Into<String>) -> Self {
         Self(Reason::Own(reason.into()))
     }
+
+    /// The identity, unless its value is empty: all requests without a value would share one count.
+    pub(super) fn unless_empty(identity: Identity) -> Result<Identity, Self> {
+        match identity.is_empty() {
+            true => Err(Self(Reason::Empty(identity.kind().to_owned()))),
+            false => Ok(identity),
+        }
+    }
 }
 
 impl fmt::Display for Unidentified {
@@ -158,8 +172,15 @@ impl fmt::Display for Unidentified {
         match &self.0 {
             Reason::NoPeer => f.write_str(
                 "the request has no peer address; with axum, serve with \
-                 `app.into_make_service_with_connect_info::<SocketAddr>()`; with another server, \
-                 insert `tollgate::PeerAddr` into each request's extensions",
+                 `app.into_make_service_with_connect_info::<SocketAddr>()`, and in tests add \
+                 `axum::extract::connect_info::MockConnectInfo(SocketAddr)` as the outermost layer; \
+                 with another server, or over a Unix socket, insert `tollgate::PeerAddr` into each \
+                 request's extensions",
+            ),
+            Reason::Empty(kind) => write!(
+                f,
+                "the request's identity of kind `{kind}` has an empty value; return \
+                 `Unidentified`, or another identity, for a request without one"
             ),
             Reason::Own(reason) => f.write_str(reason),
         }

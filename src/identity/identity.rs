@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use super::client_ip::{canonical, cut};
+use super::client_ip::{counted, cut};
 use super::secret;
 use crate::error::NameError;
 use crate::quota::check_name;
@@ -38,8 +38,8 @@ const HASHED: char = '#';
 pub(super) const IPV6_PREFIX: u8 = 64;
 
 impl Identity {
-    /// A client by its address. IPv6 addresses that hold an IPv4 one (`::ffff:0:0/96`,
-    /// `64:ff9b::/96`) count as that; all others of one /64 are one identity.
+    /// A client by its address. IPv6 addresses that hold an IPv4 address (`::ffff:0:0/96`,
+    /// `64:ff9b::/96`, 6to4's `2002::/16`) count as that; all others of one /64 are one identity.
     ///
     /// ```
     /// use tollgate::Identity;
@@ -54,10 +54,11 @@ impl Identity {
 
     /// An address that has been cut to its prefix already.
     pub(super) fn exact_ip(address: IpAddr) -> Self {
-        Self::of(Value::Address(canonical(address)))
+        Self::of(Value::Address(counted(address)))
     }
 
-    /// A user by an id that the application has verified.
+    /// A user by an id that the application has verified. A layer takes an identity with an empty
+    /// value as none, so that requests without an id do not share one count.
     ///
     /// ```
     /// assert_eq!(tollgate::Identity::user("42").to_string(), "user:42");
@@ -96,7 +97,19 @@ impl Identity {
     /// ```
     pub fn secret(kind: &str, value: &str) -> Result<Self, NameError> {
         check_name("kind", kind)?;
-        Ok(Self::hashed(kind, value))
+        // An empty value has nothing to hide, and stays recognizable as empty.
+        Ok(match value {
+            "" => Self::text(kind, value),
+            _ => Self::hashed(kind, value),
+        })
+    }
+
+    /// Whether the value is empty.
+    pub(super) fn is_empty(&self) -> bool {
+        match &self.value {
+            Value::Address(_) => false,
+            Value::Text(text, kind) => text.len() == usize::from(*kind) + 1,
+        }
     }
 
     /// The kind: `ip`, `user` or your own.

@@ -3,7 +3,6 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use super::any_store::AnyStore;
-use super::claims::Claims;
 use super::failure::{FailureStrategy, Fallback};
 use super::lane::Lanes;
 use super::limiter::{Limiter, Shared};
@@ -98,7 +97,6 @@ impl LimiterBuilder {
             deadline: self.deadline,
             lanes: Lanes::new(self.failures_to_open),
             fallback: Fallback::new(capacity, self.fallback_share.get()),
-            claims: Claims::default(),
             deadlines: Deadlines::default(),
         };
         Limiter::new(shared, self.strategy)

@@ -1,4 +1,5 @@
 use crate::decision::Decision;
+use crate::metrics::Operation;
 use crate::quota::State;
 use crate::store::{Carried, Check, PerPolicy, StoreError, Table, Verdict};
 
@@ -43,17 +44,26 @@ impl Fallback {
         Self { table, share }
     }
 
-    /// Decides a check: alone, or as one of the replicas that all do, while the store is away.
-    pub(super) fn check<'a>(&self, check: &Check<'a>, away: bool) -> Decision<'a> {
+    /// Decides a check, or looks what it would get. While the store is away, `away`, each replica
+    /// charges its share.
+    pub(super) fn check<'a>(
+        &self,
+        check: &Check<'a>,
+        operation: Operation,
+        away: bool,
+    ) -> Decision<'a> {
         let check = match away {
             true => check.shared_by(self.share),
             false => *check,
         };
-        let verdict = self.table.row(&check).decide(true);
-        // The table's verdicts follow from their states, so there is always a decision.
-        Decision::replay(&check, &verdict)
-            .unwrap_or_else(|_| Decision::unlimited(&check))
-            .degraded()
+        let charged = operation.charged(&check);
+        let verdict = self.table.row(&charged).decide(true);
+        let decision = match operation {
+            Operation::Peek => Decision::preview(&check, &verdict),
+            // The table's verdicts follow from their states, so there is always a decision.
+            _ => Decision::replay(&check, &verdict).unwrap_or_else(|_| Decision::unlimited(&check)),
+        };
+        decision.degraded()
     }
 
     /// What it holds of a check's counts, before the store is asked.

@@ -7,13 +7,14 @@ use tokio::time::Instant;
 use super::any_store::{AnyStore, Waiting};
 use super::breaker::LONGEST_WAIT;
 use super::builder::LimiterBuilder;
-use super::claims::Claims;
+use super::claims::Claim;
 use super::failure::{FailureStrategy, Fallback, Held};
 use super::lane::{Lane, Lanes};
 use super::pending::{Checked, PendingDecision, within};
 use crate::deadlines::Deadlines;
 use crate::decision::Decision;
 use crate::metrics::{Meter, Operation};
+use crate::quota::{Limits, Scope};
 use crate::store::{Check, Outcome, Reply, Store, StoreError, StoreErrorKind, Verdict};
 
 /// A store with a deadline, breakers, a fallback and metrics: everything that decides, and nothing
@@ -51,13 +52,14 @@ pub(super) struct Shared {
     pub(super) lanes: Lanes,
     pub(super) fallback: Fallback,
     pub(super) meter: Meter,
-    pub(super) claims: Claims,
     pub(super) deadlines: Deadlines,
 }
 
 /// A question that was put to the store.
 pub(super) struct Asked {
     operation: Operation,
+    /// The cost that the caller asked for; a peek asks the store for 0.
+    cost: u32,
     lane: AskedLane,
     /// None where the store needs no fallback.
     held: Option<Held>,
@@ -113,14 +115,35 @@ impl Limiter {
         self.ask(check, Operation::Check)
     }
 
-    /// Looks what is left, without charging.
+    /// Tells what a check would get, without charging it.
+    ///
+    /// The decision is allowed if the check's cost fits now, and its
+    /// [`retry_after`](Decision::retry_after) says when it will. What remains is told uncharged, so a
+    /// peek of cost 0 asks for that alone, and is always allowed.
+    ///
+    /// ```
+    /// use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let limiter = Limiter::from(LocalStore::new());
+    /// let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_hour(10)));
+    /// let check = Check::new(&alice, &limits);
+    /// limiter.check(&check.cost(7)).await;
+    ///
+    /// assert!(limiter.peek(&check.cost(3)).await.is_allowed());
+    /// assert!(!limiter.peek(&check.cost(4)).await.is_allowed());
+    /// assert_eq!(limiter.peek(&check).await.remaining(), 3);
+    /// # }
+    /// ```
     pub fn peek<'a>(&self, check: &Check<'a>) -> Checked<'a> {
-        self.ask(&check.cost(0), Operation::Peek)
+        self.ask(check, Operation::Peek)
     }
 
     fn ask<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
         let shared = &self.shared;
-        if let Some(status) = shared.store.decide_one(check) {
+        if operation == Operation::Check
+            && let Some(status) = shared.store.decide_one(check)
+        {
             let decision = Decision::of_one(check, status);
             shared.meter.operation(operation, None);
             self.report(check, operation, &decision);
@@ -130,14 +153,16 @@ impl Limiter {
             // Nothing to guard against, and nothing to carry: so the check is asked as it is.
             let asked = Asked {
                 operation,
+                cost: check.cost,
                 lane: None,
                 held: None,
                 patient: true,
             };
-            return self.answered(check, asked, shared.store.ask(check));
+            let reply = shared.store.ask(&operation.charged(check));
+            return self.answered(check, asked, reply);
         }
         let Ok(lane) = shared.lane(check) else {
-            let decision = self.degraded(check, true);
+            let decision = self.degraded(check, operation, true);
             self.report(check, operation, &decision);
             return Checked::Ready(decision);
         };
@@ -145,11 +170,13 @@ impl Limiter {
         let carried = held.as_ref().and_then(|held| held.carried.as_deref());
         let patience = check.time_left.min(shared.deadline);
         let began = lane.as_ref().map(|(_, began)| *began);
+        let charged = operation.charged(check);
         let reply = shared
             .store
-            .ask(&check.time_left(patience).asked(began).carrying(carried));
+            .ask(&charged.time_left(patience).asked(began).carrying(carried));
         let asked = Asked {
             operation,
+            cost: check.cost,
             lane,
             held,
             patient: patience == shared.deadline,
@@ -180,15 +207,20 @@ impl Limiter {
         asked: &Asked,
         result: &Result<Verdict, StoreError>,
     ) -> Decision<'a> {
+        let check = &check.cost(asked.cost);
         let verdict = match result {
             Ok(verdict) => verdict,
             Err(error) => return self.undecided(check, asked, error),
         };
+        let charged = &asked.operation.charged(check);
         let replayed = match &asked.held {
-            Some(held) if !verdict.remembered => self.shared.fallback.settle(check, held, verdict),
-            _ => Decision::replay(check, verdict),
+            Some(held) if !verdict.remembered => {
+                self.shared.fallback.settle(charged, held, verdict)
+            }
+            _ => Decision::replay(charged, verdict),
         };
         let decision = match replayed {
+            Ok(_) if asked.operation == Operation::Peek => Decision::preview(check, verdict),
             Ok(decision) => decision,
             Err(error) => return self.undecided(check, asked, &error),
         };
@@ -209,15 +241,15 @@ impl Limiter {
         // A slow answer may be this check's alone.
         let open = |(lane, _): &(Arc<Lane>, _)| lane.is_open(Instant::now());
         let away = !slow || asked.lane.as_ref().is_some_and(open);
-        let decision = self.degraded(check, away);
+        let decision = self.degraded(check, asked.operation, away);
         self.report(check, asked.operation, &decision);
         decision
     }
 
     /// What the strategy makes of a store that does not decide this check, or is away for all.
-    fn degraded<'a>(&self, check: &Check<'a>, away: bool) -> Decision<'a> {
+    fn degraded<'a>(&self, check: &Check<'a>, operation: Operation, away: bool) -> Decision<'a> {
         match self.strategy {
-            FailureStrategy::Open => self.shared.fallback.check(check, away),
+            FailureStrategy::Open => self.shared.fallback.check(check, operation, away),
             FailureStrategy::OpenUnlimited => Decision::unlimited(check),
             FailureStrategy::Closed => Decision::refused(check, LONGEST_WAIT),
         }
@@ -230,9 +262,10 @@ impl Limiter {
         }
     }
 
-    /// Which layers count by which limits.
-    pub(crate) fn claims(&self) -> &Claims {
-        &self.shared.claims
+    /// Claims the counts of a layer, and gives its policies rows of their own in the metrics.
+    pub(crate) fn claim(&self, scope: &Scope, limits: &Limits) -> Claim {
+        self.shared.meter.configure(limits);
+        Claim::new(self.shared.store.instance(), scope, limits)
     }
 
     /// Forgets what was counted for the check's identity, scope and policies, in the store and in

@@ -16,6 +16,7 @@ mod limiter;
 mod pending;
 
 pub use builder::LimiterBuilder;
+pub(crate) use claims::Claim;
 pub use failure::FailureStrategy;
 pub use limiter::Limiter;
 pub use pending::{Checked, CheckedFuture, PendingDecision};

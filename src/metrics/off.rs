@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::Operation;
 use crate::decision::Decision;
 use crate::identity::Identity;
+use crate::quota::Limits;
 use crate::store::StoreErrorKind;
 
 pub(crate) struct Meter;
@@ -12,12 +13,16 @@ impl Meter {
         Self
     }
 
+    pub(crate) fn configure(&self, _: &Limits) {}
+
     pub(crate) fn decided(&self, _: &Identity, _: &Decision<'_>, _shadow: bool) {}
 
     pub(crate) fn operation(&self, _: Operation, _: Option<StoreErrorKind>) {}
 
     pub(crate) fn waited(&self, _: Duration) {}
 }
+
+pub(crate) fn unidentified() {}
 
 pub(crate) fn breaker(_store: &str, _lane: usize, _open: bool) {}
 

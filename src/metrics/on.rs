@@ -1,5 +1,6 @@
 use std::cell::Cell;
-use std::sync::OnceLock;
+use std::collections::HashMap;
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use metrics::{
@@ -10,7 +11,7 @@ use metrics::{
 use super::Operation;
 use crate::decision::Decision;
 use crate::identity::Identity;
-use crate::quota::Policy;
+use crate::quota::{Limits, Policy};
 use crate::store::StoreErrorKind;
 
 /// One decision in so many tells how much it left. Odd, so that policies that take turns all do.
@@ -21,15 +22,17 @@ thread_local! {
     static SEEN: Cell<u32> = const { Cell::new(0) };
 }
 
-/// How many pairs of a kind and a policy are counted apart; a power of two. What comes after is
-/// counted together, as `other`.
-const SERIES: usize = 256;
-
 /// A limiter's metrics: handles are made when first needed and kept.
 pub(crate) struct Meter {
     store: &'static str,
-    decisions: Box<[OnceLock<Decisions>; SERIES]>,
+    /// Rows of the policies of layers.
+    configured: Rows,
+    /// Rows of the policies that a request brings along, and of further kinds.
+    others: Rows,
+    /// The row of all that finds no room in the two tables.
     other: OnceLock<Decisions>,
+    /// By a policy's name: how many of the rows that are kept for it are taken.
+    kept: Mutex<HashMap<u64, usize>>,
     degraded: OnceLock<Counter>,
     waited: OnceLock<Histogram>,
     /// By operation and outcome.
@@ -37,6 +40,22 @@ pub(crate) struct Meter {
     /// By kind.
     errors: [OnceLock<Counter>; StoreErrorKind::COUNT],
 }
+
+/// Decisions by kind of identity and name of policy: an open-addressed table that is never resized,
+/// so that a lookup takes no lock.
+struct Rows(Box<[OnceLock<Decisions>; ROWS]>);
+
+/// A power of two.
+const ROWS: usize = 256;
+
+/// The number of policies of layers for which rows are kept, and of kinds for each. The rows that are
+/// kept fill half of their table, so that a lookup finds its row, or a free one, after a few steps.
+const CONFIGURED_POLICIES: usize = 32;
+const KINDS_PER_POLICY: usize = 4;
+const _: () = assert!(2 * CONFIGURED_POLICIES * KINDS_PER_POLICY <= ROWS);
+
+/// The number of rows among which a row of `others` is looked for.
+const PROBES: usize = 8;
 
 const OPERATIONS: usize = 4;
 const OUTCOMES: usize = 3;
@@ -80,12 +99,40 @@ impl Decisions {
     }
 }
 
+impl Rows {
+    fn new() -> Self {
+        Self(Box::new([const { OnceLock::new() }; ROWS]))
+    }
+
+    /// The rows in which a key may be, in the order in which they are taken.
+    fn probe(&self, key: u64, probes: usize) -> impl Iterator<Item = &OnceLock<Decisions>> {
+        (0..probes).map(move |probe| &self.0[(key as usize).wrapping_add(probe) % ROWS])
+    }
+
+    fn find(&self, key: u64, probes: usize) -> Option<&Decisions> {
+        let taken = self.probe(key, probes).map_while(OnceLock::get);
+        taken.into_iter().find(|row| row.key == key)
+    }
+
+    fn find_or_add(
+        &self,
+        key: u64,
+        probes: usize,
+        new: impl Fn() -> Decisions,
+    ) -> Option<&Decisions> {
+        let mut rows = self.probe(key, probes).map(|row| row.get_or_init(&new));
+        rows.find(|row| row.key == key)
+    }
+}
+
 impl Meter {
     pub(crate) fn new(store: &'static str) -> Self {
         Self {
             store,
-            decisions: Box::new([const { OnceLock::new() }; SERIES]),
+            configured: Rows::new(),
+            others: Rows::new(),
             other: OnceLock::new(),
+            kept: Mutex::default(),
             degraded: OnceLock::new(),
             waited: OnceLock::new(),
             operations: [const { OnceLock::new() }; OPERATIONS * OUTCOMES],
@@ -103,10 +150,10 @@ impl Meter {
         let seen = SEEN.get();
         SEEN.set(if seen + 1 < SAMPLED { seen + 1 } else { 0 });
         if seen == 0 {
-            let limit = f64::from(decision.limit());
+            let capacity = f64::from(decision.capacity());
             decisions
                 .remaining
-                .record(f64::from(decision.remaining()) / limit);
+                .record(f64::from(decision.remaining()) / capacity);
         }
         if decision.is_degraded() {
             let counter = || counter!("rate_limit_degraded_total", "store" => self.store);
@@ -114,25 +161,50 @@ impl Meter {
         }
     }
 
-    /// The metrics of the binding policy: an open-addressed table that is never resized, so that
-    /// finding them takes no lock.
-    fn decisions(&self, kind: &str, policy: &Policy) -> &Decisions {
-        // FNV-1a: kinds and policies are few, and none of them is a client's choice.
-        let hash = kind
-            .bytes()
-            .fold(policy.fingerprint() as u64, |hash, byte| {
-                (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-            });
-        let new = || Decisions::new(kind, policy.name().to_owned(), hash);
-        for probe in 0..8 {
-            let index = (hash as usize).wrapping_add(probe) % SERIES;
-            let entry = self.decisions[index].get_or_init(new);
-            if entry.key == hash {
-                return entry;
+    /// Keeps rows for the policies of a layer, which no policy that a request brings along can take.
+    pub(crate) fn configure(&self, limits: &Limits) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for policy in limits.policies() {
+            if kept.len() < CONFIGURED_POLICIES {
+                kept.entry(policy.name_hash()).or_default();
             }
         }
-        self.other
-            .get_or_init(|| Decisions::new("other", "other", 0))
+    }
+
+    /// The metrics of a kind of identity under a policy of that name.
+    fn decisions(&self, kind: &str, policy: &Policy) -> &Decisions {
+        // FNV-1a over the kind, begun with a hash of the policy's name.
+        let key = kind.bytes().fold(policy.name_hash(), |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        let configured = self.configured.find(key, ROWS);
+        configured.unwrap_or_else(|| self.other_decisions(kind, policy, key))
+    }
+
+    /// The metrics where they are not in a row that is kept, or not yet.
+    #[cold]
+    fn other_decisions(&self, kind: &str, policy: &Policy, key: u64) -> &Decisions {
+        if let Some(found) = self.others.find(key, PROBES) {
+            return found;
+        }
+        let new = || Decisions::new(kind, policy.name().to_owned(), key);
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(taken) = kept.get_mut(&policy.name_hash())
+            && *taken < KINDS_PER_POLICY
+        {
+            // Another thread may have added the row before this one got the lock.
+            if let Some(found) = self.configured.find(key, ROWS) {
+                return found;
+            }
+            if let Some(added) = self.configured.find_or_add(key, ROWS, new) {
+                *taken += 1;
+                return added;
+            }
+        }
+        drop(kept);
+        let other = || Decisions::new("other", "other", 0);
+        let others = self.others.find_or_add(key, PROBES, new);
+        others.unwrap_or_else(|| self.other.get_or_init(other))
     }
 
     /// Counts what was asked of the store, and how it went.
@@ -161,6 +233,11 @@ impl Meter {
         let histogram = || histogram!("rate_limit_check_duration_seconds", "store" => self.store);
         self.waited.get_or_init(histogram).record(time);
     }
+}
+
+/// Counts a request without an identity.
+pub(crate) fn unidentified() {
+    counter!("rate_limit_unidentified_total").increment(1);
 }
 
 /// Counts a lane's breaker in or out of those that are open: several limiters may have stores of
@@ -255,6 +332,11 @@ pub fn describe_metrics() {
         "rate_limit_degraded_total",
         count,
         "Requests decided by the failure strategy"
+    );
+    describe_counter!(
+        "rate_limit_unidentified_total",
+        count,
+        "Requests without an identity, rejected unless their layer is in shadow mode"
     );
     describe_counter!("rate_limit_errors_total", count, "Store errors, by kind");
     describe_counter!(

@@ -16,7 +16,10 @@ pub struct Policy {
     name: Arc<str>,
     quota: Quota,
     fingerprint: u128,
-    /// How a count's name in a store ends.
+    /// A hash of the name alone.
+    #[cfg(feature = "metrics")]
+    name_hash: u64,
+    /// The end of a count's key in a store.
     #[cfg(feature = "redis")]
     key: Arc<str>,
 }
@@ -24,10 +27,23 @@ pub struct Policy {
 impl Policy {
     /// Names a quota. [`Limits::new`] checks the name: one to 64 of ASCII letters, digits, `.`,
     /// `_` and `-`.
+    ///
+    /// # Panics
+    ///
+    /// If the quota's final numbers cannot be counted exactly, which only a quota made by a
+    /// constructor that panics can be: see the rules of [`Quota`].
+    #[track_caller]
     pub fn new(name: impl Into<Arc<str>>, quota: Quota) -> Self {
         let name = name.into();
+        if let Err(flaw) = quota.check_exact() {
+            panic!("policy `{name}`, quota `{quota}`: {flaw}");
+        }
+        #[cfg(feature = "metrics")]
+        let fingerprint_of_name = fingerprint("policy name", &name);
         let fingerprint = fingerprint("policy", &format!("{name} {quota}"));
         Self {
+            #[cfg(feature = "metrics")]
+            name_hash: fingerprint_of_name as u64,
             #[cfg(feature = "redis")]
             key: format!("{name}:{}", quota.to_string().replace(' ', "-")).into(),
             name,
@@ -51,7 +67,13 @@ impl Policy {
         self.fingerprint
     }
 
-    /// Name and quota, as they stand in a count's name.
+    /// Tells this policy's name from every other: metrics have one row for all quotas of one name.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn name_hash(&self) -> u64 {
+        self.name_hash
+    }
+
+    /// Name and quota, as they stand in a count's key.
     #[cfg(feature = "redis")]
     pub(crate) fn key(&self) -> &str {
         &self.key
@@ -118,8 +140,9 @@ impl Limits {
     }
 }
 
-/// A single policy, named `default`.
+/// A single policy, named `default`. Panics where [`Policy::new`] does.
 impl From<Quota> for Limits {
+    #[track_caller]
     fn from(quota: Quota) -> Self {
         Self([Policy::new("default", quota)].into())
     }

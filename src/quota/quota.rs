@@ -30,7 +30,14 @@ use crate::error::{QuotaError, QuotaFlaw};
 /// - a period is at least one tick and a whole number of ticks (a microsecond for token buckets,
 ///   a millisecond for windows), and at most ten years, as is the time to fill a bucket;
 /// - the products of the arithmetic stay below 2⁵³, so that a store whose numbers are doubles
-///   (Lua in Redis) decides the same. The error names the product.
+///   (Lua in Redis) decides the same. The error names the product. A fixed window has no product:
+///   its limit may be any `u32`, in any period.
+///
+/// The last rule is about the final numbers. `Quota::per_day(99_999_989).burst(1_000)` is exact,
+/// although a bucket of 99,999,989 tokens is not, so [`token_bucket`](Quota::token_bucket) and the
+/// constructors named for a period leave the rule to [`burst`](Quota::burst) or, if no burst is set,
+/// to [`Policy::new`](crate::Policy::new). Text and the constructors that begin with `try_` check
+/// every rule at once.
 ///
 /// # Text
 ///
@@ -84,7 +91,7 @@ impl Quota {
     ///
     /// Use [`burst`](Quota::burst) for a bucket of another size.
     pub const fn token_bucket(limit: u32, period: Duration) -> Self {
-        unwrap(Self::token_bucket_of(limit, period))
+        unwrap(Self::token_bucket_of(limit, period, limit))
     }
 
     /// At most `limit` in any stretch of `period`, as a sliding window counter judges it.
@@ -108,33 +115,78 @@ impl Quota {
     /// If the burst is 0, or too large for the arithmetic, or if this is a window.
     #[must_use = "a quota is a value: this returns another one"]
     pub const fn burst(self, burst: u32) -> Self {
-        unwrap(self.with_burst(burst))
+        let quota = unwrap(self.with_burst(burst));
+        match quota.check_exact() {
+            Ok(()) => quota,
+            Err(flaw) => unwrap(Err(flaw)),
+        }
     }
 
-    /// Like [`token_bucket`](Quota::token_bucket), returning what is wrong instead of panicking.
+    /// Like [`token_bucket`](Quota::token_bucket), but returns an error instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// If the numbers break one of the rules of [`Quota`].
     pub fn try_token_bucket(limit: u32, period: Duration) -> Result<Self, QuotaError> {
-        Ok(Self::token_bucket_of(limit, period)?)
+        Self::try_token_bucket_with_burst(limit, period, limit)
     }
 
-    /// Like [`sliding_window`](Quota::sliding_window), returning what is wrong instead of
-    /// panicking.
+    /// A token bucket of `burst` tokens that fills at `limit` a period.
+    ///
+    /// # Errors
+    ///
+    /// If the numbers break one of the rules of [`Quota`].
+    pub fn try_token_bucket_with_burst(
+        limit: u32,
+        period: Duration,
+        burst: u32,
+    ) -> Result<Self, QuotaError> {
+        let quota = Self::token_bucket_of(limit, period, burst)?;
+        quota.check_exact()?;
+        Ok(quota)
+    }
+
+    /// Like [`sliding_window`](Quota::sliding_window), but returns an error instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// If the numbers break one of the rules of [`Quota`].
     pub fn try_sliding_window(limit: u32, period: Duration) -> Result<Self, QuotaError> {
         Ok(Self::window_of(limit, period, true)?)
     }
 
-    /// Like [`fixed_window`](Quota::fixed_window), returning what is wrong instead of panicking.
+    /// Like [`fixed_window`](Quota::fixed_window), but returns an error instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// If the numbers break one of the rules of [`Quota`].
     pub fn try_fixed_window(limit: u32, period: Duration) -> Result<Self, QuotaError> {
         Ok(Self::window_of(limit, period, false)?)
     }
 
-    /// Like [`burst`](Quota::burst), returning what is wrong instead of panicking.
+    /// Like [`burst`](Quota::burst), but returns an error instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// If the numbers break one of the rules of [`Quota`], or if this is a window.
     pub fn try_burst(self, burst: u32) -> Result<Self, QuotaError> {
-        Ok(self.with_burst(burst)?)
+        let quota = self.with_burst(burst)?;
+        quota.check_exact()?;
+        Ok(quota)
     }
 
-    const fn token_bucket_of(limit: u32, period: Duration) -> Result<Self, QuotaFlaw> {
+    /// Checks that the arithmetic of the final numbers is exact.
+    pub(super) const fn check_exact(&self) -> Result<(), QuotaFlaw> {
+        match &self.0 {
+            Kind::TokenBucket(bucket) => bucket.check_exact(),
+            // A window is checked when it is made.
+            Kind::Window(_) => Ok(()),
+        }
+    }
+
+    const fn token_bucket_of(limit: u32, period: Duration, burst: u32) -> Result<Self, QuotaFlaw> {
         match ticks(period, Duration::from_micros(1)) {
-            Ok(period) => match TokenBucket::new(limit, period, limit) {
+            Ok(period) => match TokenBucket::new(limit, period, burst) {
                 Ok(bucket) => Ok(Self(Kind::TokenBucket(bucket))),
                 Err(flaw) => Err(flaw),
             },
@@ -171,7 +223,8 @@ impl Quota {
         }
     }
 
-    /// How much cost is allowed a [`period`](Quota::period).
+    /// The rate: how much cost is allowed in each [`period`](Quota::period) over a long time. How
+    /// much is allowed at once is the [`capacity`](Quota::capacity).
     pub const fn limit(&self) -> u32 {
         match &self.0 {
             Kind::TokenBucket(bucket) => bucket.limit,
@@ -187,9 +240,9 @@ impl Quota {
         }
     }
 
-    /// How much cost is allowed at once: a bucket's burst, a window's limit.
+    /// How much cost is allowed at once: a token bucket's burst, a window's limit.
     ///
-    /// This is what `X-RateLimit-Limit` says, since `X-RateLimit-Remaining` counts down from it.
+    /// `X-RateLimit-Limit` holds the capacity, since `X-RateLimit-Remaining` counts down from it.
     pub const fn capacity(&self) -> u32 {
         match &self.0 {
             Kind::TokenBucket(bucket) => bucket.burst,

@@ -61,17 +61,22 @@ impl FromStr for Quota {
         let (limit, period) = rate.split_once('/').ok_or_else(unreadable)?;
         let limit = number(limit).ok_or_else(unreadable)?;
         let period = duration(period).ok_or_else(unreadable)?;
-        let quota = match algorithm {
-            Algorithm::TokenBucket => Quota::try_token_bucket(limit, period)?,
+        let burst = match (words.next(), words.next(), words.next()) {
+            (None, ..) => None,
+            (Some("burst"), Some(burst), None) => Some(number(burst).ok_or_else(unreadable)?),
+            _ => return Err(unreadable()),
+        };
+        let window = match algorithm {
+            Algorithm::TokenBucket => {
+                let burst = burst.unwrap_or(limit);
+                return Quota::try_token_bucket_with_burst(limit, period, burst);
+            }
             Algorithm::SlidingWindow => Quota::try_sliding_window(limit, period)?,
             Algorithm::FixedWindow => Quota::try_fixed_window(limit, period)?,
         };
-        match (words.next(), words.next(), words.next()) {
-            (None, ..) => Ok(quota),
-            (Some("burst"), Some(burst), None) => {
-                quota.try_burst(number(burst).ok_or_else(unreadable)?)
-            }
-            _ => Err(unreadable()),
+        match burst {
+            Some(burst) => window.try_burst(burst),
+            None => Ok(window),
         }
     }
 }

@@ -63,11 +63,6 @@ impl TokenBucket {
         }
         let divisor = greatest_common_divisor(limit as u64, period);
         let (num, per) = (limit as u64 / divisor, period / divisor);
-        if burst as u128 * num as u128 >= EXACT {
-            return Err(QuotaFlaw::Inexact {
-                factors: [burst as u64, num],
-            });
-        }
         let fill = burst as u128 * per as u128;
         if fill > LONGEST * num as u128 {
             return Err(QuotaFlaw::FillTooLong {
@@ -91,6 +86,18 @@ impl TokenBucket {
             token,
             full,
         })
+    }
+
+    /// Checks that every product of the arithmetic stays below 2^53. It is not part of
+    /// [`new`](TokenBucket::new), since a bucket whose burst is the limit may be exact only with the
+    /// smaller burst that is set next.
+    pub(super) const fn check_exact(&self) -> Result<(), QuotaFlaw> {
+        if self.burst as u128 * self.num as u128 >= EXACT {
+            return Err(QuotaFlaw::Inexact {
+                factors: [self.burst as u64, self.num],
+            });
+        }
+        Ok(())
     }
 
     /// The time to fill an empty bucket, if it is a whole number of microseconds.

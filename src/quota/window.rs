@@ -32,7 +32,8 @@ impl Window {
         if limit == 0 {
             return Err(QuotaFlaw::ZeroLimit);
         }
-        if limit as u128 * period as u128 >= EXACT {
+        // A fixed window only compares counts, so it has no product to keep exact.
+        if sliding && limit as u128 * period as u128 >= EXACT {
             return Err(QuotaFlaw::Inexact {
                 factors: [limit as u64, period],
             });
@@ -143,15 +144,12 @@ impl Window {
     }
 
     fn fits(&self, view: View, cost: u32) -> bool {
-        match self
-            .limit
-            .checked_sub(cost)
-            .and_then(|left| left.checked_sub(view.current))
-        {
-            Some(left) => {
+        let left = self.limit.checked_sub(cost);
+        match left.and_then(|left| left.checked_sub(view.current)) {
+            Some(left) if self.sliding => {
                 product(view.previous, self.period - view.elapsed) <= product(left, self.period)
             }
-            None => false,
+            left => left.is_some(),
         }
     }
 
@@ -230,7 +228,8 @@ impl Window {
     }
 }
 
-/// Below 2^53, since the count is at most the limit and the time at most the period.
+/// Below 2^53 in a sliding window, since the count is at most the limit and the time at most the
+/// period. In a fixed window the count is 0.
 fn product(count: u32, milliseconds: u64) -> u64 {
     u64::from(count) * milliseconds
 }

@@ -190,6 +190,20 @@ impl<'a> Check<'a> {
         Some(charged)
     }
 
+    /// The status of each policy if this check were made upon these states: the status of the denial
+    /// where the cost does not fit, else that of the state as it is.
+    pub(crate) fn preview(&self, now: u64, states: &[State]) -> PerPolicy<Status> {
+        let preview = |(quota, state): (&Quota, &State)| {
+            let (_, status) = quota.step(*state, now, self.cost_under(quota));
+            let status = match status.is_allowed() {
+                true => quota.step(*state, now, 0).1,
+                false => status,
+            };
+            status.in_units_of(self.unit_under(quota))
+        };
+        self.quotas().zip(states).map(preview).collect()
+    }
+
     /// What one policy makes of a state: that state, with what was counted elsewhere, the one after
     /// this check, and what is left then.
     #[inline]

@@ -67,6 +67,15 @@ pub trait Store: Send + Sync + 'static {
         "custom"
     }
 
+    /// A number that tells this store from every other one in the process: two layers whose stores
+    /// have the same number may share counts, which is warned of.
+    ///
+    /// Unless implemented, this is the store's address. A store that is cheap to clone returns the
+    /// address of what its clones share.
+    fn instance(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Whether no check of this store can fail or wait, so that it needs no breaker, and no
     /// fallback that remembers what it decided.
     fn is_infallible(&self) -> bool {
@@ -96,6 +105,10 @@ macro_rules! pointer {
 
             fn name(&self) -> &'static str {
                 (**self).name()
+            }
+
+            fn instance(&self) -> usize {
+                (**self).instance()
             }
 
             fn is_infallible(&self) -> bool {

@@ -156,6 +156,10 @@ impl Store for ProgrammableStore {
         self.perform(self.lane(check), |counts| counts.reset(check))
     }
 
+    fn instance(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
     fn lane(&self, check: &Check<'_>) -> usize {
         (self.0.lane_of)(check)
     }

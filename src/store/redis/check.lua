@@ -336,7 +336,8 @@ local function windows()
     end
     local left = quota.limit - cost - current
     local in_view = quota.period - max(now_ms - start, 0)
-    if left < 0 or previous * in_view > left * quota.period then
+    -- Only a sliding window's products are known to be below 2^53.
+    if left < 0 or quota.sliding and previous * in_view > left * quota.period then
       return nil
     end
     return state(quota, start, previous, current + cost)

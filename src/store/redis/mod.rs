@@ -188,6 +188,10 @@ impl Store for RedisStore {
     fn name(&self) -> &'static str {
         "redis"
     }
+
+    fn instance(&self) -> usize {
+        Arc::as_ptr(&self.core).addr()
+    }
 }
 
 impl fmt::Debug for RedisStore {

@@ -18,7 +18,7 @@ impl From<&Decision<'_>> for Answer {
     fn from(decision: &Decision<'_>) -> Self {
         Self {
             allowed: decision.is_allowed(),
-            limit: decision.limit(),
+            limit: decision.capacity(),
             remaining: decision.remaining(),
             retry_after: decision.retry_after(),
             reset_after: decision.reset_after(),

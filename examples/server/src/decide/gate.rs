@@ -159,7 +159,7 @@ impl Gate {
         let limiter = self.limiter(rules);
         if hits == 0 {
             let (left, over) = join(
-                limiter.peek(&limits).into_future(),
+                limiter.peek(&limits.cost(0)).into_future(),
                 limiter.peek(&over).into_future(),
             )
             .await;

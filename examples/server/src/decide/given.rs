@@ -33,19 +33,26 @@ impl GivenLimit {
         if self.interval.is_zero() {
             return Err(Refusal::invalid("interval", "must be longer than nothing"));
         }
+        let Self { rate, interval, .. } = self;
         let of_interval = |error| Refusal::invalid("interval", error);
+        let of_burst = |error| Refusal::invalid("burst", error);
+        if self.algorithm == Algorithm::TokenBucket
+            && let Some(burst) = self.burst
+        {
+            // A wrong interval is not the burst's fault.
+            Quota::try_token_bucket(1, interval).map_err(of_interval)?;
+            let quota = Quota::try_token_bucket_with_burst(rate, interval, burst);
+            return Ok(quota.map_err(of_burst)?.into());
+        }
         let quota = match self.algorithm {
-            Algorithm::TokenBucket => Quota::try_token_bucket(self.rate, self.interval),
-            Algorithm::SlidingWindow => Quota::try_sliding_window(self.rate, self.interval),
-            Algorithm::FixedWindow => Quota::try_fixed_window(self.rate, self.interval),
+            Algorithm::TokenBucket => Quota::try_token_bucket(rate, interval),
+            Algorithm::SlidingWindow => Quota::try_sliding_window(rate, interval),
+            Algorithm::FixedWindow => Quota::try_fixed_window(rate, interval),
         };
         let quota = quota.map_err(of_interval)?;
-        let quota = match self.burst {
-            Some(burst) => quota
-                .try_burst(burst)
-                .map_err(|error| Refusal::invalid("burst", error))?,
-            None => quota,
-        };
-        Ok(quota.into())
+        match self.burst {
+            Some(burst) => Ok(quota.try_burst(burst).map_err(of_burst)?.into()),
+            None => Ok(quota.into()),
+        }
     }
 }

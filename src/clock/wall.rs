@@ -1,0 +1,291 @@
+//! The wall clock in steps of the monotonic clock, which never steps back.
+//!
+//! Windows are aligned to the Unix epoch, so a day of UTC must not drift away from the wall clock. But
+//! the wall clock may step, and a step forward would fill every bucket. So the time runs with the
+//! monotonic clock, and what it differs from the wall clock is made up for slowly: it runs faster or
+//! slower by one part in [`SLEW`] until the two agree. That is less than the kernel itself may slew the
+//! monotonic clock (500 parts per million, adjtimex(2)).
+//!
+//! The monotonic clock of Linux stands still while the machine is suspended. The kernel tells for how
+//! long, and that time has really passed, so it is added at once.
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
+use std::thread::yield_now;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use super::recent::{is_virtual, monotonic};
+
+/// The part of the time that passes by which a difference shrinks: 244 parts per million, 21 seconds
+/// a day.
+pub(super) const SLEW: u64 = 4_096;
+
+/// A difference from the wall clock that is left alone, in nanoseconds: readings of the two are
+/// apart by less.
+const TOLERATED: u64 = 1_000_000;
+
+/// The monotonic time between two comparisons with the wall clock, in nanoseconds.
+const COMPARED_EVERY: u64 = 1_000_000_000;
+
+/// A suspension that is shorter is not told from the time between two readings, in nanoseconds.
+const SHORTEST_SUSPENSION: u64 = 1_000_000_000;
+
+static WALL: LazyLock<Wall> = LazyLock::new(Wall::new);
+
+/// Returns nanoseconds since the Unix epoch. Follows `tokio::time::pause`.
+pub(super) fn now() -> u64 {
+    let wall = &*WALL;
+    let (monotonic, now) = wall.read();
+    let compared_at = wall.compared_at.load(Ordering::Relaxed);
+    if monotonic.saturating_sub(compared_at) >= COMPARED_EVERY && !is_virtual() {
+        wall.compare(compared_at, monotonic);
+    }
+    now
+}
+
+/// How the monotonic clock becomes the time: all in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Anchor {
+    /// By the monotonic clock.
+    at: u64,
+    /// The time at that instant.
+    time: u64,
+    /// What the wall clock was ahead of that time, which is made up for slowly.
+    error: i64,
+}
+
+impl Anchor {
+    /// The time when the monotonic clock shows `monotonic`.
+    fn time_at(&self, monotonic: u64) -> u64 {
+        let Some(passed) = monotonic.checked_sub(self.at) else {
+            // A paused clock may show an earlier instant.
+            return self.time.saturating_sub(self.at - monotonic);
+        };
+        let most = (passed / SLEW) as i64;
+        let slewed = self.error.clamp(-most, most);
+        (self.time + passed).saturating_add_signed(slewed)
+    }
+
+    /// What the wall clock is ahead of the time, once a suspension is counted in.
+    fn error(&self, monotonic: u64, wall: u64, suspended: u64) -> i64 {
+        let time = self.time_at(monotonic).saturating_add(suspended);
+        let error = wall.wrapping_sub(time) as i64;
+        if error.unsigned_abs() <= TOLERATED {
+            0
+        } else {
+            error
+        }
+    }
+
+    /// The anchor from `monotonic` on.
+    fn moved(&self, monotonic: u64, suspended: u64, error: i64) -> Self {
+        Self {
+            at: monotonic,
+            time: self.time_at(monotonic).saturating_add(suspended),
+            error,
+        }
+    }
+}
+
+/// The process's anchor. A sequence number that is odd while the anchor is written lets readers find
+/// out that they must read again (a sequence lock), so that reading takes no lock.
+struct Wall {
+    sequence: AtomicU64,
+    at: AtomicU64,
+    time: AtomicU64,
+    error: AtomicI64,
+    compared_at: AtomicU64,
+    /// For how long the machine had been suspended at the last comparison, in nanoseconds.
+    suspended: Mutex<u64>,
+}
+
+impl Wall {
+    fn new() -> Self {
+        let at = monotonic();
+        Self {
+            sequence: AtomicU64::new(0),
+            at: AtomicU64::new(at),
+            time: AtomicU64::new(wall_clock()),
+            error: AtomicI64::new(0),
+            compared_at: AtomicU64::new(at),
+            suspended: Mutex::new(suspended()),
+        }
+    }
+
+    fn anchor(&self) -> Anchor {
+        Anchor {
+            at: self.at.load(Ordering::Relaxed),
+            time: self.time.load(Ordering::Relaxed),
+            error: self.error.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Reads the monotonic clock and the time. The clock is read within the section that the sequence
+    /// number guards: so no thread reads an instant by an old anchor that is later than the instant at
+    /// which the new one begins, and the time never steps back from one thread to another.
+    fn read(&self) -> (u64, u64) {
+        loop {
+            let sequence = self.sequence.load(Ordering::Acquire);
+            if sequence % 2 == 0 {
+                let anchor = self.anchor();
+                let monotonic = monotonic();
+                fence(Ordering::Acquire);
+                if self.sequence.load(Ordering::Relaxed) == sequence {
+                    return (monotonic, anchor.time_at(monotonic));
+                }
+            }
+            yield_now();
+        }
+    }
+
+    /// Compares the time with the wall clock, unless another thread does, and moves the anchor where
+    /// they differ.
+    #[cold]
+    fn compare(&self, compared_at: u64, monotonic: u64) {
+        let order = Ordering::Relaxed;
+        let compared = self
+            .compared_at
+            .compare_exchange(compared_at, monotonic, order, order);
+        if compared.is_err() {
+            return;
+        }
+        let mut known = self.suspended.lock();
+        let suspended = match suspended().saturating_sub(*known) {
+            passed @ SHORTEST_SUSPENSION.. => passed,
+            _ => 0,
+        };
+        let (monotonic, _) = self.read();
+        let error = self.anchor().error(monotonic, wall_clock(), suspended);
+        if suspended > 0 || error != self.error.load(Ordering::Relaxed) {
+            *known += suspended;
+            self.move_anchor(suspended, error);
+        }
+    }
+
+    /// The caller holds the lock, so that no other thread writes.
+    fn move_anchor(&self, suspended: u64, error: i64) {
+        let sequence = self.sequence.load(Ordering::Relaxed);
+        self.sequence.store(sequence + 1, Ordering::Relaxed);
+        // The odd number is seen by all before the clock is read.
+        fence(Ordering::SeqCst);
+        let anchor = self.anchor().moved(monotonic(), suspended, error);
+        self.at.store(anchor.at, Ordering::Relaxed);
+        self.time.store(anchor.time, Ordering::Relaxed);
+        self.error.store(anchor.error, Ordering::Relaxed);
+        self.sequence.store(sequence + 2, Ordering::Release);
+    }
+}
+
+fn wall_clock() -> u64 {
+    let wall = SystemTime::now().duration_since(UNIX_EPOCH);
+    wall.unwrap_or_default().as_nanos() as u64
+}
+
+/// For how long the machine has been suspended since it started, in nanoseconds.
+#[cfg(target_os = "linux")]
+fn suspended() -> u64 {
+    use rustix::time::{ClockId, clock_gettime};
+
+    let nanos = |clock| {
+        let time = clock_gettime(clock);
+        time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    };
+    // In this order, the time between the two readings makes a suspension shorter and never longer.
+    let boot = nanos(ClockId::Boottime);
+    boot.saturating_sub(nanos(ClockId::Monotonic))
+}
+
+/// The monotonic clocks of other systems are not compared.
+#[cfg(not(target_os = "linux"))]
+fn suspended() -> u64 {
+    0
+}
+
+#[cfg(all(test, not(tollgate_loom)))]
+mod tests {
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    const START: Anchor = Anchor {
+        at: 1 << 62,
+        time: 1_700_000_000 * SECOND,
+        error: 0,
+    };
+
+    /// What happens between two comparisons: for how long the machine runs, for how long it is
+    /// suspended, and by how much the wall clock is stepped.
+    fn events() -> impl Strategy<Value = Vec<(u64, u64, i64)>> {
+        let suspended = prop_oneof![9 => Just(0), 1 => SHORTEST_SUSPENSION..100_000 * SECOND];
+        let step = prop_oneof![
+            5 => Just(0_i64),
+            2 => -(SECOND as i64)..SECOND as i64,
+            1 => any::<i32>().prop_map(|step| i64::from(step) * 1_000),
+        ];
+        prop::collection::vec((SECOND..3_000 * SECOND, suspended, step), 1..50)
+    }
+
+    proptest! {
+        #[test]
+        fn time_never_steps_back_nor_runs_ahead_of_elapsed_time(events in events()) {
+            let mut anchor = START;
+            let (mut monotonic, mut wall) = (START.at, START.time as i64);
+            for (ran, suspended, step) in events {
+                let before = anchor.time_at(monotonic);
+                monotonic += ran;
+                wall += (ran + suspended) as i64 + step;
+                let error = anchor.error(monotonic, wall as u64, suspended);
+                anchor = anchor.moved(monotonic, suspended, error);
+                let passed = anchor.time_at(monotonic) - before;
+                // No more tokens than the time that has really passed is worth, but for the slew.
+                prop_assert!(passed <= ran + suspended + ran / SLEW);
+                prop_assert!(passed >= ran + suspended - ran / SLEW);
+            }
+        }
+
+        #[test]
+        fn time_agrees_with_a_steady_wall_clock_in_the_end(step in -100 * SECOND as i64..100 * SECOND as i64) {
+            let wall_at = |monotonic: u64| (START.time + (monotonic - START.at)).wrapping_add_signed(step);
+            let (mut anchor, mut monotonic) = (START, START.at);
+            for _ in 0..100 * SLEW {
+                monotonic += SECOND;
+                let error = anchor.error(monotonic, wall_at(monotonic), 0);
+                anchor = anchor.moved(monotonic, 0, error);
+            }
+            let error = anchor.time_at(monotonic).abs_diff(wall_at(monotonic));
+            prop_assert!(error <= TOLERATED, "{error} ns");
+        }
+    }
+
+    #[test]
+    fn paused_clock_may_be_earlier_than_the_anchor() {
+        assert_eq!(START.time_at(START.at - SECOND), START.time - SECOND);
+    }
+
+    #[test]
+    fn time_does_not_step_back_between_threads_while_the_anchor_moves() {
+        let wall = Wall::new();
+        let last = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    for _ in 0..20_000 {
+                        let seen = last.load(Ordering::SeqCst);
+                        let (_, now) = wall.read();
+                        assert!(seen <= now, "{} ns back", seen - now);
+                        last.fetch_max(now, Ordering::SeqCst);
+                    }
+                });
+            }
+            for round in 0..2_000 {
+                let error = if round % 2 == 0 { -1 } else { 1 };
+                wall.move_anchor(round, error * SECOND as i64);
+            }
+        });
+    }
+}
