@@ -556,3 +556,72 @@ proptest! {
         }
     }
 }
+
+/// A 6to4 host has the 65,536 networks of `2002:V4::/48` (RFC 3056).
+#[test]
+fn sixto4_counts_as_its_ipv4_host_and_is_never_trusted() {
+    let told = headers(LIST, &["203.0.113.7"]);
+    let trusting = behind("10.0.0.0/8");
+    for spelled in ["2002:a00:5::1", "2002:a00:5:1::1", "2002:a00:5:ffff::2"] {
+        assert_eq!(Identity::ip(ip(spelled)), Identity::ip(ip("10.0.0.5")));
+        assert_eq!(trusting.address(ip(spelled), &told), ip("10.0.0.5"));
+    }
+    assert_eq!(read(LIST, &["6.6.6.6, 2002:a00:9::1"]), ip("10.0.0.9"));
+}
+
+#[test]
+fn named_nat64_prefixes_count_as_ipv4_clients() {
+    // RFC 6052, section 2.4.
+    for (prefix, address) in [
+        ("2001:db8::/32", "2001:db8:c000:221::"),
+        ("2001:db8:100::/40", "2001:db8:1c0:2:21::"),
+        ("2001:db8:122::/48", "2001:db8:122:c000:2:2100::"),
+        ("2001:db8:122:300::/56", "2001:db8:122:3c0:0:221::"),
+        ("2001:db8:122:344::/64", "2001:db8:122:344:c0:2:2100::"),
+        ("2001:db8:122:344::/96", "2001:db8:122:344::192.0.2.33"),
+        ("::ffff:0:0:0/96", "::ffff:0:192.0.2.33"),
+    ] {
+        let peer = ClientIp::peer().ipv6_prefix(64).unwrap();
+        let one = peer.clone().address(ip(address), &HeaderMap::new());
+        assert!(one.is_ipv6(), "{prefix} is not named");
+        let named = peer.nat64_prefixes([prefix.parse().unwrap()]).unwrap();
+        let counted = named.address(ip(address), &HeaderMap::new());
+        assert_eq!(counted, ip("192.0.2.33"), "{prefix}");
+    }
+    for odd in ["10.0.0.0/8", "2001:db8::/33", "2001:db8::1/64", "2001:db8::/128"] {
+        let refused = ClientIp::peer().nat64_prefixes([odd.parse().unwrap()]);
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains(odd) && error.contains("/48"), "{error}");
+    }
+}
+
+#[test]
+fn trusted_network_with_bits_after_its_prefix_is_refused() {
+    for (network, fix) in [
+        ("::ffff:10.0.0.0/8", "write `10.0.0.0/8`"),
+        ("64:ff9b::10.0.0.0/8", "write `10.0.0.0/8`"),
+        ("10.0.0.5/8", "`10.0.0.0/8` for the network or `10.0.0.5/32`"),
+        ("2001:db8::1/64", "`2001:db8::/64` for the network or `2001:db8::1/128`"),
+        ("::ffff:10.0.0.0/90", "`::ffff:10.0.0.0/128`"),
+    ] {
+        let refused = ClientIp::behind([network.parse().unwrap()]);
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains(network) && error.contains(fix), "{error}");
+    }
+    behind("::ffff:10.0.0.0/104");
+    behind("::/0");
+}
+
+/// RFC 7239, section 6.2. A node with a port should be quoted, which some proxies forget.
+#[test]
+fn forwarded_node_may_have_any_port_quoted_or_not() {
+    for port in ["", ":443", ":_port", ":_p.o-r_t"] {
+        for quote in ["", "\""] {
+            let line = format!("for={quote}198.51.100.4{port}{quote};proto=https");
+            assert_eq!(read("forwarded", &[&line]), ip("198.51.100.4"), "{line}");
+        }
+    }
+    for line in ["for=198.51.100.4:_", "for=198.51.100.4:65536", "for=_hidden:_port"] {
+        assert_eq!(read("forwarded", &[line]), PROXY, "{line}");
+    }
+}

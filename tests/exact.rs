@@ -237,3 +237,33 @@ fn fill_time(quota: Quota) -> u64 {
     micros(quota.period()) / u64::from(quota.limit()) * u64::from(quota.capacity())
         + u64::from(quota.capacity())
 }
+
+/// The figures of the guide, `algorithms`.
+#[test]
+fn worst_stretch_is_what_the_guide_says() {
+    let period = Duration::from_secs(1);
+    // How much a quota admits in less than one period, at worst.
+    let most = |quota: Quota, bursts: &[u64]| {
+        let mut state = State::default();
+        let mut admitted = 0;
+        for passed in bursts {
+            let now = NOW / 1_000_000 * 1_000_000 + passed;
+            while let (next, status) = quota.step(state, now, 1)
+                && status.is_allowed()
+            {
+                (state, admitted) = (next, admitted + 1);
+            }
+        }
+        admitted
+    };
+    for n in [1, 5, 100] {
+        let around_a_boundary = [999_000, 1_998_000];
+        assert_eq!(most(Quota::fixed_window(n, period), &[999_999, 1_000_000]), 2 * n);
+        let sliding = Quota::sliding_window(n, period);
+        assert_eq!(most(sliding, &around_a_boundary), 2 * n - 1);
+        let every_token: Vec<_> = (0..1_000_000).step_by(1_000).collect();
+        let bucket = Quota::token_bucket(n, period).burst(20);
+        assert!(most(bucket, &every_token) <= 20 + n);
+        assert!(most(bucket, &every_token) >= 20 + n - 1);
+    }
+}

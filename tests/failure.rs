@@ -288,3 +288,36 @@ async fn what_remains_of_a_share_is_what_will_pass() {
 fn a_deadline_of_zero_is_refused() {
     let _ = Limiter::builder(ProgrammableStore::new()).deadline(Duration::ZERO);
 }
+
+#[tokio::test(start_paused = true)]
+async fn peek_tells_whether_a_cost_fits() {
+    let round_trip = Behavior::AnswerAfter(Duration::from_millis(5));
+    for behavior in [Behavior::Answer, round_trip, DOWN] {
+        let store = ProgrammableStore::new();
+        let limiter = Limiter::from(store.clone());
+        let alice = alice();
+        let limits = Limits::new([
+            Policy::new("ten", Quota::per_day(10)),
+            Policy::new("hundred", Quota::fixed_window(100, Quota::per_day(1).period())),
+        ])
+        .unwrap();
+        let check = Check::new(&alice, &limits);
+        limiter.check(&check.cost(7)).await;
+        store.behave(behavior);
+        for _ in 0..2 {
+            for (cost, fits) in [(0, true), (3, true), (4, false), (11, false), (101, false)] {
+                let decision = limiter.peek(&check.cost(cost)).await;
+                assert_eq!(decision.is_allowed(), fits, "{behavior:?}, cost {cost}");
+                assert_eq!(decision.is_degraded(), behavior == DOWN);
+                let remaining = decision.policies().map(|(_, status)| status.remaining());
+                assert_eq!(remaining.collect::<Vec<_>>(), [3, 93], "cost {cost}");
+                let wait = decision.retry_after();
+                assert_eq!(wait.is_none(), cost > 10, "cost {cost}");
+                assert_eq!(wait == Some(Duration::ZERO), fits, "cost {cost}");
+            }
+        }
+        assert!(limiter.check(&check.cost(3)).await.is_allowed());
+        assert!(!limiter.peek(&check).await.is_allowed(), "{behavior:?}");
+        assert!(limiter.peek(&check.cost(0)).await.is_allowed(), "{behavior:?}");
+    }
+}

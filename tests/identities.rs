@@ -13,7 +13,7 @@ use axum::extract::connect_info::MockConnectInfo;
 use axum::routing::get;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
+use http::{HeaderValue, Method, StatusCode, Version};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tollgate::{
@@ -117,7 +117,7 @@ async fn a_router_is_told_by_axum() {
 }
 
 #[tokio::test]
-async fn without_a_peer_address_a_request_is_turned_away_and_the_log_says_why() {
+async fn missing_peer_address_is_explained_in_debug_and_log() {
     record();
     let layer = once().scope("no-peer");
     let app = Router::new().route("/", get(async || "hello")).layer(layer);
@@ -129,10 +129,13 @@ async fn without_a_peer_address_a_request_is_turned_away_and_the_log_says_why() 
         assert_eq!(response.headers().len(), 2, "{:?}", response.headers());
         let problem: Value = serde_json::from_str(&text(response).await).unwrap();
         let title = "Internal Server Error";
-        assert_eq!(
-            problem,
-            json!({ "type": "about:blank", "title": title, "status": 500 })
-        );
+        let mut expected = json!({ "type": "about:blank", "title": title, "status": 500 });
+        if cfg!(debug_assertions) {
+            let detail = problem["detail"].as_str().unwrap();
+            assert!(detail.contains("MockConnectInfo"), "{detail}");
+            expected["detail"] = detail.into();
+        }
+        assert_eq!(problem, expected);
     }
     let [line] = &logged("scope=\"no-peer\"")[..] else {
         panic!("one line: {:?}", logged("scope=\"no-peer\""));
@@ -149,7 +152,7 @@ async fn without_a_peer_address_a_request_is_turned_away_and_the_log_says_why() 
 }
 
 #[tokio::test]
-async fn the_client_is_not_told_the_reason() {
+async fn only_a_debug_build_tells_the_client_the_reason() {
     record();
     let layer = once()
         .scope("no-tenant")
@@ -158,6 +161,8 @@ async fn the_client_is_not_told_the_reason() {
     let mut call = request("alice");
     let grpc = HeaderValue::from_static("application/grpc");
     call.headers_mut().insert(CONTENT_TYPE, grpc);
+    *call.method_mut() = Method::POST;
+    *call.version_mut() = Version::HTTP_2;
     for (request, status) in [(request("alice"), 403), (call, 200)] {
         let response = send(&layer, request).await;
         assert_eq!(response.status(), status);
@@ -166,7 +171,7 @@ async fn the_client_is_not_told_the_reason() {
         }
         let headers = format!("{:?}", response.headers());
         let told = format!("{headers} {}", text(response).await);
-        assert!(!told.contains("tenant"), "{told}");
+        assert_eq!(told.contains("tenant table is empty"), cfg!(debug_assertions), "{told}");
     }
     let lines = logged("scope=\"no-tenant\"");
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -391,5 +396,64 @@ async fn no_forwarding_header_is_too_odd_to_read_or_to_refuse() {
             let status = if known == expected { 429 } else { 200 };
             assert_eq!(send(&layer, plain).await.status(), status);
         }
+    }
+}
+
+#[tokio::test]
+async fn empty_user_id_is_no_identity() {
+    let (id, address) = (UserId::new(""), PeerAddr(address("203.0.113.7:1")));
+    let mut request = with(id);
+    request.extensions_mut().insert(address);
+    assert_eq!(send(&once(), request).await.status(), 500);
+}
+
+#[tokio::test]
+async fn empty_value_of_any_kind_is_no_identity() {
+    let made: [fn() -> Identity; 4] = [
+        || Identity::user(""),
+        || Identity::new("org", "").unwrap(),
+        || Identity::secret("key", "").unwrap(),
+        || Identity::new("ip", "").unwrap(),
+    ];
+    for make in made {
+        let layer = once().identify_by(move |_: &Parts| Ok(make()));
+        assert_eq!(send(&layer, Request::default()).await.status(), 500, "{}", make());
+    }
+    let layer = once().identify_by(|_: &Parts| Ok(Identity::secret("key", " ")?));
+    assert_eq!(send(&layer, Request::default()).await.status(), 200);
+}
+
+#[tokio::test]
+async fn layers_of_one_base_log_a_missing_identity_once_each() {
+    record();
+    let base = once();
+    send(&base.clone().scope("base"), Request::default()).await;
+    for scope in ["first-of-base", "second-of-base"] {
+        let layer = base.clone().scope(scope);
+        for _ in 0..3 {
+            send(&layer.clone(), Request::default()).await;
+        }
+        assert_eq!(logged(&format!("scope=\"{scope}\"")).len(), 1, "{scope}");
+    }
+}
+
+#[test]
+fn unix_socket_needs_no_peer_behind_counted_proxies() {
+    let mut request = Request::default();
+    let list = HeaderValue::from_static("6.6.6.6, 203.0.113.7");
+    request.headers_mut().insert("x-forwarded-for", list);
+    let identify = |client_ip: ClientIp| {
+        let (parts, _) = request.clone().into_parts();
+        client_ip.identify(&parts).map(|identity| identity.to_string())
+    };
+    assert_eq!(identify(ClientIp::behind_hops(1)).unwrap(), "ip:203.0.113.7");
+    assert_eq!(identify(ClientIp::behind_hops(2)).unwrap(), "ip:6.6.6.6");
+    for client_ip in [
+        ClientIp::behind_hops(0),
+        ClientIp::behind_hops(3),
+        ClientIp::behind(["0.0.0.0/0".parse().unwrap()]).unwrap(),
+    ] {
+        let reason = identify(client_ip).unwrap_err().to_string();
+        assert!(reason.contains("Unix socket"), "{reason}");
     }
 }

@@ -315,3 +315,26 @@ fn one_who_was_held_up_after_reading_the_clock_is_not_denied_what_fits() {
     // Two of three were admitted since the bucket was full.
     assert!(is_allowed(&limiter, &user(0), &limits));
 }
+
+/// A thread that decides in real time has a cached reading of the clock for a millisecond.
+#[test]
+fn cached_clock_does_not_outlast_entering_paused_time() {
+    let limiter = Limiter::from(LocalStore::new());
+    let limits = Limits::from(Quota::per_second(1));
+    for round in 0..200 {
+        let warm = Identity::user("warm");
+        for _ in 0..200 {
+            let _ = limiter.check(&Check::new(&warm, &limits));
+        }
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let user = Identity::user(&round.to_string());
+            let check = Check::new(&user, &limits);
+            assert!(limiter.check(&check).await.is_allowed());
+            assert!(!limiter.check(&check).await.is_allowed());
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert!(limiter.check(&check).await.is_allowed(), "round {round}");
+        });
+    }
+}

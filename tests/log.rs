@@ -3,14 +3,20 @@
 #[path = "support/log.rs"]
 mod log;
 
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body_util::Empty;
 use tokio::time::sleep;
 use tollgate::test_util::{Behavior, ProgrammableStore};
 use tollgate::{
     Check, Identity, Limiter, Limits, LocalStore, Quota, RateLimitLayer, StoreErrorKind,
 };
-use tower::Layer;
+use tower::{Layer, ServiceExt};
 
 use log::{logged, record};
 
@@ -80,4 +86,41 @@ fn layers_that_share_a_count_are_warned_of_once() {
         line.starts_with("WARN ") && line.contains("policy=\"default\""),
         "{line}"
     );
+}
+
+#[test]
+fn layers_behind_two_limiters_warn_of_a_shared_count() {
+    record();
+    let store = Arc::new(LocalStore::new());
+    let layer = |store: Arc<LocalStore>| {
+        RateLimitLayer::new(Quota::per_day(10), Limiter::from(store)).scope("two-limiters")
+    };
+    let one = layer(store.clone());
+    drop(one.layer(()));
+    drop(layer(Arc::default()).layer(()));
+    assert_eq!(logged("scope=\"two-limiters\""), [""; 0], "another store");
+    drop(layer(store).layer(()));
+    assert_eq!(logged("scope=\"two-limiters\"").len(), 1);
+}
+
+#[tokio::test]
+async fn layer_that_charges_a_request_twice_warns_once() {
+    record();
+    let inner = tower::service_fn(async |_: Request<()>| {
+        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
+    });
+    let layer = |scope: &str| {
+        RateLimitLayer::new(Quota::per_day(10), LocalStore::new())
+            .scope(scope)
+            .identify_by(|_: &Parts| Ok(Identity::user("alice")))
+    };
+    let (twice, once) = (layer("charges-twice"), layer("charges-once"));
+    let service = twice.layer(once.layer(twice.layer(inner)));
+    for left in ["8", "6"] {
+        let response = service.clone().oneshot(Request::new(())).await.unwrap();
+        assert_eq!(response.headers()["x-ratelimit-remaining"], left);
+    }
+    let warnings = usize::from(cfg!(debug_assertions));
+    assert_eq!(logged("scope=\"charges-twice\"").len(), warnings);
+    assert_eq!(logged("scope=\"charges-once\""), [""; 0]);
 }

@@ -396,3 +396,55 @@ fn the_middleware_counts_what_it_decides() {
         );
     });
 }
+
+#[test]
+fn quotas_of_one_policy_name_share_a_row() {
+    record(async |metrics| {
+        let limiter = Limiter::from(LocalStore::new());
+        let alice = Identity::user("alice");
+        for limit in 1..=1_000 {
+            let limits = Limits::from(Quota::per_day(limit));
+            limiter.check(&Check::new(&alice, &limits)).await;
+        }
+        let moved = metrics.moved();
+        let row = "rate_limit_allowed_total{identity=user,policy=default} 1000";
+        assert!(moved.contains(&row.into()), "{moved:?}");
+    });
+}
+
+#[test]
+fn foreign_policies_and_kinds_do_not_displace_configured_rows() {
+    record(async |metrics| {
+        let limiter = Limiter::from(LocalStore::with_capacity(10_000));
+        let limits = Limits::new([Policy::new("api", Quota::per_day(1_000))]).unwrap();
+        let layer = RateLimitLayer::new(limits.clone(), limiter.clone()).scope("api");
+        drop(layer.layer(()));
+        for number in 0..1_000 {
+            // A policy that a caller brings along, and a kind that a client chooses.
+            let foreign = Policy::new(format!("foreign-{number}"), Quota::per_day(1));
+            let foreign = Limits::new([foreign]).unwrap();
+            let kind = Identity::new(&format!("kind-{number}"), "1").unwrap();
+            limiter.check(&Check::new(&kind, &foreign)).await;
+        }
+        metrics.moved();
+        let alice = Identity::user("alice");
+        limiter.check(&Check::new(&alice, &limits)).await;
+        let row = "rate_limit_allowed_total{identity=user,policy=api} 1";
+        let moved = metrics.moved();
+        assert!(moved.contains(&row.into()), "{moved:?}");
+    });
+}
+
+#[test]
+fn requests_without_an_identity_are_counted() {
+    record(async |metrics| {
+        let layer = RateLimitLayer::new(Quota::per_day(1), LocalStore::new());
+        for layer in [layer.clone(), layer.shadow(true)] {
+            let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+                Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+            }));
+            let _ = service.oneshot(Request::new(())).await.unwrap();
+        }
+        assert_eq!(metrics.moved(), ["rate_limit_unidentified_total{} 2"]);
+    });
+}

@@ -293,3 +293,52 @@ fn quotas_and_limits_are_read_from_a_configuration() {
         assert!(error.contains(said), "{error}");
     }
 }
+
+#[test]
+fn smaller_burst_makes_an_inexact_rate_exact() {
+    const DAY: Quota = Quota::per_day(99_999_989).burst(1_000);
+    let text: Quota = "99999989/1d burst 1000".parse().unwrap();
+    let day = Duration::from_secs(86_400);
+    let tried = Quota::try_token_bucket_with_burst(99_999_989, day, 1_000);
+    assert_eq!([text, tried.unwrap()], [DAY, DAY]);
+    assert_eq!((DAY.limit(), DAY.capacity()), (99_999_989, 1_000));
+    Policy::new("exact", DAY);
+}
+
+#[test]
+fn inexact_quota_is_refused_at_once_by_text_and_try() {
+    let day = Duration::from_secs(86_400);
+    for refused in [
+        "99999989/1d".parse::<Quota>(),
+        "99999989/1d burst 99999989".parse(),
+        Quota::try_token_bucket(99_999_989, day),
+        Quota::per_day(99_999_989).try_burst(99_999_990),
+    ] {
+        let error = refused.unwrap_err().to_string();
+        assert!(error.contains("2^53"), "{error}");
+    }
+}
+
+#[test]
+fn inexact_quota_is_refused_by_its_policy() {
+    let inexact = Quota::per_day(99_999_989);
+    let refused = std::panic::catch_unwind(|| Limits::from(inexact)).unwrap_err();
+    let message = refused.downcast_ref::<String>().unwrap();
+    assert!(message.contains("99999989/1d") && message.contains("2^53"), "{message}");
+}
+
+#[test]
+fn fixed_window_takes_any_limit_in_any_period() {
+    let now = 1_700_000_000_000_000;
+    for text in ["fixed 10000000/30d", "fixed 4294967295/3650d", "fixed 4294967295/1ms"] {
+        let quota: Quota = text.parse().unwrap();
+        let limit = quota.limit();
+        let (state, status) = quota.step(State::default(), now, limit - 1);
+        assert_eq!((status.is_allowed(), status.remaining()), (true, 1), "{text}");
+        assert!(!quota.step(state, now, 2).1.is_allowed(), "{text}");
+        let (state, _) = quota.step(state, now, 1);
+        let denied = quota.step(state, now, 1).1;
+        let wait = denied.retry_after().unwrap();
+        assert!(quota.step(state, now + wait.as_micros() as u64, limit).1.is_allowed());
+    }
+}

@@ -9,7 +9,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use http_body::Body as _;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -221,8 +221,15 @@ async fn every_added_header_is_exposed_to_scripts() {
     let layer = RateLimitLayer::new(Quota::per_minute(1), store)
         .headers(ResponseHeaders::x_rate_limit().and_ietf());
     let shadow = layer.clone().shadow(true);
-    for layer in [&layer, &layer, &shadow] {
-        let response = send(layer, request("alice")).await;
+    let plain = request("alice");
+    let grpc = grpc_call("application/grpc", Method::POST, Version::HTTP_2);
+    for (layer, request) in [
+        (&layer, &plain),
+        (&layer, &plain),
+        (&layer, &grpc),
+        (&shadow, &plain),
+    ] {
+        let response = send(layer, request.clone()).await;
         for (name, _) in added(&response) {
             let name: HeaderName = name.parse().unwrap();
             assert!(
@@ -482,11 +489,11 @@ proptest! {
                 .map(|name| number(&response, &format!("x-ratelimit-{name}")).unwrap());
             prop_assert!(remaining <= limit);
             prop_assert!(reset > 0 || remaining == limit);
+            let wait = number(&response, "retry-after");
             let ietf = header(&response, "ratelimit").unwrap();
-            let end = format!(";r={remaining};t={reset}");
+            let end = format!(";r={remaining};t={}", wait.unwrap_or(reset));
             prop_assert!(ietf.ends_with(&end), "{} {}", ietf, end);
 
-            let wait = number(&response, "retry-after");
             if response.status() == StatusCode::OK {
                 prop_assert_eq!(wait, None);
                 continue;
@@ -509,5 +516,66 @@ proptest! {
         if quotas.len() == 1 {
             prop_assert_eq!(number(&after, "x-ratelimit-remaining"), Some(limit));
         }
+    }
+}
+
+fn grpc_call(content_type: &'static str, method: Method, version: Version) -> Request {
+    let mut call = request("alice");
+    *call.method_mut() = method;
+    *call.version_mut() = version;
+    let content_type = HeaderValue::from_static(content_type);
+    call.headers_mut().insert(CONTENT_TYPE, content_type);
+    call
+}
+
+#[tokio::test]
+async fn only_grpc_calls_get_grpc_denials() {
+    let layer = RateLimitLayer::new(Quota::per_day(1), LocalStore::new());
+    send(&layer, request("alice")).await;
+    for (content_type, method, version, is_grpc) in [
+        ("application/grpc", Method::POST, Version::HTTP_2, true),
+        ("application/grpc+proto", Method::POST, Version::HTTP_2, true),
+        ("application/grpc;charset=utf-8", Method::POST, Version::HTTP_3, true),
+        ("application/grpc-web", Method::POST, Version::HTTP_11, true),
+        ("application/grpc-web+proto", Method::POST, Version::HTTP_11, true),
+        ("application/grpc-web-text+proto", Method::POST, Version::HTTP_2, true),
+        ("application/grpc", Method::POST, Version::HTTP_11, false),
+        ("application/grpc", Method::GET, Version::HTTP_2, false),
+        ("application/grpc-web", Method::PUT, Version::HTTP_11, false),
+        ("application/grpc-webby", Method::POST, Version::HTTP_2, false),
+        ("application/grpcs", Method::POST, Version::HTTP_2, false),
+        ("application/json", Method::POST, Version::HTTP_2, false),
+    ] {
+        let call = grpc_call(content_type, method, version);
+        let off = layer.clone().grpc_responses(false);
+        for (layer, is_grpc) in [(&layer, is_grpc), (&off, false)] {
+            let response = send(layer, call.clone()).await;
+            let status = if is_grpc { 200 } else { 429 };
+            assert_eq!(response.status(), status, "{call:?}");
+            assert_eq!(header(&response, "grpc-status").is_some(), is_grpc);
+        }
+    }
+}
+
+/// draft-ietf-httpapi-ratelimit-headers-11, section 6: `Retry-After` must not be earlier than the end
+/// of the effective window.
+#[tokio::test]
+async fn ratelimit_t_is_retry_after_on_a_denial() {
+    for (quota, wait) in [
+        ("5/1s burst 10", 1),
+        ("100/1m", 1),
+        ("sliding 5/15m", 1_080),
+        ("fixed 5/1h", 3_600),
+    ] {
+        let (store, clock) = still();
+        let headers = ResponseHeaders::x_rate_limit().and_ietf();
+        let layer = costing(quota.parse::<Quota>().unwrap(), store).headers(headers);
+        clock.set(1_700_002_800_000_000);
+        let capacity = quota.parse::<Quota>().unwrap().capacity();
+        assert_eq!(spend(&layer, capacity).await.status(), 200);
+        let denied = spend(&layer, 1).await;
+        assert_eq!(number(&denied, "retry-after"), Some(wait), "{quota}");
+        let ietf = header(&denied, "ratelimit").unwrap();
+        assert_eq!(ietf, format!("\"default\";r=0;t={wait}"), "{quota}");
     }
 }
