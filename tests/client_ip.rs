@@ -7,7 +7,7 @@ use proptest::collection::vec as many;
 use proptest::prelude::*;
 use proptest::sample::select;
 use serde_json::Value;
-use tollgate::{ClientIp, ForwardingHeader};
+use tollgate::{ClientIp, ForwardingHeader, Identity};
 
 const LIST: &str = "x-forwarded-for";
 const ELEMENTS: &str = "forwarded";
@@ -588,7 +588,12 @@ fn named_nat64_prefixes_count_as_ipv4_clients() {
         let counted = named.address(ip(address), &HeaderMap::new());
         assert_eq!(counted, ip("192.0.2.33"), "{prefix}");
     }
-    for odd in ["10.0.0.0/8", "2001:db8::/33", "2001:db8::1/64", "2001:db8::/128"] {
+    for odd in [
+        "10.0.0.0/8",
+        "2001:db8::/33",
+        "2001:db8::1/64",
+        "2001:db8::/128",
+    ] {
         let refused = ClientIp::peer().nat64_prefixes([odd.parse().unwrap()]);
         let error = refused.unwrap_err().to_string();
         assert!(error.contains(odd) && error.contains("/48"), "{error}");
@@ -600,8 +605,14 @@ fn trusted_network_with_bits_after_its_prefix_is_refused() {
     for (network, fix) in [
         ("::ffff:10.0.0.0/8", "write `10.0.0.0/8`"),
         ("64:ff9b::10.0.0.0/8", "write `10.0.0.0/8`"),
-        ("10.0.0.5/8", "`10.0.0.0/8` for the network or `10.0.0.5/32`"),
-        ("2001:db8::1/64", "`2001:db8::/64` for the network or `2001:db8::1/128`"),
+        (
+            "10.0.0.5/8",
+            "`10.0.0.0/8` for the network or `10.0.0.5/32`",
+        ),
+        (
+            "2001:db8::1/64",
+            "`2001:db8::/64` for the network or `2001:db8::1/128`",
+        ),
         ("::ffff:10.0.0.0/90", "`::ffff:10.0.0.0/128`"),
     ] {
         let refused = ClientIp::behind([network.parse().unwrap()]);
@@ -621,7 +632,11 @@ fn forwarded_node_may_have_any_port_quoted_or_not() {
             assert_eq!(read("forwarded", &[&line]), ip("198.51.100.4"), "{line}");
         }
     }
-    for line in ["for=198.51.100.4:_", "for=198.51.100.4:65536", "for=_hidden:_port"] {
+    for line in [
+        "for=198.51.100.4:_",
+        "for=198.51.100.4:65536",
+        "for=_hidden:_port",
+    ] {
         assert_eq!(read("forwarded", &[line]), PROXY, "{line}");
     }
 }

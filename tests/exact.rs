@@ -258,7 +258,10 @@ fn worst_stretch_is_what_the_guide_says() {
     };
     for n in [1, 5, 100] {
         let around_a_boundary = [999_000, 1_998_000];
-        assert_eq!(most(Quota::fixed_window(n, period), &[999_999, 1_000_000]), 2 * n);
+        assert_eq!(
+            most(Quota::fixed_window(n, period), &[999_999, 1_000_000]),
+            2 * n
+        );
         let sliding = Quota::sliding_window(n, period);
         assert_eq!(most(sliding, &around_a_boundary), 2 * n - 1);
         let every_token: Vec<_> = (0..1_000_000).step_by(1_000).collect();

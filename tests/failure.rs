@@ -298,7 +298,10 @@ async fn peek_tells_whether_a_cost_fits() {
         let alice = alice();
         let limits = Limits::new([
             Policy::new("ten", Quota::per_day(10)),
-            Policy::new("hundred", Quota::fixed_window(100, Quota::per_day(1).period())),
+            Policy::new(
+                "hundred",
+                Quota::fixed_window(100, Quota::per_day(1).period()),
+            ),
         ])
         .unwrap();
         let check = Check::new(&alice, &limits);
@@ -318,6 +321,9 @@ async fn peek_tells_whether_a_cost_fits() {
         }
         assert!(limiter.check(&check.cost(3)).await.is_allowed());
         assert!(!limiter.peek(&check).await.is_allowed(), "{behavior:?}");
-        assert!(limiter.peek(&check.cost(0)).await.is_allowed(), "{behavior:?}");
+        assert!(
+            limiter.peek(&check.cost(0)).await.is_allowed(),
+            "{behavior:?}"
+        );
     }
 }

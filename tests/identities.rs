@@ -171,7 +171,11 @@ async fn only_a_debug_build_tells_the_client_the_reason() {
         }
         let headers = format!("{:?}", response.headers());
         let told = format!("{headers} {}", text(response).await);
-        assert_eq!(told.contains("tenant table is empty"), cfg!(debug_assertions), "{told}");
+        assert_eq!(
+            told.contains("tenant table is empty"),
+            cfg!(debug_assertions),
+            "{told}"
+        );
     }
     let lines = logged("scope=\"no-tenant\"");
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -417,7 +421,12 @@ async fn empty_value_of_any_kind_is_no_identity() {
     ];
     for make in made {
         let layer = once().identify_by(move |_: &Parts| Ok(make()));
-        assert_eq!(send(&layer, Request::default()).await.status(), 500, "{}", make());
+        assert_eq!(
+            send(&layer, Request::default()).await.status(),
+            500,
+            "{}",
+            make()
+        );
     }
     let layer = once().identify_by(|_: &Parts| Ok(Identity::secret("key", " ")?));
     assert_eq!(send(&layer, Request::default()).await.status(), 200);
@@ -444,9 +453,14 @@ fn unix_socket_needs_no_peer_behind_counted_proxies() {
     request.headers_mut().insert("x-forwarded-for", list);
     let identify = |client_ip: ClientIp| {
         let (parts, _) = request.clone().into_parts();
-        client_ip.identify(&parts).map(|identity| identity.to_string())
+        client_ip
+            .identify(&parts)
+            .map(|identity| identity.to_string())
     };
-    assert_eq!(identify(ClientIp::behind_hops(1)).unwrap(), "ip:203.0.113.7");
+    assert_eq!(
+        identify(ClientIp::behind_hops(1)).unwrap(),
+        "ip:203.0.113.7"
+    );
     assert_eq!(identify(ClientIp::behind_hops(2)).unwrap(), "ip:6.6.6.6");
     for client_ip in [
         ClientIp::behind_hops(0),

@@ -338,3 +338,29 @@ fn cached_clock_does_not_outlast_entering_paused_time() {
         });
     }
 }
+
+/// Counts of the whole capacity are live at once, and each is exhausted.
+#[test]
+fn table_at_its_capacity_forgets_nothing() {
+    const CAPACITY: usize = 100_000;
+    for quota in [
+        Quota::token_bucket(1, PERIOD),
+        Quota::fixed_window(1, PERIOD),
+    ] {
+        let limiter = Limiter::from(LocalStore::with_capacity(CAPACITY));
+        let limits = Limits::from(quota);
+        let admitted = || {
+            let users = (0..CAPACITY).map(user);
+            users
+                .filter(|user| is_allowed(&limiter, user, &limits))
+                .count()
+        };
+        // One run in 250 loses one count: one in 25 million.
+        let [first, again] = [admitted(), admitted()];
+        assert_eq!(first, CAPACITY, "{quota}");
+        assert!(
+            again <= 1,
+            "{quota}: {again} exhausted users were admitted again"
+        );
+    }
+}

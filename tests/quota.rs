@@ -324,21 +324,37 @@ fn inexact_quota_is_refused_by_its_policy() {
     let inexact = Quota::per_day(99_999_989);
     let refused = std::panic::catch_unwind(|| Limits::from(inexact)).unwrap_err();
     let message = refused.downcast_ref::<String>().unwrap();
-    assert!(message.contains("99999989/1d") && message.contains("2^53"), "{message}");
+    assert!(
+        message.contains("99999989/1d") && message.contains("2^53"),
+        "{message}"
+    );
 }
 
 #[test]
 fn fixed_window_takes_any_limit_in_any_period() {
     let now = 1_700_000_000_000_000;
-    for text in ["fixed 10000000/30d", "fixed 4294967295/3650d", "fixed 4294967295/1ms"] {
+    for text in [
+        "fixed 10000000/30d",
+        "fixed 4294967295/3650d",
+        "fixed 4294967295/1ms",
+    ] {
         let quota: Quota = text.parse().unwrap();
         let limit = quota.limit();
         let (state, status) = quota.step(State::default(), now, limit - 1);
-        assert_eq!((status.is_allowed(), status.remaining()), (true, 1), "{text}");
+        assert_eq!(
+            (status.is_allowed(), status.remaining()),
+            (true, 1),
+            "{text}"
+        );
         assert!(!quota.step(state, now, 2).1.is_allowed(), "{text}");
         let (state, _) = quota.step(state, now, 1);
         let denied = quota.step(state, now, 1).1;
         let wait = denied.retry_after().unwrap();
-        assert!(quota.step(state, now + wait.as_micros() as u64, limit).1.is_allowed());
+        assert!(
+            quota
+                .step(state, now + wait.as_micros() as u64, limit)
+                .1
+                .is_allowed()
+        );
     }
 }

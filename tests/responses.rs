@@ -534,15 +534,40 @@ async fn only_grpc_calls_get_grpc_denials() {
     send(&layer, request("alice")).await;
     for (content_type, method, version, is_grpc) in [
         ("application/grpc", Method::POST, Version::HTTP_2, true),
-        ("application/grpc+proto", Method::POST, Version::HTTP_2, true),
-        ("application/grpc;charset=utf-8", Method::POST, Version::HTTP_3, true),
+        (
+            "application/grpc+proto",
+            Method::POST,
+            Version::HTTP_2,
+            true,
+        ),
+        (
+            "application/grpc;charset=utf-8",
+            Method::POST,
+            Version::HTTP_3,
+            true,
+        ),
         ("application/grpc-web", Method::POST, Version::HTTP_11, true),
-        ("application/grpc-web+proto", Method::POST, Version::HTTP_11, true),
-        ("application/grpc-web-text+proto", Method::POST, Version::HTTP_2, true),
+        (
+            "application/grpc-web+proto",
+            Method::POST,
+            Version::HTTP_11,
+            true,
+        ),
+        (
+            "application/grpc-web-text+proto",
+            Method::POST,
+            Version::HTTP_2,
+            true,
+        ),
         ("application/grpc", Method::POST, Version::HTTP_11, false),
         ("application/grpc", Method::GET, Version::HTTP_2, false),
         ("application/grpc-web", Method::PUT, Version::HTTP_11, false),
-        ("application/grpc-webby", Method::POST, Version::HTTP_2, false),
+        (
+            "application/grpc-webby",
+            Method::POST,
+            Version::HTTP_2,
+            false,
+        ),
         ("application/grpcs", Method::POST, Version::HTTP_2, false),
         ("application/json", Method::POST, Version::HTTP_2, false),
     ] {

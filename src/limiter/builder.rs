@@ -60,7 +60,7 @@ impl LimiterBuilder {
     }
 
     /// How many counts (identities times policies) the fallback of [`FailureStrategy::Open`] has
-    /// room for: 100,000 unless set, at 48 bytes each. A store in the process has no fallback.
+    /// room for: 100,000 unless set, at 64 bytes each. A store in the process has no fallback.
     pub fn fallback_capacity(self, capacity: usize) -> Self {
         Self {
             fallback_capacity: capacity,

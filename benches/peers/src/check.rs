@@ -242,7 +242,7 @@ fn requirements(case: Case, measured: &Measured<Sample>) -> Vec<Requirement> {
         // A store has a few kilobytes beside its table.
         let bytes = measured.median(Who::Tollgate, |sample| sample.bytes.round());
         let what = format!("{}: bytes an identity", measured.label);
-        requirements.push(Requirement::at_most(what, bytes, 48.0));
+        requirements.push(Requirement::at_most(what, bytes, 64.0));
     }
     requirements
 }

@@ -13,18 +13,18 @@ const CAPACITY: usize = 100_000;
 
 /// Counts in this process: exact, bounded in memory, never failing, never waiting.
 ///
-/// A table of a fixed size, made at once: 48 bytes for each count that it has room for, a count
-/// being an identity under one policy. Nothing is allocated afterwards and nothing sweeps it: a
-/// count that has run its course is as good as none, and its place is taken when needed. Only when
-/// every place that an identity could have is taken by a live count is the one with the least debt
-/// forgotten: the one that has used the smallest part of its quota. `rate_limit_evictions_total` counts
-/// that. Places are chosen by a hash with a key of
-/// this process, so no client can aim at another's.
+/// A table of a fixed size, made at once: 64 bytes for each count that it has room for, a count
+/// being an identity under one policy. Nothing is allocated afterwards and no task sweeps the table:
+/// an expired count's slot is reused when it is needed. A live count is evicted only when a new one
+/// finds all of its ten possible slots taken by live counts: the one that has used the smallest part
+/// of its quota. At the stated capacity that happens to fewer than one count in ten million;
+/// `rate_limit_evictions_total` counts it. Slots are chosen by a hash with a secret key of this
+/// process, so no client can aim at another's count.
 ///
 /// ```
 /// use tollgate::{LocalStore, Quota, RateLimitLayer};
 ///
-/// let store = LocalStore::with_capacity(1_000_000); // about 48 MB
+/// let store = LocalStore::with_capacity(1_000_000); // about 64 MB
 /// let layer = RateLimitLayer::new(Quota::per_second(5).burst(10), store);
 /// ```
 #[derive(Debug)]
@@ -33,7 +33,7 @@ pub struct LocalStore {
 }
 
 impl LocalStore {
-    /// A store for 100,000 counts: about 5 MB.
+    /// A store for 100,000 counts: about 6.4 MB.
     pub fn new() -> Self {
         Self::with_capacity(CAPACITY)
     }
