@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, DATE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode};
 use http_body_util::Empty;
 use tollgate::header::{X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET};
@@ -177,6 +177,32 @@ fn a_denied_request_allocates_room_for_its_headers() {
         let room = to_hold(&DENIED);
         let more = each.iter().filter(|allocated| **allocated != room);
         assert_eq!(more.count(), 0, "{quota}: {each:?}, not {room}");
+    }
+}
+
+#[test]
+fn denied_response_has_room_for_content_length() {
+    let layer = RateLimitLayer::new(Quota::per_hour(1), LocalStore::new());
+    of_each(&layer, requests(0).into(), StatusCode::OK);
+    // The first denied request fills the thread's copy of the headers.
+    of_each(&layer, requests(0).into(), StatusCode::TOO_MANY_REQUESTS);
+    let mut service = layer.layer(service_fn(bare));
+    // axum adds `Content-Length`, and hyper's HTTP/2 server `Date` before it.
+    let added = [DATE, CONTENT_LENGTH];
+    for (added, more) in [(&added[2..], 0), (&added[1..], 0), (&added[..], 1)] {
+        let [request, _] = requests(0);
+        let names = added.to_vec();
+        let (allocated, response) = allocations(|| {
+            let mut response = service.call(request).now_or_never().unwrap().unwrap();
+            for name in names {
+                let value = HeaderValue::from_static("1");
+                response.headers_mut().insert(name, value);
+            }
+            response
+        });
+        assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
+        assert_eq!(response.headers().len(), DENIED.len() + added.len());
+        assert_eq!(allocated, to_hold(&DENIED) + more, "{added:?}");
     }
 }
 

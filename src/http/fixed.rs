@@ -45,7 +45,7 @@ impl Denial {
             (reset, None),
         ];
         Self {
-            headers: Prepared::new(headers),
+            headers: Prepared::new(headers).with_spare_capacity(),
             body,
         }
     }
