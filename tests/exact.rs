@@ -270,3 +270,21 @@ fn worst_stretch_is_what_the_guide_says() {
         assert!(most(bucket, &every_token) >= 20 + n - 1);
     }
 }
+
+/// The figures of the guide, `algorithms`.
+#[test]
+fn small_sliding_window_denies_part_of_an_even_flow() {
+    for (limit, admitted_of_1000) in [(1, 500), (5, 800)] {
+        let quota = Quota::sliding_window(limit, Duration::from_secs(1));
+        let (mut state, mut admitted) = (State::default(), 0);
+        for request in 0..1_000 {
+            let now = NOW / 1_000_000 * 1_000_000 + request * 1_000_000 / u64::from(limit);
+            let (next, status) = quota.step(state, now, 1);
+            (state, admitted) = (next, admitted + i32::from(status.is_allowed()));
+        }
+        assert!(
+            (admitted_of_1000 - 1..=admitted_of_1000 + 1).contains(&admitted),
+            "{limit}: {admitted}"
+        );
+    }
+}

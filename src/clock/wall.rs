@@ -2,7 +2,7 @@
 //!
 //! Windows are aligned to the Unix epoch, so a day of UTC must not drift away from the wall clock. But
 //! the wall clock may step, and a step forward would fill every bucket. So the time runs with the
-//! monotonic clock, and what it differs from the wall clock is made up for slowly: it runs faster or
+//! monotonic clock, and a difference from the wall clock is made up for slowly: the time runs faster or
 //! slower by one part in [`SLEW`] until the two agree. That is less than the kernel itself may slew the
 //! monotonic clock (500 parts per million, adjtimex(2)).
 //!
@@ -52,7 +52,7 @@ struct Anchor {
     at: u64,
     /// The time at that instant.
     time: u64,
-    /// What the wall clock was ahead of that time, which is made up for slowly.
+    /// The lead of the wall clock over that time, which is made up for slowly.
     error: i64,
 }
 
@@ -68,7 +68,7 @@ impl Anchor {
         (self.time + passed).saturating_add_signed(slewed)
     }
 
-    /// What the wall clock is ahead of the time, once a suspension is counted in.
+    /// Returns the lead of the wall clock over the time, after a suspension is counted in.
     fn error(&self, monotonic: u64, wall: u64, suspended: u64) -> i64 {
         let time = self.time_at(monotonic).saturating_add(suspended);
         let error = wall.wrapping_sub(time) as i64;
@@ -218,7 +218,7 @@ mod tests {
         error: 0,
     };
 
-    /// What happens between two comparisons: for how long the machine runs, for how long it is
+    /// Events between two comparisons: for how long the machine runs, for how long it is
     /// suspended, and by how much the wall clock is stepped.
     fn events() -> impl Strategy<Value = Vec<(u64, u64, i64)>> {
         let suspended = prop_oneof![9 => Just(0), 1 => SHORTEST_SUSPENSION..100_000 * SECOND];
@@ -232,7 +232,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn time_never_steps_back_nor_runs_ahead_of_elapsed_time(events in events()) {
+        fn time_advances_as_time_passes(events in events()) {
             let mut anchor = START;
             let (mut monotonic, mut wall) = (START.at, START.time as i64);
             for (ran, suspended, step) in events {
@@ -249,7 +249,7 @@ mod tests {
         }
 
         #[test]
-        fn time_agrees_with_a_steady_wall_clock_in_the_end(step in -100 * SECOND as i64..100 * SECOND as i64) {
+        fn time_converges_to_the_wall_clock(step in -100 * SECOND as i64..100 * SECOND as i64) {
             let wall_at = |monotonic: u64| (START.time + (monotonic - START.at)).wrapping_add_signed(step);
             let (mut anchor, mut monotonic) = (START, START.at);
             for _ in 0..100 * SLEW {
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn time_does_not_step_back_between_threads_while_the_anchor_moves() {
+    fn moving_anchor_never_steps_time_back_between_threads() {
         let wall = Wall::new();
         let last = AtomicU64::new(0);
         thread::scope(|scope| {

@@ -112,8 +112,9 @@ impl ClientIp {
     ///
     /// # Errors
     ///
-    /// If a network has bits set after its prefix, such as `10.0.0.5/8` or `::ffff:10.0.0.0/8`: it
-    /// would trust other hosts than the ones that it seems to name. The error says what to write.
+    /// If an IPv4 network is written as IPv6 with the prefix length that it has in IPv4, such as
+    /// `::ffff:10.0.0.0/8`: that is a large IPv6 network, and holds none of the IPv4 hosts. The error
+    /// says what to write.
     pub fn behind(trusted: impl IntoIterator<Item = IpNet>) -> Result<Self, ClientIpError> {
         let networks = trusted.into_iter().map(trusted_network);
         let networks = networks.collect::<Result<_, _>>()?;
@@ -343,23 +344,15 @@ impl Proxies {
 /// network stays as it is and holds no IPv4 address, so that `::/0` is all of IPv6 only.
 fn trusted_network(network: IpNet) -> Result<IpNet, ClientIpError> {
     let (address, bits) = (network.addr(), network.prefix_len());
-    if address != network.network() {
-        let fix = match (canonical(address), address) {
-            (IpAddr::V4(inner), IpAddr::V6(_)) if bits <= 32 => {
-                let inner = Ipv4Net::new(inner, bits).map(|inner| inner.trunc());
-                inner.map_or_else(|_| String::new(), |inner| format!("`{inner}`"))
-            }
-            _ => {
-                let host = IpNet::from(address);
-                format!(
-                    "`{}` for the network or `{host}` for one host",
-                    network.trunc()
-                )
-            }
-        };
+    if let (IpAddr::V6(_), IpAddr::V4(inner), ..96) = (address, canonical(address), bits)
+        && address != network.network()
+    {
+        // Longer prefixes cannot be those of an IPv4 network.
+        let meant = Ipv4Net::new(inner, bits.min(32)).unwrap_or_else(|_| inner.into());
+        let wide = network.trunc();
         return Err(ClientIpError(format!(
-            "`{network}` has bits set after its prefix, so it would trust other proxies than it seems \
-             to name: write {fix}"
+            "`{network}` is the IPv6 network `{wide}` and holds no IPv4 host: write `{}`",
+            meant.trunc()
         )));
     }
     Ok(match (address.to_canonical(), bits) {

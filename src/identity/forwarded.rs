@@ -159,8 +159,9 @@ impl Value<'_> {
         const LONGEST: usize = 1 + 45 + 16 + 2 + 5;
 
         match self {
-            // RFC 7239 has colons and brackets quoted, which some proxies forget. No character of a
-            // bare value could be mistaken for its end.
+            // RFC 7239 has a port quoted, which some proxies forget. No character of a bare value
+            // could be mistaken for its end. Brackets must be quoted, so this is no IPv6 address.
+            Self::Bare([b'[', ..]) => None,
             Self::Bare(text) => node(text, is_port_of_forwarded),
             Self::Quoted(text) => {
                 let (mut plain, mut length) = ([0; LONGEST], 0);

@@ -58,11 +58,14 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
-    /// A bucket that holds `burst` tokens and gains `limit` tokens a period, evenly.
+    /// A bucket that holds `burst` tokens and gains `limit` tokens a period, evenly: at most
+    /// `burst + limit` in any period.
     TokenBucket,
-    /// At most `limit` in any period, judged by this window's and the last window's counts.
+    /// At most `limit` in each window of the clock, and at most `2 * limit - 1` in any other stretch
+    /// of that length, judged by the counts of this window and the last one.
     SlidingWindow,
-    /// At most `limit` in each period of the clock.
+    /// At most `limit` in each window of the clock, and at most `2 * limit` in any other stretch of
+    /// that length.
     FixedWindow,
 }
 
@@ -89,12 +92,18 @@ impl Quota {
 
     /// A token bucket of `limit` tokens that fills at `limit` a period, one token at a time.
     ///
+    /// The first period admits nearly twice the limit: all tokens at once, and those that flow back.
     /// Use [`burst`](Quota::burst) for a bucket of another size.
     pub const fn token_bucket(limit: u32, period: Duration) -> Self {
         unwrap(Self::token_bucket_of(limit, period, limit))
     }
 
-    /// At most `limit` in any stretch of `period`, as a sliding window counter judges it.
+    /// About `limit` in any stretch of `period`, as a sliding window counter judges it.
+    ///
+    /// Never more than `limit` in one window of the clock. Another stretch may admit `2 * limit - 1`:
+    /// the limit at the end of one window, and all but one of it shortly before the end of the next.
+    /// A client that sends `limit` requests a period, evenly, is admitted with half of them if the limit
+    /// is 1, and with four fifths if it is 5: prefer a token bucket for a few requests a period.
     pub const fn sliding_window(limit: u32, period: Duration) -> Self {
         unwrap(Self::window_of(limit, period, true))
     }
@@ -102,8 +111,8 @@ impl Quota {
     /// At most `limit` in each `period` of the clock, counted from the Unix epoch.
     ///
     /// A client that spends one window's quota at its end and the next one's at its start gets
-    /// twice the limit within a moment. [`sliding_window`](Quota::sliding_window) does not allow
-    /// that.
+    /// twice the limit within a moment. With [`sliding_window`](Quota::sliding_window) nearly a whole
+    /// period lies in between. The limit may be any `u32`, in any period.
     pub const fn fixed_window(limit: u32, period: Duration) -> Self {
         unwrap(Self::window_of(limit, period, false))
     }

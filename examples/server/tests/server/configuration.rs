@@ -284,7 +284,7 @@ fn files_of_rules() {
             "6: descriptors[0].rate_limit.unit: what is unlimited",
         ),
         (
-            "domain: a\ndescriptors:\n  - key: k\n    rate_limit:\n      unit: year\n      requests_per_unit: 4000000000\n",
+            "domain: a\ndescriptors:\n  - key: k\n    rate_limit:\n      unit: year\n      requests_per_unit: 4294967296\n",
             "6: descriptors[0].rate_limit.requests_per_unit: ",
         ),
     ];

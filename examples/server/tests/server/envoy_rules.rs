@@ -87,6 +87,8 @@ descriptors:
     quota_mode: true
     rate_limit: {unit: year, requests_per_unit: 2}
     metadata: {quota: {name: 2nd, also: {second: true}}, list: []}
+  - key: large
+    rate_limit: {unit: month, requests_per_unit: 4294967295}
   - key: nothing
 "#;
 
@@ -317,6 +319,26 @@ async fn hits_that_are_told_afterwards() {
         assert_eq!(asked.overall_code(), Code::OverLimit, "after {told:?}");
         assert_eq!(asked.statuses[0].limit_remaining, 0);
     }
+}
+
+#[tokio::test]
+async fn rule_of_any_u32_in_any_unit_is_accepted() {
+    let mut asker = Asker::start(&[]).await;
+    let mut given = request(&[&[("plan", "free")]]);
+    for (limit, unit) in [
+        (10_000_000, RateLimitUnit::Month),
+        (u32::MAX, RateLimitUnit::Year),
+    ] {
+        given.descriptors[0].limit = Some(RateLimitOverride {
+            requests_per_unit: limit,
+            unit: unit.into(),
+        });
+        let response = asker.send(given.clone()).await;
+        assert_eq!(response.overall_code(), Code::Ok);
+        assert_eq!(response.statuses[0].limit_remaining, limit - 1);
+    }
+    let response = asker.ask(&[&[("large", "a")]]).await;
+    assert_eq!(response.statuses[0].limit_remaining, u32::MAX - 1);
 }
 
 #[tokio::test]

@@ -57,6 +57,11 @@ async fn options_of_the_caller() {
     let said = json(&check(server.http(), ask).await);
     assert_eq!((&said["limit"], &said["remaining"]), (&json!(9), &json!(5)));
 
+    // Exact with this burst, and not with a burst of the whole rate.
+    let ask = r#"{"key":"a","rate":99999989,"interval":"1d","burst":1000}"#;
+    let said = json(&check(server.http(), ask).await);
+    assert_eq!(said["remaining"], json!(999));
+
     let ask = r#"{"key":"a","rate":2,"interval":"30d","algorithm":"fixed_window"}"#;
     let said = json(&check(server.http(), ask).await);
     assert_eq!((&said["limit"], &said["remaining"]), (&json!(2), &json!(1)));
