@@ -13,7 +13,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use futures_util::{FutureExt, stream};
 use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Method, Response};
+use http::{HeaderValue, Method, Response, Version};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
@@ -83,6 +83,9 @@ impl Rejection {
 
     /// Sends a request through the layer, as a server does that may know the peer's address.
     async fn send(&self, mut request: Request) -> Response<ResponseBody<Body>> {
+        if self.content_type == Some("application/grpc") {
+            *request.version_mut() = Version::HTTP_2;
+        }
         if self.has_peer {
             let peer = SocketAddr::from((Ipv4Addr::LOCALHOST, 443));
             request.extensions_mut().insert(PeerAddr(peer));

@@ -156,7 +156,7 @@ async fn headers_are_those_of_the_policy_with_the_least_left() {
         (200, ["2", "28800"], r#""daily";r=2;t=28800"#),
         (200, ["1", "57600"], r#""daily";r=1;t=57600"#),
         (200, ["0", "86400"], r#""daily";r=0;t=86400"#),
-        (429, ["0", "86400"], r#""daily";r=0;t=86400"#),
+        (429, ["0", "86400"], r#""daily";r=0;t=28800"#),
     ] {
         let response = spend(&layer, 1).await;
         assert_eq!(response.status(), status);
@@ -221,7 +221,7 @@ async fn every_added_header_is_exposed_to_scripts() {
         .headers(ResponseHeaders::x_rate_limit().and_ietf());
     let shadow = layer.clone().shadow(true);
     let plain = request("alice");
-    let grpc = grpc_call("application/grpc", Method::POST, Version::HTTP_2);
+    let grpc = grpc("application/grpc");
     for (layer, request) in [
         (&layer, &plain),
         (&layer, &plain),
@@ -313,10 +313,7 @@ async fn the_application_can_make_its_own_rejection() {
 }
 
 fn grpc(content_type: &'static str) -> Request {
-    let mut request = request("alice");
-    let content_type = HeaderValue::from_static(content_type);
-    request.headers_mut().insert(CONTENT_TYPE, content_type);
-    request
+    grpc_call(content_type, Method::POST, Version::HTTP_2)
 }
 
 /// Checks that a response is one of trailers alone, and returns status, message and pushback.
