@@ -17,7 +17,7 @@ use divan::Bencher;
 use futures_util::FutureExt;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body_util::Empty;
 use tollgate::{
     Check, ClientIp, Identify, Identity, Limiter, Limits, LocalStore, PeerAddr, Policy, Quota,
@@ -206,6 +206,8 @@ mod reject {
             let mut request = request();
             let grpc = HeaderValue::from_static("application/grpc");
             request.headers_mut().insert(CONTENT_TYPE, grpc);
+            *request.method_mut() = Method::POST;
+            *request.version_mut() = Version::HTTP_2;
             request
         });
     }

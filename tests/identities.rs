@@ -11,7 +11,6 @@ use axum::Router;
 use axum::extract::ConnectInfo;
 use axum::extract::connect_info::MockConnectInfo;
 use axum::routing::get;
-use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Version};
 use proptest::prelude::*;
@@ -23,7 +22,7 @@ use tollgate::{
 use tower::ServiceExt;
 
 use log::{logged, record};
-use support::{Request, header, request, send, text};
+use support::{Request, grpc_call, header, request, send, text};
 
 /// A layer that lets each identity through once.
 fn once() -> RateLimitLayer {
@@ -158,11 +157,7 @@ async fn only_a_debug_build_tells_the_client_the_reason() {
         .scope("no-tenant")
         .identify_by(|_: &Parts| Err(Unidentified::new("tenant table is empty")))
         .unidentified_status(StatusCode::FORBIDDEN);
-    let mut call = request("alice");
-    let grpc = HeaderValue::from_static("application/grpc");
-    call.headers_mut().insert(CONTENT_TYPE, grpc);
-    *call.method_mut() = Method::POST;
-    *call.version_mut() = Version::HTTP_2;
+    let call = grpc_call("application/grpc", Method::POST, Version::HTTP_2);
     for (request, status) in [(request("alice"), 403), (call, 200)] {
         let response = send(&layer, request).await;
         assert_eq!(response.status(), status);

@@ -20,7 +20,7 @@ use tollgate::{
     ResponseHeaders, StoreErrorKind, header as names,
 };
 
-use support::{Request, header, request, send, stores, text};
+use support::{Request, grpc_call, header, request, send, stores, text};
 
 type Answer = Response<ResponseBody<Body>>;
 
@@ -510,15 +510,6 @@ proptest! {
             prop_assert_eq!(number(&after, "x-ratelimit-remaining"), Some(limit));
         }
     }
-}
-
-fn grpc_call(content_type: &'static str, method: Method, version: Version) -> Request {
-    let mut call = request("alice");
-    *call.method_mut() = method;
-    *call.version_mut() = version;
-    let content_type = HeaderValue::from_static(content_type);
-    call.headers_mut().insert(CONTENT_TYPE, content_type);
-    call
 }
 
 #[tokio::test]

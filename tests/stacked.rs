@@ -4,8 +4,7 @@
 mod support;
 
 use axum::body::Body;
-use http::header::CONTENT_TYPE;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
 use tollgate::{
     FailureStrategy, Limiter, Limits, LocalStore, Policy, Quota, RateLimitLayer, ResponseBody,
@@ -13,7 +12,7 @@ use tollgate::{
 };
 use tower::{Layer, ServiceExt, service_fn};
 
-use support::{Request, header, hello, request, send, stores};
+use support::{Request, grpc_call, header, hello, request, send, stores};
 
 type Answer = Response<ResponseBody<ResponseBody<Body>>>;
 
@@ -122,9 +121,7 @@ async fn an_inner_denial_of_a_grpc_call_keeps_its_headers() {
         for _ in 0..5 {
             send(&inner, request("alice")).await;
         }
-        let mut call = request("alice");
-        let grpc = HeaderValue::from_static("application/grpc");
-        call.headers_mut().insert(CONTENT_TYPE, grpc);
+        let call = grpc_call("application/grpc", Method::POST, Version::HTTP_2);
         let response = through(&a_day(1), &inner, call).await;
         assert_eq!(response.status(), StatusCode::OK);
         assert_eq!(header(&response, "grpc-status"), Some("8"));

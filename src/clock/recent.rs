@@ -95,27 +95,27 @@ fn renew() -> u64 {
     nanos
 }
 
-/// How a counter and the system's clock go together.
+/// A reading of the system's clock, and the rate at which the counter extends it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Pace {
-    /// The system's clock, and the counter before and after it was read.
+    /// The system's clock in nanoseconds, and the counter before and after it was read.
     nanos: u64,
     before: u64,
     after: u64,
-    /// Nanoseconds a tick, in units of 2⁻³², rounded down. None is known if it is 0.
+    /// Nanoseconds a tick, in units of 2⁻³², rounded down; 0 before the rate was measured.
     rate: u64,
-    /// For how many ticks to go on by it.
+    /// The number of ticks for which the reading may be extended.
     good_for: u64,
 }
 
-/// How long a reading is gone on from, in nanoseconds.
+/// The longest time for which a reading is extended, in nanoseconds.
 const LONGEST: u64 = 1_000_000;
 
-/// How long it may be until the next one, to measure by both.
+/// The longest time between two readings from which a rate is measured, in nanoseconds.
 const IDLE: u64 = 1_000 * LONGEST;
 
-/// What part of the time between two readings each may take, and of [`LONGEST`]. A rate is then too
-/// low by twice that at most. A tick is shorter.
+/// A reading may take at most one part in this many of the time between two readings, and of
+/// [`LONGEST`]. A measured rate is then too low by at most two such parts.
 const CERTAIN: u64 = 4_096;
 
 /// How late [`recent`] may be, in microseconds, rounded up.
@@ -130,9 +130,9 @@ impl Pace {
         good_for: 0,
     };
 
-    /// The system's clock when the counter shows `ticks`, if that is near enough to the last
-    /// reading. Counted from after that, by a rate that is rather too low: so it is never ahead. Of
-    /// the first tick it is not known how much was over already.
+    /// The system's clock when the counter shows `ticks`, if the reading may be extended so far. Never
+    /// ahead: ticks are counted from after the reading, without the first one, of which an unknown part
+    /// had passed, and by a rate that is rounded down.
     #[inline]
     fn at(&self, ticks: u64) -> Option<u64> {
         let since = ticks.wrapping_sub(self.after);
@@ -149,7 +149,8 @@ impl Pace {
             rate: self.rate,
             good_for: 0,
         };
-        // Both are rounded down: as few nanoseconds, and as many ticks, as may have passed meanwhile.
+        // The fewest nanoseconds and the most ticks that may have passed, so that the rate is never too
+        // high.
         let passed = nanos.saturating_sub(self.nanos).saturating_sub(1);
         let Some(ticks) = after.checked_sub(self.before) else {
             return read;
@@ -165,7 +166,7 @@ impl Pace {
         };
         let uncertain = self.uncertain().max(read.uncertain());
         if uncertain > ticks.min(longest) / CERTAIN {
-            // Too soon, or one of the two was interrupted: the better one is worth keeping.
+            // The readings are too close together, or one was interrupted: keep the more certain one.
             return match read.uncertain() < self.uncertain() {
                 true => read,
                 false => Self {
@@ -174,7 +175,7 @@ impl Pace {
                 },
             };
         }
-        // A counter that goes at another rate than before is not to be relied on.
+        // A counter that changes its rate is not relied on until two measurements agree.
         let agrees = self.rate > 0 && rate.abs_diff(self.rate) <= rate / 128;
         Self {
             rate,
@@ -187,7 +188,7 @@ impl Pace {
         }
     }
 
-    /// During how many ticks the system's clock was read at some instant.
+    /// The number of ticks within which the system's clock was read.
     fn uncertain(&self) -> u64 {
         self.after.saturating_sub(self.before).saturating_add(1)
     }
@@ -204,7 +205,7 @@ mod tests {
     struct Machine {
         /// Ticks a second.
         rate: u64,
-        /// What the counter showed at first, and by how much of a tick that was late.
+        /// The first value of the counter, and the part of a tick that had passed by then.
         first: u64,
         part: u64,
         instant: u128,
@@ -231,7 +232,7 @@ mod tests {
 
     fn machine() -> impl Strategy<Value = Machine> {
         let rates = prop_oneof![
-            // Those of processors, and of their slower counters.
+            // The rates of processors and of their slower counters.
             400_000_000..6_000_000_000_u64,
             1_000_000..100_000_000_u64,
             Just(1_000_000_000),
@@ -246,8 +247,8 @@ mod tests {
         })
     }
 
-    /// How long after the last reading the next one is, in nanoseconds; and how long it takes from
-    /// the counter to the system's clock and back, if it needs that.
+    /// The time before each reading, in nanoseconds; and the time that it takes from the counter to the
+    /// system's clock and back, where the reading is not extended.
     fn readings() -> impl Strategy<Value = Vec<(u64, u64, u64, u64)>> {
         let pause = prop_oneof![
             8 => 0..2_000_u64,
@@ -259,7 +260,7 @@ mod tests {
         prop::collection::vec((pause, length.clone(), length, 0..NANO as u64), 1..400)
     }
 
-    /// What [`recent`] would say.
+    /// Reads the time as [`recent`] does.
     fn read(pace: &mut Pace, machine: &mut Machine, (there, back, part): (u64, u64, u64)) -> u64 {
         if let Some(nanos) = pace.at(machine.ticks()) {
             return nanos;
@@ -276,7 +277,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(4_000))]
 
         #[test]
-        fn by_a_steady_counter_the_time_is_never_ahead_and_hardly_late(
+        fn steady_counter_is_never_ahead_and_hardly_late(
             mut machine in machine(), readings in readings(),
         ) {
             let mut pace = Pace::UNKNOWN;
@@ -293,7 +294,7 @@ mod tests {
         }
 
         #[test]
-        fn a_counter_that_jumps_is_gone_by_for_a_millisecond_at_most(
+        fn jumping_counter_misleads_for_a_millisecond_at_most(
             mut machine in machine(),
             readings in readings(),
             jumps in prop::collection::vec(
@@ -340,7 +341,7 @@ mod tests {
     };
 
     #[test]
-    fn a_counter_that_ran_while_the_system_slept_is_not_gone_by_until_it_is_measured_again() {
+    fn counter_that_ran_during_sleep_is_measured_again() {
         for asleep in [1 << 20, 1 << 32, 1 << 42, 1 << 62] {
             for is_new in [false, true] {
                 let mut machine = USUAL;
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_that_goes_back_or_changes_its_rate_is_measured_twice() {
+    fn counter_with_another_rate_is_measured_twice() {
         let mut machine = USUAL;
         let mut pace = steady(&mut machine);
         machine.first -= 1 << 39;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::Response;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Response, Version};
 use http_body_util::{BodyExt, Empty};
 use tollgate::test_util::{Behavior, ProgrammableStore};
 use tollgate::{RateLimitLayer, ResponseBody, UserId};
@@ -32,6 +33,16 @@ pub(crate) fn request(user: &str) -> Request {
     let mut request = Request::default();
     request.extensions_mut().insert(UserId::new(user));
     request
+}
+
+/// A call with this content type by the user `alice`.
+pub(crate) fn grpc_call(content_type: &'static str, method: Method, version: Version) -> Request {
+    let mut call = request("alice");
+    *call.method_mut() = method;
+    *call.version_mut() = version;
+    let content_type = HeaderValue::from_static(content_type);
+    call.headers_mut().insert(CONTENT_TYPE, content_type);
+    call
 }
 
 /// Sends a request through the layer to a service that says hello.

@@ -1,15 +1,15 @@
-//! A hash table of a fixed size, in which forgetting is part of the plan.
+//! A hash table of a fixed size that evicts counts when it is full.
 //!
-//! Counts of 24 bytes stand in buckets of five, which fill two cache lines with their lock. A key
-//! may stand in either of two buckets: with two and a half slots for each count that the table has
+//! Counts of 24 bytes are kept in buckets of five, which fill two cache lines with their lock. A key
+//! may be in either of two buckets: with two and a half slots for each count that the table has
 //! room for, hardly ever are all ten of a key's slots taken by live counts (Azar, Broder, Karlin
-//! and Upfal, "Balanced Allocations", 1994). Most stand in the first, where they are looked for
-//! first, and in its first cache line, which has all that a check without a lock looks at.
+//! and Upfal, "Balanced Allocations", 1994). Most keys are in their first bucket, which is searched
+//! first, and in its first cache line, which holds all that a check without the lock needs.
 //!
-//! A check of one policy that is a token bucket, nearly every check there is, takes no lock if its
+//! A check of one policy that is a token bucket, which nearly every check is, takes no lock if its
 //! count was found. All others lock the buckets of their counts.
 //!
-//! Model-checked: `model` runs it in every order in which two threads can come between each other.
+//! `model` runs the table under a model checker, in every interleaving of two threads.
 
 mod bucket;
 #[cfg(all(test, tollgate_loom))]
@@ -30,7 +30,8 @@ use crate::quota::{Charge, Quota, State, Status};
 use crate::store::Check;
 use crate::store::verdict::PerPolicy;
 
-/// Who has to wait for longer than this, in microseconds, may be told to by a late clock.
+/// A denial whose wait is longer than this, in microseconds, may use the cached clock, which lags by at
+/// most [`LATE`].
 const LONG: u64 = 1_000_000;
 
 /// The table's memory for each count that it has room for. At 64 bytes two slots of five are taken
@@ -44,21 +45,23 @@ const BYTES_PER_COUNT: usize = 64;
 /// counts were evicted.
 const BUCKETS_PER_PAGE: usize = 128;
 
-/// A part in use counts its live slots so often, in microseconds, in so many of its buckets.
+/// The time between two counts of a part's live slots, in microseconds, and the number of buckets that
+/// are sampled for it.
 const COUNTED_EVERY: u64 = 1_000_000;
 const BUCKETS_COUNTED: usize = 1_024;
 
-/// How many parts there are, about, and how many buckets one has at least.
+/// The approximate number of parts, and the smallest number of buckets in one.
 const PARTS: usize = 64;
 const SMALLEST_PART: usize = 512;
 
 pub(crate) struct Table {
     buckets: Box<[Bucket]>,
-    /// How many buckets are near each other: a power of two, of which theirs is a multiple.
+    /// Buckets per page, a power of two that divides their number. Both buckets of a key are in one
+    /// page.
     page: usize,
     clock: TableClock,
     parts: Box<[Part]>,
-    /// How many buckets each has, but the last. A power of two.
+    /// Buckets per part, a power of two; the last part may be smaller.
     part_size: usize,
     meter: TableMeter,
 }
@@ -68,10 +71,10 @@ enum TableClock {
     Given(Box<dyn Clock>),
 }
 
-/// A part of the table, of which the live counts are counted by themselves.
+/// A part of the table, whose live counts are estimated apart.
 #[derive(Default)]
 struct Part {
-    /// How many there were when they were last counted, and when that was.
+    /// The last estimate, and its time in microseconds.
     live: AtomicI64,
     counted_at: AtomicU64,
 }
@@ -84,7 +87,7 @@ impl TableClock {
         }
     }
 
-    /// Never later than what [`now`](TableClock::now) says afterwards.
+    /// A cached reading: never later than what [`now`](TableClock::now) returns afterwards.
     #[inline]
     fn recently(&self) -> u64 {
         match self {
@@ -103,7 +106,7 @@ impl Key {
         self.0 as u64 & Count::KEY
     }
 
-    /// The first of its buckets, of so many.
+    /// The index of its first bucket.
     fn first(self, buckets: usize) -> usize {
         scaled((self.0 >> 64) as u32, buckets)
     }
@@ -132,15 +135,16 @@ impl Table {
         self.clock = TableClock::Given(Box::new(clock));
     }
 
-    /// The time, and what is kept of each of a check's policies: its state, and whether it is
-    /// marked. Each by itself: another check may come between two.
+    /// Reads the time, and each policy's state and whether it is marked. Not atomic: another check may
+    /// charge between two policies.
     pub(crate) fn read(&self, check: &Check<'_>) -> (u64, PerPolicy<(State, bool)>) {
         let (hash, now) = (Self::hash(check), self.clock.recently());
         let mut read = PerPolicy::new();
         for policy in check.limits.policies() {
             let key = Key(hash ^ policy.fingerprint());
             let count = self.find(key).map_or(Count::NOTHING, |place| {
-                // What is marked is carried to a store, so it must be this key's for sure.
+                // A marked state is carried to a store, so it is read again under the lock, where it
+                // cannot be another key's.
                 let seen = place.slot.compact(key).map(|seen| seen.count());
                 if let Some(unmarked) = seen.filter(|count| !count.is_marked(now)) {
                     return unmarked;
@@ -168,9 +172,9 @@ impl Table {
         )
     }
 
-    /// Decides the common case, in which there is one policy, its count was found, and nothing is
-    /// special: as a [`Row`] would decide it, without its locks and lists. Where the clock may have
-    /// been read too early, and that would be seen, it is read again.
+    /// Decides the common case without a lock: one policy, a token bucket, whose count was found and
+    /// has nothing to join. `None` for any other check. Reads the exact clock only where the lag of the
+    /// cached one could change the decision or what is told of it.
     #[inline(always)]
     pub(crate) fn decide_one(&self, check: &Check<'_>) -> Option<(u64, State, Status)> {
         let [policy] = check.limits.policies() else {
@@ -201,7 +205,7 @@ impl Table {
             let mut charge = bucket.charge(state, now, check.cost);
             let is_clear = check.cost == 1 && bucket.denies_for(&charge, LONG);
             if charge.next == state && check.cost > 0 && !is_clear {
-                // A late reading may deny what fits.
+                // The lag of the cached clock may deny a cost that fits.
                 (now, is_exact) = (self.clock.now(), true);
                 charge = bucket.charge(state, now, check.cost);
             }
@@ -217,12 +221,12 @@ impl Table {
         self.estimate(key, now);
         let late = if is_exact { 0 } else { LATE };
         let status = bucket.report_unless_late(charge, late);
-        // Of a charge that was denied it is sure.
+        // Always `Some` for a denial: either the clock is exact, or the next token is over a second away.
         let status = status.unwrap_or_else(|| self.report(policy.quota(), &charge));
         Some((now, state, status))
     }
 
-    /// What a charge has left, by a clock that is not late.
+    /// The status after a charge by the exact clock.
     #[cold]
     fn report(&self, quota: &Quota, charge: &Charge) -> Status {
         let (_, status) = quota.step(charge.next, self.clock.now(), 0);
@@ -231,11 +235,11 @@ impl Table {
 
     #[inline(always)]
     fn hash(check: &Check<'_>) -> u128 {
-        // The fingerprints are hashes too, of what no client chooses.
+        // The fingerprints are hashes of names that no client chooses.
         check.identity.secret_hash() ^ check.scope.fingerprint()
     }
 
-    /// The two buckets, which differ, where a key may stand.
+    /// The two different buckets in which a key may be.
     #[inline]
     fn buckets(&self, key: Key) -> [&Bucket; 2] {
         let first = key.first(self.buckets.len());
@@ -249,14 +253,15 @@ impl Table {
         first.find_near(key).or_else(|| self.find_far(key))
     }
 
-    /// Apart, since one in six stands there, and the others are found sooner without.
+    /// Not inlined: one key in ten is found here, and the others are found sooner without this code.
     #[inline(never)]
     fn find_far(&self, key: Key) -> Option<Place<'_>> {
         let mut buckets = self.buckets(key).into_iter();
         buckets.find_map(|bucket| bucket.find(key))
     }
 
-    /// Keeps the estimate of live counts, without a sweeper: each part's when it is in use.
+    /// Renews the estimate of live counts of a key's part, at most once a second. Checks do this
+    /// themselves, so the table needs no sweeper.
     #[inline]
     fn estimate(&self, key: Key, now: u64) {
         let part = key.first(self.buckets.len()) >> self.part_size.trailing_zeros();

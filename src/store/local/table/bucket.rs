@@ -1,4 +1,4 @@
-//! Five counts, and their lock.
+//! Five slots and their lock.
 
 use super::Key;
 use super::slot::{Count, Slot};
@@ -6,21 +6,21 @@ use crate::store::local::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 pub(super) const SLOTS_PER_BUCKET: usize = 5;
 
-/// How many of them are in the first cache line, with all that charging them without a lock takes.
+/// The number of slots in the first cache line. A charge without the lock needs nothing else.
 const NEAR: usize = 4;
 
-/// The lock is for the slots. They are atomic so that they can be looked at without it, to find
-/// out which bucket to lock.
+/// The lock guards the slots. The slots are atomic, so that a key is found, and mostly charged,
+/// without it.
 #[derive(Default)]
 #[repr(C, align(128))]
 pub(super) struct Bucket {
     slots: [Slot; SLOTS_PER_BUCKET],
-    /// What [`Slot`] has no room for.
+    /// The third word of each slot, in the second cache line.
     rests: [AtomicU64; SLOTS_PER_BUCKET],
     lock: Mutex<()>,
 }
 
-/// One of a bucket's slots.
+/// A slot with its bucket.
 #[derive(Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) bucket: &'a Bucket,
@@ -43,7 +43,7 @@ impl Bucket {
         })
     }
 
-    /// Where a key stands, if it does so in the first cache line.
+    /// Finds a key among the slots of the first cache line.
     #[inline(always)]
     pub(super) fn find_near(&self, key: Key) -> Option<Place<'_>> {
         self.find_among(&self.slots[..NEAR], key)
@@ -53,7 +53,7 @@ impl Bucket {
         self.find_among(&self.slots, key)
     }
 
-    /// All are looked at: so nothing depends on where it is.
+    /// Compares all slots without a branch, since which one matches cannot be predicted.
     #[inline(always)]
     fn find_among<'a>(&'a self, slots: &'a [Slot], key: Key) -> Option<Place<'a>> {
         let numbered = slots.iter().enumerate();

@@ -8,7 +8,7 @@ use crate::store::Check;
 use crate::store::local::sync::{MutexGuard, yield_now};
 use crate::store::verdict::{PerPolicy, Verdict};
 
-/// Room for both buckets of each of two new counts.
+/// Space for both buckets of each of two new counts.
 type Locked<'a> = SmallVec<[MutexGuard<'a, ()>; 4]>;
 
 /// A key's slot, if it has one yet, and the slot's count.
@@ -22,14 +22,14 @@ struct Cell<'a> {
     is_held: bool,
 }
 
-/// A slot for a new count, and what is in it.
+/// A slot for a new count, and the count that it holds.
 #[derive(Clone, Copy)]
 struct Room<'a> {
     place: Place<'a>,
     count: Count,
 }
 
-/// With so many free slots a key's first bucket is not yet getting full.
+/// A key's first bucket is preferred while it has this many free slots.
 const ROOMY: usize = 3;
 
 /// The counts of one check's policies, locked.
@@ -70,7 +70,7 @@ impl<'a> Row<'a> {
         row
     }
 
-    /// Locks what was found of one policy, and looks again: the common case.
+    /// Locks the bucket of a single policy's count, the common case. False if the count has moved.
     fn lock_one(&mut self) -> bool {
         let [cell] = self.cells.as_slice() else {
             return false;
@@ -81,7 +81,8 @@ impl<'a> Row<'a> {
         })
     }
 
-    /// Locks what was found, and both buckets of what was not, until nothing has moved meanwhile.
+    /// Locks the bucket of each count that was found, and both buckets of each that was not. Tries
+    /// again if a count has moved before its bucket was locked.
     fn lock_all(&mut self) {
         loop {
             self.locked.clear();
@@ -92,7 +93,7 @@ impl<'a> Row<'a> {
                     None => buckets.extend(self.table.buckets(cell.key)),
                 }
             }
-            // In order, so that two checks never wait for each other.
+            // In the order of addresses, so that two checks never deadlock.
             buckets.sort_unstable_by_key(|bucket| ptr::from_ref(*bucket));
             buckets.dedup_by_key(|bucket| ptr::from_ref(*bucket));
             self.locked
@@ -203,10 +204,10 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Where there is room for a new count: where a count has been spent for longest, since whose it
-    /// was may come back for it. Of slots that nobody ever had, one of the first bucket, unless that
-    /// is getting full and the second is emptier. If all are live, the least indebted count gives
-    /// way, but none of this row's own.
+    /// Picks the slot for a new count: the longest-expired slot, since the key of one that has just
+    /// expired is the likeliest to come back. Among slots that were never used, one of the first bucket
+    /// while that has [`ROOMY`] free slots, else one of the emptier bucket. If all are live, the victim
+    /// is the count that has used the smallest part of its quota. The row's own slots are left out.
     fn room(&self, policy: usize) -> Room<'a> {
         let mut best: Option<(u64, usize, Room<'a>)> = None;
         let mut least: Option<((u8, [u64; 2]), Room<'a>)> = None;

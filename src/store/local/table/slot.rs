@@ -12,20 +12,21 @@ use crate::quota::{Quota, State, TokenBucket};
 #[derive(Default)]
 #[repr(C)]
 pub(super) struct Slot {
-    /// From the top: 55 bits that tell the key, 8 that say how much of the quota was used when it
-    /// was last charged under a lock, and one for a mark. Changes only while the slot is held.
+    /// From the top: 55 bits of the key's hash, 8 bits for the part of the quota that was used when the
+    /// count was last charged under the lock, and one bit for the mark. Changes only while the slot is
+    /// held.
     tag: AtomicU64,
-    /// From the top: when the state is spent, in 52 bits; 10 bits of its rest; [`Count::COMPACT`];
-    /// [`Count::HELD`].
+    /// From the top: the instant at which the state expires, in 52 bits; 10 bits of its rest;
+    /// [`Count::COMPACT`]; [`Count::HELD`].
     word: AtomicU64,
 }
 
-/// What is in a slot, and beside it.
+/// The contents of a slot, its third word included.
 #[derive(Clone, Copy)]
 pub(super) struct Count {
     pub(super) tag: u64,
     word: u64,
-    /// The state's rest. Where the word has that: how long the token bucket takes to fill.
+    /// The state's rest; or, where the word has the rest, the time in which the token bucket fills.
     pub(super) rest: u64,
 }
 
@@ -38,10 +39,10 @@ impl Count {
     pub(super) const KEY: u64 = !0x1ff;
     const MARK: u64 = 1;
 
-    /// The latest instant that there is room for, in microseconds since the epoch: in the year 2112.
+    /// The latest instant that fits, in microseconds since the epoch: in the year 2112.
     const LATEST: u64 = (1 << 52) - 1;
     const PART: u64 = (1 << 10) - 1;
-    /// The word has all of the state that changes.
+    /// The word holds the whole state, so that it can be charged without the lock.
     const COMPACT: u64 = 2;
     /// Exactly one thread may write the slot: one that holds the bucket's lock, or a charge without
     /// the lock, for the few instructions between its exchange and its store.
@@ -52,7 +53,7 @@ impl Count {
         let until = until.min(Self::LATEST) << 12;
         let (word, rest, used) = match Self::compact(quota) {
             Some(bucket) => {
-                // A state may come from a store that keeps anything.
+                // A state may come from another store, which may hold any number.
                 let rest = rest.min(Self::PART);
                 (until | rest << 2 | Self::COMPACT, bucket.life(), 0)
             }
@@ -65,7 +66,7 @@ impl Count {
         }
     }
 
-    /// The token bucket that a quota is, if all that changes of its counts fits in one word.
+    /// The quota's token bucket, if its states fit in one word.
     #[inline]
     pub(super) fn compact(quota: &Quota) -> Option<&TokenBucket> {
         quota.token_bucket_in(Self::PART + 1)
@@ -89,8 +90,8 @@ impl Count {
         self.tag & Self::MARK != 0 && !self.state().is_spent(now)
     }
 
-    /// What makes one count more worth keeping than another: first the part of its quota that it
-    /// has used, so that quotas of any period can stand side by side; then what is left of it.
+    /// The order of eviction, smallest first: by the used part of the quota, which compares quotas of
+    /// any period, and then by the state.
     pub(super) fn debt(&self, now: u64) -> (u8, [u64; 2]) {
         let words = self.state().words();
         let used = match self.word & Self::COMPACT {
@@ -111,7 +112,7 @@ impl Slot {
         self.tag.load(Ordering::Relaxed) & Count::KEY == key.tag()
     }
 
-    /// What is in it, with the rest that is beside it.
+    /// Loads the count, with a rest that was loaded before.
     pub(super) fn look(&self, rest: u64) -> Count {
         Count {
             tag: self.tag.load(Ordering::Relaxed),
@@ -176,7 +177,7 @@ impl Slot {
     }
 }
 
-/// A state that was seen and fits in one word.
+/// A loaded state that fits in one word.
 pub(super) struct Compact<'a> {
     slot: &'a Slot,
     tag: u64,
@@ -184,8 +185,8 @@ pub(super) struct Compact<'a> {
 }
 
 impl Compact<'_> {
-    /// What was seen, but not how long the bucket takes to fill. If the key was evicted and came back
-    /// meanwhile, it may be another's.
+    /// The loaded count without the time in which the bucket fills. It may be another key's, if the
+    /// slot was evicted and reused between the two loads.
     pub(super) fn count(&self) -> Count {
         Count {
             tag: self.tag,
