@@ -1,7 +1,6 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::number::{FORMATTED, lasting, number};
@@ -25,14 +24,9 @@ pub(super) struct Prepared {
     map: HeaderMap,
     /// Which of the map's values are the numbers.
     places: [usize; 3],
-    /// Whether the map has a [`PLACEHOLDER`], which each copy removes.
-    has_placeholder: bool,
     /// Which one this is.
     id: usize,
 }
-
-/// The header of the spare entry. A standard name is cheap to hash, and the last entry cheap to remove.
-const PLACEHOLDER: HeaderName = CONTENT_LENGTH;
 
 struct Filled {
     id: usize,
@@ -58,19 +52,8 @@ impl Prepared {
         Self {
             places: [0, 1, 2].map(|number| place(number).expect("it was put there")),
             map,
-            has_placeholder: false,
             id: MADE.fetch_add(1, Ordering::Relaxed),
         }
-    }
-
-    /// Gives each copy spare capacity for one more header, such as the server's `Content-Length`.
-    ///
-    /// The clone of a `HeaderMap` has capacity for the entries of its original alone. An insert or
-    /// `HeaderMap::reserve` then allocates twice (test: `allocations`); a removed entry leaves its capacity.
-    pub(super) fn with_spare_capacity(mut self) -> Self {
-        self.map.insert(PLACEHOLDER, HeaderValue::from_static("0"));
-        self.has_placeholder = true;
-        self
     }
 
     /// A copy with these numbers, in the order of their names. The second may be another each time.
@@ -104,11 +87,7 @@ impl Prepared {
                 *known = new;
             }
         }
-        let mut copy = filled.map.clone();
-        if self.has_placeholder {
-            copy.remove(PLACEHOLDER);
-        }
-        copy
+        filled.map.clone()
     }
 }
 

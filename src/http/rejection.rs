@@ -128,7 +128,7 @@ pub(super) fn complete_response(
     };
     let mut response = Response::new(denial.body.clone());
     *response.status_mut() = config.status(decision);
-    *response.headers_mut() = denial.headers.with([
+    *response.headers_mut() = denial.headers([
         retry_after,
         decision.remaining().into(),
         seconds(decision.reset_after()),

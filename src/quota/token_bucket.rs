@@ -231,7 +231,7 @@ impl TokenBucket {
     }
 
     /// How many tokens there are, and what is missing of one more, in parts of a microsecond.
-    #[inline]
+    #[inline(always)]
     fn remaining(&self, debt: Span) -> (u32, u64) {
         let left = self.subtract(self.full, debt);
         let parts = left.whole.checked_mul(self.num);

@@ -190,12 +190,12 @@ impl Table {
         let (state, charge, now, is_exact) = loop {
             // The slot is loaded before the clock is read, so that `now` is not older than the state.
             let Some(seen) = slot.compact(key) else {
-                if slot.is_held() && failures < MOST_FAILURES {
-                    give_way(failures);
-                    failures += 1;
-                    continue;
+                if !slot.is_held() || failures == MOST_FAILURES {
+                    return None;
                 }
-                return None;
+                give_way(failures);
+                failures += 1;
+                continue;
             };
             let state = seen.state();
             let (mut now, mut is_exact) = (self.clock.recently(), false);
@@ -262,7 +262,7 @@ impl Table {
 
     /// Renews the estimate of live counts of a key's part, at most once a second. Checks do this
     /// themselves, so the table needs no sweeper.
-    #[inline]
+    #[inline(always)]
     fn estimate(&self, key: Key, now: u64) {
         let part = key.first(self.buckets.len()) >> self.part_size.trailing_zeros();
         let counted_at = self.parts[part].counted_at.load(Ordering::Relaxed);

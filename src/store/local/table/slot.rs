@@ -147,6 +147,7 @@ impl Slot {
     }
 
     /// Whether another thread holds the slot.
+    #[cold]
     pub(super) fn is_held(&self) -> bool {
         self.word.load(Ordering::Relaxed) & Count::HELD != 0
     }
