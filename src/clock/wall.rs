@@ -128,7 +128,7 @@ impl Wall {
     fn read(&self) -> (u64, u64) {
         loop {
             let sequence = self.sequence.load(Ordering::Acquire);
-            if sequence % 2 == 0 {
+            if sequence.is_multiple_of(2) {
                 let anchor = self.anchor();
                 let monotonic = monotonic();
                 fence(Ordering::Acquire);
