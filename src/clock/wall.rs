@@ -268,6 +268,25 @@ mod tests {
     }
 
     #[test]
+    fn comparison_finds_the_lead_of_the_wall_clock() {
+        let wall = Wall::new();
+        // As if the wall clock had been set forward by ten seconds.
+        wall.time.fetch_sub(10 * SECOND, Ordering::Relaxed);
+        let compared_at = wall.compared_at.load(Ordering::Relaxed);
+        let (_, before) = wall.read();
+        wall.compare(compared_at, compared_at + COMPARED_EVERY);
+        let error = wall.error.load(Ordering::Relaxed);
+        assert!(
+            error.unsigned_abs().abs_diff(10 * SECOND) < SECOND,
+            "{error}"
+        );
+        let (_, after) = wall.read();
+        assert!(before <= after && after < before + 5 * SECOND, "no jump");
+        wall.compare(compared_at, compared_at + COMPARED_EVERY);
+        assert_eq!(wall.error.load(Ordering::Relaxed), error, "compared once");
+    }
+
+    #[test]
     fn moving_anchor_never_steps_time_back_between_threads() {
         let wall = Wall::new();
         let last = AtomicU64::new(0);
