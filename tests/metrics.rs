@@ -428,10 +428,21 @@ fn foreign_policies_and_kinds_do_not_displace_configured_rows() {
         }
         metrics.moved();
         let alice = Identity::user("alice");
-        limiter.check(&Check::new(&alice, &limits)).await;
-        let row = "rate_limit_allowed_total{identity=user,policy=api} 1";
+        for number in 0..1_000 {
+            limiter.check(&Check::new(&alice, &limits)).await;
+            let kind = Identity::new(&format!("made-up-{number}"), "1").unwrap();
+            limiter.check(&Check::new(&kind, &limits)).await;
+        }
         let moved = metrics.moved();
+        let row = "rate_limit_allowed_total{identity=user,policy=api} 1000";
         assert!(moved.contains(&row.into()), "{moved:?}");
+        let rows = moved.iter().filter(|row| row.contains("policy=api}"));
+        let counts = rows.map(|row| row.rsplit(' ').next().unwrap().parse::<u64>().unwrap());
+        assert_eq!(
+            counts.sum::<u64>(),
+            2_000,
+            "each decision under `api`: {moved:?}"
+        );
     });
 }
 

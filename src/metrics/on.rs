@@ -1,6 +1,6 @@
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use metrics::{
@@ -32,7 +32,7 @@ pub(crate) struct Meter {
     /// The row of all that finds no room in the two tables.
     other: OnceLock<Decisions>,
     /// By a policy's name: how many of the rows that are kept for it are taken.
-    kept: Mutex<HashMap<u64, usize>>,
+    kept: RwLock<HashMap<u64, usize>>,
     degraded: OnceLock<Counter>,
     waited: OnceLock<Histogram>,
     /// By operation and outcome.
@@ -48,11 +48,19 @@ struct Rows(Box<[OnceLock<Decisions>; ROWS]>);
 /// A power of two.
 const ROWS: usize = 256;
 
-/// The number of policies of layers for which rows are kept, and of kinds for each. The rows that are
-/// kept fill half of their table, so that a lookup finds its row, or a free one, after a few steps.
+/// The number of policies of layers for which rows are kept, and of kinds for each, besides one row for
+/// all further kinds. The rows that are kept fill half of their table, so that a lookup finds its row,
+/// or a free one, after a few steps.
 const CONFIGURED_POLICIES: usize = 32;
-const KINDS_PER_POLICY: usize = 4;
-const _: () = assert!(2 * CONFIGURED_POLICIES * KINDS_PER_POLICY <= ROWS);
+const KINDS_PER_POLICY: usize = 3;
+const _: () = assert!(2 * CONFIGURED_POLICIES * (KINDS_PER_POLICY + 1) <= ROWS);
+
+/// FNV-1a over the kind, begun with a hash of the policy's name.
+fn row_key(kind: &str, policy: &Policy) -> u64 {
+    kind.bytes().fold(policy.name_hash(), |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
 
 /// The number of rows among which a row of `others` is looked for.
 const PROBES: usize = 8;
@@ -132,7 +140,7 @@ impl Meter {
             configured: Rows::new(),
             others: Rows::new(),
             other: OnceLock::new(),
-            kept: Mutex::default(),
+            kept: RwLock::default(),
             degraded: OnceLock::new(),
             waited: OnceLock::new(),
             operations: [const { OnceLock::new() }; OPERATIONS * OUTCOMES],
@@ -163,7 +171,7 @@ impl Meter {
 
     /// Keeps rows for the policies of a layer, which no policy that a request brings along can take.
     pub(crate) fn configure(&self, limits: &Limits) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
         for policy in limits.policies() {
             if kept.len() < CONFIGURED_POLICIES {
                 kept.entry(policy.name_hash()).or_default();
@@ -173,10 +181,7 @@ impl Meter {
 
     /// The metrics of a kind of identity under a policy of that name.
     fn decisions(&self, kind: &str, policy: &Policy) -> &Decisions {
-        // FNV-1a over the kind, begun with a hash of the policy's name.
-        let key = kind.bytes().fold(policy.name_hash(), |hash, byte| {
-            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+        let key = row_key(kind, policy);
         let configured = self.configured.find(key, ROWS);
         configured.unwrap_or_else(|| self.other_decisions(kind, policy, key))
     }
@@ -188,23 +193,46 @@ impl Meter {
             return found;
         }
         let new = || Decisions::new(kind, policy.name().to_owned(), key);
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(taken) = kept.get_mut(&policy.name_hash())
-            && *taken < KINDS_PER_POLICY
-        {
-            // Another thread may have added the row before this one got the lock.
-            if let Some(found) = self.configured.find(key, ROWS) {
-                return found;
-            }
-            if let Some(added) = self.configured.find_or_add(key, ROWS, new) {
-                *taken += 1;
-                return added;
-            }
-        }
+        let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
+        let taken = kept.get(&policy.name_hash()).copied();
         drop(kept);
-        let other = || Decisions::new("other", "other", 0);
-        let others = self.others.find_or_add(key, PROBES, new);
-        others.unwrap_or_else(|| self.other.get_or_init(other))
+        if taken.is_some_and(|taken| taken < KINDS_PER_POLICY)
+            && let Some(added) = self.add_configured(policy, key, new)
+        {
+            return added;
+        }
+        if let Some(row) = self.others.find_or_add(key, PROBES, new) {
+            return row;
+        }
+        // No kind, however many a client makes up, takes a configured policy out of the metrics.
+        let key = row_key("other", policy);
+        let of_policy = || Decisions::new("other", policy.name().to_owned(), key);
+        taken
+            .and_then(|_| self.configured.find_or_add(key, ROWS, of_policy))
+            .unwrap_or_else(|| {
+                self.other
+                    .get_or_init(|| Decisions::new("other", "other", 0))
+            })
+    }
+
+    /// Adds a row of a configured policy, unless its rows are taken.
+    fn add_configured(
+        &self,
+        policy: &Policy,
+        key: u64,
+        new: impl Fn() -> Decisions,
+    ) -> Option<&Decisions> {
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        let taken = kept.get_mut(&policy.name_hash())?;
+        // Another thread may have added the row before this one got the lock.
+        if let Some(found) = self.configured.find(key, ROWS) {
+            return Some(found);
+        }
+        if *taken == KINDS_PER_POLICY {
+            return None;
+        }
+        *taken += 1;
+        self.configured.find_or_add(key, ROWS, new)
     }
 
     /// Counts what was asked of the store, and how it went.
