@@ -21,7 +21,7 @@ use crate::identity::Unidentified;
 pub(super) struct Head<'a> {
     method: &'a Method,
     version: Version,
-    pub(super) headers: &'a HeaderMap,
+    headers: &'a HeaderMap,
 }
 
 impl<'a> Head<'a> {

@@ -118,8 +118,8 @@ impl Rows {
     }
 
     fn find(&self, key: u64, probes: usize) -> Option<&Decisions> {
-        let taken = self.probe(key, probes).map_while(OnceLock::get);
-        taken.into_iter().find(|row| row.key == key)
+        let mut taken = self.probe(key, probes).map_while(OnceLock::get);
+        taken.find(|row| row.key == key)
     }
 
     fn find_or_add(

@@ -38,17 +38,14 @@ impl Policy {
         if let Err(flaw) = quota.check_exact() {
             panic!("policy `{name}`, quota `{quota}`: {flaw}");
         }
-        #[cfg(feature = "metrics")]
-        let fingerprint_of_name = fingerprint("policy name", &name);
-        let fingerprint = fingerprint("policy", &format!("{name} {quota}"));
         Self {
+            fingerprint: fingerprint("policy", &format!("{name} {quota}")),
             #[cfg(feature = "metrics")]
-            name_hash: fingerprint_of_name as u64,
+            name_hash: fingerprint("policy name", &name) as u64,
             #[cfg(feature = "redis")]
             key: format!("{name}:{}", quota.to_string().replace(' ', "-")).into(),
             name,
             quota,
-            fingerprint,
         }
     }
 

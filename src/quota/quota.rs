@@ -124,11 +124,7 @@ impl Quota {
     /// If the burst is 0, or too large for the arithmetic, or if this is a window.
     #[must_use = "a quota is a value: this returns another one"]
     pub const fn burst(self, burst: u32) -> Self {
-        let quota = unwrap(self.with_burst(burst));
-        match quota.check_exact() {
-            Ok(()) => quota,
-            Err(flaw) => unwrap(Err(flaw)),
-        }
+        unwrap(self.with_burst(burst))
     }
 
     /// Like [`token_bucket`](Quota::token_bucket), but returns an error instead of panicking.
@@ -179,9 +175,7 @@ impl Quota {
     ///
     /// If the numbers break one of the rules of [`Quota`], or if this is a window.
     pub fn try_burst(self, burst: u32) -> Result<Self, QuotaError> {
-        let quota = self.with_burst(burst)?;
-        quota.check_exact()?;
-        Ok(quota)
+        Ok(self.with_burst(burst)?)
     }
 
     /// Checks that the arithmetic of the final numbers is exact.
@@ -218,7 +212,10 @@ impl Quota {
             return Err(QuotaFlaw::BurstOfWindow);
         };
         match TokenBucket::new(bucket.limit, bucket.period, burst) {
-            Ok(bucket) => Ok(Self(Kind::TokenBucket(bucket))),
+            Ok(bucket) => match bucket.check_exact() {
+                Ok(()) => Ok(Self(Kind::TokenBucket(bucket))),
+                Err(flaw) => Err(flaw),
+            },
             Err(flaw) => Err(flaw),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost_types::Struct;
-use tollgate::{Limits, Policy, Quota, QuotaError};
+use tollgate::{Limits, Policy, Quota};
 
 /// What a rule says of those whom it means.
 #[derive(Clone, Debug)]
@@ -39,23 +39,20 @@ pub(crate) struct PerUnit {
 }
 
 impl PerUnit {
-    pub(crate) fn new(requests: u32, unit: Unit) -> Result<Self, QuotaError> {
-        Ok(Self {
+    pub(crate) fn new(requests: u32, unit: Unit) -> Self {
+        Self {
             requests,
             unit,
-            limits: match requests {
-                0 => None,
-                requests => Some(limits("envoy", requests, unit)?),
-            },
-            over: limits("envoy-over", 1, unit)?,
-        })
+            limits: (requests > 0).then(|| limits("envoy", requests, unit)),
+            over: limits("envoy-over", 1, unit),
+        }
     }
 }
 
-/// One policy, whose name labels metrics.
-fn limits(name: &str, requests: u32, unit: Unit) -> Result<Limits, QuotaError> {
-    let quota = Quota::try_fixed_window(requests, unit.duration())?;
-    Ok(Limits::new([Policy::new(name, quota)]).expect("one policy with a good name"))
+/// One policy, whose name labels metrics. A fixed window takes any limit but 0 in any unit.
+fn limits(name: &str, requests: u32, unit: Unit) -> Limits {
+    let quota = Quota::fixed_window(requests, unit.duration());
+    Limits::new([Policy::new(name, quota)]).expect("one policy with a good name")
 }
 
 /// A unit of the clock, counted from the Unix epoch.

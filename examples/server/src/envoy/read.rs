@@ -127,6 +127,5 @@ fn amount(table: &Table<'_>) -> Result<Amount> {
     let unit = table.required("unit")?.choice_of_any_case(&Unit::NAMES)?;
     let requests = table.required("requests_per_unit")?;
     let number = requests.number(0..=u32::MAX)?;
-    let per_unit = PerUnit::new(number, unit).map_err(|error| requests.wrong(error))?;
-    Ok(Amount::PerUnit(per_unit))
+    Ok(Amount::PerUnit(PerUnit::new(number, unit)))
 }

@@ -160,8 +160,7 @@ fn given_limit(given: &RateLimitOverride) -> Result<Limit, Refusal> {
             ));
         }
     };
-    let per_unit = PerUnit::new(given.requests_per_unit, unit)
-        .map_err(|error| Refusal::invalid("descriptors.limit.requests_per_unit", error))?;
+    let per_unit = PerUnit::new(given.requests_per_unit, unit);
     Ok(Limit {
         amount: Amount::PerUnit(per_unit),
         name: None,
