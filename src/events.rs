@@ -5,8 +5,8 @@ use std::fmt::Display;
 
 use crate::store::StoreError;
 
-/// A breaker opened.
-pub(crate) fn store_away(store: &str, lane: usize, error: &StoreError) {
+/// A circuit breaker opened. The lane is named, mostly by its server's address.
+pub(crate) fn breaker_opened(store: &str, lane: &str, error: &StoreError) {
     #[cfg(feature = "tracing")]
     {
         let cause = std::error::Error::source(error)
@@ -14,17 +14,21 @@ pub(crate) fn store_away(store: &str, lane: usize, error: &StoreError) {
             .unwrap_or_default();
         tracing::warn!(
             store, lane, %error, cause,
-            "the rate limiter's store is away: the failure strategy decides until it is back"
+            "circuit breaker opened: the failure strategy decides until the rate limit store answers"
         );
     }
     #[cfg(not(feature = "tracing"))]
     let _ = (store, lane, error);
 }
 
-/// A breaker closed.
-pub(crate) fn store_back(store: &str, lane: usize) {
+/// A circuit breaker closed.
+pub(crate) fn breaker_closed(store: &str, lane: &str) {
     #[cfg(feature = "tracing")]
-    tracing::info!(store, lane, "the rate limiter's store is back");
+    tracing::info!(
+        store,
+        lane,
+        "circuit breaker closed: the rate limit store answers again"
+    );
     #[cfg(not(feature = "tracing"))]
     let _ = (store, lane);
 }

@@ -130,7 +130,7 @@ pub use store::{
     Verdict,
 };
 #[cfg(feature = "redis")]
-pub use store::{RedisStore, RedisStoreBuilder};
+pub use store::{RedisCredentials, RedisStore, RedisStoreBuilder};
 
 pub use self::http::{
     RateLimit, RateLimitLayer, Rejection, ResponseBody, ResponseFuture, ResponseHeaders, header,

@@ -209,6 +209,51 @@ async fn reset_by_another_process_is_seen_soon() {
     }
 }
 
+/// The checks wait behind a server that is paused, in a queue of the usual length.
+#[tokio::test(flavor = "multi_thread")]
+async fn busy_identity_leaves_room_in_the_queue() {
+    let server = Server::start().await;
+    let store = RedisStore::new(&server.url()).unwrap();
+    store.ping().await.unwrap();
+    let limits = Limits::from(Quota::per_day(20_000));
+    let ask = |name: &str, cost| {
+        let identity = Identity::user(name);
+        let mut check = Check::new(&identity, &limits).cost(cost);
+        check.time_left = Duration::from_secs(20);
+        let owned: OwnedCheck = check.into_owned();
+        Box::pin(store.check(&owned.borrow()).wait())
+    };
+    server.pause();
+    // To ask is to queue; to wait is for the answer only.
+    let mut busy: Vec<_> = (0..10_000).map(|_| ask("equal", 1)).collect();
+    busy.extend((0..10_000).map(|cost| ask("different", cost + 1)));
+    let quiet: Vec<_> = (0..100).map(|i| ask(&format!("quiet-{i}"), 1)).collect();
+    server.resume();
+    for answer in join_all(quiet).await {
+        assert!(answer.expect("the queue has room").is_allowed());
+    }
+
+    let mut answers = join_all(busy).await.into_iter();
+    let equal = answers.by_ref().take(10_000);
+    assert!(
+        equal
+            .map(Result::unwrap)
+            .all(|verdict| verdict.is_allowed())
+    );
+    let refused = answers.filter_map(Result::err).map(|error| error.kind());
+    let refused: Vec<_> = refused.collect();
+    assert!(
+        refused
+            .iter()
+            .all(|kind| *kind == StoreErrorKind::Overloaded)
+    );
+    assert!(
+        (8_000..=8_750).contains(&refused.len()),
+        "{}",
+        refused.len()
+    );
+}
+
 #[tokio::test]
 async fn a_full_queue_refuses_at_once() {
     let server = Server::start().await;

@@ -284,6 +284,58 @@ async fn while_a_slot_moves_its_counts_hold_and_its_node_is_not_given_up() {
     }
 }
 
+/// Half of the keys have moved when 60 tasks ask about all of them, and new ones, for two seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn batches_in_a_moving_slot_fail_no_check() {
+    let cluster = Cluster::start().await;
+    let store = store(&cluster);
+    let limits = Limits::from(Quota::per_day(1_000_000));
+    let identities: Vec<_> = names_in(42..43)
+        .take(240)
+        .map(|name| Identity::user(&name))
+        .collect();
+    let ask = |who: &Identity| {
+        let mut check = Check::new(who, &limits);
+        check.time_left = NEVER_LATE;
+        store.check(&check).wait()
+    };
+    for answer in join_all(identities[..40].iter().map(ask)).await {
+        answer.unwrap();
+    }
+    let from = cluster.begin_move(42, 1).await;
+    let port = cluster.nodes()[1].port().to_string();
+    let keys = cluster.nodes()[from].keys().await;
+    for key in keys.iter().filter(|key| key.contains(":{user:")).step_by(2) {
+        let migrate = ["MIGRATE", "127.0.0.1", &port, key, "0", "10000"];
+        cluster.nodes()[from].command(&migrate).await;
+    }
+    for answer in join_all(identities[..40].iter().map(ask)).await {
+        answer.expect("each key is at one of two nodes");
+    }
+    let began = std::time::Instant::now();
+    let tasks = (0..60).map(|task| {
+        let (identities, ask) = (&identities, &ask);
+        async move {
+            let mut index = task;
+            let mut checks = 0;
+            while began.elapsed() < Duration::from_secs(2) {
+                ask(&identities[index % identities.len()])
+                    .await
+                    .expect("each key is at one of two nodes");
+                (index, checks) = (index + 7, checks + 1);
+                sleep(Duration::from_millis(5)).await;
+            }
+            checks
+        }
+    });
+    let checks: Vec<usize> = join_all(tasks).await;
+    assert!(checks.iter().all(|checks| *checks > 0));
+    assert!(
+        errors(&cluster.nodes()[from], "TRYAGAIN").await > 0,
+        "nothing was refused"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn limits_hold_exactly_while_slots_are_moved_under_load() {
     const SLOTS: u32 = 5;

@@ -7,14 +7,22 @@ mod outage;
 mod servers;
 mod support;
 
+use std::convert::Infallible;
 use std::error::Error;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::StatusCode;
 use outage::{LONG, alice, counted, limiter, until_alone, until_shared};
-use servers::Server;
+use servers::{Server, Wait};
 use support::{header, request, send, text};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
 use tollgate::{
-    Check, Limiter, Limits, Quota, RateLimitLayer, RedisStore, Store, StoreError, StoreErrorKind,
+    Check, Identity, Limiter, Limits, Quota, RateLimitLayer, RedisCredentials, RedisStore, Store,
+    StoreError, StoreErrorKind,
 };
 
 const PASSWORD: &str = "open-sesame-7";
@@ -109,7 +117,7 @@ async fn a_missing_password_is_told_and_once_none_is_needed_all_is_well() {
 const RIGHTS: &str = "+evalsha +eval +get +set +del +time";
 
 /// What makes it faster.
-const FASTER: [&str; 4] = ["+mget", "+exists", "+incrby", "+pexpireat"];
+const FASTER: [&str; 5] = ["+mget", "+exists", "+incrby", "+pexpireat", "+pttl"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_missing_right_is_told_and_once_it_is_there_all_is_well() {
@@ -169,6 +177,150 @@ async fn a_user_with_the_least_rights_can_do_all() {
         store.reset(&check).wait().await.unwrap();
     }
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
+}
+
+/// A user whose only password is this one.
+async fn set_password(server: &Server, password: &str) {
+    let password = format!(">{password}");
+    let user = [
+        "ACL", "SETUSER", "app", "reset", "on", &password, "~*", "+@all",
+    ];
+    server.command(&user).await;
+}
+
+/// Asks about many users until it is told to stop, and returns how many checks were degraded.
+fn load(limiter: &Limiter) -> (oneshot::Sender<()>, JoinHandle<usize>) {
+    let (stop, mut stopped) = oneshot::channel();
+    let limiter = limiter.clone();
+    let task = tokio::spawn(async move {
+        let limits = Limits::from(Quota::per_day(1_000_000));
+        let mut degraded = 0;
+        for number in 0.. {
+            if stopped.try_recv().is_ok() {
+                break;
+            }
+            let identity = Identity::user(&(number % 50).to_string());
+            let decision = limiter.check(&Check::new(&identity, &limits)).await;
+            degraded += usize::from(decision.is_degraded());
+            sleep(Duration::from_millis(1)).await;
+        }
+        degraded
+    });
+    (stop, task)
+}
+
+/// How many connections the user `app` has.
+async fn connections(server: &Server) -> Vec<String> {
+    let clients: String = server.ask(&["CLIENT", "LIST"]).await;
+    let of_app = clients.lines().filter(|line| line.contains(" user=app "));
+    of_app.map(str::to_owned).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn password_that_changes_under_load_is_asked_for_anew() {
+    let server = Server::start().await;
+    let passwords = Arc::new(Mutex::new("first".to_owned()));
+    let current = passwords.clone();
+    set_password(&server, "first").await;
+    let store = RedisStore::builder(&server.url())
+        .credentials(move || {
+            let password = current.lock().unwrap().clone();
+            async move { Ok::<_, Infallible>(RedisCredentials::new("app", password)) }
+        })
+        .build()
+        .unwrap();
+    let limiter = Limiter::builder(store.clone()).deadline(LONG).build();
+    until_shared(&limiter).await;
+    let (stop, load) = load(&limiter);
+    for password in ["second", "third"] {
+        *passwords.lock().unwrap() = password.to_owned();
+        set_password(&server, password).await;
+        // The server closes the connections that the old password has opened.
+        let [old] = &connections(&server).await[..] else {
+            panic!("the store has one connection");
+        };
+        let id = old.split(' ').next().unwrap().strip_prefix("id=").unwrap();
+        server.command(&["CLIENT", "KILL", "ID", id]).await;
+        let wait = Wait::until("the store has connected again");
+        while connections(&server)
+            .await
+            .first()
+            .is_none_or(|new| new == old)
+        {
+            wait.on().await;
+        }
+    }
+    let _ = stop.send(());
+    let degraded = load.await.unwrap();
+    // A check that is in flight when its connection is closed is not sent again.
+    assert!(degraded <= 2, "{degraded} degraded by two reconnects");
+    store.ping().await.unwrap();
+}
+
+/// A token is good for four seconds: the server closes connections that are older.
+#[tokio::test(flavor = "multi_thread")]
+async fn connection_is_replaced_before_its_token_expires() {
+    let server = Server::start().await;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = asked.clone();
+    let store = RedisStore::builder(&server.url())
+        .credentials(move || {
+            let token = format!("token-{}", counter.fetch_add(1, Ordering::SeqCst));
+            async move { Ok::<_, Infallible>(RedisCredentials::new("app", token)) }
+        })
+        .max_connection_age(Duration::from_secs(1))
+        .build()
+        .unwrap();
+    for token in 0..100 {
+        let password = format!(">token-{token}");
+        let user = ["ACL", "SETUSER", "app", "on", &password, "~*", "+@all"];
+        server.command(&user).await;
+    }
+    let limiter = Limiter::builder(store).deadline(LONG).build();
+    until_shared(&limiter).await;
+    let (stop, load) = load(&limiter);
+    let wait = Wait::until("ten tokens were used");
+    let mut expired = 0;
+    while asked.load(Ordering::SeqCst) < 10 {
+        wait.on().await;
+        for connection in connections(&server).await {
+            let value = |name| {
+                connection
+                    .split(' ')
+                    .find_map(|part| part.strip_prefix(name))
+            };
+            if value("age=").unwrap().parse::<u64>().unwrap() >= 4 {
+                expired += 1;
+                server
+                    .command(&["CLIENT", "KILL", "ID", value("id=").unwrap()])
+                    .await;
+            }
+        }
+    }
+    let _ = stop.send(());
+    assert_eq!((load.await.unwrap(), expired), (0, 0), "degraded, expired");
+    assert!(
+        connections(&server).await.len() <= 2,
+        "old connections are closed"
+    );
+}
+
+#[tokio::test]
+async fn failing_credentials_provider_is_the_cause_of_the_outage() {
+    let server = Server::start().await;
+    let store = RedisStore::builder(&server.url())
+        .credentials(|| async { Err::<RedisCredentials, _>("vault is sealed") })
+        .build()
+        .unwrap();
+    let error = store.ping().await.unwrap_err();
+    assert_eq!(error.kind(), StoreErrorKind::Unavailable);
+    let story = story(&error);
+    assert!(story.contains("vault is sealed") && story.contains(&server.address().to_string()));
+    let shown = format!("{:?}", RedisCredentials::new("app", PASSWORD));
+    assert!(
+        shown.contains("app") && !shown.contains(PASSWORD),
+        "{shown}"
+    );
 }
 
 /// The user is changed under an open connection.

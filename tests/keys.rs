@@ -48,6 +48,31 @@ async fn keys_say_whose_counts_they_are() {
 }
 
 #[tokio::test]
+async fn key_without_ttl_gets_one_by_the_next_charge() {
+    let server = Server::start().await;
+    let store = store(&server);
+    let alice = Identity::user("alice");
+    for quota in [
+        Quota::per_hour(100),
+        Quota::token_bucket(7, Duration::from_secs(60)),
+        Quota::sliding_window(100, DAY),
+        Quota::fixed_window(100, DAY),
+    ] {
+        let limits = Limits::from(quota);
+        let check = Check::new(&alice, &limits);
+        for _ in 0..3 {
+            assert!(done(store.check(&check)).await.is_allowed());
+            let [key] = &server.keys().await[..] else {
+                panic!("{quota} has one key");
+            };
+            assert_eq!(server.keys_without_ttl().await, [""; 0], "{quota}");
+            server.command(&["PERSIST", key]).await;
+        }
+        server.command(&["FLUSHALL"]).await;
+    }
+}
+
+#[tokio::test]
 async fn a_prefix_keeps_applications_apart() {
     let server = Server::start().await;
     let limits = Limits::from(Quota::per_day(1));

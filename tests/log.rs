@@ -12,6 +12,8 @@ use http::request::Parts;
 use http::{Request, Response};
 use http_body_util::Empty;
 use tokio::time::sleep;
+#[cfg(feature = "redis")]
+use tollgate::RedisStore;
 use tollgate::test_util::{Behavior, ProgrammableStore};
 use tollgate::{
     Check, Identity, Limiter, Limits, LocalStore, Quota, RateLimitLayer, StoreErrorKind,
@@ -36,7 +38,7 @@ async fn a_store_that_goes_and_comes_back_is_two_lines() {
         panic!("{lines:?}")
     };
     assert!(
-        away.starts_with("WARN ") && away.contains("is away"),
+        away.starts_with("WARN ") && away.contains("circuit breaker opened"),
         "{away}"
     );
     assert!(away.contains("the store cannot be reached"), "{away}");
@@ -48,7 +50,7 @@ async fn a_store_that_goes_and_comes_back_is_two_lines() {
         panic!("{lines:?}")
     };
     assert!(
-        back.starts_with("INFO ") && back.contains("is back"),
+        back.starts_with("INFO ") && back.contains("circuit breaker closed"),
         "{back}"
     );
     assert!(logged("alice").is_empty(), "no line names who was asking");
@@ -123,4 +125,33 @@ async fn layer_that_charges_a_request_twice_warns_once() {
     let warnings = usize::from(cfg!(debug_assertions));
     assert_eq!(logged("scope=\"charges-twice\"").len(), warnings);
     assert_eq!(logged("scope=\"charges-once\""), [""; 0]);
+}
+
+/// Nobody listens on the port. The password is the URL's.
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn first_line_names_the_address_and_the_cause() {
+    record();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let store = RedisStore::new(&format!("redis://user:open-sesame-7@{address}")).unwrap();
+    let error = store.ping().await.unwrap_err();
+    let cause = std::error::Error::source(&error).unwrap().to_string();
+    assert!(cause.starts_with(&address.to_string()), "{cause}");
+    assert!(cause.contains("onnection refused"), "{cause}");
+
+    let limiter = Limiter::from(store);
+    let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(10)));
+    for _ in 0..20 {
+        limiter.check(&Check::new(&alice, &limits)).await;
+    }
+    let lines = logged(&address.to_string());
+    let [line] = &lines[..] else {
+        panic!("{lines:?}")
+    };
+    assert!(line.contains("circuit breaker opened"), "{line}");
+    assert!(line.contains(&format!("lane=\"{address}\"")), "{line}");
+    assert!(line.contains("onnection refused"), "{line}");
+    assert_eq!(logged("open-sesame"), [""; 0]);
 }

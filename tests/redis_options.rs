@@ -1,6 +1,8 @@
 //! A configuration that cannot be meant is refused when the store is made, by a message that names
 //! the value and the way out, and never a password.
 
+use std::time::Duration;
+
 use tollgate::{RedisStore, RedisStoreBuilder};
 
 const PASSWORD: &str = "open-sesame-7";
@@ -28,6 +30,7 @@ fn what_is_no_url_of_a_server_is_refused() {
         ("redis://host/database", "redis://host/database"),
         ("redis://0.0.0.0", "redis://0.0.0.0"),
         ("redis+unix://host/socket", "redis+unix://host/socket"),
+        ("redis://host?protocol=resp4", "redis://host"),
     ] {
         let refusal = refusal(RedisStore::builder(url));
         assert!(refusal.contains(names), "`{url}`: {refusal}");
@@ -55,6 +58,14 @@ fn a_password_is_told_by_no_refusal() {
         // The host was forgotten.
         format!("redis://user:{PASSWORD}"),
         format!("redis://user:{PASSWORD}/0"),
+        format!("redis://user:{PASSWORD}/0/x:y"),
+        // The `@` was forgotten.
+        format!("redis://user:{PASSWORD}host:6379/0/1"),
+        format!("redis://user:{PASSWORD}127.0.0.1:6379"),
+        format!("user:{PASSWORD}host:6379"),
+        format!("redis:/user:{PASSWORD}host:6379"),
+        format!("redis/user:{PASSWORD}"),
+        format!("redis://[{PASSWORD}"),
         // A socket's password is not where others are.
         format!("redis+unix:///socket?user=app&pass={PASSWORD}&db=x"),
         format!("unix://host/socket?pass={PASSWORD}"),
@@ -80,6 +91,10 @@ fn options_out_of_their_range_are_refused() {
         (
             builder().longest_queue(0),
             ["`longest_queue`", "at least 1"],
+        ),
+        (
+            builder().max_connection_age(Duration::from_millis(999)),
+            ["`max_connection_age`", "at least 1s, not 999ms"],
         ),
         (builder().prefix(""), ["``", "prefix"]),
         (builder().prefix("a{b}"), ["`a{b}`", "prefix"]),

@@ -9,7 +9,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::time::Duration;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use servers::Server;
+use servers::{Port, Server};
 use tempfile::TempDir;
 use tokio::time::sleep;
 use tollgate::{Check, Identity, Limits, Quota, RedisStore, Store, StoreError, StoreErrorKind};
@@ -30,38 +30,62 @@ impl Authority {
         let issuer = Issuer::new(params, key);
         Self { issuer, pem }
     }
+
+    /// A certificate for these names, and its key, in PEM.
+    fn certificate(&self, names: &[&str]) -> (String, String) {
+        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(names).unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    }
 }
 
-/// A server that is spoken to by TLS, under names that its certificate has.
-struct TlsServer {
-    server: Server,
-    port: u16,
+/// The options of a server with a certificate for these names, and the directory of their files.
+struct TlsOptions {
+    options: Vec<(&'static str, String)>,
     _directory: TempDir,
 }
 
-impl TlsServer {
-    /// `None` if the server at hand does not know TLS.
-    async fn start(authority: &Authority, names: &[&str]) -> Option<Self> {
+impl TlsOptions {
+    fn new(authority: &Authority, names: &[&str], auth_clients: &str) -> Self {
         let directory = TempDir::with_prefix("tollgate-tls-").unwrap();
         let file = |name: &str, content: &str| {
             let path = directory.path().join(name);
             fs::write(&path, content).unwrap();
             path.to_str().expect("its path is UTF-8").to_owned()
         };
-        let names: Vec<_> = names.iter().map(|&name| name.to_owned()).collect();
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(names).unwrap();
-        let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+        let (certificate, key) = authority.certificate(names);
+        Self {
+            options: vec![
+                ("tls-auth-clients", auth_clients.to_owned()),
+                ("tls-key-file", file("key", &key)),
+                ("tls-cert-file", file("certificate", &certificate)),
+                ("tls-ca-cert-file", file("authority", &authority.pem)),
+            ],
+            _directory: directory,
+        }
+    }
+}
 
+/// A server that is spoken to by TLS, under names that its certificate has.
+struct TlsServer {
+    server: Server,
+    port: u16,
+    _options: TlsOptions,
+}
+
+impl TlsServer {
+    /// `None` if the server at hand does not know TLS.
+    async fn start(authority: &Authority, names: &[&str]) -> Option<Self> {
+        Self::start_with(authority, names, "no").await
+    }
+
+    async fn start_with(authority: &Authority, names: &[&str], auth_clients: &str) -> Option<Self> {
+        let options = TlsOptions::new(authority, names, auth_clients);
         let server = Server::start().await;
-        let options = [
-            ("tls-auth-clients", "no".to_owned()),
-            ("tls-key-file", file("key", &key.serialize_pem())),
-            ("tls-cert-file", file("certificate", &certificate.pem())),
-            ("tls-ca-cert-file", file("authority", &authority.pem)),
-        ];
-        for (option, value) in options {
-            let set = ["CONFIG", "SET", option, &value];
+        for (option, value) in &options.options {
+            let set = ["CONFIG", "SET", option, value];
             if let Err(error) = server.try_command(&set).await {
                 println!("proves nothing, as the server does not know TLS: {error}");
                 return None;
@@ -88,7 +112,7 @@ impl TlsServer {
         Some(Self {
             server,
             port,
-            _directory: directory,
+            _options: options,
         })
     }
 
@@ -165,6 +189,125 @@ async fn tls_spoken_to_by_one_side_only_is_an_error_soon() {
     };
     let url = server.url("localhost").replace("rediss://", "redis://");
     refusal(&store(&url, &authority)).await;
+}
+
+#[tokio::test]
+async fn client_certificate_is_shown_to_a_server_that_asks() {
+    let [authority, stranger] = ["authority", "stranger"].map(Authority::new);
+    let Some(server) = TlsServer::start_with(&authority, &["localhost"], "yes").await else {
+        return;
+    };
+    let url = server.url("localhost");
+    let builder = || RedisStore::builder(&url).root_certificates(authority.pem.as_str());
+    builder()
+        .build()
+        .unwrap()
+        .ping()
+        .await
+        .expect_err("no certificate");
+    let (chain, key) = stranger.certificate(&["client"]);
+    let unknown = builder().client_certificate(chain, key).build().unwrap();
+    unknown.ping().await.expect_err("signed by a stranger");
+    let (chain, key) = authority.certificate(&["client"]);
+    let known = builder().client_certificate(chain.as_str(), key.as_str());
+    known.build().unwrap().ping().await.unwrap();
+
+    for (chain, key) in [("", ""), ("none", key.as_str()), (chain.as_str(), "none")] {
+        let error = builder().client_certificate(chain, key).build();
+        let error = error.expect_err("no usable certificate").to_string();
+        assert!(
+            error.contains("the client certificate cannot be used"),
+            "{error}"
+        );
+        assert!(!error.contains("PRIVATE"), "{error}");
+    }
+}
+
+/// Starts a server with TLS on a port of its own, which is named to others.
+async fn start_with_tls(options: &TlsOptions, more: &[&str]) -> (Server, Port) {
+    let port = Port::reserve();
+    let number = port.number().to_string();
+    let named: Vec<_> = options
+        .options
+        .iter()
+        .map(|(option, value)| (format!("--{option}"), value.clone()))
+        .collect();
+    let mut words = vec!["--tls-port", &number];
+    words.extend(
+        named
+            .iter()
+            .flat_map(|(option, value)| [option.as_str(), value]),
+    );
+    words.extend(more);
+    (Server::start_with(&words).await, port)
+}
+
+#[cfg(feature = "redis-cluster")]
+#[tokio::test]
+async fn nodes_of_a_cluster_are_connected_to_by_tls() {
+    let authority = Authority::new("authority");
+    let names = ["localhost", "127.0.0.1"];
+    if TlsServer::start(&authority, &names).await.is_none() {
+        return;
+    }
+    let options = TlsOptions::new(&authority, &names, "no");
+    let more = ["--cluster-enabled", "yes", "--tls-cluster", "yes"];
+    let (server, port) = start_with_tls(&options, &more).await;
+    let words = ["CLUSTER", "ADDSLOTS"].map(str::to_owned);
+    let slots = (0..16_384).map(|slot| slot.to_string());
+    server
+        .command(&words.into_iter().chain(slots).collect::<Vec<_>>())
+        .await;
+    server.until_cluster_is_up().await;
+
+    let url = format!("rediss://localhost:{}", port.number());
+    let store = RedisStore::cluster([url.as_str()]).root_certificates(authority.pem.as_str());
+    let store = store.build().unwrap();
+    store.ping().await.unwrap();
+    let (who, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(2)));
+    let check = Check::new(&who, &limits);
+    assert!(store.check(&check).wait().await.unwrap().is_allowed());
+    let node = store.lane_name(store.lane(&check));
+    assert!(node.ends_with(&format!(":{}", port.number())), "{node}");
+    let clients: String = server.ask(&["CLIENT", "LIST"]).await;
+    let by_tls = format!("laddr=127.0.0.1:{}", port.number());
+    assert!(
+        clients.lines().any(|line| line.contains(&by_tls)),
+        "{clients}"
+    );
+}
+
+#[cfg(feature = "redis-sentinel")]
+#[tokio::test]
+async fn sentinels_and_their_primary_are_connected_to_by_tls() {
+    let authority = Authority::new("authority");
+    let names = ["localhost", "127.0.0.1"];
+    if TlsServer::start(&authority, &names).await.is_none() {
+        return;
+    }
+    let options = TlsOptions::new(&authority, &names, "no");
+    let (server, port) = start_with_tls(&options, &["--tls-replication", "yes"]).await;
+    let sentinel_port = Port::reserve();
+    let mut configuration = format!(
+        "tls-port {}\ntls-replication yes\nsentinel monitor main 127.0.0.1 {} 1\n",
+        sentinel_port.number(),
+        port.number()
+    );
+    for (option, value) in &options.options {
+        configuration += &format!("{option} {value}\n");
+    }
+    let _sentinel = Server::start_sentinel(&configuration).await;
+
+    let url = format!("rediss://localhost:{}", sentinel_port.number());
+    let store =
+        RedisStore::sentinel([url.as_str()], "main").root_certificates(authority.pem.as_str());
+    let store = store.build().unwrap();
+    store.ping().await.unwrap();
+    let keys = server.keys().await;
+    assert!(
+        keys.iter().any(|key| key.contains("tollgate:probe")),
+        "{keys:?}"
+    );
 }
 
 #[test]

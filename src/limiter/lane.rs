@@ -14,6 +14,10 @@ use crate::metrics::{self, Operation};
 use crate::random::jitter;
 use crate::store::{StoreError, StoreErrorKind, Verdict};
 
+/// How many lanes are kept before unused ones are dropped: as many as the most nodes that a Redis
+/// Cluster should have.
+const MOST_LANES: usize = 1_000;
+
 /// The independent parts of a store, made as they are first used.
 pub(super) struct Lanes {
     threshold: NonZeroU32,
@@ -48,6 +52,10 @@ impl Lanes {
         drop(lanes);
         let new = || Lane::new(index, self.threshold);
         let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
+        if lanes.len() >= MOST_LANES {
+            // Lanes of servers that are gone. A lane in use, or whose breaker is open, is kept.
+            lanes.retain(|_, lane| Arc::strong_count(lane) > 1);
+        }
         lanes
             .entry(index)
             .or_insert_with(|| Arc::new(new()))
@@ -128,12 +136,13 @@ impl Shared {
             opening: breaker.openings(),
             lane: lane.clone(),
             store: self.store.name(),
+            name: self.store.lane_name(lane.index),
             patience: self.deadline.min(LONGEST_WAIT),
             shared: Arc::downgrade(self),
         };
         drop(breaker);
-        metrics::breaker(probing.store, lane.index, true);
-        events::store_away(probing.store, lane.index, error);
+        metrics::breaker(probing.store, &probing.name, true);
+        events::breaker_opened(probing.store, &probing.name, error);
         runtime.spawn(probing.run());
     }
 }
@@ -147,6 +156,8 @@ struct Probing {
     opening: u64,
     lane: Arc<Lane>,
     store: &'static str,
+    /// The lane's name when the breaker opened.
+    name: String,
     /// How long a probe may take: however long checks may, it should not hang for long.
     patience: Duration,
     shared: Weak<Shared>,
@@ -162,7 +173,7 @@ impl Probing {
             let answer = shared.probe(&self.lane, self.patience).await;
             // What a store remembers does not prove that it is back.
             if answer.is_ok_and(|verdict| !verdict.remembered) {
-                events::store_back(self.store, self.lane.index);
+                events::breaker_closed(self.store, &self.name);
                 return;
             }
         }
@@ -185,6 +196,6 @@ impl Drop for Probing {
         if let Some(mut breaker) = self.breaker() {
             breaker.close(Instant::now());
         }
-        metrics::breaker(self.store, self.lane.index, false);
+        metrics::breaker(self.store, &self.name, false);
     }
 }

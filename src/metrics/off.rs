@@ -24,7 +24,7 @@ impl Meter {
 
 pub(crate) fn unidentified() {}
 
-pub(crate) fn breaker(_store: &str, _lane: usize, _open: bool) {}
+pub(crate) fn breaker(_store: &str, _lane: &str, _open: bool) {}
 
 pub(crate) struct TableMeter;
 

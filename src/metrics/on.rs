@@ -1,6 +1,6 @@
 use std::cell::Cell;
-use std::collections::HashMap;
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use metrics::{
@@ -268,11 +268,27 @@ pub(crate) fn unidentified() {
     counter!("rate_limit_unidentified_total").increment(1);
 }
 
+/// How many lanes have a label of their own. Servers may change their addresses, and each label stays.
+const MOST_LANES: usize = 1_000;
+
+/// The label of a lane: its name, or `other` once very many lanes have had their breakers open.
+fn lane_label(name: &str) -> String {
+    static NAMES: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+    let mut names = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if !names.contains(name) {
+        if names.len() >= MOST_LANES {
+            return "other".into();
+        }
+        names.insert(name.into());
+    }
+    name.into()
+}
+
 /// Counts a lane's breaker in or out of those that are open: several limiters may have stores of
 /// one name.
-pub(crate) fn breaker(store: &'static str, lane: usize, open: bool) {
+pub(crate) fn breaker(store: &'static str, lane: &str, open: bool) {
     let change = if open { 1.0 } else { -1.0 };
-    gauge!("rate_limit_breaker_open", "store" => store, "lane" => lane.to_string())
+    gauge!("rate_limit_breaker_open", "store" => store, "lane" => lane_label(lane))
         .increment(change);
 }
 

@@ -55,6 +55,16 @@ impl StoreError {
         }
     }
 
+    /// The same error, of the server at this address.
+    #[cfg(feature = "redis")]
+    pub(crate) fn at(&self, address: &impl fmt::Display) -> Self {
+        let error = match &self.source {
+            Some(source) => format!("{address}: {source}"),
+            None => address.to_string(),
+        };
+        Self::new(self.kind, error)
+    }
+
     /// What kind of failure it is.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind

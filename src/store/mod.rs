@@ -27,7 +27,7 @@ pub(crate) use redis::Answer;
 #[cfg(feature = "bench")]
 pub use redis::bench;
 #[cfg(feature = "redis")]
-pub use redis::{RedisStore, RedisStoreBuilder};
+pub use redis::{RedisCredentials, RedisStore, RedisStoreBuilder};
 pub(crate) use verdict::PerPolicy;
 pub use verdict::{Step, Verdict};
 
@@ -48,9 +48,15 @@ pub trait Store: Send + Sync + 'static {
 
     /// Which of the store's independent parts this check would use: each has its own breaker.
     ///
-    /// The numbers should be few and small. A cluster says which node.
+    /// Few lanes should be in use at one time. In a cluster, each node is one.
     fn lane(&self, _check: &Check<'_>) -> usize {
         0
+    }
+
+    /// The name of a lane in logs and metrics: its number, unless implemented. A store with servers
+    /// returns the server's address.
+    fn lane_name(&self, lane: usize) -> String {
+        lane.to_string()
     }
 
     /// Finds out whether a lane works again after it failed, by the same means as a real check.
@@ -97,6 +103,10 @@ macro_rules! pointer {
 
             fn lane(&self, check: &Check<'_>) -> usize {
                 (**self).lane(check)
+            }
+
+            fn lane_name(&self, lane: usize) -> String {
+                (**self).lane_name(lane)
             }
 
             fn probe(&self, lane: usize, time_left: Duration) -> Outcome {

@@ -1,9 +1,4 @@
-//! Checks that wait for a round trip, and how many of them become one call.
-
-use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
-use std::iter;
-use std::time::Duration;
+//! How queued checks become calls of the script, and how answers reach their waiters.
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
@@ -12,25 +7,8 @@ use super::denials::Denials;
 use super::pace::Pace;
 use super::script::{Charged, Flaw, Group, Keys, Operation, Question};
 use super::waiter::Waiter;
+use super::waiting::{Entry, Waiters};
 use crate::store::{Check, StoreError, StoreErrorKind, Verdict};
-
-/// Those who ask for the same, and share an entry: mostly one.
-pub(super) type Waiters = SmallVec<[Waiter; 1]>;
-
-pub(super) struct Sharing {
-    waiters: Waiters,
-    /// How many entries of the same identity come before, and which is the last of them.
-    earlier: usize,
-    previous: Option<usize>,
-}
-
-impl Sharing {
-    /// What has to be the same for entries to be in one call.
-    fn call(&self) -> (u16, bool, usize) {
-        let first = &self.waiters[0];
-        (first.slot, first.asking, self.earlier)
-    }
-}
 
 /// Adds the names of a check's counts, as operators see them.
 pub(super) fn add_keys(keys: &mut Keys, prefix: &str, check: &Check<'_>) {
@@ -48,24 +26,6 @@ pub(super) fn add_keys(keys: &mut Keys, prefix: &str, check: &Check<'_>) {
     }
 }
 
-/// What is a hash with a secret key is hashed as it is.
-#[derive(Default)]
-struct Hashed(u64);
-
-impl Hasher for Hashed {
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("only numbers of 64 bits are hashed")
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// Waiters that share a call: all of one slot.
 pub(super) struct Call {
     pub(super) question: Question,
@@ -74,56 +34,27 @@ pub(super) struct Call {
     waiters: Vec<Waiters>,
 }
 
-/// Takes waiters off the queue for one round trip, with at most `most_keys` keys in all, but never
-/// fewer than one waiter's. Those that have gone, or would before it is over, are dropped.
-pub(super) fn take(
-    queue: &mut VecDeque<Waiter>,
-    most_keys: usize,
-    round_trip: Duration,
-) -> Vec<Sharing> {
-    let now = Instant::now();
-    let answered = now + round_trip;
-    let most_taken = queue.len().min(most_keys);
-    let mut taken: Vec<Sharing> = Vec::with_capacity(most_taken);
-    // The last of them that is an identity's.
-    let mut places = HashMap::<u64, usize, BuildHasherDefault<Hashed>>::with_capacity_and_hasher(
-        most_taken,
-        BuildHasherDefault::default(),
-    );
-    let mut keys = 0;
-    while let Some(waiter) = queue.pop_front() {
-        if waiter.is_gone() || waiter.is_hopeless(now, answered) {
-            waiter.answer(Err(StoreErrorKind::TimedOut.into()));
-            continue;
-        }
-        let previous = places.get(&waiter.subject.identity).copied();
-        let mut same = iter::successors(previous, |place| taken[*place].previous);
-        if let Some(equal) = same.find(|place| taken[*place].waiters[0].equals(&waiter)) {
-            taken[equal].waiters.push(waiter);
-            continue;
-        }
-        keys += waiter.check.borrow().limits.policies().len();
-        if keys > most_keys && !taken.is_empty() {
-            queue.push_front(waiter);
-            break;
-        }
-        places.insert(waiter.subject.identity, taken.len());
-        taken.push(Sharing {
-            earlier: previous.map_or(0, |place| taken[place].earlier + 1),
-            previous,
-            waiters: SmallVec::from_buf([waiter]),
-        });
-    }
-    taken
-}
-
-/// Makes calls of waiters, to be sent at `now`: one for each slot, and further ones where an
-/// identity would be in it twice, since a call has each key once.
-pub(super) fn calls(entries: Vec<Sharing>, prefix: &str, now: Instant) -> Vec<Call> {
-    let mut calls: Vec<Vec<Sharing>> = Vec::new();
+/// Makes calls of entries, to be sent at `now`: one for each slot, or for each entry if `separate`.
+/// An entry that must be alone has a call of its own, and so has a further entry of an identity, since
+/// a call has each key once.
+pub(super) fn calls(entries: Vec<Entry>, separate: bool, prefix: &str, now: Instant) -> Vec<Call> {
+    // What entries of one call have in common.
+    let shared = |entry: &Entry| {
+        let first = &entry.waiters[0];
+        let is_alone = separate || first.alone;
+        (!is_alone).then_some((first.slot, first.asking, entry.earlier))
+    };
+    let mut calls: Vec<Vec<Entry>> = Vec::new();
     for entry in entries {
-        let fits = |call: &&mut Vec<Sharing>| call[0].call() == entry.call();
-        match calls.iter_mut().find(fits) {
+        let common = shared(&entry);
+        let fits = |call: &&mut Vec<Entry>| common.is_some() && shared(&call[0]) == common;
+        // Calls of one entry each are not searched.
+        let mut candidates = if separate {
+            [].iter_mut()
+        } else {
+            calls.iter_mut()
+        };
+        match candidates.find(fits) {
             Some(call) => call.push(entry),
             None => calls.push(vec![entry]),
         }
@@ -135,8 +66,8 @@ pub(super) fn calls(entries: Vec<Sharing>, prefix: &str, now: Instant) -> Vec<Ca
 }
 
 impl Call {
-    fn new(entries: Vec<Sharing>, prefix: &str, now: Instant) -> Self {
-        let (_, asking, _) = entries[0].call();
+    fn new(entries: Vec<Entry>, prefix: &str, now: Instant) -> Self {
+        let asking = entries[0].waiters[0].asking;
         let mut call = Self {
             question: Question {
                 keys: Keys::with_capacity(entries.len()),
@@ -146,7 +77,7 @@ impl Call {
             waiters: Vec::with_capacity(entries.len()),
         };
         let mut groups: Vec<(Group, Vec<Waiters>)> = Vec::new();
-        for Sharing { waiters, .. } in entries {
+        for Entry { waiters, .. } in entries {
             let good_for = good_for(&waiters, now);
             let alike = |(group, entries): &&mut (Group, Vec<Waiters>)| {
                 is_alike(&waiters, good_for, group, &entries[0])
@@ -170,6 +101,11 @@ impl Call {
             }
         }
         call
+    }
+
+    /// The number of different checks and resets in the call.
+    pub(super) fn entries(&self) -> usize {
+        self.waiters.len()
     }
 
     /// The number of checks and resets in the call.

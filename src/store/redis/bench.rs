@@ -2,17 +2,17 @@
 
 #![allow(missing_docs, missing_debug_implementations, reason = "not for use")]
 
-use std::collections::VecDeque;
 use std::hint::black_box;
 use std::time::Duration;
 
 use redis::Value;
 use tokio::time::Instant;
 
-use super::batch::{add_keys, calls, take};
+use super::batch::{add_keys, calls};
 use super::script::{Keys, Operation, Question, Script, read};
 use super::subject::Subject;
-use super::waiter::{Answer, Wait, Waiter};
+use super::waiter::{Answer, Wait};
+use super::waiting;
 use crate::store::{Check, OwnedCheck};
 
 const PREFIX: &str = "tollgate";
@@ -25,7 +25,7 @@ pub struct RedisSteps {
 
 /// Checks that wait for a round trip, and those who wait for their answers.
 pub struct Waiting(
-    VecDeque<Waiter>,
+    waiting::Waiting,
     #[expect(dead_code, reason = "a check is dropped if nobody waits for it")] Vec<Answer>,
 );
 
@@ -49,19 +49,23 @@ impl RedisSteps {
     }
 
     pub fn waiting(&self, checks: &[OwnedCheck]) -> Waiting {
-        let waiting = checks.iter().map(|check| {
+        let mut queue = waiting::Waiting::default();
+        let answers = checks.iter().map(|check| {
             let subject = Subject::new(&check.borrow());
             let until = Instant::now() + PATIENCE;
-            Wait::new(Operation::Check, check.clone(), subject, PATIENCE, until).begin()
+            let wait = Wait::new(Operation::Check, check.clone(), subject, PATIENCE, until);
+            let (waiter, answer) = wait.begin();
+            let _ = queue.push(waiter, usize::MAX);
+            answer
         });
-        let (waiters, answers) = waiting.unzip();
-        Waiting(waiters, answers)
+        let answers = answers.collect();
+        Waiting(queue, answers)
     }
 
     /// The calls for all that wait, and their bytes.
     pub fn batch(&self, waiting: &mut Waiting) -> Vec<(Asked, Vec<u8>)> {
-        let entries = take(&mut waiting.0, usize::MAX, Duration::ZERO);
-        let calls = calls(entries, PREFIX, Instant::now());
+        let entries = waiting.0.take(usize::MAX, Duration::ZERO);
+        let calls = calls(entries, false, PREFIX, Instant::now());
         let calls = calls.into_iter().map(|call| {
             let command = self.script.call(&call.question, NOW, false);
             (Asked(call.question), command.get_packed_command())

@@ -1,32 +1,35 @@
+use std::error::Error;
 use std::fmt;
+use std::future::Future;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-#[cfg(feature = "redis-tls")]
-use redis::ConnectionAddr;
-use redis::io::tcp::TcpSettings;
-use redis::io::tcp::socket2::TcpKeepalive;
-use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
-#[cfg(feature = "redis-tls")]
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 #[cfg(feature = "redis-cluster")]
 use super::cluster::Cluster;
+use super::credentials::{Provider, RedisCredentials};
 use super::denials::Denials;
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+use super::endpoint::MapAddress;
+use super::endpoint::{Endpoint, Options};
 use super::link::Link;
 use super::script::Script;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel::Sentinel;
 use super::server::Server;
 use super::servers::Servers;
+#[cfg(feature = "redis-tls")]
+use super::tls::{ClientCertificate, Tls};
 use super::{Core, RedisStore};
 use crate::deadlines::Deadlines;
 use crate::error::{RedisConfigError, shortened};
 use crate::metrics::BatchMeter;
 use crate::quota::check_name;
 
-/// A peer that is gone without a word is noticed after so long, at the latest.
-const UNANSWERED: Duration = Duration::from_secs(5);
+/// The shortest age at which connections may be replaced.
+const SHORTEST_AGE: Duration = Duration::from_secs(1);
 
 /// Options of a [`RedisStore`]. What is wrong with them is told by
 /// [`build`](RedisStoreBuilder::build).
@@ -42,8 +45,17 @@ pub struct RedisStoreBuilder {
     connections: usize,
     most_keys: usize,
     longest_queue: usize,
+    one_identity_per_call: bool,
+    credentials: Option<Provider>,
+    max_connection_age: Option<Duration>,
+    #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+    discovery_timeout: Option<Duration>,
+    #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+    map_address: Option<MapAddress>,
     #[cfg(feature = "redis-tls")]
     root_certificates: Option<Vec<u8>>,
+    #[cfg(feature = "redis-tls")]
+    client_certificate: Option<ClientCertificate>,
 }
 
 #[derive(Clone)]
@@ -84,8 +96,17 @@ impl RedisStoreBuilder {
             connections: 1,
             most_keys: 128,
             longest_queue: 10_000,
+            one_identity_per_call: false,
+            credentials: None,
+            max_connection_age: None,
+            #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+            discovery_timeout: None,
+            #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+            map_address: None,
             #[cfg(feature = "redis-tls")]
             root_certificates: None,
+            #[cfg(feature = "redis-tls")]
+            client_certificate: None,
         }
     }
 
@@ -99,6 +120,96 @@ impl RedisStoreBuilder {
     pub fn password(self, password: &str) -> Self {
         let password = Some(password.into());
         Self { password, ..self }
+    }
+
+    /// Asks `provider` for user and password whenever a connection is made, instead of taking those of
+    /// the URL: for tokens that expire, and passwords that are rotated.
+    ///
+    /// Connections that are open keep the rights that they were given: set
+    /// [`max_connection_age`](Self::max_connection_age) where the server closes connections whose
+    /// token has expired. The provider has a second, less what connecting takes. When it fails, its
+    /// error is logged as the cause of the outage. The sentinels' users stay those of their URLs.
+    ///
+    /// ```
+    /// use std::io;
+    ///
+    /// use tollgate::{RedisCredentials, RedisStore};
+    ///
+    /// let store = RedisStore::builder("redis://redis.internal")
+    ///     .credentials(async || {
+    ///         let password = tokio::fs::read_to_string("/run/secrets/redis").await?;
+    ///         Ok::<_, io::Error>(RedisCredentials::new("tollgate", password.trim()))
+    ///     })
+    ///     .build()?;
+    /// # Ok::<(), tollgate::RedisConfigError>(())
+    /// ```
+    pub fn credentials<P, F, E>(self, provider: P) -> Self
+    where
+        P: Fn() -> F + Send + Sync + 'static,
+        F: Future<Output = Result<RedisCredentials, E>> + Send + 'static,
+        E: Into<Box<dyn Error + Send + Sync>>,
+    {
+        Self {
+            credentials: Some(Provider::new(provider)),
+            ..self
+        }
+    }
+
+    /// Replaces a connection in the background when it is half as old as this to as old, at random:
+    /// never unless set, a second at least.
+    ///
+    /// Checks go on over the old connection until the new one is ready. A connection that nobody uses
+    /// is replaced at its next use.
+    pub fn max_connection_age(self, age: Duration) -> Self {
+        Self {
+            max_connection_age: Some(age),
+            ..self
+        }
+    }
+
+    /// Gives each identity's checks a call of their own: for a proxy that spreads keys over several
+    /// servers and sends a call to the server of its first key, such as Envoy or twemproxy. Off unless
+    /// set. The proxy must honour hash tags, so that all keys of an identity are at one server.
+    ///
+    /// Calls that wait are still sent at once. A cluster, and a proxy that answers `CROSSSLOT`, are
+    /// noticed without this.
+    pub fn one_identity_per_call(self, separate: bool) -> Self {
+        Self {
+            one_identity_per_call: separate,
+            ..self
+        }
+    }
+
+    /// How long a node or sentinel may take to connect and to say where the servers are. Unless set,
+    /// it has a second to connect, and then twice as long as that took to answer, but at least 250 ms.
+    #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+    pub fn discovery_timeout(self, timeout: Duration) -> Self {
+        Self {
+            discovery_timeout: Some(timeout),
+            ..self
+        }
+    }
+
+    /// Translates each address that a node or sentinel names, where servers do not know the addresses
+    /// by which this process reaches them: behind NAT, or in containers.
+    ///
+    /// ```
+    /// use tollgate::RedisStore;
+    ///
+    /// let store = RedisStore::cluster(["redis://gateway:7001"])
+    ///     .map_address(|_host, port| ("gateway".into(), port + 1_000))
+    ///     .build()?;
+    /// # Ok::<(), tollgate::RedisConfigError>(())
+    /// ```
+    #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+    pub fn map_address(
+        self,
+        map: impl Fn(&str, u16) -> (String, u16) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            map_address: Some(Arc::new(map)),
+            ..self
+        }
     }
 
     /// The number of the database, instead of the URL's: 0 unless set. A cluster has only 0.
@@ -135,8 +246,11 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// How many checks may wait for a connection: 10,000 unless set. One more fails at once, and
-    /// the failure strategy decides it.
+    /// How many different checks may wait for a connection: 10,000 unless set. One more fails at once,
+    /// and the failure strategy decides it.
+    ///
+    /// Equal checks (of the same identity, limits and cost) count once. The checks of one identity may
+    /// take an eighth of the queue.
     pub fn longest_queue(self, checks: usize) -> Self {
         Self {
             longest_queue: checks,
@@ -154,12 +268,22 @@ impl RedisStoreBuilder {
         }
     }
 
+    /// The certificate chain and key, both in PEM, that the store shows to servers that ask for them.
+    #[cfg(feature = "redis-tls")]
+    pub fn client_certificate(self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
+        let (chain, key) = (chain.into(), key.into());
+        Self {
+            client_certificate: Some(ClientCertificate { chain, key }),
+            ..self
+        }
+    }
+
     /// The store. It connects when it is first used.
     ///
     /// # Errors
     ///
-    /// If a URL is none or there is none at all, if the prefix is not one to 64 ASCII letters,
-    /// digits, `.`, `_` and `-`, or if a number is out of its range.
+    /// If a URL cannot be read or none is given, if the prefix is not one to 64 ASCII letters, digits,
+    /// `.`, `_` and `-`, if a number or a time is out of its range, or if certificates cannot be read.
     pub fn build(self) -> Result<RedisStore, RedisConfigError> {
         self.build_with(Script::new())
     }
@@ -170,25 +294,41 @@ impl RedisStoreBuilder {
         in_range("most_keys", self.most_keys, 1_024)?;
         in_range("longest_queue", self.longest_queue, usize::MAX)?;
 
-        let servers = self.urls.iter().map(|url| self.read(url));
+        if let Some(age) = self.max_connection_age.filter(|age| *age < SHORTEST_AGE) {
+            return Err(RedisConfigError(format!(
+                "`max_connection_age` must be at least {SHORTEST_AGE:?}, not {age:?}"
+            )));
+        }
+
+        let servers = self.urls.iter().map(|url| read(url));
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
-        let Some(first) = servers.first().cloned() else {
+        let Some(first) = servers.first() else {
             return Err(RedisConfigError("no URL is given: name one or more".into()));
         };
+        let options = Arc::new(self.options(&servers)?);
+        let endpoint = |info: &ConnectionInfo| Endpoint {
+            address: info.addr().clone(),
+            login: info.redis_settings().clone(),
+            options: options.clone(),
+        };
+        let separate = self.one_identity_per_call;
         let servers = match &self.kind {
             Kind::One => {
-                let server = self.log_in(first);
-                let link = || Arc::new(Link::new(Server::At(Box::new(server.clone()))));
+                let server = Box::new(self.log_in(endpoint(first)));
+                let link = || Arc::new(Link::new(Server::At(server.clone()), separate));
                 Servers::One((0..self.connections).map(|_| link()).collect())
             }
             #[cfg(feature = "redis-cluster")]
             Kind::Cluster => {
-                let log_in = |node: ConnectionInfo| {
-                    let node = node.set_redis_settings(first.redis_settings().clone());
-                    self.log_in(node)
+                let log_in = |node: &ConnectionInfo| {
+                    let login = first.redis_settings().clone();
+                    self.log_in(Endpoint {
+                        login,
+                        ..endpoint(node)
+                    })
                 };
-                let seeds: Vec<_> = servers.into_iter().map(log_in).collect();
-                if seeds[0].redis_settings().db() != 0 {
+                let seeds: Vec<_> = servers.iter().map(log_in).collect();
+                if seeds[0].login.db() != 0 {
                     let error = "a cluster has only database 0: leave it out";
                     return Err(RedisConfigError(error.into()));
                 }
@@ -196,11 +336,26 @@ impl RedisStoreBuilder {
             }
             #[cfg(feature = "redis-sentinel")]
             Kind::Sentinel { service } => {
-                let primary = first.set_redis_settings(with_protocol(Default::default()));
-                let primary = self.log_in(primary);
+                let protocol = first.redis_settings().protocol();
+                let primary = self.log_in(Endpoint {
+                    login: redis::RedisConnectionInfo::default().set_protocol(protocol),
+                    ..endpoint(first)
+                });
+                // The provider's credentials are the servers'.
+                let options = Arc::new(Options {
+                    credentials: None,
+                    ..self.options(&servers)?
+                });
+                let sentinel = |info: &ConnectionInfo| Endpoint {
+                    options: options.clone(),
+                    ..endpoint(info)
+                };
+                let sentinels: Vec<_> = servers.iter().map(sentinel).collect();
                 let link = || {
-                    let sentinel = Sentinel::new(servers.clone(), service.clone(), primary.clone());
-                    Arc::new(Link::new(Server::Primary(Arc::new(sentinel))))
+                    let (service, primary) = (service.clone(), primary.clone());
+                    let sentinel = Sentinel::new(sentinels.clone(), service, primary);
+                    let server = Server::Primary(Arc::new(sentinel));
+                    Arc::new(Link::new(server, separate))
                 };
                 Servers::One((0..self.connections).map(|_| link()).collect())
             }
@@ -209,6 +364,7 @@ impl RedisStoreBuilder {
             prefix: self.prefix,
             most_keys: self.most_keys,
             longest_queue: self.longest_queue,
+            max_connection_age: self.max_connection_age,
             script,
             denials: Denials::new(),
             meter: BatchMeter::new(),
@@ -222,76 +378,78 @@ impl RedisStoreBuilder {
 }
 
 impl RedisStoreBuilder {
-    /// How to connect to what a URL names.
-    fn read(&self, url: &str) -> Result<ConnectionInfo, RedisConfigError> {
-        let info = url.into_connection_info().map_err(|error| {
-            let tls = ["rediss://", "valkeys://"].map(|scheme| url.starts_with(scheme));
-            let reason = match cfg!(feature = "redis-tls") || tls == [false; 2] {
-                true => error.to_string(),
-                false => "TLS needs the feature `redis-tls`".into(),
-            };
-            let shown = without_password(url);
-            RedisConfigError(format!(
-                "`{shown}` is no URL of a Redis server: {reason}; write \
-                 redis://[user:password@]host[:port][/database]"
-            ))
-        })?;
+    /// The options that all endpoints share.
+    #[cfg_attr(
+        not(feature = "redis-tls"),
+        expect(unused_variables, reason = "no server is connected to with TLS")
+    )]
+    fn options(&self, servers: &[ConnectionInfo]) -> Result<Options, RedisConfigError> {
         #[cfg(feature = "redis-tls")]
-        let info = self.trust(info)?;
-        let settings = with_protocol(info.redis_settings().clone());
-        let tcp = TcpSettings::default()
-            .set_nodelay(true)
-            .set_keepalive(TcpKeepalive::new().with_time(UNANSWERED));
-        #[cfg(any(target_os = "android", target_os = "fuchsia", target_os = "linux"))]
-        let tcp = tcp.set_user_timeout(UNANSWERED);
-        Ok(info.set_redis_settings(settings).set_tcp_settings(tcp))
+        let tls = match servers.iter().any(is_tls) {
+            true => Some(Tls::new(
+                self.root_certificates.as_deref(),
+                self.client_certificate.as_ref(),
+            )?),
+            false => None,
+        };
+        Ok(Options {
+            credentials: self.credentials.clone(),
+            #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+            map_address: self.map_address.clone(),
+            #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+            discovery_timeout: self.discovery_timeout,
+            #[cfg(feature = "redis-tls")]
+            tls,
+        })
     }
 
-    /// The same way of connecting, as the user that the builder was told.
-    fn log_in(&self, info: ConnectionInfo) -> ConnectionInfo {
-        let mut settings = info.redis_settings().clone();
+    /// The same endpoint, with the user that the builder was told.
+    fn log_in(&self, mut endpoint: Endpoint) -> Endpoint {
+        let login = &mut endpoint.login;
         if let Some(username) = &self.username {
-            settings = settings.set_username(username);
+            *login = login.clone().set_username(username);
         }
         if let Some(password) = &self.password {
-            settings = settings.set_password(password);
+            *login = login.clone().set_password(password);
         }
         if let Some(database) = self.database {
-            settings = settings.set_db(database.into());
+            *login = login.clone().set_db(database.into());
         }
-        info.set_redis_settings(settings)
-    }
-
-    /// The same way of connecting, where it is by TLS with the certificates to trust.
-    #[cfg(feature = "redis-tls")]
-    fn trust(&self, info: ConnectionInfo) -> Result<ConnectionInfo, RedisConfigError> {
-        if !matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
-            return Ok(info);
-        }
-        // The client takes the process's cryptography, and panics if there is none.
-        if rustls::crypto::CryptoProvider::get_default().is_none() {
-            let _ = rustls::crypto::ring::default_provider().install_default();
-        }
-        let Some(pem) = &self.root_certificates else {
-            return Ok(info);
-        };
-        if CertificateDer::pem_slice_iter(pem).next().is_none() {
-            let error = "the root certificates hold no certificate: give them in PEM";
-            return Err(RedisConfigError(error.into()));
-        }
-        let certificates = redis::TlsCertificates {
-            client_tls: None,
-            root_cert: Some(pem.clone()),
-        };
-        let client = redis::Client::build_with_tls(info, certificates);
-        let client = client.map_err(|error| {
-            RedisConfigError(format!("the root certificates cannot be read: {error}"))
-        })?;
-        Ok(client.get_connection_info().clone())
+        endpoint
     }
 }
 
-/// Enough of a bad URL to find it by, and nothing that may be a password, however bad it is.
+#[cfg(feature = "redis-tls")]
+fn is_tls(info: &ConnectionInfo) -> bool {
+    matches!(info.addr(), ConnectionAddr::TcpTls { .. })
+}
+
+/// How to connect to what a URL names.
+fn read(url: &str) -> Result<ConnectionInfo, RedisConfigError> {
+    let refused = |reason: &str| {
+        RedisConfigError(format!(
+            "`{}` is no URL of a Redis server: {reason}; write \
+             redis://[user:password@]host[:port][/database]",
+            without_password(url)
+        ))
+    };
+    let info = url.into_connection_info().map_err(|error| {
+        let tls = ["rediss://", "valkeys://"].map(|scheme| url.starts_with(scheme));
+        match cfg!(feature = "redis-tls") || tls == [false; 2] {
+            true => refused(&error.to_string()),
+            false => refused("TLS needs the feature `redis-tls`"),
+        }
+    })?;
+    match info.addr() {
+        ConnectionAddr::TcpTls { insecure: true, .. } => Err(refused(
+            "`#insecure` is not supported; set `root_certificates`",
+        )),
+        _ => Ok(info),
+    }
+}
+
+/// Enough of a bad URL to find it by, and nothing that may be a password, however bad it is: the
+/// scheme, and the host, port and path if they look like such.
 fn without_password(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) => (scheme.rsplit('@').next().unwrap_or_default(), rest),
@@ -301,22 +459,26 @@ fn without_password(url: &str) -> String {
     let place = rest.rsplit('@').next().unwrap_or_default();
     // A socket's password is in the query.
     let place = place.split(['?', '#']).next().unwrap_or_default();
-    let (host, path) = place.split_at(place.find('/').unwrap_or(place.len()));
-    // What is no port is a password whose host was forgotten.
-    let shown = match host.rsplit_once(':') {
-        Some((host, port)) if !host.starts_with('[') && port.parse::<u16>().is_err() => {
-            format!("{scheme}{separator}{host}:…{path}")
-        }
-        _ => format!("{scheme}{separator}{place}"),
+    let (address, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+    let (host, port) = match address.rsplit_once(':') {
+        Some((host, port)) if !address.ends_with(']') => (host, port),
+        _ => (address, "0"),
     };
-    shortened(&shown)
-}
-
-/// Servers tell of a connection's end by RESP3, and list the library in CLIENT LIST.
-fn with_protocol(settings: RedisConnectionInfo) -> RedisConnectionInfo {
-    settings
-        .set_protocol(ProtocolVersion::RESP3)
-        .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"))
+    // Without the `@` or the host, there is a colon too many, or the port is no number.
+    let is_name = |char: char| char.is_ascii_alphanumeric() || "-._".contains(char);
+    let is_host = match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => host.chars().all(is_name),
+    };
+    let shown = match (is_host, port.parse::<u16>()) {
+        (true, Ok(_)) if !path.contains(':') => place.to_owned(),
+        (true, _) => format!("{host}:…"),
+        (false, _) => "…".into(),
+    };
+    shortened(&format!("{scheme}{separator}{shown}"))
 }
 
 fn in_range(option: &str, value: usize, most: usize) -> Result<(), RedisConfigError> {

@@ -108,7 +108,9 @@ while position < #numbers do
           if before <= now then
             local text, milliseconds = format(whole_number, now + price), end_of(now + price, slack)
             done = not call('SET', count, text, 'PXAT', milliseconds).err
-          elseif full_at - full_at % slack == before - before % slack then
+          elseif full_at - full_at % slack == before - before % slack
+            -- The key's end stays, unless another client has taken it away.
+            and call('PTTL', count) ~= -1 then
             done = true
           else
             done = call('PEXPIREAT', count, end_of(full_at, slack)) == 1

@@ -1,35 +1,43 @@
 //! Redis Cluster: which node has which slot, and where to go when a node says that it is another.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use crc::{CRC_16_XMODEM, Crc};
-use redis::ConnectionInfo;
+use redis::ConnectionAddr;
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
 
 use super::Core;
 use super::backoff::Backoff;
+use super::connection::PATIENCE;
+use super::endpoint::Endpoint;
 use super::link::Link;
 use super::refusal::unavailable;
-use super::server::{Server, moved};
+use super::server::Server;
 use super::servers::Servers;
-use super::slots::{Address, Range, ranges};
+use super::slots::{Range, SLOTS, covered, ranges};
 use super::waiter::Waiter;
+use super::waiting::Waiting;
 use crate::identity::Identity;
 use crate::random;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// How many slots a cluster has (Redis Cluster specification, "Key distribution model").
-const SLOTS: u16 = 16_384;
+/// How many nodes are asked at once who has which slot.
+const ASKED_AT_ONCE: usize = 3;
 
-/// How long a node may take to say who has which slot, before another one is asked.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Once a node has named a primary for every slot, how long others have to contradict it. If the first
+/// answer took longer than half of this, they have twice as long as it took.
+const SECOND_OPINION: Duration = Duration::from_millis(50);
 
 /// What was learnt so recently is not asked for again.
 const FRESH: Duration = Duration::from_millis(50);
+
+/// How long a node without slots is kept after a check was sent on to it: a node that imports its
+/// first slot is in no map yet.
+const KEPT: Duration = Duration::from_secs(60);
 
 /// The slot of all keys of an identity: it is what stands in their braces.
 pub(super) fn slot_of(identity: &Identity) -> u16 {
@@ -39,39 +47,45 @@ pub(super) fn slot_of(identity: &Identity) -> u16 {
 
 pub(super) struct Cluster {
     /// The nodes that were configured.
-    seeds: Vec<ConnectionInfo>,
+    seeds: Vec<Endpoint>,
     map: RwLock<Map>,
     lobby: Mutex<Lobby>,
 }
 
-/// Who has which slot, as far as is known.
+/// Which node has which slot, as far as is known.
 struct Map {
-    /// All nodes that ever had one: a node's place is its lane's number.
-    nodes: Vec<Node>,
-    /// For each slot, its node's place.
-    slots: Vec<Option<usize>>,
+    slots: Vec<Option<Arc<Node>>>,
+    /// Nodes that have slots, and nodes that a check was sent on to, with the time of the last.
+    nodes: Vec<(Arc<Node>, Option<Instant>)>,
+    /// The number of nodes so far.
+    met: usize,
 }
 
 struct Node {
-    address: Address,
+    /// From 1, and never used again for another node.
+    lane: usize,
+    endpoint: Endpoint,
     link: Arc<Link>,
 }
 
-/// Those who wait to be told where to go.
+/// Checks that wait for the map.
 #[derive(Default)]
 struct Lobby {
-    waiting: VecDeque<Waiter>,
+    waiting: Waiting,
     /// Whether the nodes are being asked.
     asking: bool,
     learnt_at: Option<Instant>,
+    /// Why no node could be asked the last time.
+    failure: Option<StoreError>,
     backoff: Backoff,
 }
 
 impl Cluster {
-    pub(super) fn new(seeds: Vec<ConnectionInfo>) -> Self {
+    pub(super) fn new(seeds: Vec<Endpoint>) -> Self {
         let map = Map {
-            nodes: Vec::new(),
             slots: vec![None; SLOTS.into()],
+            nodes: Vec::new(),
+            met: 0,
         };
         Self {
             seeds,
@@ -94,26 +108,40 @@ impl Cluster {
 
     /// The lane of a slot: that of its node, or 0 while nobody knows.
     pub(super) fn lane(&self, slot: u16) -> usize {
-        self.map().slots[usize::from(slot)].map_or(0, |node| node + 1)
+        self.map().lane(slot.into())
+    }
+
+    pub(super) fn lane_name(&self, lane: usize) -> String {
+        let map = self.map();
+        let mut nodes = map.nodes.iter().map(|(node, _)| node);
+        match nodes.find(|node| node.lane == lane) {
+            Some(node) => node.endpoint.address.to_string(),
+            None => "cluster".into(),
+        }
     }
 
     /// An identity of no request's that goes by that lane, if anything does.
     pub(super) fn identity_in(&self, lane: usize) -> Option<Identity> {
-        let node = lane.checked_sub(1);
-        // A copy, as it may take milliseconds to find one for a single slot.
-        let slots = self.map().slots.clone();
-        if !slots.contains(&node) {
+        // Copied, since it may take milliseconds to find an identity for a single slot.
+        let is_in_lane: Vec<bool> = {
+            let map = self.map();
+            (0..SLOTS.into())
+                .map(|slot| map.lane(slot) == lane)
+                .collect()
+        };
+        if !is_in_lane.contains(&true) {
             return None;
         }
         let numbered = |number| Identity::new("tollgate", &format!("probe-{number}"));
         let mut identities = (0..1_000_000).filter_map(|number| numbered(number).ok());
-        identities.find(|identity| slots[usize::from(slot_of(identity))] == node)
+        identities.find(|identity| is_in_lane[usize::from(slot_of(identity))])
     }
 
     /// The next lane that some slot goes by.
     pub(super) fn lane_after(&self, lane: usize) -> Option<usize> {
-        let node = self.map().owners().range(lane..).next().copied();
-        node.map(|node| node + 1)
+        let map = self.map();
+        let lanes = map.slots.iter().flatten().map(|node| node.lane);
+        lanes.filter(|next| *next > lane).min()
     }
 
     /// Sends a waiter to its slot's node, as soon as that is known.
@@ -121,7 +149,8 @@ impl Cluster {
         waiter.asking = false;
         let link = {
             let map = self.map();
-            map.slots[usize::from(waiter.slot)].map(|node| map.nodes[node].link.clone())
+            let node = map.slots[usize::from(waiter.slot)].as_ref();
+            node.map(|node| node.link.clone())
         };
         match link {
             Some(link) => link.ask(core, runtime, waiter),
@@ -131,17 +160,21 @@ impl Cluster {
 
     fn wait(&self, core: &Arc<Core>, runtime: &Handle, waiter: Waiter) {
         let mut lobby = self.lobby();
-        let refusal = if lobby.backoff.is_on() && !lobby.asking && !waiter.probes {
-            unavailable("no node of the cluster could be reached a moment ago")
-        } else if lobby.waiting.len() >= core.longest_queue && !waiter.probes {
-            StoreErrorKind::Overloaded.into()
-        } else {
-            lobby.waiting.push_back(waiter);
-            self.begin_to_learn(core, runtime, lobby);
-            return;
+        let waits = lobby.backoff.is_on() && !lobby.asking && !waiter.probes;
+        let failed_lately = lobby.failure.clone().filter(|_| waits);
+        let refused = match failed_lately {
+            Some(error) => (waiter, error),
+            None => match lobby.waiting.push(waiter, core.longest_queue) {
+                Ok(()) => {
+                    self.begin_to_learn(core, runtime, lobby);
+                    return;
+                }
+                Err(waiter) => (waiter, StoreErrorKind::Overloaded.into()),
+            },
         };
         drop(lobby);
-        waiter.answer(Err(refusal));
+        let (waiter, error) = refused;
+        waiter.answer(Err(error));
     }
 
     /// Sends a waiter to the node that another one named, for good or only this once.
@@ -150,16 +183,17 @@ impl Cluster {
         core: &Arc<Core>,
         runtime: &Handle,
         mut waiter: Waiter,
-        address: &Address,
+        endpoint: &Endpoint,
         ask: bool,
     ) {
         let link = {
             let mut map = self.map_mut();
-            let node = map.node(address, &self.seeds[0]);
+            let node = map.node(endpoint, true);
+            let link = node.link.clone();
             if !ask {
                 map.slots[usize::from(waiter.slot)] = Some(node);
             }
-            map.nodes[node].link.clone()
+            link
         };
         if !ask {
             self.learn(core, runtime);
@@ -190,35 +224,72 @@ impl Cluster {
     }
 
     /// The nodes to ask, in random order.
-    fn candidates(&self) -> Vec<ConnectionInfo> {
-        let nodes = {
-            let map = self.map();
-            let owners = map.owners().into_iter();
-            let nodes = owners.map(|node| map.nodes[node].address.clone());
-            nodes.collect::<Vec<_>>()
-        };
-        let nodes = nodes
-            .iter()
-            .map(|(host, port)| moved(&self.seeds[0], host, *port));
-        let mut candidates: Vec<_> = nodes.chain(self.seeds.iter().cloned()).collect();
+    fn candidates(&self) -> Vec<Endpoint> {
+        let mut candidates = self.seeds.clone();
+        let nodes = self.map().nodes.clone();
+        for (node, _) in nodes {
+            let is_known = |known: &Endpoint| known.address == node.endpoint.address;
+            if !candidates.iter().any(is_known) {
+                candidates.push(node.endpoint.clone());
+            }
+        }
         candidates.sort_by_cached_key(|_| random::number());
         candidates
     }
 
-    /// Takes over what a node said of the slots.
-    fn install(&self, ranges: &[Range]) {
-        let mut map = self.map_mut();
-        map.slots.fill(None);
-        for range in ranges {
-            let node = map.node(&range.address, &self.seeds[0]);
-            if let Some(slots) = map.slots.get_mut(range.first..=range.last) {
-                slots.fill(Some(node));
+    /// Asks several nodes at once, and takes over the map that names a primary for the most slots; of
+    /// equal ones that which most nodes gave.
+    async fn ask_nodes(&self) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let mut candidates = self.candidates().into_iter();
+        let mut asked = JoinSet::new();
+        let mut ask_next = |asked: &mut JoinSet<_>| {
+            if let Some(node) = candidates.next() {
+                asked.spawn(async move { ranges(&node).await });
+            }
+        };
+        for _ in 0..ASKED_AT_ONCE {
+            ask_next(&mut asked);
+        }
+        let mut failure = unavailable("no node of the cluster could be asked");
+        let mut maps: Vec<(Vec<Range>, usize)> = Vec::new();
+        // Each request has a timeout of its own.
+        let mut end = began + 60 * PATIENCE;
+        while let Ok(Some(answer)) = timeout_at(end, asked.join_next()).await {
+            let ranges = match answer {
+                Ok(Ok(ranges)) => ranges,
+                Ok(Err(error)) => {
+                    failure = error;
+                    ask_next(&mut asked);
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            let is_full = covered(&ranges) == usize::from(SLOTS);
+            match maps.iter_mut().find(|(known, _)| *known == ranges) {
+                Some((_, nodes)) => *nodes += 1,
+                None => maps.push((ranges, 1)),
+            }
+            let answers: usize = maps.iter().map(|(_, nodes)| nodes).sum();
+            let is_confirmed = is_full && maps.iter().any(|(_, nodes)| *nodes > 1);
+            if is_confirmed || answers >= ASKED_AT_ONCE {
+                break;
+            }
+            match is_full {
+                true => end = end.min(Instant::now() + SECOND_OPINION.max(2 * began.elapsed())),
+                false => ask_next(&mut asked),
             }
         }
+        let best = maps
+            .into_iter()
+            .max_by_key(|(ranges, nodes)| (covered(ranges), *nodes));
+        let (ranges, nodes) = best.ok_or(failure)?;
+        self.map_mut().install(&ranges, nodes > 1);
+        Ok(())
     }
 }
 
-/// The task that asks the nodes, one after the other, until one answers.
+/// The task that asks the nodes.
 struct Learning {
     core: Arc<Core>,
     runtime: Handle,
@@ -227,22 +298,13 @@ struct Learning {
 
 impl Learning {
     async fn run(mut self) {
-        let Servers::Cluster(cluster) = &self.core.servers else {
-            return;
-        };
-        for candidate in cluster.candidates() {
-            let answer = timeout(PATIENCE, ranges(&candidate)).await;
-            let too_slow = |_| Err(unavailable("no node of the cluster answered in time"));
-            let answer = answer.unwrap_or_else(too_slow);
-            self.outcome = answer.map(|ranges| cluster.install(&ranges));
-            if self.outcome.is_ok() {
-                return;
-            }
+        if let Servers::Cluster(cluster) = &self.core.servers {
+            self.outcome = cluster.ask_nodes().await;
         }
     }
 }
 
-/// However it ends, those who wait for it go on.
+/// However it ends, checks that wait for it go on.
 impl Drop for Learning {
     fn drop(&mut self) {
         let Servers::Cluster(cluster) = &self.core.servers else {
@@ -252,10 +314,11 @@ impl Drop for Learning {
             let mut lobby = cluster.lobby();
             lobby.asking = false;
             lobby.backoff.report(self.outcome.is_ok());
+            lobby.failure = self.outcome.as_ref().err().cloned();
             lobby.learnt_at = Some(Instant::now());
             mem::take(&mut lobby.waiting)
         };
-        for waiter in waiting {
+        for waiter in waiting.into_waiters() {
             match &self.outcome {
                 Err(error) => drop(waiter.answer(Err(error.clone()))),
                 Ok(()) if cluster.lane(waiter.slot) == 0 => {
@@ -269,21 +332,49 @@ impl Drop for Learning {
 }
 
 impl Map {
-    /// The places of the nodes that have slots.
-    fn owners(&self) -> BTreeSet<usize> {
-        self.slots.iter().flatten().copied().collect()
+    fn lane(&self, slot: usize) -> usize {
+        self.slots[slot].as_ref().map_or(0, |node| node.lane)
     }
 
-    /// The place of the node at an address.
-    fn node(&mut self, address: &Address, like: &ConnectionInfo) -> usize {
-        let known = self.nodes.iter().position(|node| node.address == *address);
-        known.unwrap_or_else(|| {
-            let (host, port) = address;
-            self.nodes.push(Node {
-                address: address.clone(),
-                link: Arc::new(Link::new(Server::At(Box::new(moved(like, host, *port))))),
-            });
-            self.nodes.len() - 1
-        })
+    /// The node at an endpoint's address, to which a check is sent on if `is_asked`.
+    fn node(&mut self, endpoint: &Endpoint, is_asked: bool) -> Arc<Node> {
+        let asked_at = is_asked.then(Instant::now);
+        let same = |address: &ConnectionAddr| *address == endpoint.address;
+        let mut known = self.nodes.iter_mut();
+        if let Some((node, last)) = known.find(|(node, _)| same(&node.endpoint.address)) {
+            *last = asked_at.or(*last);
+            return node.clone();
+        }
+        self.met += 1;
+        let server = Server::Node(Box::new(endpoint.clone()));
+        let node = Arc::new(Node {
+            lane: self.met,
+            endpoint: endpoint.clone(),
+            link: Arc::new(Link::new(server, false)),
+        });
+        self.nodes.push((node.clone(), asked_at));
+        node
+    }
+
+    /// Takes over what a node, or several nodes, said of the slots.
+    ///
+    /// A slot without a primary keeps the one it had. An isolated node still claims the slots that
+    /// others have taken over from it, and knows no primary for the rest: so a map of one node, with
+    /// fewer primaries than are known, only fills holes.
+    fn install(&mut self, ranges: &[Range], is_confirmed: bool) {
+        let known = self.slots.iter().flatten().count();
+        let overrides = is_confirmed || covered(ranges) >= known;
+        for range in ranges {
+            let node = self.node(&range.node, false);
+            for slot in &mut self.slots[range.first..=range.last] {
+                if overrides || slot.is_none() {
+                    *slot = Some(node.clone());
+                }
+            }
+        }
+        self.nodes.retain(|(node, asked_at)| {
+            let has_slots = Arc::strong_count(node) > 1;
+            has_slots || asked_at.is_some_and(|asked_at| asked_at.elapsed() < KEPT)
+        });
     }
 }

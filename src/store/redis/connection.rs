@@ -1,36 +1,43 @@
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
-use redis::{
-    AsyncConnectionConfig, Client, ConnectionInfo, Pipeline, PushInfo, RedisResult, Value,
-};
+use redis::{ConnectionAddr, Pipeline, RedisResult, Value};
 use tokio::time::Instant;
 
-use super::refusal::broken;
-use super::script::{self, Question, Script};
+use super::Core;
+use super::endpoint::{Client, Endpoint};
+use super::refusal::{Refusal, broken, is_one_node};
+use super::script::{self, Keys, Question};
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel::Place;
+use crate::random;
 use crate::store::StoreError;
 
 /// How long it may take to connect, log in and read the clock. Checks do not wait that long.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a connection that is too old stays in use after its replacement could not be made.
+const RENEWAL_RETRY: Duration = Duration::from_secs(1);
+
+/// The hash tags of two keys that tell whether a server is a cluster. Their slots, 3841 and 15193, are
+/// far apart, so that one node of a cluster hardly has both.
+const HASH_TAGS: [&str; 2] = ["tollgate:probe", "tollgate:probe-3"];
+
 /// A connection to one server, which knows that server's clock. Closed when dropped.
 pub(super) struct Connection {
-    client: MultiplexedConnection,
-    alive: Alive,
+    client: Client,
+    pub(super) address: ConnectionAddr,
+    /// Whether the server refused a call with keys in two slots.
+    pub(super) is_clustered: bool,
     given_up: AtomicBool,
+    /// When to replace it, if ever.
+    renew_at: Option<Mutex<Instant>>,
     heard: Mutex<Heard>,
     /// Where a sentinel said that the primary is.
     #[cfg(feature = "redis-sentinel")]
     pub(super) place: Option<Place>,
 }
-
-/// Goes with the task that drives a connection: when the other side closes it, or when the runtime
-/// that it was made on ends.
-type Alive = Weak<()>;
 
 /// What was last heard of the server.
 #[derive(Clone, Copy)]
@@ -44,32 +51,99 @@ struct Heard {
 }
 
 impl Connection {
-    /// Connects, and reads the server's clock.
-    pub(super) async fn open(info: ConnectionInfo, script: &Script) -> Result<Self, StoreError> {
-        let (client, alive) = connect(info).await.map_err(|error| broken(&error))?;
+    /// Connects to a server that has all keys, or to a proxy before such servers. Reads the clock,
+    /// and finds out whether keys of different slots can be in one call.
+    pub(super) async fn open(endpoint: &Endpoint, core: &Core) -> Result<Self, StoreError> {
+        let mut connection = Self::connect(endpoint, core).await?;
+        // Some proxies choose the server by the first key, so no call is without one.
+        let keys = HASH_TAGS.map(|tag| format!("{}:{{{tag}}}", core.prefix));
+        let mut opened = connection.call(core, &[&keys]).await?;
+        if opened == Err(Refusal::CrossSlot) {
+            connection.is_clustered = true;
+            opened = connection.call(core, &[&keys[..1], &keys[1..]]).await?;
+        }
+        opened.map_err(|refusal| {
+            let error = match refusal {
+                Refusal::Elsewhere { .. } => is_one_node(),
+                other => other.into(),
+            };
+            error.at(&endpoint.address)
+        })?;
+        Ok(connection)
+    }
+
+    /// Connects to a node of a cluster, and reads the clock.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) async fn open_node(endpoint: &Endpoint, core: &Core) -> Result<Self, StoreError> {
+        let connection = Self::connect(endpoint, core).await?;
+        // A call without keys runs at any node.
+        let opened = connection.call(core, &[&[]]).await?;
+        opened.map_err(|refusal| StoreError::from(refusal).at(&endpoint.address))?;
+        Ok(connection)
+    }
+
+    async fn connect(endpoint: &Endpoint, core: &Core) -> Result<Self, StoreError> {
+        let client = endpoint.connect().await?;
+        let now = Instant::now();
         let nothing_yet = Heard {
             now: 0,
-            at: Instant::now(),
+            at: now,
             round_trip: Duration::ZERO,
         };
-        let connection = Self {
+        let age = core.max_connection_age.map(random::part_of);
+        Ok(Self {
             client,
-            alive,
+            address: endpoint.address.clone(),
+            is_clustered: false,
             given_up: AtomicBool::new(false),
+            renew_at: age.and_then(|age| Some(Mutex::new(now.checked_add(age)?))),
             heard: Mutex::new(nothing_yet),
             #[cfg(feature = "redis-sentinel")]
             place: None,
+        })
+    }
+
+    /// Makes calls that name keys and ask nothing: they tell the time, and teach the server the
+    /// script.
+    async fn call(
+        &self,
+        core: &Core,
+        calls: &[&[String]],
+    ) -> Result<Result<(), Refusal>, StoreError> {
+        let question = |keys: &&[String]| {
+            let mut question = Question {
+                keys: Keys::with_capacity(keys.len()),
+                groups: Vec::new(),
+            };
+            for key in *keys {
+                question.keys.add(|text| text.push_str(key));
+            }
+            question
         };
-        // A call that asks nothing tells the time, and teaches the server the script.
-        let nothing = Question::default();
-        let mut pipeline = Pipeline::with_capacity(1);
-        pipeline.add_command(script.call(&nothing, 0, true));
-        let began = Instant::now();
-        let replied = connection.send(&pipeline).await;
-        let reply = replied.map_err(|error| broken(&error))?.pop();
-        let answer = script::read(&nothing, reply)?;
-        connection.answered(answer.now, began.elapsed());
-        Ok(connection)
+        let questions: Vec<_> = calls.iter().map(question).collect();
+        // Before AUTH, a server refuses the script's text for its size, and does not say that a password
+        // is missing: so the hash is sent first.
+        let mut answer = Ok(());
+        for whole in [false, true] {
+            let mut pipeline = Pipeline::with_capacity(questions.len());
+            for question in &questions {
+                pipeline.add_command(core.script.call(question, 0, whole));
+            }
+            let began = Instant::now();
+            let replies = self.send(&pipeline).await;
+            let replies = replies.map_err(|error| broken(&error).at(&self.address))?;
+            let replies = questions.iter().zip(replies);
+            let answers = replies.map(|(question, reply)| script::read(question, Some(reply)));
+            answer = answers.collect::<Result<Vec<_>, _>>().map(|answers| {
+                for answer in answers {
+                    self.answered(answer.now, began.elapsed());
+                }
+            });
+            if answer != Err(Refusal::NoScript) {
+                break;
+            }
+        }
+        Ok(answer)
     }
 
     /// Whether nothing comes of it any more.
@@ -78,7 +152,21 @@ impl Connection {
         if self.place.as_ref().is_some_and(Place::is_lost) {
             return true;
         }
-        self.given_up.load(Ordering::Relaxed) || self.alive.strong_count() == 0
+        self.given_up.load(Ordering::Relaxed) || self.client.is_closed()
+    }
+
+    /// Whether it is time to replace the connection. If so, it is not again for a second.
+    pub(super) fn is_due_for_renewal(&self) -> bool {
+        let Some(renew_at) = &self.renew_at else {
+            return false;
+        };
+        let mut renew_at = renew_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        let is_due = *renew_at <= now;
+        if is_due {
+            *renew_at = now + RENEWAL_RETRY;
+        }
+        is_due
     }
 
     /// Sees to it that it is used no more.
@@ -116,26 +204,9 @@ impl Connection {
 
     /// Writes some commands at once and waits for as many replies, errors among them.
     pub(super) async fn send(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
-        let mut client = self.client.clone();
+        let mut client = self.client.connection.clone();
         client
             .send_packed_commands(commands, 0, commands.len())
             .await
     }
-}
-
-/// A connection of the client's.
-pub(super) async fn connect(info: ConnectionInfo) -> RedisResult<(MultiplexedConnection, Alive)> {
-    let task = Arc::new(());
-    let alive = Arc::downgrade(&task);
-    let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(None)
-        .set_response_timeout(None)
-        // Only the connection's task has it.
-        .set_push_sender(move |_: PushInfo| {
-            let _ = &task;
-            Ok::<(), redis::aio::SendError>(())
-        });
-    let client = Client::open(info)?;
-    let connection = client.get_multiplexed_async_connection_with_config(&config);
-    Ok((connection.await?, alive))
 }

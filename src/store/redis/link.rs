@@ -7,6 +7,7 @@
 //! does not get round to.
 
 use std::mem;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Core;
-use super::batch::{Call, Sharing, calls, fail, take};
+use super::batch::{Call, calls, fail};
 use super::connection::{Connection, PATIENCE};
 use super::pace::{Pace, others_first};
 use super::queue::Queue;
@@ -25,7 +26,8 @@ use super::refusal::{Refusal, broken, unavailable};
 use super::script::read;
 use super::server::Server;
 use super::waiter::Waiter;
-use crate::store::StoreErrorKind;
+use super::waiting::Entry;
+use crate::store::{StoreError, StoreErrorKind};
 
 /// How often a check is asked again after the server said that it did not run it.
 const MOST_REFUSALS: u32 = 4;
@@ -34,16 +36,35 @@ const MOST_REFUSALS: u32 = 4;
 const MOVING: Duration = Duration::from_millis(2);
 
 pub(super) struct Link {
-    server: Server,
+    pub(super) server: Server,
     queues: Mutex<Vec<Queue>>,
+    /// Whether each entry has a call of its own, since the server, or servers behind a proxy, would not
+    /// run calls for several identities.
+    separate: AtomicBool,
 }
 
 impl Link {
-    pub(super) fn new(server: Server) -> Self {
+    pub(super) fn new(server: Server, separate: bool) -> Self {
         Self {
             server,
             queues: Mutex::default(),
+            separate: separate.into(),
         }
+    }
+
+    fn is_separate(&self) -> bool {
+        self.separate.load(Ordering::Relaxed)
+    }
+
+    /// Makes a connection, unless that takes too long.
+    async fn open(&self, core: &Core) -> Result<Connection, StoreError> {
+        let opened = timeout(self.server.patience(), self.server.open(core)).await;
+        let too_slow = || unavailable("connecting took too long").at(&self.server.name());
+        let connection = opened.unwrap_or_else(|_| Err(too_slow()))?;
+        if connection.is_clustered {
+            self.separate.store(true, Ordering::Relaxed);
+        }
+        Ok(connection)
     }
 
     /// Does something with the queue of a runtime.
@@ -64,12 +85,11 @@ impl Link {
     pub(super) fn ask(self: &Arc<Self>, core: &Arc<Core>, runtime: &Handle, waiter: Waiter) {
         let mut refused = None;
         let driver = self.with_queue(runtime, |queue| {
-            if queue.waiting.len() >= core.longest_queue && !waiter.probes {
+            let starts_after = queue.needs_driver(waiter.patience);
+            if let Err(waiter) = queue.waiting.push(waiter, core.longest_queue) {
                 refused = Some(waiter);
                 return None;
             }
-            let starts_after = queue.needs_driver(waiter.patience);
-            queue.waiting.push_back(waiter);
             Some(Driver::new(self, core, runtime, queue, starts_after?))
         });
         if let Some(waiter) = refused {
@@ -175,7 +195,7 @@ impl Driver {
                     let took = connection.round_trip();
                     let (entries, another) = self.with_queue(|queue| {
                         let most_keys = queue.share(self.core.most_keys);
-                        let entries = take(&mut queue.waiting, most_keys, took);
+                        let entries = queue.waiting.take(most_keys, took);
                         let is_left = queue.has_some_left();
                         let another = is_left.then(|| self.another(queue));
                         (entries, another)
@@ -189,6 +209,9 @@ impl Driver {
                         self.with_queue(Queue::forget_closed);
                     }
                     self.link.server.watch(&connection, &self.runtime);
+                    if connection.is_due_for_renewal() {
+                        self.renew();
+                    }
                     if many {
                         others_first().await;
                     }
@@ -228,16 +251,15 @@ impl Driver {
 
     /// Makes a connection. If there is none to be had, everything that waits fails.
     async fn connect(&mut self) {
-        let too_soon = self.with_queue(|queue| {
+        let failed_lately = self.with_queue(|queue| {
             queue.forget_closed();
-            queue.backoff.is_on() && !queue.waiting.iter().any(|waiter| waiter.probes)
+            let waits = queue.backoff.is_on() && !queue.waiting.has_probe();
+            queue.failure.clone().filter(|_| waits)
         });
-        let opened = if too_soon {
-            Err(unavailable("the server could not be reached a moment ago"))
-        } else {
-            let opened = timeout(PATIENCE, self.link.server.open(&self.core.script)).await;
-            let too_slow = |_| Err(unavailable("the server took too long to connect"));
-            opened.unwrap_or_else(too_slow)
+        let too_soon = failed_lately.is_some();
+        let opened = match failed_lately {
+            Some(error) => Err(error),
+            None => self.link.open(&self.core).await,
         };
         self.connecting = false;
         let failed = self.with_queue(|queue| {
@@ -245,6 +267,7 @@ impl Driver {
             if !too_soon {
                 queue.backoff.report(opened.is_ok());
             }
+            queue.failure = opened.as_ref().err().cloned();
             match opened {
                 Ok(connection) => {
                     queue.connection = Some(Arc::new(connection));
@@ -253,16 +276,28 @@ impl Driver {
                 Err(error) => Some((error, mem::take(&mut queue.waiting))),
             }
         });
-        if let Some((error, waiters)) = failed {
+        if let Some((error, waiting)) = failed {
             self.core.servers.unreachable(&self.core, &self.runtime);
-            fail(waiters, &error);
+            fail(waiting.into_waiters(), &error);
         }
     }
 
+    /// Replaces the connection by a new one in the background. If that fails, the old one stays.
+    fn renew(&self) {
+        let (link, core, runtime) = (self.link.clone(), self.core.clone(), self.runtime.clone());
+        self.runtime.spawn(async move {
+            if let Ok(connection) = link.open(&core).await {
+                let connection = Some(Arc::new(connection));
+                link.with_queue(&runtime, |queue| queue.connection = connection);
+            }
+        });
+    }
+
     /// Asks what the waiters ask, and hands out the answers.
-    async fn ask(&self, connection: &Connection, entries: Vec<Sharing>) -> Result<(), Unusable> {
+    async fn ask(&self, connection: &Connection, entries: Vec<Entry>) -> Result<(), Unusable> {
         let asked = Instant::now();
-        let calls = calls(entries, &self.core.prefix, asked);
+        let separate = self.link.is_separate();
+        let calls = calls(entries, separate, &self.core.prefix, asked);
         let unknown = self.round_trip(connection, calls, asked, false).await?;
         // Where the server does not know the script, it is sent along.
         self.round_trip(connection, unknown, asked, true).await?;
@@ -281,13 +316,16 @@ impl Driver {
             return Ok(calls);
         };
         self.core.meter.batch(calls.iter().map(Call::len).sum());
+        // Separate calls may go to several servers, each of which has to be sent the script.
+        let separate = self.link.is_separate();
         let mut commands = Pipeline::with_capacity(calls.len());
         for (index, call) in calls.iter().enumerate() {
             if call.asking {
                 commands.cmd("ASKING");
             }
             let (script, now) = (&self.core.script, connection.server_time(asked));
-            commands.add_command(script.call(&call.question, now, whole && index == 0));
+            let whole = whole && (index == 0 || separate);
+            commands.add_command(script.call(&call.question, now, whole));
         }
 
         // The waiters go when their time is up. The reply may still come, and then the connection is
@@ -297,13 +335,15 @@ impl Driver {
         let end = began + patience + patience.min(PATIENCE);
         let sent = connection.send(&commands);
         let replied = self.core.deadlines.within(end, sent).await;
-        let replied = replied.ok_or_else(|| StoreErrorKind::TimedOut.into());
+        let timed_out = || StoreError::new(StoreErrorKind::TimedOut, "no answer in time");
+        let replied = replied.ok_or_else(timed_out);
         match replied.and_then(|sent| sent.map_err(|error| broken(&error))) {
             Ok(replies) => {
                 self.hand_out(connection, calls, replies, (asked, began), whole)
                     .await
             }
             Err(error) => {
+                let error = error.at(&connection.address);
                 fail(calls.into_iter().flat_map(Call::into_waiters), &error);
                 self.core.servers.unreachable(&self.core, &self.runtime);
                 Err(Unusable)
@@ -329,13 +369,14 @@ impl Driver {
             if call.asking {
                 replies.next();
             }
+            let mut single = false;
             let (refused, refusal) = match read(&call.question, replies.next()) {
                 Ok(answer) => {
                     connection.answered(answer.now, took);
                     let denials = &self.core.denials;
                     let undone = call.answer(answer.now, answer.entries, asked, denials, &mut pace);
                     let undone = undone.await;
-                    self.refused(undone.late, &Refusal::TooLate, false);
+                    self.refused(connection, undone.late, &Refusal::TooLate, false);
                     match answer.refusal {
                         Some(refusal) => (undone.refused, refusal),
                         None => continue,
@@ -345,41 +386,60 @@ impl Driver {
                     unknown.push(call);
                     continue;
                 }
-                Err(refusal) => (call.into_waiters().collect(), refusal),
+                Err(refusal) => {
+                    single = call.entries() == 1;
+                    (call.into_waiters().collect(), refusal)
+                }
             };
             let mut last = refusal.is_final();
             match refusal {
+                Refusal::CrossSlot if single => last = true,
+                Refusal::CrossSlot => self.link.separate.store(true, Ordering::Relaxed),
                 Refusal::NotPrimary(_) if usable && !self.with_queue(Queue::follows) => last = true,
                 Refusal::NotPrimary(_) | Refusal::Unintelligible => usable = false,
                 _ => {}
             }
-            self.refused(refused, &refusal, last);
+            self.refused(connection, refused, &refusal, last);
         }
         if usable {
             return Ok(unknown);
         }
         let unknown = unknown.into_iter().flat_map(Call::into_waiters);
-        self.refused(unknown, &Refusal::NoScript, false);
+        self.refused(connection, unknown, &Refusal::NoScript, false);
         Err(Unusable)
     }
 
     /// Sees to waiters whose call the server did not run: they are asked again, unless this was the
     /// last time.
-    fn refused(&self, waiters: impl IntoIterator<Item = Waiter>, refusal: &Refusal, last: bool) {
+    fn refused(
+        &self,
+        connection: &Connection,
+        waiters: impl IntoIterator<Item = Waiter>,
+        refusal: &Refusal,
+        last: bool,
+    ) {
         let (core, runtime) = (&self.core, &self.runtime);
         if matches!(refusal, Refusal::NotPrimary(_) | Refusal::Busy(_)) {
             core.servers.unreachable(core, runtime);
         }
         for mut waiter in waiters {
+            let was_shared = !waiter.alone;
+            waiter.alone |= refusal.is_of_moving();
+            if was_shared && *refusal == Refusal::TryAgain {
+                // Alone it may be decided, and at once.
+                core.servers.ask(core, runtime, waiter);
+                continue;
+            }
             waiter.refusals += 1;
             if last || waiter.refusals > MOST_REFUSALS {
-                waiter.answer(Err(refusal.clone().into()));
+                let error = StoreError::from(refusal.clone()).at(&connection.address);
+                waiter.answer(Err(error));
                 continue;
             }
             match refusal {
                 Refusal::Elsewhere { .. } => {
-                    let from = &self.link.server;
-                    core.servers.redirect(core, runtime, waiter, from, refusal);
+                    core.servers
+                        .redirect(core, runtime, waiter, &self.link.server, refusal);
                 }
                 Refusal::TryAgain => {
                     let core = core.clone();

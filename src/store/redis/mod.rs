@@ -21,7 +21,9 @@ mod builder;
 #[cfg(feature = "redis-cluster")]
 mod cluster;
 mod connection;
+mod credentials;
 mod denials;
+mod endpoint;
 mod link;
 mod pace;
 mod queue;
@@ -36,7 +38,10 @@ mod slots;
 mod subject;
 #[cfg(all(test, feature = "test-util"))]
 mod tests;
+#[cfg(feature = "redis-tls")]
+mod tls;
 mod waiter;
+mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
@@ -46,6 +51,7 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 
 pub use self::builder::RedisStoreBuilder;
+pub use self::credentials::RedisCredentials;
 use self::denials::Denials;
 use self::refusal::unavailable;
 use self::script::{Operation, Script};
@@ -61,6 +67,10 @@ use crate::metrics::BatchMeter;
 
 /// How long a check waits that does not say: one that is made without a limiter.
 const UNSAID_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long [`ping`](RedisStore::ping) waits for each server: to find it, to connect, and for its
+/// answer.
+const PING_PATIENCE: Duration = connection::PATIENCE.saturating_mul(2);
 
 /// No check waits for longer, whatever it says.
 const LONGEST_PATIENCE: Duration = Duration::from_secs(60);
@@ -91,8 +101,11 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// A store on one server, at `redis://[user:password@]host[:port][/database]`, or `rediss://`
-    /// for TLS (feature `redis-tls`).
+    /// A store on one server, at `redis://[user:password@]host[:port][/database]`, `rediss://` for
+    /// TLS (feature `redis-tls`), or `redis+unix:///path[?user=…&pass=…&db=…]` for a Unix socket.
+    ///
+    /// A special character of a user or password is written percent-encoded, `@` as `%40`. The store
+    /// speaks RESP2, which every server and proxy knows; `?protocol=resp3` makes it speak RESP3.
     ///
     /// # Errors
     ///
@@ -129,19 +142,20 @@ impl RedisStore {
     /// Finds out whether checks can be decided: connects if need be, runs the script, and writes
     /// a reserved key. In a cluster, on every node that has slots.
     ///
-    /// For a readiness endpoint, or to learn at start what is wrong. It waits for a second or so
-    /// where a server does not answer.
+    /// For a readiness endpoint, or to learn at start what is wrong. Each server has two seconds to
+    /// connect and answer.
     ///
     /// # Errors
     ///
-    /// The first that a server, or the way to it, had.
+    /// The first error of a server, or of the connection to it, with the address and the cause.
     pub async fn ping(&self) -> Result<(), StoreError> {
         // The first answer tells which other lanes there are.
         let mut next = Some(0);
         while let Some(lane) = next {
-            let probe = self.probe(lane, connection::PATIENCE).wait();
-            let answer = timeout(connection::PATIENCE, probe).await;
-            answer.unwrap_or_else(|_| Err(unavailable("no answer within a second")))?;
+            let probe = self.probe(lane, PING_PATIENCE).wait();
+            let answer = timeout(PING_PATIENCE, probe).await;
+            let too_slow = || unavailable("no answer in time").at(&self.lane_name(lane));
+            answer.unwrap_or_else(|_| Err(too_slow()))?;
             next = self.core.servers.lane_after(lane);
         }
         Ok(())
@@ -185,6 +199,10 @@ impl Store for RedisStore {
             .into()
     }
 
+    fn lane_name(&self, lane: usize) -> String {
+        self.core.servers.lane_name(lane)
+    }
+
     fn name(&self) -> &'static str {
         "redis"
     }
@@ -224,6 +242,7 @@ struct Core {
     prefix: String,
     most_keys: usize,
     longest_queue: usize,
+    max_connection_age: Option<Duration>,
     script: Script,
     denials: Denials,
     meter: BatchMeter,

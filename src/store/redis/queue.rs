@@ -1,4 +1,3 @@
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,8 +8,9 @@ use tokio::time::Instant;
 use super::backoff::Backoff;
 use super::connection::Connection;
 use super::link::Driver;
-use super::waiter::Waiter;
+use super::waiting::{Entry, Waiting};
 use crate::random;
+use crate::store::StoreError;
 
 /// A server that is no primary is left for whichever is, but not more often: it may stay so, and
 /// what it is asked to deny it still denies.
@@ -32,7 +32,7 @@ const PLENTY: usize = 256;
 /// What waits in one runtime.
 pub(super) struct Queue {
     pub(super) runtime: Id,
-    pub(super) waiting: VecDeque<Waiter>,
+    pub(super) waiting: Waiting,
     /// How many tasks empty it, and those that have done so.
     pub(super) drivers: usize,
     pub(super) idle: Vec<UnboundedSender<Driver>>,
@@ -41,6 +41,8 @@ pub(super) struct Queue {
     /// Whether one of them is making a connection.
     pub(super) connecting: bool,
     pub(super) backoff: Backoff,
+    /// Why the last attempt to connect failed.
+    pub(super) failure: Option<StoreError>,
     /// Until when a server that is no primary is not left again.
     followed: Option<Instant>,
 }
@@ -49,12 +51,13 @@ impl Queue {
     pub(super) fn new(runtime: Id) -> Self {
         Self {
             runtime,
-            waiting: VecDeque::new(),
+            waiting: Waiting::default(),
             drivers: 0,
             idle: Vec::new(),
             connection: None,
             connecting: false,
             backoff: Backoff::default(),
+            failure: None,
             followed: None,
         }
     }
@@ -79,7 +82,7 @@ impl Queue {
             return Some(Duration::ZERO);
         }
         let round_trip = self.open_connection()?.round_trip();
-        if self.drivers == 1 && self.waiting.len() >= PLENTY {
+        if self.drivers == 1 && self.waiting.checks() >= PLENTY {
             return Some(Duration::ZERO);
         }
         // It would wait for the end of one round trip, and then for its own. Others will, too: they
@@ -91,9 +94,9 @@ impl Queue {
     /// How many keys to ask for at once: of many that wait, one task leaves some to others.
     pub(super) fn share(&self, most_keys: usize) -> usize {
         let others = OVERLAPPING.saturating_sub(self.drivers);
-        let (waiting, first) = (self.waiting.len(), self.waiting.front());
+        let waiting = self.waiting.len();
         let parts = (1 + others).min(waiting / MANY).max(1);
-        let keys_each = first.map_or(1, |waiter| waiter.check.borrow().limits.policies().len());
+        let keys_each = self.waiting.first().map_or(1, Entry::policies);
         most_keys.min(waiting.div_ceil(parts) * keys_each)
     }
 

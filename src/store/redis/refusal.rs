@@ -15,6 +15,8 @@ pub(super) enum Refusal {
     Elsewhere { address: String, ask: bool },
     /// Some of the keys have moved, and the others not yet.
     TryAgain,
+    /// The keys are in several slots: the server is a cluster behind one address.
+    CrossSlot,
     /// It cannot serve anybody now.
     Busy(String),
     /// It arrived when nobody would have waited for it any more.
@@ -48,9 +50,15 @@ impl Refusal {
                 None => Self::Other(text),
             },
             "TRYAGAIN" => Self::TryAgain,
+            "CROSSSLOT" => Self::CrossSlot,
             "LOADING" | "CLUSTERDOWN" | "BUSY" => Self::Busy(text),
             _ => Self::Other(text),
         }
+    }
+
+    /// Whether it says that the keys' slot is being moved.
+    pub(super) fn is_of_moving(&self) -> bool {
+        matches!(self, Self::TryAgain | Self::Elsewhere { ask: true, .. })
     }
 
     /// Whether to ask again is of no use, or might run the call twice.
@@ -69,6 +77,11 @@ impl From<Refusal> for StoreError {
                 Self::new(Unusable, "the keys' slot is being moved")
             }
             Refusal::Elsewhere { .. } => unavailable("the nodes disagree on who has the keys"),
+            Refusal::CrossSlot => Self::new(
+                Rejected,
+                "CROSSSLOT: this server is a cluster, and the keys of one identity are in several \
+                 slots: it, or a proxy before it, must honour hash tags",
+            ),
             Refusal::NoScript => unavailable("the server forgets the script at once"),
             Refusal::TooLate => Self::new(TimedOut, "the check reached the server too late"),
             Refusal::NotPrimary(text) | Refusal::Other(text) => Self::new(Rejected, text),
@@ -81,6 +94,13 @@ impl From<Refusal> for StoreError {
             }
         }
     }
+}
+
+/// A server that is asked for all keys has said that some are at another one.
+pub(super) fn is_one_node() -> StoreError {
+    let advice = "MOVED: this server is one node of a cluster, and the keys are at another: make the \
+                  store with `RedisStore::cluster`";
+    StoreError::new(StoreErrorKind::Rejected, advice)
 }
 
 pub(super) fn unavailable(reason: &'static str) -> StoreError {

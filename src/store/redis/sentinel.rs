@@ -6,18 +6,16 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::{Cmd, ConnectionAddr, ConnectionInfo, Pipeline, Value};
+use redis::{Cmd, ConnectionAddr, Pipeline, Value};
 use tokio::runtime::Handle;
-use tokio::time::{Instant, timeout};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 
-use super::connection::{Connection, connect};
+use super::Core;
+use super::connection::Connection;
+use super::endpoint::Endpoint;
 use super::refusal::{broken, unavailable};
-use super::script::Script;
-use super::server::moved;
 use crate::store::{StoreError, StoreErrorKind};
-
-/// How long a sentinel may take, before another one is asked.
-const PATIENCE: Duration = Duration::from_millis(250);
 
 /// How often the sentinels are asked whether another server has the primary's place.
 const WATCHED: Duration = Duration::from_secs(1);
@@ -38,21 +36,17 @@ impl Place {
 }
 
 pub(super) struct Sentinel {
-    sentinels: Vec<ConnectionInfo>,
+    sentinels: Vec<Endpoint>,
     /// The name that the sentinels know the primary by.
     service: String,
     /// How to connect to the primary, but for its address.
-    primary: ConnectionInfo,
-    /// Which one to ask next: the one that was right the last time.
+    primary: Endpoint,
+    /// The sentinel to ask next whether the primary has been replaced.
     next: AtomicUsize,
 }
 
 impl Sentinel {
-    pub(super) fn new(
-        sentinels: Vec<ConnectionInfo>,
-        service: String,
-        primary: ConnectionInfo,
-    ) -> Self {
+    pub(super) fn new(sentinels: Vec<Endpoint>, service: String, primary: Endpoint) -> Self {
         Self {
             sentinels,
             service,
@@ -61,19 +55,38 @@ impl Sentinel {
         }
     }
 
-    /// Connects to the primary that a sentinel names, if it says that it is one.
-    pub(super) async fn open(&self, script: &Script) -> Result<Connection, StoreError> {
-        let mut failure = unavailable("there is no sentinel");
-        for _ in &self.sentinels {
-            // Whoever gives up on this one begins with the next.
-            let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let sentinel = &self.sentinels[index % self.sentinels.len()];
-            match self.open_as_told_by(sentinel, script).await {
-                Ok(connection) => {
-                    self.next.store(index, Ordering::Relaxed);
-                    return Ok(connection);
+    pub(super) fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// The time that is set for what sentinels say, or nothing.
+    pub(super) fn discovery_timeout(&self) -> Duration {
+        self.primary.options.discovery_timeout.unwrap_or_default()
+    }
+
+    /// Connects to the first server that a sentinel names and that says it is a primary. All
+    /// sentinels are asked at once, so that one that does not answer costs no time.
+    pub(super) async fn open(self: &Arc<Self>, core: &Core) -> Result<Connection, StoreError> {
+        let mut asked = JoinSet::new();
+        for sentinel in 0..self.sentinels.len() {
+            let this = self.clone();
+            asked.spawn(async move { this.ask(&this.sentinels[sentinel]).await });
+        }
+        let mut failure = unavailable("no sentinel could be asked");
+        let mut tried = Vec::new();
+        while let Some(named) = asked.join_next().await {
+            let opened = match named {
+                Ok(Ok(primary)) if tried.contains(&primary.address) => continue,
+                Ok(Ok(primary)) => {
+                    tried.push(primary.address.clone());
+                    self.open_primary(&primary, core).await
                 }
-                // What one that answered had to say is worth more than that another did not.
+                Ok(Err(error)) => Err(error),
+                Err(_) => continue,
+            };
+            match opened {
+                Ok(connection) => return Ok(connection),
+                // An answer says more than that another sentinel did not answer.
                 Err(error) if failure.kind() != StoreErrorKind::Rejected => failure = error,
                 Err(_) => {}
             }
@@ -81,23 +94,21 @@ impl Sentinel {
         Err(failure)
     }
 
-    async fn open_as_told_by(
+    async fn open_primary(
         &self,
-        sentinel: &ConnectionInfo,
-        script: &Script,
+        primary: &Endpoint,
+        core: &Core,
     ) -> Result<Connection, StoreError> {
-        let info = self.ask(sentinel).await?;
-        let place = Place {
-            address: info.addr().clone(),
+        let mut connection = Connection::open(primary, core).await?;
+        connection.place = Some(Place {
+            address: primary.address.clone(),
             asked_at: Mutex::new(Instant::now()),
             lost: Arc::default(),
-        };
-        let mut connection = Connection::open(info, script).await?;
-        connection.place = Some(place);
+        });
         let mut role = Pipeline::with_capacity(1);
         role.cmd("ROLE");
         let replies = connection.send(&role).await;
-        let replies = replies.map_err(|error| broken(&error))?;
+        let replies = replies.map_err(|error| broken(&error).at(&primary.address))?;
         match replies.first() {
             Some(Value::Array(parts))
                 if parts.first() == Some(&Value::BulkString("master".into())) =>
@@ -105,8 +116,9 @@ impl Sentinel {
                 Ok(connection)
             }
             _ => {
-                let error = "the primary that a sentinel named says that it is none";
-                Err(StoreError::new(StoreErrorKind::Rejected, error))
+                let error = "a sentinel named this server as the primary, and it is not one";
+                let error = StoreError::new(StoreErrorKind::Rejected, error);
+                Err(error.at(&primary.address))
             }
         }
     }
@@ -131,7 +143,7 @@ impl Sentinel {
                 let next = sentinel.next.load(Ordering::Relaxed);
                 let asked = &sentinel.sentinels[next % sentinel.sentinels.len()];
                 if let Ok(primary) = sentinel.ask(asked).await {
-                    lost.store(*primary.addr() != address, Ordering::Relaxed);
+                    lost.store(primary.address != address, Ordering::Relaxed);
                     return;
                 }
                 sentinel.next.fetch_add(1, Ordering::Relaxed);
@@ -140,25 +152,18 @@ impl Sentinel {
     }
 
     /// Where a sentinel says that the primary is.
-    async fn ask(&self, sentinel: &ConnectionInfo) -> Result<ConnectionInfo, StoreError> {
-        let asking = async {
-            let (mut connection, _) = connect(sentinel.clone()).await?;
-            let mut command = Cmd::new();
-            command
-                .arg("SENTINEL")
-                .arg("GET-MASTER-ADDR-BY-NAME")
-                .arg(&self.service);
-            command
-                .query_async::<Option<(String, u16)>>(&mut connection)
-                .await
-        };
-        let asked = timeout(PATIENCE, asking).await;
-        let asked = asked.map_err(|_| unavailable("no sentinel answered in time"))?;
-        match asked.map_err(|error| broken(&error))? {
-            Some((host, port)) => Ok(moved(&self.primary, &host, port)),
+    async fn ask(&self, sentinel: &Endpoint) -> Result<Endpoint, StoreError> {
+        let mut command = Cmd::new();
+        command
+            .arg("SENTINEL")
+            .arg("GET-MASTER-ADDR-BY-NAME")
+            .arg(&self.service);
+        match sentinel.discover::<Option<(String, u16)>>(&command).await? {
+            Some((host, port)) => Ok(self.primary.named(&host, port)),
             None => {
-                let error = format!("the sentinels know no `{}`", self.service);
-                Err(StoreError::new(StoreErrorKind::Rejected, error))
+                let error = format!("the sentinel knows no `{}`", self.service);
+                let error = StoreError::new(StoreErrorKind::Rejected, error);
+                Err(error.at(&sentinel.address))
             }
         }
     }

@@ -1,31 +1,56 @@
 #[cfg(feature = "redis-sentinel")]
 use std::sync::Arc;
+use std::time::Duration;
 
-#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
-use redis::ConnectionAddr;
-use redis::ConnectionInfo;
 use tokio::runtime::Handle;
 
-use super::connection::Connection;
-use super::script::Script;
+use super::Core;
+use super::connection::{Connection, PATIENCE};
+use super::endpoint::Endpoint;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel::Sentinel;
 use crate::store::StoreError;
 
 /// How to find the server of a link.
 pub(super) enum Server {
-    At(Box<ConnectionInfo>),
+    /// A server that has all keys, or a proxy before such servers.
+    At(Box<Endpoint>),
+    /// A node of a cluster.
+    #[cfg(feature = "redis-cluster")]
+    Node(Box<Endpoint>),
     /// Whichever is the primary now.
     #[cfg(feature = "redis-sentinel")]
     Primary(Arc<Sentinel>),
 }
 
 impl Server {
-    pub(super) async fn open(&self, script: &Script) -> Result<Connection, StoreError> {
+    pub(super) async fn open(&self, core: &Core) -> Result<Connection, StoreError> {
         match self {
-            Self::At(info) => Connection::open((**info).clone(), script).await,
+            Self::At(endpoint) => Connection::open(endpoint, core).await,
+            #[cfg(feature = "redis-cluster")]
+            Self::Node(endpoint) => Connection::open_node(endpoint, core).await,
             #[cfg(feature = "redis-sentinel")]
-            Self::Primary(sentinel) => sentinel.open(script).await,
+            Self::Primary(sentinel) => sentinel.open(core).await,
+        }
+    }
+
+    /// How long [`open`](Server::open) may take.
+    pub(super) fn patience(&self) -> Duration {
+        match self {
+            #[cfg(feature = "redis-sentinel")]
+            Self::Primary(sentinel) => PATIENCE + sentinel.discovery_timeout(),
+            _ => PATIENCE,
+        }
+    }
+
+    /// The server's address, or the name that the sentinels know it by.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::At(endpoint) => endpoint.address.to_string(),
+            #[cfg(feature = "redis-cluster")]
+            Self::Node(endpoint) => endpoint.address.to_string(),
+            #[cfg(feature = "redis-sentinel")]
+            Self::Primary(sentinel) => sentinel.service().to_owned(),
         }
     }
 
@@ -43,19 +68,4 @@ impl Server {
             sentinel.watch(connection, runtime);
         }
     }
-}
-
-/// The same way of connecting, to another address.
-#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
-pub(super) fn moved(info: &ConnectionInfo, host: &str, port: u16) -> ConnectionInfo {
-    let mut address = info.addr().clone();
-    match &mut address {
-        ConnectionAddr::TcpTls {
-            host: old_host,
-            port: old_port,
-            ..
-        } => (*old_host, *old_port) = (host.into(), port),
-        other => *other = ConnectionAddr::Tcp(host.into(), port),
-    }
-    info.clone().set_addr(address)
 }

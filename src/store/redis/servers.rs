@@ -6,13 +6,13 @@ use super::Core;
 #[cfg(feature = "redis-cluster")]
 use super::cluster::{self, Cluster};
 use super::link::Link;
-use super::refusal::Refusal;
+use super::refusal::{Refusal, is_one_node};
 use super::server::Server;
 #[cfg(feature = "redis-cluster")]
 use super::slots;
 use super::waiter::Waiter;
 use crate::identity::Identity;
-use crate::store::{StoreError, StoreErrorKind, check};
+use crate::store::check;
 
 /// Who is asked.
 pub(super) enum Servers {
@@ -42,6 +42,15 @@ impl Servers {
             Self::One(_) => 0,
             #[cfg(feature = "redis-cluster")]
             Self::Cluster(cluster) => cluster.lane(cluster::slot_of(identity)),
+        }
+    }
+
+    /// The name of a lane: the address of its server.
+    pub(super) fn lane_name(&self, lane: usize) -> String {
+        match self {
+            Self::One(links) => links[0].server.name(),
+            #[cfg(feature = "redis-cluster")]
+            Self::Cluster(cluster) => cluster.lane_name(lane),
         }
     }
 
@@ -85,16 +94,14 @@ impl Servers {
         to: &Refusal,
     ) {
         #[cfg(feature = "redis-cluster")]
-        if let (Self::Cluster(cluster), Server::At(from), Refusal::Elsewhere { address, ask }) =
+        if let (Self::Cluster(cluster), Server::Node(from), Refusal::Elsewhere { address, ask }) =
             (self, from, to)
             && let Some(address) = slots::address(address, from)
         {
             cluster.redirect(core, runtime, waiter, &address, *ask);
             return;
         }
-        let advice = "the keys are at another: for a cluster, make the store with \
-                      `RedisStore::cluster`";
-        waiter.answer(Err(StoreError::new(StoreErrorKind::Rejected, advice)));
+        waiter.answer(Err(is_one_node().at(&from.name())));
     }
 
     /// Takes note that a server cannot be reached, or is no primary: another may have its place.

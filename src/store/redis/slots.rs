@@ -1,46 +1,60 @@
 //! What the nodes of a cluster say of its slots: all of them on request, and one when it is another
 //! node's.
 
-use redis::{Cmd, ConnectionAddr, ConnectionInfo, Value};
+use redis::{Cmd, Value};
 
-use super::connection::connect;
-use super::refusal::broken;
+use super::endpoint::Endpoint;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// Host and port.
-pub(super) type Address = (String, u16);
+/// How many slots a cluster has (Redis Cluster specification, "Key distribution model").
+pub(super) const SLOTS: u16 = 16_384;
 
-/// Slots, from the first to the last, and who has them.
-#[derive(Debug, PartialEq)]
+/// Slots, from the first to the last, and the node that has them.
+#[derive(Clone)]
 pub(super) struct Range {
     pub(super) first: usize,
     pub(super) last: usize,
-    pub(super) address: Address,
+    pub(super) node: Endpoint,
 }
 
-/// Asks a node who has which slot.
-pub(super) async fn ranges(node: &ConnectionInfo) -> Result<Vec<Range>, StoreError> {
-    let asking = async {
-        let (mut connection, _) = connect(node.clone()).await?;
-        let mut command = Cmd::new();
-        command.arg("CLUSTER").arg("SLOTS");
-        command.query_async::<Vec<Value>>(&mut connection).await
-    };
-    let reply = asking.await.map_err(|error| broken(&error))?;
+/// Equal if the same slots are at the same address.
+impl PartialEq for Range {
+    fn eq(&self, other: &Self) -> bool {
+        let parts = |range: &Self| (range.first, range.last);
+        parts(self) == parts(other) && self.node.address == other.node.address
+    }
+}
+
+/// How many slots these ranges have.
+pub(super) fn covered(ranges: &[Range]) -> usize {
+    ranges
+        .iter()
+        .map(|range| range.last - range.first + 1)
+        .sum()
+}
+
+/// Asks a node which nodes have which slots. The ranges are in order.
+pub(super) async fn ranges(node: &Endpoint) -> Result<Vec<Range>, StoreError> {
+    let mut command = Cmd::new();
+    command.arg("CLUSTER").arg("SLOTS");
+    let reply: Vec<Value> = node.discover(&command).await?;
     let ranges = reply.iter().map(|range| read(range, node));
     let ranges: Option<Vec<Range>> = ranges.collect();
-    let rejected = |error| StoreError::new(StoreErrorKind::Rejected, error);
+    let rejected = |error| StoreError::new(StoreErrorKind::Rejected, error).at(&node.address);
     match ranges {
-        None => Err(rejected("the node's reply to CLUSTER SLOTS makes no sense")),
+        None => Err(rejected("the reply to CLUSTER SLOTS makes no sense")),
         // It has not met the cluster yet, or was expelled.
-        Some(none) if none.is_empty() => Err(rejected("the node is in no cluster")),
-        Some(ranges) => Ok(ranges),
+        Some(none) if none.is_empty() => Err(rejected("the node knows of no slots")),
+        Some(mut ranges) => {
+            ranges.sort_by_key(|range| range.first);
+            Ok(ranges)
+        }
     }
 }
 
 /// Reads one range: first slot, last slot, the primary's host and port, and more that does not
-/// matter. A host that is not known is that of the node that was asked.
-fn read(range: &Value, asked: &ConnectionInfo) -> Option<Range> {
+/// matter.
+fn read(range: &Value, asked: &Endpoint) -> Option<Range> {
     let Value::Array(range) = range else {
         return None;
     };
@@ -60,29 +74,23 @@ fn read(range: &Value, asked: &ConnectionInfo) -> Option<Range> {
         Value::BulkString(host) => std::str::from_utf8(host).ok()?,
         _ => "",
     };
-    Some(Range {
-        first: usize::try_from(*first).ok()?,
-        last: usize::try_from(*last).ok()?,
-        address: (or_that_of(host, asked), u16::try_from(*port).ok()?),
+    let slot = |slot: &i64| {
+        usize::try_from(*slot)
+            .ok()
+            .filter(|slot| *slot < SLOTS.into())
+    };
+    let (first, last) = (slot(first)?, slot(last)?);
+    (first <= last).then_some(Range {
+        first,
+        last,
+        node: asked.named(host, u16::try_from(*port).ok()?),
     })
 }
 
-/// A host that a node named, or the node's own where it named none.
-fn or_that_of(host: &str, node: &ConnectionInfo) -> String {
-    match node.addr() {
-        ConnectionAddr::Tcp(own, _) | ConnectionAddr::TcpTls { host: own, .. }
-            if matches!(host, "" | "?") =>
-        {
-            own.clone()
-        }
-        _ => host.into(),
-    }
-}
-
 /// Reads the address in a redirection by a node.
-pub(super) fn address(text: &str, node: &ConnectionInfo) -> Option<Address> {
+pub(super) fn address(text: &str, node: &Endpoint) -> Option<Endpoint> {
     let (host, port) = text.rsplit_once(':')?;
-    Some((or_that_of(host, node), port.parse().ok()?))
+    Some(node.named(host, port.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -91,10 +99,22 @@ mod tests {
 
     use super::*;
 
+    fn endpoint(url: &str) -> Endpoint {
+        let info = url.into_connection_info().expect("a URL");
+        Endpoint {
+            address: info.addr().clone(),
+            login: info.redis_settings().clone(),
+            options: Default::default(),
+        }
+    }
+
+    fn shown(host: &str, port: u16) -> String {
+        redis::ConnectionAddr::Tcp(host.into(), port).to_string()
+    }
+
     #[test]
-    fn a_node_is_at_the_address_it_gives_or_where_it_was_asked() {
-        let asked = "redis://[2001:db8::1]:7000".into_connection_info();
-        let asked = asked.expect("a URL");
+    fn redirection_names_an_address_or_the_asked_host() {
+        let asked = endpoint("redis://[2001:db8::1]:7000");
         for (text, host) in [
             ("127.0.0.1:7001", "127.0.0.1"),
             ("2001:db8::2:7001", "2001:db8::2"),
@@ -102,20 +122,20 @@ mod tests {
             (":7001", "2001:db8::1"),
             ("?:7001", "2001:db8::1"),
         ] {
-            assert_eq!(address(text, &asked), Some((host.into(), 7_001)), "{text}");
+            let node = address(text, &asked).expect(text);
+            assert_eq!(node.address.to_string(), shown(host, 7_001), "{text}");
         }
         for nonsense in ["", "127.0.0.1", "127.0.0.1:", "127.0.0.1:70001"] {
-            assert_eq!(address(nonsense, &asked), None, "{nonsense}");
+            assert!(address(nonsense, &asked).is_none(), "{nonsense}");
         }
     }
 
     #[test]
-    fn the_reply_to_cluster_slots_is_read_with_and_without_names() {
-        let asked = "redis://127.0.0.1:7000".into_connection_info();
-        let asked = asked.expect("a URL");
-        let range = |host: Value| {
+    fn cluster_slots_are_read_with_and_without_names() {
+        let asked = endpoint("redis://127.0.0.1:7000");
+        let range = |first, last, host: Value| {
             let node = Value::Array(vec![host, Value::Int(7_001), Value::Nil]);
-            let range = vec![Value::Int(5), Value::Int(7), node.clone(), node];
+            let range = vec![Value::Int(first), Value::Int(last), node.clone(), node];
             read(&Value::Array(range), &asked)
         };
         let named = |host: &str| Value::BulkString(host.into());
@@ -126,10 +146,16 @@ mod tests {
             (named(""), "127.0.0.1"),
             (Value::Nil, "127.0.0.1"),
         ] {
-            let address = (expected.into(), 7_001);
-            let range = range(host).expect("a range");
-            assert_eq!((range.first, range.last, range.address), (5, 7, address));
+            let range = range(5, 7, host).expect("a range");
+            assert_eq!((range.first, range.last), (5, 7));
+            assert_eq!(range.node.address.to_string(), shown(expected, 7_001));
         }
-        assert_eq!(read(&Value::Array(vec![Value::Int(5)]), &asked), None);
+        assert!(read(&Value::Array(vec![Value::Int(5)]), &asked).is_none());
+        for (first, last) in [(7, 5), (-1, 5), (0, 16_384)] {
+            assert!(
+                range(first, last, named("::1")).is_none(),
+                "{first} to {last}"
+            );
+        }
     }
 }

@@ -26,6 +26,9 @@ pub(super) struct Waiter {
     pub(super) refusals: u32,
     /// Whether a node of the cluster is asked for keys that it is about to own.
     pub(super) asking: bool,
+    /// Whether it shares no call with other checks: its slot is being moved, and the cluster refuses
+    /// calls whose keys are at both nodes.
+    pub(super) alone: bool,
     is_answered: bool,
 }
 
@@ -81,6 +84,7 @@ impl Wait {
             wait: wait.clone(),
             refusals: 0,
             asking: false,
+            alone: false,
             is_answered: false,
         };
         (waiter, Answer(wait))
@@ -136,7 +140,7 @@ impl Waiter {
     pub(super) fn equals(&self, other: &Self) -> bool {
         let whole = |waiter: &Self| {
             let (check, cost) = (waiter.subject.check, waiter.check.borrow().cost);
-            (check, cost, waiter.patience, waiter.asking)
+            (check, cost, waiter.patience, waiter.asking, waiter.alone)
         };
         let checks = [self.operation, other.operation] == [Operation::Check; 2];
         checks && whole(self) == whole(other)

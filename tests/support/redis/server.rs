@@ -37,7 +37,7 @@ impl Server {
     }
 
     /// Starts a sentinel with this configuration, which it will write to.
-    pub(super) async fn start_sentinel(configuration: &str) -> Self {
+    pub(crate) async fn start_sentinel(configuration: &str) -> Self {
         Self::launch(Some(configuration), &[]).await
     }
 
@@ -259,6 +259,15 @@ impl Server {
     /// Whether it answers, and is no replica.
     pub(crate) async fn is_primary(&self) -> bool {
         self.says("replication", "role:master").await
+    }
+
+    /// Waits until a node of a cluster says that all slots are served.
+    pub(crate) async fn until_cluster_is_up(&self) {
+        let wait = Wait::until("the cluster serves all slots");
+        let information = || self.ask::<String>(&["CLUSTER", "INFO"]);
+        while !information().await.contains("cluster_state:ok") {
+            wait.on().await;
+        }
     }
 
     /// Whether it answers, and a section of INFO has this line.

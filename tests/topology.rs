@@ -1,0 +1,212 @@
+//! How a store finds the nodes of a cluster, and lets go of those that are gone.
+
+#[path = "support/redis/mod.rs"]
+mod servers;
+#[path = "support/spender.rs"]
+mod support;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use servers::{Cluster, Proxy, Sentinels, Server, Wait};
+use tollgate::{Check, Identity, Limits, Quota, RedisStore, Store};
+
+use support::{NEVER_LATE, User, names_in, strict};
+
+/// One user for each third of the slots.
+fn users() -> [User; 3] {
+    let third = |index: u16| {
+        names_in(index * 5_462..index * 5_462 + 5_000)
+            .next()
+            .unwrap()
+    };
+    [0, 1, 2].map(|index| User::new(&third(index)))
+}
+
+/// Forgets `index` at all other nodes and all other nodes at `index`, and has its replica take over.
+async fn isolate(cluster: &Cluster, index: usize) {
+    let nodes = cluster.nodes();
+    for (other, node) in nodes
+        .iter()
+        .enumerate()
+        .filter(|(other, _)| *other != index)
+    {
+        // A replica does not forget its primary until it has taken over.
+        if other != index + 3 {
+            node.command(&["CLUSTER", "FORGET", cluster.node_id(index)])
+                .await;
+        }
+        let forget = ["CLUSTER", "FORGET", cluster.node_id(other)];
+        nodes[index].command(&forget).await;
+    }
+    nodes[index + 3]
+        .command(&["CLUSTER", "FAILOVER", "TAKEOVER"])
+        .await;
+    let wait = Wait::until("the replica has taken over");
+    while !nodes[index + 3].is_primary().await {
+        wait.on().await;
+    }
+    let forget = ["CLUSTER", "FORGET", cluster.node_id(index)];
+    nodes[index + 3].command(&forget).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn isolated_node_with_an_old_map_is_outvoted() {
+    let cluster = Cluster::start().await;
+    isolate(&cluster, 0).await;
+    let urls = [0, 1, 2, 3].map(|index| cluster.nodes()[index].url());
+    // Which nodes answer first is chance.
+    for _ in 0..20 {
+        let store = RedisStore::cluster(urls.iter().map(String::as_str));
+        let store = store.build().unwrap();
+        store.ping().await.unwrap();
+        let limiter = strict(&store, NEVER_LATE);
+        for mut user in users() {
+            user.spend(&limiter, 1).await;
+            let check = Check::new(&user.identity, &user.limits);
+            store.reset(&check).wait().await.unwrap();
+        }
+    }
+    let keys = cluster.nodes()[0].keys().await;
+    assert!(!keys.iter().any(|key| key.contains("{user:")), "{keys:?}");
+}
+
+/// A map with holes does not replace the one that is known.
+#[tokio::test(flavor = "multi_thread")]
+async fn map_with_holes_replaces_no_fuller_one() {
+    let cluster = Cluster::start().await;
+    let proxy = Proxy::start(cluster.nodes()[0].address()).await;
+    let reachable = Arc::new(AtomicBool::new(true));
+    let (port, others) = (cluster.nodes()[0].port(), reachable.clone());
+    let proxy_port = proxy.address().port();
+    // Once the others cannot be reached any more, only node 0 is asked.
+    let store =
+        RedisStore::cluster([proxy.url().as_str()]).map_address(move |host, named| match named {
+            _ if named == port => ("127.0.0.1".into(), proxy_port),
+            _ if others.load(Ordering::SeqCst) => (host.into(), named),
+            _ => ("127.0.0.1".into(), 1),
+        });
+    let store = store.build().unwrap();
+    let limiter = strict(&store, NEVER_LATE);
+    let mut users = users();
+    for user in &mut users {
+        user.spend(&limiter, 1).await;
+    }
+
+    isolate(&cluster, 0).await;
+    // The store asks for the map again.
+    proxy.refuse();
+    proxy.cut();
+    users[0]
+        .until_degraded(&strict(&store, Duration::from_millis(500)))
+        .await;
+    proxy.pass();
+    for user in &mut users[1..] {
+        user.spend(&limiter, 1).await;
+    }
+}
+
+/// Each node is 260 ms away: a reply used to have 250 ms, connecting included.
+#[tokio::test(flavor = "multi_thread")]
+async fn distant_cluster_is_discovered() {
+    let cluster = Cluster::start().await;
+    let proxies = cluster
+        .nodes()
+        .iter()
+        .map(|node| Proxy::start(node.address()));
+    let proxies = join_all(proxies).await;
+    for node in cluster.nodes() {
+        let user = ["ACL", "SETUSER", "far", "on", ">away", "~*", "+@all"];
+        node.command(&user).await;
+    }
+    for proxy in &proxies {
+        proxy.delay(Duration::from_millis(130));
+    }
+    let ports = cluster.nodes().iter().map(Server::port);
+    let ports: Vec<_> = ports
+        .zip(proxies.iter().map(|proxy| proxy.address().port()))
+        .collect();
+    let builder = |user: &str| {
+        let ports = ports.clone();
+        let url = proxies[0]
+            .url()
+            .replace("redis://", &format!("redis://{user}"));
+        RedisStore::cluster([url.as_str()]).map_address(move |host, port| {
+            let (_, proxied) = ports.iter().find(|(known, _)| *known == port).expect(host);
+            (host.into(), *proxied)
+        })
+    };
+    // Connecting to a proxy takes no time, but logging in through it tells how far it leads.
+    for store in [
+        builder("far:away@"),
+        builder("").discovery_timeout(Duration::from_secs(5)),
+    ] {
+        let store = store.build().unwrap();
+        let limiter = strict(&store, NEVER_LATE);
+        for mut user in users() {
+            user.spend(&limiter, 1).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lane_is_named_by_its_address_and_ends_with_its_node() {
+    let cluster = Cluster::start().await;
+    let urls = cluster.urls();
+    let store = RedisStore::cluster(urls.iter().map(String::as_str));
+    let store = store.build().unwrap();
+    assert_eq!(store.lane_name(0), "cluster", "before any node is known");
+    let limiter = strict(&store, NEVER_LATE);
+    let mut users = users();
+    for user in &mut users {
+        user.spend(&limiter, 1).await;
+    }
+    let lane = |user: &User| store.lane(&Check::new(&user.identity, &user.limits));
+    for (user, node) in users.iter().zip(cluster.nodes()) {
+        assert_eq!(store.lane_name(lane(user)), node.address().to_string());
+    }
+
+    // A replica takes over in order: its old primary has no slots any more.
+    let old = lane(&users[0]);
+    let clients = async |node: &Server| -> usize {
+        let list: String = node.ask(&["CLIENT", "LIST", "TYPE", "normal"]).await;
+        list.lines()
+            .filter(|line| line.contains("cmd=eval"))
+            .count()
+    };
+    assert_eq!(clients(&cluster.nodes()[0]).await, 1);
+    cluster.nodes()[3].command(&["CLUSTER", "FAILOVER"]).await;
+    let slot = cluster.slot_of(&users[0].tag()).await;
+    cluster.new_primary_of(slot, 0).await;
+    users[0].spend(&limiter, 1).await;
+    let wait = Wait::until("the connection to the old primary is closed");
+    while clients(&cluster.nodes()[0]).await > 0 {
+        users[0].is_decided(&limiter).await;
+        wait.on().await;
+    }
+    assert_ne!(lane(&users[0]), old);
+    assert_eq!(store.lane_name(old), "cluster");
+    assert_eq!(
+        store.lane_name(lane(&users[0])),
+        cluster.nodes()[3].address().to_string()
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_named_by_sentinels_are_mapped() {
+    let sentinels = Sentinels::start().await;
+    let proxy = Proxy::start(sentinels.nodes()[0].address()).await;
+    let port = proxy.address().port();
+    let urls = sentinels.urls();
+    let store = RedisStore::sentinel(urls.iter().map(String::as_str), sentinels.service_name())
+        .map_address(move |_, _| ("localhost".into(), port));
+    let store = store.build().unwrap();
+    store.ping().await.unwrap();
+    let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(10)));
+    let verdict = store.check(&Check::new(&alice, &limits)).wait().await;
+    assert!(verdict.unwrap().is_allowed());
+    assert_eq!(proxy.connections(), 1);
+    assert_eq!(store.lane_name(0), sentinels.service_name());
+}
