@@ -204,7 +204,7 @@ async fn nodes_are_found_whatever_they_call_themselves() {
             ];
             if let Err(error) = node.try_command(&set).await {
                 // Before Redis 7.
-                println!("proves nothing, as they have no names but addresses: {error}");
+                servers::skip(&format!("names of cluster nodes: {error}"));
                 return;
             }
         }

@@ -127,7 +127,7 @@ async fn layer_that_charges_a_request_twice_warns_once() {
     assert_eq!(logged("scope=\"charges-once\""), [""; 0]);
 }
 
-/// Nobody listens on the port. The password is the URL's.
+/// The URL has a password, and no server listens on its port.
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn first_line_names_the_address_and_the_cause() {

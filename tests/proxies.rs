@@ -17,7 +17,7 @@ use tollgate::{
     Check, Identity, Limits, Policy, Quota, RedisStore, Store, StoreError, StoreErrorKind,
 };
 
-/// What an operator reads.
+/// The cause of an error.
 fn reason(error: &StoreError) -> String {
     error.source().expect("a reason").to_string()
 }
@@ -158,7 +158,7 @@ async fn twemproxy_serves_all_checks() {
     let servers = [Server::start().await, Server::start().await];
     let ports = servers.each_ref().map(Server::port);
     let Some(proxy) = RedisProxy::twemproxy(&ports).await else {
-        println!("skipped: twemproxy (Debian's nutcracker) is not installed");
+        servers::skip("twemproxy: nutcracker is not installed");
         return;
     };
     spread(&proxy, &servers).await;

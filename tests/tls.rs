@@ -76,7 +76,7 @@ struct TlsServer {
 }
 
 impl TlsServer {
-    /// `None` if the server at hand does not know TLS.
+    /// Returns `None` if the server was built without TLS.
     async fn start(authority: &Authority, names: &[&str]) -> Option<Self> {
         Self::start_with(authority, names, "no").await
     }
@@ -87,7 +87,7 @@ impl TlsServer {
         for (option, value) in &options.options {
             let set = ["CONFIG", "SET", option, value];
             if let Err(error) = server.try_command(&set).await {
-                println!("proves nothing, as the server does not know TLS: {error}");
+                servers::skip(&format!("TLS: {error}"));
                 return None;
             }
         }
@@ -104,7 +104,7 @@ impl TlsServer {
             }
             sleep(Duration::from_millis(100)).await;
             if !server.is_answering() {
-                println!("proves nothing, as the server ends when it is told to know TLS");
+                servers::skip("TLS: the server ends when TLS is configured");
                 return None;
             }
         }

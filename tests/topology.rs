@@ -1,12 +1,10 @@
-//! How a store finds the nodes of a cluster, and lets go of those that are gone.
+//! The store finds the nodes of a cluster, and drops nodes that are gone.
 
 #[path = "support/redis/mod.rs"]
 mod servers;
 #[path = "support/spender.rs"]
 mod support;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -73,21 +71,31 @@ async fn isolated_node_with_an_old_map_is_outvoted() {
     assert!(!keys.iter().any(|key| key.contains("{user:")), "{keys:?}");
 }
 
-/// A map with holes does not replace the one that is known.
+/// Each node behind a proxy, and a map by which a store reaches the nodes only so.
+async fn behind_proxies(
+    cluster: &Cluster,
+) -> (
+    Vec<Proxy>,
+    impl Fn(&str, u16) -> (String, u16) + Clone + use<>,
+) {
+    let proxies = cluster.nodes().iter().map(Server::address);
+    let proxies = join_all(proxies.map(Proxy::start)).await;
+    let ports = cluster.nodes().iter().map(Server::port);
+    let proxied = proxies.iter().map(|proxy| proxy.address().port());
+    let ports: Vec<_> = ports.zip(proxied).collect();
+    let map = move |host: &str, named: u16| {
+        let (_, proxied) = ports.iter().find(|(port, _)| *port == named).expect(host);
+        (host.into(), *proxied)
+    };
+    (proxies, map)
+}
+
+/// Open connections to the other nodes go on, but only the isolated node can be asked for its map.
 #[tokio::test(flavor = "multi_thread")]
 async fn map_with_holes_replaces_no_fuller_one() {
     let cluster = Cluster::start().await;
-    let proxy = Proxy::start(cluster.nodes()[0].address()).await;
-    let reachable = Arc::new(AtomicBool::new(true));
-    let (port, others) = (cluster.nodes()[0].port(), reachable.clone());
-    let proxy_port = proxy.address().port();
-    // Once the others cannot be reached any more, only node 0 is asked.
-    let store =
-        RedisStore::cluster([proxy.url().as_str()]).map_address(move |host, named| match named {
-            _ if named == port => ("127.0.0.1".into(), proxy_port),
-            _ if others.load(Ordering::SeqCst) => (host.into(), named),
-            _ => ("127.0.0.1".into(), 1),
-        });
+    let (proxies, map) = behind_proxies(&cluster).await;
+    let store = RedisStore::cluster([proxies[0].url().as_str()]).map_address(map);
     let store = store.build().unwrap();
     let limiter = strict(&store, NEVER_LATE);
     let mut users = users();
@@ -96,13 +104,21 @@ async fn map_with_holes_replaces_no_fuller_one() {
     }
 
     isolate(&cluster, 0).await;
-    // The store asks for the map again.
-    proxy.refuse();
-    proxy.cut();
-    users[0]
-        .until_degraded(&strict(&store, Duration::from_millis(500)))
-        .await;
-    proxy.pass();
+    for proxy in &proxies {
+        proxy.refuse();
+    }
+    proxies[0].cut();
+    let impatient = strict(&store, Duration::from_millis(500));
+    users[0].until_degraded(&impatient).await;
+    proxies[0].pass();
+    let asked = proxies[0].connections();
+    let wait = Wait::until("the isolated node is asked");
+    while proxies[0].connections() < asked + 3 {
+        let check = Check::new(&users[0].identity, &users[0].limits);
+        let _ = store.check(&check).wait().await;
+        proxies[0].cut();
+        wait.on().await;
+    }
     for user in &mut users[1..] {
         user.spend(&limiter, 1).await;
     }
@@ -112,11 +128,7 @@ async fn map_with_holes_replaces_no_fuller_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn distant_cluster_is_discovered() {
     let cluster = Cluster::start().await;
-    let proxies = cluster
-        .nodes()
-        .iter()
-        .map(|node| Proxy::start(node.address()));
-    let proxies = join_all(proxies).await;
+    let (proxies, map) = behind_proxies(&cluster).await;
     for node in cluster.nodes() {
         let user = ["ACL", "SETUSER", "far", "on", ">away", "~*", "+@all"];
         node.command(&user).await;
@@ -124,19 +136,10 @@ async fn distant_cluster_is_discovered() {
     for proxy in &proxies {
         proxy.delay(Duration::from_millis(130));
     }
-    let ports = cluster.nodes().iter().map(Server::port);
-    let ports: Vec<_> = ports
-        .zip(proxies.iter().map(|proxy| proxy.address().port()))
-        .collect();
     let builder = |user: &str| {
-        let ports = ports.clone();
-        let url = proxies[0]
-            .url()
-            .replace("redis://", &format!("redis://{user}"));
-        RedisStore::cluster([url.as_str()]).map_address(move |host, port| {
-            let (_, proxied) = ports.iter().find(|(known, _)| *known == port).expect(host);
-            (host.into(), *proxied)
-        })
+        let url = proxies[0].url();
+        let url = url.replace("redis://", &format!("redis://{user}"));
+        RedisStore::cluster([url.as_str()]).map_address(map.clone())
     };
     // Connecting to a proxy takes no time, but logging in through it tells how far it leads.
     for store in [
@@ -152,7 +155,7 @@ async fn distant_cluster_is_discovered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lane_is_named_by_its_address_and_ends_with_its_node() {
+async fn lane_has_the_address_of_its_node_and_ends_with_it() {
     let cluster = Cluster::start().await;
     let urls = cluster.urls();
     let store = RedisStore::cluster(urls.iter().map(String::as_str));

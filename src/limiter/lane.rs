@@ -199,3 +199,21 @@ impl Drop for Probing {
         metrics::breaker(self.store, &self.name, false);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_of_servers_that_are_gone_are_dropped() {
+        let lanes = Lanes::new(NonZeroU32::MIN);
+        let kept = lanes.get(1);
+        kept.breaker().failed(Instant::now(), Instant::now());
+        for index in 2..10 * MOST_LANES {
+            drop(lanes.get(index));
+        }
+        let count = lanes.lanes.read().map(|lanes| lanes.len());
+        assert!(count.expect("no thread panicked") <= MOST_LANES);
+        assert!(Arc::ptr_eq(&lanes.get(1), &kept), "a lane in use is kept");
+    }
+}

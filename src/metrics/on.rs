@@ -426,3 +426,17 @@ pub fn describe_metrics() {
         "How many breakers of a store's lane are open"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lane_labels_are_bounded() {
+        let names = (0..3 * MOST_LANES).map(|port| format!("10.0.0.1:{port}"));
+        let labels: BTreeSet<_> = names.map(|name| lane_label(&name)).collect();
+        assert_eq!(labels.len(), MOST_LANES + 1);
+        assert!(labels.contains("other"));
+        assert_eq!(lane_label("10.0.0.1:0"), "10.0.0.1:0");
+    }
+}

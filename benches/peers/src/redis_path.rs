@@ -30,6 +30,8 @@ pub(crate) fn compare(server: &Rc<RedisServer>, pace: Pace) -> anyhow::Result<(P
         work.extend(contest(clients, server, &runtime, pace.in_redis)?);
     }
     let measured = rounds::run("redis", pace.rounds, work);
+    let quiet = quiet(server, &runtime, pace.in_redis)?;
+    let quiet = rounds::run("redis beside a busy identity", pace.rounds, quiet);
 
     let label = |measured: &Measured<_>| measured.label.clone();
     let label_of_most = "100,000 identities as above, 512 in flight";
@@ -39,7 +41,11 @@ pub(crate) fn compare(server: &Rc<RedisServer>, pace: Pace) -> anyhow::Result<(P
         .flat_map(|clients| IN_FLIGHT.map(|in_flight| (clients, in_flight)));
     let part = Part {
         title: "Counts in Redis, one thread and one connection (median / 99th percentile in µs)",
-        rows: measured.iter().map(|one| row(label(one), one)).collect(),
+        rows: measured
+            .iter()
+            .map(|one| row(label(one), one))
+            .chain(quiet.iter().map(quiet_row))
+            .collect(),
         requirements: cases
             .zip(&measured)
             .filter_map(|((clients, in_flight), one)| requirement(clients, in_flight, one))
@@ -150,6 +156,69 @@ fn contest(
         work
     };
     Ok(IN_FLIGHT.into_iter().map(contest).collect())
+}
+
+/// Checks of identities that ask now and then: alone, and while one identity has very many checks in
+/// flight.
+fn quiet(
+    server: &Rc<RedisServer>,
+    runtime: &Rc<Runtime>,
+    time: Duration,
+) -> anyhow::Result<Vec<Work<Throughput>>> {
+    let limiter = asking::patient_limiter(server.url())?;
+    let names = Clients::Hot.names();
+    let busy = Tollgate::new(limiter.clone(), Allowance::ENOUGH, &names);
+    let names: Vec<_> = (0..50).map(|index| format!("quiet-{index}")).collect();
+    let quiet = Tollgate::new(limiter, Allowance::ENOUGH, &names);
+    let clients = names.len();
+    let work = |in_flight: usize| {
+        let mut work = Work::new(match in_flight {
+            0 => "a quiet identity, alone".to_owned(),
+            _ => format!(
+                "the same beside {} checks of a busy one",
+                grouped(in_flight as f64)
+            ),
+        });
+        let (runtime, busy, quiet) = (runtime.clone(), busy.clone(), quiet.clone());
+        work.contender(Who::Tollgate, move || {
+            runtime.block_on(async {
+                let mut others = JoinSet::new();
+                for _ in 0..in_flight {
+                    let mut busy = busy.clone();
+                    others.spawn(async move {
+                        loop {
+                            busy.ask(0).await;
+                        }
+                    });
+                }
+                let quiet = quiet.clone();
+                // A task, since the thread that blocks is none of the runtime's.
+                let asked = tokio::spawn(now_and_then(quiet, clients, time));
+                asked.await.expect("nothing panics")
+            })
+        });
+        work
+    };
+    Ok([0, 10_000].into_iter().map(work).collect())
+}
+
+/// Asks about one client after another, with pauses.
+async fn now_and_then(mut asked: impl Ask, clients: usize, time: Duration) -> Throughput {
+    let latencies = Latencies::new();
+    let start = Instant::now();
+    let mut client = 0;
+    while start.elapsed() < time {
+        let began = Instant::now();
+        assert!(asked.ask(client).await, "the quota is enough");
+        latencies.note(began.elapsed());
+        client = (client + 1) % clients;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    latencies.over(start.elapsed())
+}
+
+fn quiet_row(measured: &Measured<Throughput>) -> Row {
+    Row::new(measured.label.clone()).cell(Who::Tollgate, shown(measured, Who::Tollgate))
 }
 
 fn contender(

@@ -38,7 +38,7 @@ pub(super) struct Call {
 /// An entry that must be alone has a call of its own, and so has a further entry of an identity, since
 /// a call has each key once.
 pub(super) fn calls(entries: Vec<Entry>, separate: bool, prefix: &str, now: Instant) -> Vec<Call> {
-    // What entries of one call have in common.
+    // Entries share a call if this is equal.
     let shared = |entry: &Entry| {
         let first = &entry.waiters[0];
         let is_alone = separate || first.alone;
@@ -47,22 +47,15 @@ pub(super) fn calls(entries: Vec<Entry>, separate: bool, prefix: &str, now: Inst
     let mut calls: Vec<Vec<Entry>> = Vec::new();
     for entry in entries {
         let common = shared(&entry);
-        let fits = |call: &&mut Vec<Entry>| common.is_some() && shared(&call[0]) == common;
-        // Calls of one entry each are not searched.
-        let mut candidates = if separate {
-            [].iter_mut()
-        } else {
-            calls.iter_mut()
-        };
-        match candidates.find(fits) {
+        let fitting = common.and_then(|_| calls.iter_mut().find(|call| shared(&call[0]) == common));
+        match fitting {
             Some(call) => call.push(entry),
             None => calls.push(vec![entry]),
         }
     }
     let calls = calls.into_iter();
-    calls
-        .map(|entries| Call::new(entries, prefix, now))
-        .collect()
+    let calls = calls.map(|entries| Call::new(entries, prefix, now));
+    calls.collect()
 }
 
 impl Call {

@@ -158,8 +158,8 @@ impl RedisStoreBuilder {
     /// Replaces a connection in the background when it is half as old as this to as old, at random:
     /// never unless set, a second at least.
     ///
-    /// Checks go on over the old connection until the new one is ready. A connection that nobody uses
-    /// is replaced at its next use.
+    /// Checks go on over the old connection until the new one is ready. An idle connection is replaced
+    /// at its next use.
     pub fn max_connection_age(self, age: Duration) -> Self {
         Self {
             max_connection_age: Some(age),

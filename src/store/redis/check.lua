@@ -77,6 +77,10 @@ local others = {}
 -- Where a token takes whole microseconds, such a check adds to the number that is there. A check
 -- that must not is taken back, and is one of the others: so is what the server refuses to add to.
 
+-- A key may have lost its end by another client's hand. To look costs a fifth of a check, so that in
+-- calls with many keys its end is set again only when it would move (bench: peers, 100,000 identities).
+local is_busy = #KEYS >= 8
+
 local numbers, position, key = ARGV[1], 1, 1
 while position < #numbers do
   local operation, cost, times, valid_until, entries, policies,
@@ -109,8 +113,7 @@ while position < #numbers do
             local text, milliseconds = format(whole_number, now + price), end_of(now + price, slack)
             done = not call('SET', count, text, 'PXAT', milliseconds).err
           elseif full_at - full_at % slack == before - before % slack
-            -- The key's end stays, unless another client has taken it away.
-            and call('PTTL', count) ~= -1 then
+            and (is_busy or call('PTTL', count) ~= -1) then
             done = true
           else
             done = call('PEXPIREAT', count, end_of(full_at, slack)) == 1

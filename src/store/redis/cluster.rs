@@ -1,4 +1,4 @@
-//! Redis Cluster: which node has which slot, and where to go when a node says that it is another.
+//! Redis Cluster: the map from slots to nodes, and redirections.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -25,21 +25,21 @@ use crate::identity::Identity;
 use crate::random;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// How many nodes are asked at once who has which slot.
+/// How many nodes are asked for their maps at once.
 const ASKED_AT_ONCE: usize = 3;
 
-/// Once a node has named a primary for every slot, how long others have to contradict it. If the first
-/// answer took longer than half of this, they have twice as long as it took.
+/// How long other nodes have to answer once a node has sent a complete map, or twice as long as that
+/// answer took if it is longer.
 const SECOND_OPINION: Duration = Duration::from_millis(50);
 
-/// What was learnt so recently is not asked for again.
+/// The map is not asked for again within this time.
 const FRESH: Duration = Duration::from_millis(50);
 
 /// How long a node without slots is kept after a check was sent on to it: a node that imports its
 /// first slot is in no map yet.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// The slot of all keys of an identity: it is what stands in their braces.
+/// The slot of all keys of an identity, which is their hash tag.
 pub(super) fn slot_of(identity: &Identity) -> u16 {
     const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
     CRC.checksum(identity.to_string().as_bytes()) % SLOTS
@@ -120,7 +120,7 @@ impl Cluster {
         }
     }
 
-    /// An identity of no request's that goes by that lane, if anything does.
+    /// A reserved identity whose checks use that lane, if the lane is in use.
     pub(super) fn identity_in(&self, lane: usize) -> Option<Identity> {
         // Copied, since it may take milliseconds to find an identity for a single slot.
         let is_in_lane: Vec<bool> = {
@@ -137,14 +137,14 @@ impl Cluster {
         identities.find(|identity| is_in_lane[usize::from(slot_of(identity))])
     }
 
-    /// The next lane that some slot goes by.
+    /// The next lane that a slot uses.
     pub(super) fn lane_after(&self, lane: usize) -> Option<usize> {
         let map = self.map();
         let lanes = map.slots.iter().flatten().map(|node| node.lane);
         lanes.filter(|next| *next > lane).min()
     }
 
-    /// Sends a waiter to its slot's node, as soon as that is known.
+    /// Sends a waiter to its slot's node, once the node is known.
     pub(super) fn ask(&self, core: &Arc<Core>, runtime: &Handle, mut waiter: Waiter) {
         waiter.asking = false;
         let link = {
@@ -177,7 +177,7 @@ impl Cluster {
         waiter.answer(Err(error));
     }
 
-    /// Sends a waiter to the node that another one named, for good or only this once.
+    /// Sends a waiter to the node that another one named, for this check only if `ask`.
     pub(super) fn redirect(
         &self,
         core: &Arc<Core>,
@@ -202,7 +202,7 @@ impl Cluster {
         link.ask(core, runtime, waiter);
     }
 
-    /// Asks the nodes again who has which slot, unless that was tried a moment ago.
+    /// Refreshes the map, unless that was tried a moment ago.
     pub(super) fn learn(&self, core: &Arc<Core>, runtime: &Handle) {
         let lobby = self.lobby();
         let fresh = |learnt_at: Instant| learnt_at.elapsed() < FRESH;
@@ -237,8 +237,8 @@ impl Cluster {
         candidates
     }
 
-    /// Asks several nodes at once, and takes over the map that names a primary for the most slots; of
-    /// equal ones that which most nodes gave.
+    /// Asks several nodes at once, and installs the map with the most slots; of maps with equally many,
+    /// the one that most nodes sent.
     async fn ask_nodes(&self) -> Result<(), StoreError> {
         let began = Instant::now();
         let mut candidates = self.candidates().into_iter();
@@ -259,7 +259,10 @@ impl Cluster {
             let ranges = match answer {
                 Ok(Ok(ranges)) => ranges,
                 Ok(Err(error)) => {
-                    failure = error;
+                    // A refusal says more than that another node cannot be reached.
+                    if failure.kind() != StoreErrorKind::Rejected {
+                        failure = error;
+                    }
                     ask_next(&mut asked);
                     continue;
                 }
@@ -304,7 +307,7 @@ impl Learning {
     }
 }
 
-/// However it ends, checks that wait for it go on.
+/// Queued checks continue however the task ends.
 impl Drop for Learning {
     fn drop(&mut self) {
         let Servers::Cluster(cluster) = &self.core.servers else {
@@ -356,7 +359,7 @@ impl Map {
         node
     }
 
-    /// Takes over what a node, or several nodes, said of the slots.
+    /// Installs the map that a node, or several nodes, sent.
     ///
     /// A slot without a primary keeps the one it had. An isolated node still claims the slots that
     /// others have taken over from it, and knows no primary for the rest: so a map of one node, with

@@ -14,7 +14,7 @@ use super::sentinel::Place;
 use crate::random;
 use crate::store::StoreError;
 
-/// How long it may take to connect, log in and read the clock. Checks do not wait that long.
+/// The timeout for connecting, logging in and reading the clock. Checks have deadlines of their own.
 pub(super) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a connection that is too old stays in use after its replacement could not be made.
@@ -34,19 +34,19 @@ pub(super) struct Connection {
     /// When to replace it, if ever.
     renew_at: Option<Mutex<Instant>>,
     heard: Mutex<Heard>,
-    /// Where a sentinel said that the primary is.
+    /// The primary's address, as a sentinel named it.
     #[cfg(feature = "redis-sentinel")]
     pub(super) place: Option<Place>,
 }
 
-/// What was last heard of the server.
+/// The last answer of the server.
 #[derive(Clone, Copy)]
 struct Heard {
-    /// Its clock, in microseconds since the Unix epoch.
+    /// The server's clock, in microseconds since the Unix epoch.
     now: u64,
-    /// When that arrived here: the server read it a little earlier.
+    /// When the answer arrived, a little after the server had read its clock.
     at: Instant,
-    /// How long the answer took.
+    /// The time from question to answer.
     round_trip: Duration,
 }
 
@@ -146,7 +146,7 @@ impl Connection {
         Ok(answer)
     }
 
-    /// Whether nothing comes of it any more.
+    /// Whether the connection can no longer be used.
     pub(super) fn is_closed(&self) -> bool {
         #[cfg(feature = "redis-sentinel")]
         if self.place.as_ref().is_some_and(Place::is_lost) {
@@ -169,7 +169,7 @@ impl Connection {
         is_due
     }
 
-    /// Sees to it that it is used no more.
+    /// Marks the connection as unusable.
     pub(super) fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
     }
@@ -178,7 +178,7 @@ impl Connection {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes note of an answer that has just arrived: the server's time, and how long it took.
+    /// Records an answer that has just arrived: the server's time, and the round trip's duration.
     pub(super) fn answered(&self, now: u64, round_trip: Duration) {
         let at = Instant::now();
         *self.heard() = Heard {
@@ -188,8 +188,8 @@ impl Connection {
         };
     }
 
-    /// What the server's clock shows at `instant`, or a little less: whatever is void after that is
-    /// not done later than `instant`.
+    /// The time on the server's clock at `instant`, or a little less: a call that is void after it is
+    /// not run later than `instant`.
     pub(super) fn server_time(&self, instant: Instant) -> u64 {
         let heard = *self.heard();
         let since = instant.saturating_duration_since(heard.at).as_micros() as u64;
@@ -197,7 +197,7 @@ impl Connection {
         (heard.now + since).saturating_sub(before)
     }
 
-    /// How long the last answer took.
+    /// The duration of the last round trip.
     pub(super) fn round_trip(&self) -> Duration {
         self.heard().round_trip
     }

@@ -36,7 +36,7 @@ pub(super) struct Endpoint {
     pub(super) options: Arc<Options>,
 }
 
-/// What all endpoints of a store have in common.
+/// Options that all endpoints of a store share.
 #[derive(Default)]
 pub(super) struct Options {
     /// Replaces the user and password of every endpoint that is not a sentinel.

@@ -40,7 +40,7 @@ pub(super) struct Link {
     queues: Mutex<Vec<Queue>>,
     /// Whether each entry has a call of its own, since the server, or servers behind a proxy, would not
     /// run calls for several identities.
-    separate: AtomicBool,
+    pub(super) separate: AtomicBool,
 }
 
 impl Link {
@@ -423,10 +423,10 @@ impl Driver {
             core.servers.unreachable(core, runtime);
         }
         for mut waiter in waiters {
-            let was_shared = !waiter.alone;
+            let was_alone = waiter.alone;
             waiter.alone |= refusal.is_of_moving();
-            if was_shared && *refusal == Refusal::TryAgain {
-                // Alone it may be decided, and at once.
+            if *refusal == Refusal::TryAgain && !was_alone {
+                // Its own keys may well be at one node.
                 core.servers.ask(core, runtime, waiter);
                 continue;
             }

@@ -17,7 +17,7 @@ use super::endpoint::Endpoint;
 use super::refusal::{broken, unavailable};
 use crate::store::{StoreError, StoreErrorKind};
 
-/// How often the sentinels are asked whether another server has the primary's place.
+/// How often a sentinel is asked whether the primary has been replaced.
 const WATCHED: Duration = Duration::from_secs(1);
 
 /// The place of the server that a connection is to.

@@ -11,14 +11,14 @@ use super::endpoint::Endpoint;
 use super::sentinel::Sentinel;
 use crate::store::StoreError;
 
-/// How to find the server of a link.
+/// Where a link connects to.
 pub(super) enum Server {
     /// A server that has all keys, or a proxy before such servers.
     At(Box<Endpoint>),
     /// A node of a cluster.
     #[cfg(feature = "redis-cluster")]
     Node(Box<Endpoint>),
-    /// Whichever is the primary now.
+    /// The server that sentinels name as the primary.
     #[cfg(feature = "redis-sentinel")]
     Primary(Arc<Sentinel>),
 }
@@ -54,13 +54,10 @@ impl Server {
         }
     }
 
-    /// Looks up, now and then, whether the server that is connected to still has its place.
+    /// Asks the sentinels, once a second at most, whether the connected server is still the primary.
     #[cfg_attr(
         not(feature = "redis-sentinel"),
-        expect(
-            unused_variables,
-            reason = "a server that is configured keeps its place"
-        )
+        expect(unused_variables, reason = "only sentinels replace a server")
     )]
     pub(super) fn watch(&self, connection: &Connection, runtime: &Handle) {
         #[cfg(feature = "redis-sentinel")]

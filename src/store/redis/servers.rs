@@ -14,9 +14,9 @@ use super::waiter::Waiter;
 use crate::identity::Identity;
 use crate::store::check;
 
-/// Who is asked.
+/// The servers of a store.
 pub(super) enum Servers {
-    /// One server, by several connections; an identity always goes by the same.
+    /// One server, over one or more connections. Checks of an identity always use the same one.
     One(Vec<Arc<Link>>),
     #[cfg(feature = "redis-cluster")]
     Cluster(Cluster),
@@ -36,7 +36,7 @@ impl Servers {
         }
     }
 
-    /// The lane that an identity's checks go by.
+    /// The lane of an identity's checks.
     pub(super) fn lane(&self, identity: &Identity) -> usize {
         match self {
             Self::One(_) => 0,
@@ -54,7 +54,7 @@ impl Servers {
         }
     }
 
-    /// The next lane that anything goes by.
+    /// The next lane in use.
     pub(super) fn lane_after(&self, lane: usize) -> Option<usize> {
         match self {
             Self::One(_) => None,
@@ -63,7 +63,7 @@ impl Servers {
         }
     }
 
-    /// An identity of no request's that goes by that lane, if anything does.
+    /// A reserved identity whose checks use that lane, if the lane is in use.
     pub(super) fn identity_in(&self, lane: usize) -> Option<Identity> {
         match self {
             Self::One(_) => Some(check::probe_identity().clone()),
@@ -84,7 +84,7 @@ impl Servers {
         }
     }
 
-    /// Sends a waiter where a server said that the counts are.
+    /// Sends a waiter to the server that another one named.
     pub(super) fn redirect(
         &self,
         core: &Arc<Core>,
@@ -104,7 +104,7 @@ impl Servers {
         waiter.answer(Err(is_one_node().at(&from.name())));
     }
 
-    /// Takes note that a server cannot be reached, or is no primary: another may have its place.
+    /// Refreshes the map of a cluster after a node could not be reached or is not a primary.
     pub(super) fn unreachable(&self, core: &Arc<Core>, runtime: &Handle) {
         #[cfg(feature = "redis-cluster")]
         if let Self::Cluster(cluster) = self {

@@ -1,5 +1,4 @@
-//! What the nodes of a cluster say of its slots: all of them on request, and one when it is another
-//! node's.
+//! Replies of a cluster's nodes: CLUSTER SLOTS, and the addresses in redirections.
 
 use redis::{Cmd, Value};
 

@@ -370,3 +370,32 @@ fn the_script_decides_whatever_comes_as_the_pure_steps_do() {
     });
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }
+
+/// A proxy's policy may change under an open connection.
+#[test]
+fn cross_slot_error_is_learned_after_connecting() {
+    let runtime = Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let server = Server::start_with(&["--cluster-enabled", "yes"]).await;
+        let words = ["CLUSTER", "ADDSLOTS"].map(str::to_owned);
+        let slots = (0..16_384).map(|slot| slot.to_string());
+        let words: Vec<_> = words.into_iter().chain(slots).collect();
+        server.command(&words).await;
+        server.until_cluster_is_up().await;
+        let store = RedisStore::new(&server.url()).expect("a URL");
+        store.ping().await.expect("one node has all slots");
+        let Servers::One(links) = &store.core.servers else {
+            unreachable!("it is one server");
+        };
+        assert!(links[0].separate.swap(false, Ordering::Relaxed));
+
+        let limits = Limits::from(Quota::per_day(10));
+        let identities: Vec<_> = (0..40).map(|i| Identity::user(&i.to_string())).collect();
+        let checks = identities.iter().map(|who| Check::new(who, &limits));
+        let answers: Vec<_> = checks.map(|check| store.check(&check)).collect();
+        for answer in answers {
+            assert!(answer.wait().await.expect("asked again").is_allowed());
+        }
+        assert!(links[0].separate.load(Ordering::Relaxed));
+    });
+}

@@ -21,6 +21,8 @@ pub(crate) use proxy::Proxy;
 pub(crate) use sentinel::Sentinels;
 pub(crate) use server::Server;
 
+use std::fs::File;
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use redis::aio::MultiplexedConnection;
@@ -39,6 +41,16 @@ pub(crate) async fn connect(url: &str) -> RedisResult<MultiplexedConnection> {
     client
         .get_multiplexed_async_connection_with_config(&config)
         .await
+}
+
+/// Notes that a test, or a part of one, was skipped. `./tests/run` prints all notes at the end.
+pub(crate) fn skip(reason: &str) {
+    println!("skipped: {reason}");
+    if let Some(path) = std::env::var_os("TOLLGATE_TEST_SKIPPED") {
+        let file = File::options().create(true).append(true).open(path);
+        let line = reason.lines().next().unwrap_or_default();
+        writeln!(file.unwrap(), "{line}").unwrap();
+    }
 }
 
 /// A wait for something that is asked for again and again, since nobody tells of it.
