@@ -332,7 +332,7 @@ impl RedisStoreBuilder {
                     let error = "a cluster has only database 0: leave it out";
                     return Err(RedisConfigError(error.into()));
                 }
-                Servers::Cluster(Cluster::new(seeds))
+                Servers::Cluster(Box::new(Cluster::new(seeds)))
             }
             #[cfg(feature = "redis-sentinel")]
             Kind::Sentinel { service } => {

@@ -19,7 +19,7 @@ pub(super) enum Servers {
     /// One server, over one or more connections. Checks of an identity always use the same one.
     One(Vec<Arc<Link>>),
     #[cfg(feature = "redis-cluster")]
-    Cluster(Cluster),
+    Cluster(Box<Cluster>),
 }
 
 #[cfg_attr(
