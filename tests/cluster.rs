@@ -287,21 +287,23 @@ async fn while_a_slot_moves_its_counts_hold_and_its_node_is_not_given_up() {
 /// Half of the keys have moved when 60 tasks ask about all of them, and new ones, for two seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_in_a_moving_slot_fail_no_check() {
+    const LIMIT: u32 = 1_000_000;
     let cluster = Cluster::start().await;
     let store = store(&cluster);
-    let limits = Limits::from(Quota::per_day(1_000_000));
-    let identities: Vec<_> = names_in(42..43)
-        .take(240)
-        .map(|name| Identity::user(&name))
+    let limits = Limits::from(Quota::fixed_window(LIMIT, 3_650 * DAY));
+    let names = names_in(42..43).take(240);
+    let users: Vec<_> = names
+        .map(|name| (Identity::user(&name), AtomicU32::new(0)))
         .collect();
-    let ask = |who: &Identity| {
-        let mut check = Check::new(who, &limits);
+    let ask = async |(identity, charged): &(Identity, AtomicU32)| {
+        let mut check = Check::new(identity, &limits);
         check.time_left = NEVER_LATE;
-        store.check(&check).wait()
+        let verdict = store.check(&check).wait().await;
+        let verdict = verdict.expect("each key is at one of two nodes");
+        assert!(verdict.is_allowed());
+        charged.fetch_add(1, Ordering::Relaxed);
     };
-    for answer in join_all(identities[..40].iter().map(ask)).await {
-        answer.unwrap();
-    }
+    join_all(users[..40].iter().map(ask)).await;
     let from = cluster.begin_move(42, 1).await;
     let port = cluster.nodes()[1].port().to_string();
     let keys = cluster.nodes()[from].keys().await;
@@ -309,31 +311,29 @@ async fn batches_in_a_moving_slot_fail_no_check() {
         let migrate = ["MIGRATE", "127.0.0.1", &port, key, "0", "10000"];
         cluster.nodes()[from].command(&migrate).await;
     }
-    for answer in join_all(identities[..40].iter().map(ask)).await {
-        answer.expect("each key is at one of two nodes");
-    }
+    join_all(users[..40].iter().map(ask)).await;
     let began = std::time::Instant::now();
     let tasks = (0..60).map(|task| {
-        let (identities, ask) = (&identities, &ask);
+        let (users, ask) = (&users, &ask);
         async move {
             let mut index = task;
-            let mut checks = 0;
             while began.elapsed() < Duration::from_secs(2) {
-                ask(&identities[index % identities.len()])
-                    .await
-                    .expect("each key is at one of two nodes");
-                (index, checks) = (index + 7, checks + 1);
+                ask(&users[index % users.len()]).await;
+                index += 7;
                 sleep(Duration::from_millis(5)).await;
             }
-            checks
         }
     });
-    let checks: Vec<usize> = join_all(tasks).await;
-    assert!(checks.iter().all(|checks| *checks > 0));
-    assert!(
-        errors(&cluster.nodes()[from], "TRYAGAIN").await > 0,
-        "nothing was refused"
-    );
+    join_all(tasks).await;
+    let node = &cluster.nodes()[from];
+    let refused = errors(node, "TRYAGAIN").await + errors(node, "ASK").await;
+    assert!(refused > 0, "nothing was refused");
+    let limiter = strict(&store, NEVER_LATE);
+    for (identity, charged) in &users {
+        let left = limiter.peek(&Check::new(identity, &limits)).await;
+        let charged = charged.load(Ordering::Relaxed);
+        assert_eq!(left.remaining(), LIMIT - charged, "{identity}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

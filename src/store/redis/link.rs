@@ -423,10 +423,9 @@ impl Driver {
             core.servers.unreachable(core, runtime);
         }
         for mut waiter in waiters {
-            let was_alone = waiter.alone;
-            waiter.alone |= refusal.is_of_moving();
-            if *refusal == Refusal::TryAgain && !was_alone {
-                // Its own keys may well be at one node.
+            if refusal.is_of_moving() && !mem::replace(&mut waiter.alone, true) {
+                // The reason may be the keys of other checks in the call: Redis 6.2 sends a call on if
+                // any of its keys is missing.
                 core.servers.ask(core, runtime, waiter);
                 continue;
             }
