@@ -1,8 +1,8 @@
 //! Servers that are not one plain server: proxies, clusters behind one address, and servers that
 //! lack commands.
 
-#[path = "support/programs.rs"]
-mod programs;
+#[path = "support/redis_proxy.rs"]
+mod redis_proxy;
 #[path = "support/redis/mod.rs"]
 mod servers;
 
@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 
 use futures_util::future::join_all;
-use programs::RedisProxy;
+use redis_proxy::RedisProxy;
 use servers::Server;
 use tollgate::test_util::conformance;
 use tollgate::{

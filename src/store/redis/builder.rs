@@ -309,6 +309,7 @@ impl RedisStoreBuilder {
         let endpoint = |info: &ConnectionInfo| Endpoint {
             address: info.addr().clone(),
             login: info.redis_settings().clone(),
+            credentials: None,
             options: options.clone(),
         };
         let separate = self.one_identity_per_call;
@@ -341,16 +342,7 @@ impl RedisStoreBuilder {
                     login: redis::RedisConnectionInfo::default().set_protocol(protocol),
                     ..endpoint(first)
                 });
-                // The provider's credentials are the servers'.
-                let options = Arc::new(Options {
-                    credentials: None,
-                    ..self.options(&servers)?
-                });
-                let sentinel = |info: &ConnectionInfo| Endpoint {
-                    options: options.clone(),
-                    ..endpoint(info)
-                };
-                let sentinels: Vec<_> = servers.iter().map(sentinel).collect();
+                let sentinels: Vec<_> = servers.iter().map(endpoint).collect();
                 let link = || {
                     let (service, primary) = (service.clone(), primary.clone());
                     let sentinel = Sentinel::new(sentinels.clone(), service, primary);
@@ -393,7 +385,6 @@ impl RedisStoreBuilder {
             false => None,
         };
         Ok(Options {
-            credentials: self.credentials.clone(),
             #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
             map_address: self.map_address.clone(),
             #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
@@ -403,8 +394,9 @@ impl RedisStoreBuilder {
         })
     }
 
-    /// The same endpoint, with the user that the builder was told.
+    /// The same endpoint, with the builder's user instead of the URL's.
     fn log_in(&self, mut endpoint: Endpoint) -> Endpoint {
+        endpoint.credentials = self.credentials.clone();
         let login = &mut endpoint.login;
         if let Some(username) = &self.username {
             *login = login.clone().set_username(username);

@@ -33,14 +33,14 @@ pub(super) struct Endpoint {
     pub(super) address: ConnectionAddr,
     /// User, password, database and protocol.
     pub(super) login: RedisConnectionInfo,
+    /// Replaces user and password.
+    pub(super) credentials: Option<Provider>,
     pub(super) options: Arc<Options>,
 }
 
 /// Options that all endpoints of a store share.
 #[derive(Default)]
 pub(super) struct Options {
-    /// Replaces the user and password of every endpoint that is not a sentinel.
-    pub(super) credentials: Option<Provider>,
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
     pub(super) map_address: Option<MapAddress>,
     /// How long to wait for what a node or sentinel says of the topology.
@@ -98,7 +98,7 @@ impl Endpoint {
 
     async fn try_connect(&self) -> Result<Client, StoreError> {
         let mut login = self.login.clone();
-        if let Some(provider) = &self.options.credentials {
+        if let Some(provider) = &self.credentials {
             let credentials = provider.get().await?;
             login = credentials.apply_to(login);
         }

@@ -103,6 +103,7 @@ mod tests {
         Endpoint {
             address: info.addr().clone(),
             login: info.redis_settings().clone(),
+            credentials: None,
             options: Default::default(),
         }
     }

