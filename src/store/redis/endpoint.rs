@@ -35,6 +35,14 @@ pub(super) struct Endpoint {
     pub(super) login: RedisConnectionInfo,
     /// Replaces user and password.
     pub(super) credentials: Option<Provider>,
+    #[cfg_attr(
+        not(any(
+            feature = "redis-cluster",
+            feature = "redis-sentinel",
+            feature = "redis-tls"
+        )),
+        expect(dead_code, reason = "all options belong to these features")
+    )]
     pub(super) options: Arc<Options>,
 }
 
