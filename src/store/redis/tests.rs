@@ -399,3 +399,60 @@ fn cross_slot_error_is_learned_after_connecting() {
         assert!(links[0].separate.load(Ordering::Relaxed));
     });
 }
+
+/// How often a check is allowed in a row.
+async fn allowed_at_once(store: &Clocked, check: &Check<'_>) -> u32 {
+    let mut times = 0;
+    while store
+        .check(check)
+        .wait()
+        .await
+        .expect("a verdict")
+        .is_allowed()
+    {
+        times += 1;
+    }
+    times
+}
+
+/// The table of the guide on Redis, "When the server's clock is wrong".
+#[tokio::test]
+async fn counts_from_a_clock_that_was_ahead_are_bounded() {
+    const MINUTE: u64 = 60_000_000;
+    const HOUR: u64 = 60 * MINUTE;
+    let server = Server::start().await;
+    let store = Clocked::new(&server).await;
+    // A minute past the hour, so that a glitch of half an hour is in the same window.
+    let now = store.clock.now();
+    let now = now - now % HOUR + MINUTE;
+    for (glitch, [bucket, sliding, fixed]) in [
+        (10 * MINUTE, [5, 5, 5]),
+        (30 * MINUTE, [4, 5, 5]),
+        (24 * HOUR, [0, 9, 9]),
+    ] {
+        let hour = Duration::from_secs(3_600);
+        for (quota, expected) in [
+            (Quota::per_hour(10), bucket),
+            (Quota::sliding_window(10, hour), sliding),
+            (Quota::fixed_window(10, hour), fixed),
+        ] {
+            let (who, limits) = (Identity::user(&glitch.to_string()), Limits::from(quota));
+            let check = Check::new(&who, &limits);
+            let check_at = async |time| {
+                store.clock.set(time);
+                store.check(&check).wait().await.expect("a verdict")
+            };
+            for _ in 0..4 {
+                assert!(check_at(now).await.is_allowed());
+            }
+            assert!(check_at(now + glitch).await.is_allowed());
+            store.clock.set(now);
+            let allowed = allowed_at_once(&store, &check).await;
+            assert_eq!(allowed, expected, "{quota} after {glitch} µs");
+            if quota == Quota::per_hour(10) {
+                assert!(!check_at(now + 6 * MINUTE - 1).await.is_allowed());
+                assert!(check_at(now + 6 * MINUTE).await.is_allowed());
+            }
+        }
+    }
+}
