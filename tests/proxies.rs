@@ -60,12 +60,7 @@ async fn errors(server: &Server, code: &str) -> u64 {
 /// A cluster of one node, as ElastiCache in cluster mode with one shard is.
 async fn single_shard() -> Server {
     let server = Server::start_with(&["--cluster-enabled", "yes"]).await;
-    let slots = (0..16_384).map(|slot| slot.to_string());
-    let words = ["CLUSTER", "ADDSLOTS"].map(str::to_owned);
-    server
-        .command(&words.into_iter().chain(slots).collect::<Vec<_>>())
-        .await;
-    server.until_cluster_is_up().await;
+    server.serve_all_slots().await;
     server
 }
 

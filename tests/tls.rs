@@ -253,12 +253,7 @@ async fn nodes_of_a_cluster_are_connected_to_by_tls() {
     let options = TlsOptions::new(&authority, &names, "no");
     let more = ["--cluster-enabled", "yes", "--tls-cluster", "yes"];
     let (server, port) = start_with_tls(&options, &more).await;
-    let words = ["CLUSTER", "ADDSLOTS"].map(str::to_owned);
-    let slots = (0..16_384).map(|slot| slot.to_string());
-    server
-        .command(&words.into_iter().chain(slots).collect::<Vec<_>>())
-        .await;
-    server.until_cluster_is_up().await;
+    server.serve_all_slots().await;
 
     let url = format!("rediss://localhost:{}", port.number());
     let store = RedisStore::cluster([url.as_str()]).root_certificates(authority.pem.as_str());

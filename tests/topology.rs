@@ -90,7 +90,7 @@ async fn behind_proxies(
     (proxies, map)
 }
 
-/// Open connections to the other nodes go on, but only the isolated node can be asked for its map.
+/// Connections that are open stay open, but only the isolated node can be asked for its map.
 #[tokio::test(flavor = "multi_thread")]
 async fn map_with_holes_replaces_no_fuller_one() {
     let cluster = Cluster::start().await;
@@ -155,7 +155,7 @@ async fn distant_cluster_is_discovered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lane_has_the_address_of_its_node_and_ends_with_it() {
+async fn lane_is_named_and_dropped_with_its_node() {
     let cluster = Cluster::start().await;
     let urls = cluster.urls();
     let store = RedisStore::cluster(urls.iter().map(String::as_str));

@@ -192,7 +192,7 @@ fn quiet(
                     });
                 }
                 let quiet = quiet.clone();
-                // A task, since the thread that blocks is none of the runtime's.
+                // On the runtime's own thread, as the busy tasks are.
                 let asked = tokio::spawn(now_and_then(quiet, clients, time));
                 asked.await.expect("nothing panics")
             })

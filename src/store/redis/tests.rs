@@ -377,11 +377,7 @@ fn cross_slot_error_is_learned_after_connecting() {
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let server = Server::start_with(&["--cluster-enabled", "yes"]).await;
-        let words = ["CLUSTER", "ADDSLOTS"].map(str::to_owned);
-        let slots = (0..16_384).map(|slot| slot.to_string());
-        let words: Vec<_> = words.into_iter().chain(slots).collect();
-        server.command(&words).await;
-        server.until_cluster_is_up().await;
+        server.serve_all_slots().await;
         let store = RedisStore::new(&server.url()).expect("a URL");
         store.ping().await.expect("one node has all slots");
         let Servers::One(links) = &store.core.servers else {

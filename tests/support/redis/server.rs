@@ -261,8 +261,12 @@ impl Server {
         self.says("replication", "role:master").await
     }
 
-    /// Waits until a node of a cluster says that all slots are served.
-    pub(crate) async fn until_cluster_is_up(&self) {
+    /// Gives a cluster's only node all slots, and waits until it serves them.
+    pub(crate) async fn serve_all_slots(&self) {
+        let words = ["CLUSTER", "ADDSLOTS"].map(str::to_owned);
+        let slots = (0..16_384).map(|slot| slot.to_string());
+        let words: Vec<_> = words.into_iter().chain(slots).collect();
+        self.command(&words).await;
         let wait = Wait::until("the cluster serves all slots");
         let information = || self.ask::<String>(&["CLUSTER", "INFO"]);
         while !information().await.contains("cluster_state:ok") {
