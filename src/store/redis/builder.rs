@@ -1,11 +1,12 @@
 use std::error::Error;
 use std::fmt;
 use std::future::Future;
-use std::net::Ipv6Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+#[cfg(feature = "redis-tls")]
+use redis::ConnectionAddr;
+use redis::ConnectionInfo;
 
 #[cfg(feature = "redis-cluster")]
 use super::cluster::Cluster;
@@ -22,9 +23,10 @@ use super::server::Server;
 use super::servers::Servers;
 #[cfg(feature = "redis-tls")]
 use super::tls::{ClientCertificate, Tls};
+use super::url;
 use super::{Core, RedisStore};
 use crate::deadlines::Deadlines;
-use crate::error::{RedisConfigError, shortened};
+use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
 use crate::quota::check_name;
 
@@ -300,7 +302,7 @@ impl RedisStoreBuilder {
             )));
         }
 
-        let servers = self.urls.iter().map(|url| read(url));
+        let servers = self.urls.iter().map(|url| url::read(url));
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
         let Some(first) = servers.first() else {
             return Err(RedisConfigError("no URL is given: name one or more".into()));
@@ -414,63 +416,6 @@ impl RedisStoreBuilder {
 #[cfg(feature = "redis-tls")]
 fn is_tls(info: &ConnectionInfo) -> bool {
     matches!(info.addr(), ConnectionAddr::TcpTls { .. })
-}
-
-/// How to connect to what a URL names.
-fn read(url: &str) -> Result<ConnectionInfo, RedisConfigError> {
-    let refused = |reason: &str| {
-        RedisConfigError(format!(
-            "`{}` is no URL of a Redis server: {reason}; write \
-             redis://[user:password@]host[:port][/database]",
-            without_password(url)
-        ))
-    };
-    let info = url.into_connection_info().map_err(|error| {
-        let tls = ["rediss://", "valkeys://"].map(|scheme| url.starts_with(scheme));
-        match cfg!(feature = "redis-tls") || tls == [false; 2] {
-            true => refused(&error.to_string()),
-            false => refused("TLS needs the feature `redis-tls`"),
-        }
-    })?;
-    match info.addr() {
-        ConnectionAddr::TcpTls { insecure: true, .. } => Err(refused(
-            "`#insecure` is not supported; set `root_certificates`",
-        )),
-        _ => Ok(info),
-    }
-}
-
-/// Enough of a bad URL to find it by, and nothing that may be a password, however bad it is: the
-/// scheme, and the host, port and path if they look like such.
-fn without_password(url: &str) -> String {
-    let (scheme, rest) = match url.split_once("://") {
-        Some((scheme, rest)) => (scheme.rsplit('@').next().unwrap_or_default(), rest),
-        None => ("", url),
-    };
-    let separator = if scheme.is_empty() { "" } else { "://" };
-    let place = rest.rsplit('@').next().unwrap_or_default();
-    // A socket's password is in the query.
-    let place = place.split(['?', '#']).next().unwrap_or_default();
-    let (address, path) = place.split_at(place.find('/').unwrap_or(place.len()));
-    let (host, port) = match address.rsplit_once(':') {
-        Some((host, port)) if !address.ends_with(']') => (host, port),
-        _ => (address, "0"),
-    };
-    // Without the `@` or the host, there is a colon too many, or the port is no number.
-    let is_name = |char: char| char.is_ascii_alphanumeric() || "-._".contains(char);
-    let is_host = match host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-    {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => host.chars().all(is_name),
-    };
-    let shown = match (is_host, port.parse::<u16>()) {
-        (true, Ok(_)) if !path.contains(':') => place.to_owned(),
-        (true, _) => format!("{host}:…"),
-        (false, _) => "…".into(),
-    };
-    shortened(&format!("{scheme}{separator}{shown}"))
 }
 
 fn in_range(option: &str, value: usize, most: usize) -> Result<(), RedisConfigError> {

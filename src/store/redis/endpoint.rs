@@ -1,6 +1,5 @@
 //! How to connect to a server: its address, how to log in, and TLS.
 
-use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -203,13 +202,6 @@ impl Endpoint {
 /// The shortest time that a node or sentinel has to reply, unless another is set.
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 const SHORTEST_DISCOVERY: Duration = Duration::from_millis(250);
-
-/// Shows the address, and nothing secret.
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.address.fmt(f)
-    }
-}
 
 async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;

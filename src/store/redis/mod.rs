@@ -40,6 +40,7 @@ mod subject;
 mod tests;
 #[cfg(feature = "redis-tls")]
 mod tls;
+mod url;
 mod waiter;
 mod waiting;
 
