@@ -7,27 +7,27 @@ use serde_json::{Map, Value, json};
 use super::client::Server;
 use crate::decide::Algorithm;
 
-/// The server's answer was no.
+/// The exit code of a denied check.
 const DENIED: u8 = 1;
 
-/// A limit, and whose it is.
+/// A key, and optionally the limit to apply to it.
 #[derive(Args)]
 pub(super) struct Limit {
-    /// Whose limit: a user, an API key, an address.
+    /// The key that is limited: a user, an API key, an address.
     key: String,
-    /// The tenant that the key belongs to.
+    /// The tenant of the key.
     #[arg(long)]
     tenant: Option<String>,
-    /// How much is allowed in each interval, instead of what is configured.
+    /// The cost that is allowed in each interval, instead of the configured limit.
     #[arg(long, requires = "interval")]
     rate: Option<u32>,
     /// The interval, such as 1s or 5m.
     #[arg(long, requires = "rate")]
     interval: Option<String>,
-    /// How much a token bucket holds: the rate unless set.
+    /// The capacity of a token bucket [default: the rate].
     #[arg(long, requires = "rate")]
     burst: Option<u32>,
-    /// How it is counted.
+    /// The algorithm.
     #[arg(long, requires = "rate")]
     algorithm: Option<Algorithm>,
 }
@@ -36,7 +36,7 @@ pub(super) struct Limit {
 pub(super) struct Check {
     #[command(flatten)]
     limit: Limit,
-    /// How much is charged.
+    /// The cost to charge.
     #[arg(long, default_value_t = 1)]
     cost: u32,
     #[command(flatten)]
@@ -48,7 +48,7 @@ impl Limit {
         &self.key
     }
 
-    /// The fields that are given, but for the key.
+    /// The given fields, without the key.
     pub(super) fn fields(&self) -> Map<String, Value> {
         let algorithm = self.algorithm.map(|algorithm| match algorithm {
             Algorithm::TokenBucket => "token_bucket",
@@ -75,7 +75,7 @@ impl Check {
         fields.insert("key".to_owned(), json!(self.limit.key()));
         fields.insert("cost".to_owned(), json!(self.cost));
         let body = Value::Object(fields);
-        let call = self.server.call();
+        let call = self.server.call()?;
         let reply = call.send(Method::POST, "/check", Some(&body)).await?;
         println!("{}", reply.body);
         let answer: Value = serde_json::from_str(&reply.body)?;

@@ -1,5 +1,8 @@
-//! Asks a running server by HTTP.
+//! Sends HTTP requests to a running server.
 
+use std::env;
+use std::ffi::OsStr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -15,63 +18,71 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 use tokio::time::timeout;
 
-/// How long an answer is waited for.
+/// The timeout of a request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// No answer that makes sense is longer.
+/// The longest response body that is read.
 const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
 
-/// Which server to ask, and as whom.
+/// The server to send requests to, and the token that they carry.
 #[derive(Args)]
 pub(super) struct Server {
-    /// The server's HTTP door.
-    #[arg(long, env = "TOLLGATE_SERVER", default_value = "http://127.0.0.1:8080")]
-    server: String,
-    /// The token to show, if the server wants one.
+    /// The server's HTTP port [default: the address in TOLLGATE__LISTEN__HTTP, with 0.0.0.0 and [::]
+    /// as the loopback address, or http://127.0.0.1:8080].
+    #[arg(long, env = "TOLLGATE_SERVER")]
+    server: Option<String>,
+    /// The token to send, if the server requires one.
     #[arg(long, env = "TOLLGATE_TOKEN", hide_env_values = true)]
     token: Option<String>,
 }
 
-/// Which server's limits to change, and by which right.
+/// The admin API to send requests to, and the token that they carry.
 #[derive(Args)]
 pub(super) struct AdminServer {
-    /// The server's admin API.
-    #[arg(long, env = "TOLLGATE_ADMIN", default_value = "http://127.0.0.1:8082")]
-    admin: String,
-    /// One of the tokens in `admin.tokens`.
+    /// The server's admin API [default: the address in TOLLGATE__LISTEN__ADMIN, with 0.0.0.0 and [::]
+    /// as the loopback address, or http://127.0.0.1:8082].
+    #[arg(long, env = "TOLLGATE_ADMIN")]
+    admin: Option<String>,
+    /// A token of `admin.tokens`.
     #[arg(long, env = "TOLLGATE_ADMIN_TOKEN", hide_env_values = true)]
     token: String,
 }
 
-/// A request of one of the commands.
+/// A request of a command.
 pub(super) struct Call<'a> {
-    base: &'a str,
+    base: String,
     token: Option<&'a str>,
     headers: Vec<(HeaderName, String)>,
 }
 
-/// What the server said, where it did as it was asked.
+/// A successful response.
 pub(super) struct Reply {
     pub(super) body: String,
 }
 
 impl Server {
-    pub(super) fn call(&self) -> Call<'_> {
-        Call {
-            base: &self.server,
+    pub(super) fn call(&self) -> anyhow::Result<Call<'_>> {
+        Ok(Call {
+            base: match &self.server {
+                Some(server) => server.clone(),
+                None => http_server()?,
+            },
             token: self.token.as_deref(),
             headers: Vec::new(),
-        }
+        })
     }
 }
 
 impl AdminServer {
-    pub(super) fn call(&self) -> Call<'_> {
-        Call {
-            base: &self.admin,
+    pub(super) fn call(&self) -> anyhow::Result<Call<'_>> {
+        Ok(Call {
+            base: match &self.admin {
+                Some(admin) => admin.clone(),
+                None => local_server("TOLLGATE__LISTEN__ADMIN", 8082)?,
+            },
             token: Some(&self.token),
             headers: Vec::new(),
-        }
+        })
     }
 }
 
@@ -81,7 +92,7 @@ impl Call<'_> {
         self
     }
 
-    /// Sends it, and takes an error that the server tells for one of ours.
+    /// Sends the request. A response that is not successful is an error.
     pub(super) async fn send(
         self,
         method: Method,
@@ -91,7 +102,7 @@ impl Call<'_> {
         let base = self.base.trim_end_matches('/');
         let uri: Uri = format!("{base}{path}").parse()?;
         if uri.scheme_str() != Some("http") {
-            bail!("{base} is no server: write http://host:port");
+            bail!("{base} is not the URL of a server: write http://host:port");
         }
         let mut request = Request::builder().method(method).uri(uri);
         if let Some(token) = self.token {
@@ -114,17 +125,46 @@ impl Call<'_> {
         };
         let answer = timeout(PATIENCE, answer).await;
         let answer = answer.with_context(|| format!("{base} did not answer in {PATIENCE:?}"))?;
-        let (parts, body) = answer.with_context(|| format!("{base} cannot be asked"))?;
+        let (parts, body) = answer.with_context(|| format!("{base} cannot be reached"))?;
         if !parts.status.is_success() {
             let problem: Value = serde_json::from_str(&body).unwrap_or_default();
-            let detail = problem["detail"].as_str().unwrap_or("it does not say why");
-            bail!("{base} says {}: {detail}", parts.status);
+            let detail = problem["detail"].as_str().unwrap_or("no reason given");
+            bail!("{base} answered {}: {detail}", parts.status);
         }
         Ok(Reply { body })
     }
 }
 
-/// A text as a part of a path or a query.
+/// The URL of the HTTP port of the server in this container, or on this machine.
+pub(super) fn http_server() -> anyhow::Result<String> {
+    local_server("TOLLGATE__LISTEN__HTTP", 8080)
+}
+
+/// The URL of a server that reads its address from this variable.
+fn local_server(variable: &str, default_port: u16) -> anyhow::Result<String> {
+    // The configuration accepts the variable in lower case too.
+    let is_meant = |name: &OsStr| name.eq_ignore_ascii_case(variable);
+    let Some((_, text)) = env::vars_os().find(|(name, _)| is_meant(name)) else {
+        return Ok(format!("http://127.0.0.1:{default_port}"));
+    };
+    let address = text.to_str().and_then(|text| text.parse().ok());
+    let Some(mut address): Option<SocketAddr> = address.filter(|it: &SocketAddr| it.port() > 0)
+    else {
+        bail!(
+            "{variable} is {text:?}, from which the server's address cannot be told: write an IP \
+             address and a port, such as 0.0.0.0:{default_port}, or name the server by an option"
+        );
+    };
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            SocketAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        });
+    }
+    Ok(format!("http://{address}"))
+}
+
+/// Percent-encodes a part of a path or a query.
 pub(super) fn encode(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }

@@ -23,26 +23,27 @@ pub(crate) struct Arguments {
 enum Command {
     /// Serve until told to stop.
     Serve {
-        /// The configuration. Without one, everybody has 60 a minute, counted in this process.
+        /// The configuration. Without one, each key has 60 requests a minute, counted in this process.
         #[arg(long, short, env = "TOLLGATE_CONFIG")]
         config: Option<PathBuf>,
     },
-    /// Read a configuration, with the environment over it, and say what is wrong with it.
+    /// Check a configuration, with the environment over it, and print the first mistake.
     Validate {
         /// The configuration.
         config: PathBuf,
     },
-    /// Ask a running server whether something may happen now. Exits with 1 if it may not.
+    /// Check a key at a running server, and charge it. Exits with 1 if the check is denied.
     Check(Check),
-    /// Ask a running server how much is left, without charging.
+    /// Print what a key has left at a running server, without charging it.
     Status(Status),
-    /// Ask a running server whether it is alive. Exits with 1 if it is not: for containers.
+    /// Print the health of a running server, for the health check of a container. Exits with 1 if the
+    /// server does not answer.
     Health(Health),
-    /// List, show, set and delete limits of running servers.
+    /// List, show, set and delete run-time limits.
     #[command(subcommand)]
     Limits(Limits),
-    /// Drive running servers with requests, and measure their answers. Exits with 2 if any request
-    /// was not answered.
+    /// Send requests to running servers, and measure their responses. Exits with 2 if any request has
+    /// failed.
     Load(Load),
 }
 

@@ -1,4 +1,4 @@
-//! Limits that are set while the servers run.
+//! `limits`: lists and changes run-time limits.
 
 use std::process::ExitCode;
 
@@ -13,7 +13,7 @@ use crate::limits::Subject;
 
 #[derive(Subcommand)]
 pub(super) enum Limits {
-    /// List every limit in force that is somebody's own.
+    /// List every limit of a tier, a tenant or a key.
     List(List),
     /// Show a limit, and its version.
     Get(Get),
@@ -31,7 +31,7 @@ pub(super) struct List {
 
 #[derive(Args)]
 pub(super) struct Get {
-    /// Whose: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
+    /// The limit: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
     subject: Subject,
     #[command(flatten)]
     server: AdminServer,
@@ -39,7 +39,7 @@ pub(super) struct Get {
 
 #[derive(Args)]
 pub(super) struct Set {
-    /// Whose: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
+    /// The limit: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
     subject: Subject,
     /// A quota, such as `100/1m`, or several with names, such as `burst=10/1s daily=1000/1d`.
     #[arg(required = true)]
@@ -47,7 +47,7 @@ pub(super) struct Set {
     /// Only if it still has this version.
     #[arg(long, conflicts_with = "if_absent")]
     if_version: Option<String>,
-    /// Only if it was not set at run time yet.
+    /// Only if it has not been set at run time yet.
     #[arg(long)]
     if_absent: bool,
     #[command(flatten)]
@@ -56,7 +56,7 @@ pub(super) struct Set {
 
 #[derive(Args)]
 pub(super) struct Delete {
-    /// Whose: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
+    /// The limit: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
     subject: Subject,
     /// Only if it still has this version.
     #[arg(long)]
@@ -81,11 +81,13 @@ impl List {
     async fn run(&self) -> anyhow::Result<()> {
         let reply = self
             .server
-            .call()
+            .call()?
             .send(Method::GET, "/limits", None)
             .await?;
         let list: Value = serde_json::from_str(&reply.body)?;
-        let list = list["limits"].as_array().context("the answer is no list")?;
+        let list = list["limits"]
+            .as_array()
+            .context("the response has no list `limits`")?;
         for item in list {
             println!("{item}");
         }
@@ -96,7 +98,7 @@ impl List {
 impl Get {
     async fn run(&self) -> anyhow::Result<()> {
         let path = path(&self.subject);
-        let reply = self.server.call().send(Method::GET, &path, None).await?;
+        let reply = self.server.call()?.send(Method::GET, &path, None).await?;
         println!("{}", reply.body);
         Ok(())
     }
@@ -105,7 +107,7 @@ impl Get {
 impl Set {
     async fn run(&self) -> anyhow::Result<()> {
         let body = json!({ "limits": limits(&self.limits)? });
-        let mut call = if_version(self.server.call(), self.if_version.as_deref());
+        let mut call = if_version(self.server.call()?, self.if_version.as_deref());
         if self.if_absent {
             call = call.header(IF_NONE_MATCH, "*".to_owned());
         }
@@ -118,7 +120,7 @@ impl Set {
 
 impl Delete {
     async fn run(&self) -> anyhow::Result<()> {
-        let call = if_version(self.server.call(), self.if_version.as_deref());
+        let call = if_version(self.server.call()?, self.if_version.as_deref());
         call.send(Method::DELETE, &path(&self.subject), None)
             .await?;
         Ok(())
@@ -132,7 +134,7 @@ fn if_version<'a>(call: Call<'a>, version: Option<&str>) -> Call<'a> {
     }
 }
 
-/// One quota, or several with names.
+/// Reads one quota, or several with names.
 fn limits(texts: &[String]) -> anyhow::Result<Value> {
     if let [text] = texts
         && !text.contains('=')

@@ -6,51 +6,49 @@ use clap::Args;
 use tokio::signal::ctrl_c;
 use tollgate::Quota;
 
+use super::client::http_server;
 use crate::load::{self, Address, Amount, Plan};
 
-/// Not every request was answered.
+/// The exit code if any request has failed.
 const ERRORS: u8 = 2;
 
-/// How long it takes unless it is said how long, or how much.
+/// The default of `--duration`.
 const DURATION: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub(super) struct Load {
-    /// A server's door: http://host:port, or grpc://host:port for gRPC. Several, with commas or by
-    /// saying it again, are asked in turn.
-    #[arg(
-        long = "server",
-        env = "TOLLGATE_SERVER",
-        value_delimiter = ',',
-        default_value = "http://127.0.0.1:8080"
-    )]
+    /// A server: http://host:port, or grpc://host:port for gRPC. Several, with commas or by repeating
+    /// the option, take turns [default: the address in TOLLGATE__LISTEN__HTTP, with 0.0.0.0 and [::] as
+    /// the loopback address, or http://127.0.0.1:8080].
+    #[arg(long = "server", env = "TOLLGATE_SERVER", value_delimiter = ',')]
     servers: Vec<Address>,
-    /// The token to show, if the servers want one.
+    /// The token to send, if the servers require one.
     #[arg(long, env = "TOLLGATE_TOKEN", hide_env_values = true)]
     token: Option<String>,
-    /// How many requests are sent.
+    /// The number of requests.
     #[arg(long, conflicts_with = "duration")]
     requests: Option<NonZeroU64>,
-    /// How long requests are sent, such as 1m: 10s unless this or --requests is set.
+    /// The time in which to send requests, such as 1m [default: 10s, without --requests].
     #[arg(long, value_parser = humantime::parse_duration)]
     duration: Option<Duration>,
-    /// How many requests are under way at a time.
+    /// The number of requests in flight.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
-    /// How many requests are due a second. Latencies are then measured from when each was due, not
-    /// from when it was sent. Unless set, each is sent as soon as another is answered.
+    /// The number of requests that are due in a second. Latencies are then measured from the time at
+    /// which a request was due, not from the time at which it was sent. Unless set, a request is sent
+    /// as soon as another one is answered.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     rate: Option<u64>,
-    /// How long an answer is waited for.
+    /// The timeout of a request.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// How many different keys are asked about, in turn.
+    /// The number of different keys, which take turns.
     #[arg(long, default_value = "1000")]
     keys: NonZeroU64,
-    /// What keys begin with; a number follows.
+    /// The prefix of keys; a number follows.
     #[arg(long, default_value = "load:")]
     key_prefix: String,
-    /// The limit to decide by, such as 5/1s, instead of what is configured.
+    /// The limit to apply, such as 5/1s, instead of the configured one.
     #[arg(long)]
     limit: Option<Quota>,
     /// Print JSON instead of a table.
@@ -64,8 +62,12 @@ impl Load {
             Some(requests) => Amount::Requests(requests.get()),
             None => Amount::For(self.duration.unwrap_or(DURATION)),
         };
+        let servers = match self.servers.is_empty() {
+            true => vec![http_server()?.parse().map_err(anyhow::Error::msg)?],
+            false => self.servers,
+        };
         let plan = Plan {
-            servers: self.servers,
+            servers,
             token: self.token,
             amount,
             in_flight: self.in_flight,
@@ -76,7 +78,7 @@ impl Load {
             limit: self.limit,
         };
         let stop = async {
-            // If signals cannot be had, it cannot be stopped early.
+            // Without a signal handler, the run goes on to its end.
             if ctrl_c().await.is_err() {
                 std::future::pending::<()>().await;
             }

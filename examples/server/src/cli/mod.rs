@@ -1,4 +1,4 @@
-//! The command line: `serve` and `validate`, and clients of a running server.
+//! The command line: `serve`, `validate`, and commands that send requests to a running server.
 
 mod check;
 mod client;

@@ -24,7 +24,7 @@ impl Status {
         });
         let query = query.collect::<Vec<_>>().join("&");
         let path = format!("/status/{}?{query}", encode(self.limit.key()));
-        let reply = self.server.call().send(Method::GET, &path, None).await?;
+        let reply = self.server.call()?.send(Method::GET, &path, None).await?;
         println!("{}", reply.body);
         Ok(ExitCode::SUCCESS)
     }

@@ -1,11 +1,13 @@
-//! The command line asks and changes a running server.
+//! Commands that send requests to a running server.
 
+use std::net::TcpListener;
 use std::process::Output;
 
 use serde_json::{Value, json};
 
 use crate::support::Replica;
 use crate::support::replica::program;
+use crate::support::servers::skip;
 
 struct Shell {
     server: Replica,
@@ -22,7 +24,7 @@ impl Shell {
         program.args(arguments).output().unwrap()
     }
 
-    /// What it prints, as JSON, and its exit code.
+    /// The output, as JSON, and the exit code.
     fn json(&self, arguments: &[&str]) -> (Value, i32) {
         let output = self.run(arguments);
         let text = String::from_utf8(output.stdout).unwrap();
@@ -31,7 +33,7 @@ impl Shell {
         (value, output.status.code().unwrap())
     }
 
-    /// Why it failed.
+    /// The error of a command that fails.
     fn failure(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -139,7 +141,95 @@ async fn commands() {
         assert!(!failure.contains("token-of"), "{failure}");
     }
     let nobody = ["check", "a", "--server", "http://127.0.0.1:1"];
-    assert!(shell.failure(&nobody).contains("cannot be asked"));
+    assert!(shell.failure(&nobody).contains("cannot be reached"));
     let secure = ["check", "a", "--server", "https://127.0.0.1:1"];
     assert!(shell.failure(&secure).contains("write http://"));
+}
+
+/// Runs a command with these variables.
+fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut program = program();
+    program.args(arguments).envs(variables.iter().copied());
+    program.output().unwrap()
+}
+
+const HTTP: &str = "TOLLGATE__LISTEN__HTTP";
+
+#[test]
+fn health_follows_the_listen_address() {
+    let mut addresses = vec!["127.0.0.1:0", "0.0.0.0:0"];
+    match TcpListener::bind("[::1]:0") {
+        Ok(_) => addresses.push("[::]:0"),
+        Err(error) => skip(&format!("a server on [::] ({error})")),
+    }
+    for address in addresses {
+        let server = Replica::start(&[("LISTEN__HTTP", address)]);
+        let listens = server.http().to_string();
+        for name in [HTTP, "TOLLGATE__listen__http"] {
+            let output = run(&["health"], &[(name, &listens)]);
+            assert!(output.status.success(), "{name}={listens}: {output:?}");
+        }
+        drop(server);
+        let output = run(&["health"], &[(HTTP, &listens)]);
+        assert_eq!(output.status.code(), Some(1), "{listens}: {output:?}");
+    }
+}
+
+#[test]
+fn server_option_precedes_variables() {
+    let server = Replica::start(&[]);
+    let url = format!("http://{}", server.http());
+    let listens = server.http().to_string();
+    let (nowhere, nowhere_url) = ("127.0.0.1:1", "http://127.0.0.1:1");
+    let health = |option: &[&str], variables: &[(&str, &str)]| {
+        let output = run(&[&["health"], option].concat(), variables);
+        output.status.success()
+    };
+    assert!(health(
+        &["--server", &url],
+        &[("TOLLGATE_SERVER", nowhere_url), (HTTP, nowhere)]
+    ));
+    assert!(!health(
+        &["--server", nowhere_url],
+        &[("TOLLGATE_SERVER", &url), (HTTP, &listens)]
+    ));
+    assert!(health(&[], &[("TOLLGATE_SERVER", &url), (HTTP, nowhere)]));
+    assert!(!health(
+        &[],
+        &[("TOLLGATE_SERVER", nowhere_url), (HTTP, &listens)]
+    ));
+}
+
+#[test]
+fn all_commands_follow_the_listen_addresses() {
+    let server = Replica::start(&[("ADMIN__TOKENS", "[\"token\"]")]);
+    let http = server.http().to_string();
+    let admin = server.admin().to_string();
+    let variables = [
+        (HTTP, &*http),
+        ("TOLLGATE__LISTEN__ADMIN", &*admin),
+        ("TOLLGATE_ADMIN_TOKEN", "token"),
+    ];
+    let commands: [&[&str]; 4] = [
+        &["check", "a"],
+        &["status", "a"],
+        &["load", "--requests", "3", "--json"],
+        &["limits", "list"],
+    ];
+    for command in commands {
+        let output = run(command, &variables);
+        assert!(output.status.success(), "{command:?}: {output:?}");
+    }
+}
+
+#[test]
+fn unusable_listen_address_is_named() {
+    for address in ["localhost:8080", "0.0.0.0", "0.0.0.0:0", ""] {
+        for (command, code) in [("health", 1), ("load", 2)] {
+            let output = run(&[command], &[(HTTP, address)]);
+            assert_eq!(output.status.code(), Some(code), "{output:?}");
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert!(error.contains(&format!("{HTTP} is {address:?}")), "{error}");
+        }
+    }
 }

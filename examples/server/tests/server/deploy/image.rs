@@ -11,7 +11,7 @@ use super::tools::{path, read, run};
 use crate::support::Replica;
 use crate::support::replica::program;
 
-/// What the image sets a variable to.
+/// The value of one of the image's variables.
 pub(super) fn variable(name: &str) -> String {
     let file = read("Dockerfile");
     let mut words = file.split_whitespace();
@@ -21,7 +21,7 @@ pub(super) fn variable(name: &str) -> String {
         .to_owned()
 }
 
-/// The rest of the last line that begins so.
+/// The arguments of the last instruction of this name.
 fn instruction(name: &str) -> String {
     let file = read("Dockerfile");
     let lines = file.lines().map(str::trim_start);
@@ -30,15 +30,15 @@ fn instruction(name: &str) -> String {
 }
 
 #[test]
-fn it_is_not_root() {
+fn image_user_is_not_root() {
     let user = instruction("USER");
     let number = user.split(':').next().unwrap();
     assert!(number.parse::<u32>().unwrap() > 0, "{user}");
 }
 
-/// What the image's health check runs is there, and says whether the server is.
+/// The health check's command succeeds while the server runs, with no other variables than the image's.
 #[test]
-fn it_tells_its_health() {
+fn health_check_finds_the_server() {
     let file = read("Dockerfile");
     let (_, check) = file.split_once("HEALTHCHECK").unwrap();
     let (_, command) = check.split_once("CMD ").unwrap();
@@ -50,11 +50,15 @@ fn it_tells_its_health() {
         .filter_map(Value::as_str)
         .collect();
     assert_eq!(words[0], "tollgate-server");
-    let server = Replica::start(&[]);
-    let url = format!("http://{}", server.http());
+    const NAME: &str = "TOLLGATE__LISTEN__HTTP";
+    // The image's port may be in use on this machine.
+    let image = variable(NAME);
+    let (host, _) = image.rsplit_once(':').unwrap();
+    let server = Replica::start(&[("LISTEN__HTTP", &*format!("{host}:0"))]);
+    let listens = server.http().to_string();
     let health = || {
         let mut health = program();
-        health.args(&words[1..]).env("TOLLGATE_SERVER", &url);
+        health.args(&words[1..]).env(NAME, &listens);
         health.output().unwrap().status.code()
     };
     assert_eq!(health(), Some(0));
@@ -62,7 +66,7 @@ fn it_tells_its_health() {
     assert_eq!(health(), Some(1));
 }
 
-/// Copies what the image is built from, and nothing else.
+/// Copies a file or a directory, except for some paths.
 fn copy(from: &Path, to: &Path, without: &[PathBuf]) {
     if without.iter().any(|path| path == from) {
         return;
@@ -78,9 +82,9 @@ fn copy(from: &Path, to: &Path, without: &[PathBuf]) {
     }
 }
 
-/// Cargo refuses a package in which a file is missing that it says it has.
+/// Cargo reads the package without an error, for which all files that it names must be there.
 #[test]
-fn what_it_is_built_from_is_whole() {
+fn build_context_is_complete() {
     let root = path("../../..").canonicalize().unwrap();
     let ignore = read("Dockerfile.dockerignore");
     let lines = || {
@@ -88,7 +92,7 @@ fn what_it_is_built_from_is_whole() {
             .lines()
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
     };
-    assert_eq!(lines().next(), Some("*"), "what is not named is not there");
+    assert_eq!(lines().next(), Some("*"), "all other files are left out");
     let without = lines().skip(1).filter(|line| !line.starts_with('!'));
     let without: Vec<_> = without.map(|line| root.join(line)).collect();
     let context = TempDir::with_prefix("tollgate-image-").unwrap();
@@ -115,7 +119,7 @@ fn what_it_is_built_from_is_whole() {
             .iter()
             .any(|package| package["name"] == "tollgate-server")
     );
-    // What is read while it is compiled.
+    // Files that are read during the build.
     assert!(context.path().join("README.md").exists());
     assert!(context.path().join("examples/server/proto").exists());
 }
