@@ -1,11 +1,14 @@
-//! What the server counts beside what the library does.
+//! The server's metrics, in addition to the library's.
 
+use std::collections::HashSet;
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::decide::{Answer, Refusal};
+use crate::envoy::Label;
 
 const REQUESTS: &str = "tollgate_server_requests_total";
 
@@ -13,6 +16,13 @@ const ENVOY_HITS: &str = "tollgate_server_envoy_hits_total";
 
 const RELOADS: &str = "tollgate_server_reloads_total";
 const RUNTIME_LIMITS: &str = "tollgate_server_runtime_limits";
+
+/// The most labels `rule` with values of requests, which clients choose; further ones are counted as
+/// `other`, because a recorder never forgets a label.
+const MOST_OPEN_RULES: usize = 1_000;
+
+/// The longest such label, in bytes.
+const LONGEST_OPEN_RULE: usize = 256;
 
 /// How often the recorder tidies up between scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -82,11 +92,27 @@ pub(crate) fn answered(door: &'static str, answer: &Result<Answer, Refusal>) {
     counter!(REQUESTS, "door" => door, "outcome" => outcome).increment(1);
 }
 
-/// A rule was asked about so many hits.
-pub(crate) fn hits(domain: &str, rule: &str, outcome: &'static str, hits: u32) {
-    let (domain, rule) = (domain.to_owned(), rule.to_owned());
+/// Counts the hits of a descriptor.
+pub(crate) fn hits(domain: &str, rule: &Label, outcome: &'static str, hits: u64) {
+    let text = match rule.is_open && !has_series(domain, &rule.text) {
+        true => "other",
+        false => &rule.text,
+    };
+    let (domain, rule) = (domain.to_owned(), text.to_owned());
     let counter = counter!(ENVOY_HITS, "domain" => domain, "rule" => rule, "outcome" => outcome);
-    counter.increment(hits.into());
+    // So that no number of a client's wraps the counter around.
+    counter.increment(hits.min(u32::MAX.into()));
+}
+
+/// Whether a label with values of requests has a series of its own. The first labels get one.
+fn has_series(domain: &str, rule: &str) -> bool {
+    static SERIES: LazyLock<Mutex<HashSet<(String, String)>>> = LazyLock::new(Mutex::default);
+    if rule.len() > LONGEST_OPEN_RULE {
+        return false;
+    }
+    let label = (domain.to_owned(), rule.to_owned());
+    let mut series = SERIES.lock().unwrap_or_else(PoisonError::into_inner);
+    series.contains(&label) || (series.len() < MOST_OPEN_RULES && series.insert(label))
 }
 
 /// The configuration has changed.

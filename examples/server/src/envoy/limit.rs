@@ -1,4 +1,4 @@
-//! What a rule allows.
+//! The limit of a rule.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,18 +6,18 @@ use std::time::Duration;
 use prost_types::Struct;
 use tollgate::{Limits, Policy, Quota};
 
-/// What a rule says of those whom it means.
+/// The limit of a rule, and how it takes part in the decision on a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
     pub(crate) amount: Amount,
     pub(crate) name: Option<String>,
-    /// Names of limits that do not count where this one does.
+    /// Names of limits that are left out of a request to which this limit applies.
     pub(crate) replaces: Vec<String>,
-    /// Counts, and lets all through.
+    /// Counts hits, and denies none.
     pub(crate) shadow: bool,
-    /// Denies only if all limits of this kind do.
+    /// Denies the request only if all limits of the request that have this mode deny it.
     pub(crate) quota_mode: bool,
-    /// What Envoy is told while the rule lets through.
+    /// Dynamic metadata of the response, unless the limit is exceeded.
     pub(crate) metadata: Option<Arc<Struct>>,
 }
 
@@ -27,14 +27,15 @@ pub(crate) enum Amount {
     PerUnit(PerUnit),
 }
 
-/// So many requests in each unit of the clock.
+/// A number of requests in each unit of the clock.
 #[derive(Clone, Debug)]
 pub(crate) struct PerUnit {
     pub(crate) requests: u32,
     pub(crate) unit: Unit,
-    /// None where nothing is let through.
+    /// None if `requests` is 0, of which the library has no quota.
     pub(crate) limits: Option<Limits>,
-    /// Spent, until the unit ends, once more was asked for than there was.
+    /// A limit of 1 that is charged when hits do not fit into `limits`, and so marks the count as
+    /// exceeded until the unit ends.
     pub(crate) over: Limits,
 }
 
@@ -49,7 +50,7 @@ impl PerUnit {
     }
 }
 
-/// One policy, whose name labels metrics. A fixed window takes any limit but 0 in any unit.
+/// One policy, whose name labels metrics. Fixed windows accept every limit above 0 in every unit.
 fn limits(name: &str, requests: u32, unit: Unit) -> Limits {
     let quota = Quota::fixed_window(requests, unit.duration());
     Limits::new([Policy::new(name, quota)]).expect("one policy with a good name")
@@ -63,9 +64,9 @@ pub(crate) enum Unit {
     Hour,
     Day,
     Week,
-    /// Of 30 days.
+    /// 30 days.
     Month,
-    /// Of 365 days.
+    /// 365 days.
     Year,
 }
 

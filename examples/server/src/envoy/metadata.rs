@@ -1,13 +1,14 @@
-//! What a rule tells Envoy of those whom it lets through, for the filters behind the rate limit's.
+//! Metadata of rules: dynamic metadata of the response, for filters after Envoy's rate limit filter.
 
 use std::collections::btree_map::Entry;
 
 use prost_types::value::Kind;
 use prost_types::{ListValue, Struct, Value};
 
+use super::word::Word;
 use crate::configuration::{self, Field, Result};
 
-/// Reads a table of whatever the user likes.
+/// Reads a table of any names and values.
 pub(super) fn read(field: &Field<'_>) -> Result<Struct> {
     let entries = field.entries()?.into_iter();
     let fields = entries.map(|(name, field)| Ok((name.to_owned(), value(&field)?)));
@@ -22,10 +23,15 @@ fn value(field: &Field<'_>) -> Result<Value> {
         configuration::Value::Boolean(boolean) => Kind::BoolValue(*boolean),
         configuration::Value::Integer(integer) => Kind::NumberValue(*integer as f64),
         configuration::Value::Other(kind) => {
-            return Err(field.wrong(format!("must be written as a text, since it is {kind}")));
+            return Err(field.wrong(format!("{kind} must be written as a text, in quotes")));
         }
         configuration::Value::Text(text) => Kind::StringValue(text.clone()),
-        configuration::Value::Plain(word) => plain(word),
+        configuration::Value::Plain(word) => match Word::new(word) {
+            Word::Boolean(boolean) => Kind::BoolValue(boolean),
+            Word::Integer(integer) => Kind::NumberValue(integer as f64),
+            Word::Number(number) => Kind::NumberValue(number),
+            Word::Text => Kind::StringValue(word.clone()),
+        },
         configuration::Value::List(_) => Kind::ListValue(ListValue {
             values: field.list()?.iter().map(value).collect::<Result<_>>()?,
         }),
@@ -34,43 +40,33 @@ fn value(field: &Field<'_>) -> Result<Value> {
     Ok(Value { kind: Some(kind) })
 }
 
-/// A word without quotes, as YAML has it: true, false, a decimal number, or a text.
-fn plain(word: &str) -> Kind {
-    match word {
-        "true" => Kind::BoolValue(true),
-        "false" => Kind::BoolValue(false),
-        _ => match word.parse::<f64>() {
-            Ok(number) if number.is_finite() => Kind::NumberValue(number),
-            _ => Kind::StringValue(word.to_owned()),
-        },
-    }
-}
-
-/// What several rules tell, as Envoy is to be told it, if they tell anything.
-pub(crate) fn told<'a>(rules: impl IntoIterator<Item = &'a Struct>) -> Option<Struct> {
-    let mut told = Struct::default();
+/// The dynamic metadata of a response: the metadata of these rules, merged, in the field `metadata`.
+/// None if no rule has any.
+pub(crate) fn merged<'a>(rules: impl IntoIterator<Item = &'a Struct>) -> Option<Struct> {
+    let mut merged = Struct::default();
     for metadata in rules {
-        merge(&mut told, metadata);
+        merge(&mut merged, metadata);
     }
-    let is_any = !told.fields.is_empty();
-    let kind = Some(Kind::StructValue(told));
+    let is_any = !merged.fields.is_empty();
+    let kind = Some(Kind::StructValue(merged));
     is_any.then(|| Struct {
         fields: [("metadata".to_owned(), Value { kind })].into(),
     })
 }
 
-/// Adds what another rule tells. Where both say something else, the first one counts.
-fn merge(told: &mut Struct, more: &Struct) {
+/// Adds fields. A field that is there already stays as it is, unless both values are tables, which
+/// are merged in the same way.
+fn merge(merged: &mut Struct, more: &Struct) {
     for (name, value) in &more.fields {
-        match told.fields.entry(name.clone()) {
+        match merged.fields.entry(name.clone()) {
             Entry::Vacant(free) => {
                 free.insert(value.clone());
             }
             Entry::Occupied(mut known) => {
-                if let (Some(Kind::StructValue(told)), Some(Kind::StructValue(more))) =
+                if let (Some(Kind::StructValue(merged)), Some(Kind::StructValue(more))) =
                     (&mut known.get_mut().kind, &value.kind)
                 {
-                    merge(told, more);
+                    merge(merged, more);
                 }
             }
         }

@@ -1,15 +1,16 @@
-//! Rules as Envoy ratelimit has them: domains, and in each a tree of descriptors.
+//! Rules in the form of Envoy ratelimit: domains, each with a tree of descriptors.
 //!
-//! `read` makes them of a configuration, `rules` finds the one that a descriptor means, `limit` says
-//! what it allows, `metadata` what there is to tell of it.
+//! `read` reads rules from a configuration, `rules` finds the rule of a descriptor, `limit` is the
+//! limit of a rule, and `metadata` the dynamic metadata of a response.
 
 mod limit;
 mod metadata;
 mod read;
 mod rules;
 mod wildcard;
+mod word;
 
 pub(crate) use limit::{Amount, Limit, PerUnit, Unit};
-pub(crate) use metadata::told;
+pub(crate) use metadata::merged;
 pub(crate) use read::read_domain;
-pub(crate) use rules::{Counted, Found, Rules};
+pub(crate) use rules::{Counted, Found, Label, Rules};

@@ -1,12 +1,18 @@
 //! Reads the rules of a domain.
+//!
+//! Every field that Envoy ratelimit reads has the same meaning here. A field in a place where Envoy
+//! ratelimit would ignore it, such as `shadow_mode` in `rate_limit`, is an error.
 
 use std::sync::Arc;
+
+use prost_types::Struct;
 
 use super::limit::{Amount, Limit, PerUnit, Unit};
 use super::metadata;
 use super::rules::{Level, Rule, Rules};
 use super::wildcard::Wildcard;
-use crate::configuration::{Field, Result, Table};
+use super::word::Word;
+use crate::configuration::{Field, Result, Table, Value};
 
 /// Adds the rules of a domain.
 pub(crate) fn read_domain(field: &Field<'_>, rules: &mut Rules) -> Result<()> {
@@ -46,8 +52,8 @@ fn level(field: &Field<'_>) -> Result<Level> {
     let mut level = Level::default();
     for field in field.list()? {
         let table = field.table(&KNOWN)?;
-        let key = not_empty(&table.required("key")?)?;
-        // An empty one is as good as none.
+        let key = key(&table)?;
+        // An empty value stands for a missing one.
         let value = table.read("value", Field::text)?.unwrap_or_default();
         let rule = rule(&table, value)?;
         let choices = level.0.entry(key.to_owned()).or_default();
@@ -70,14 +76,30 @@ fn level(field: &Field<'_>) -> Result<Level> {
     Ok(level)
 }
 
+fn key<'a>(table: &Table<'a>) -> Result<&'a str> {
+    let field = table.required("key")?;
+    let key = not_empty(&field)?;
+    if key.contains('*') {
+        // Envoy ratelimit compares such a key with the key and the value of a request's entry
+        // together, so that a client's value could choose the rule of another key.
+        return Err(field.wrong("a `*` stands for any text in a value only: move it there"));
+    }
+    Ok(key)
+}
+
 fn rule(table: &Table<'_>, value: &str) -> Result<Rule> {
-    let flag = |name| Ok(table.read(name, Field::boolean)?.unwrap_or_default());
+    let flag = |name| Ok(table.read(name, boolean)?.unwrap_or_default());
     let share_threshold = flag("share_threshold")?;
     if share_threshold && !value.contains('*') {
         let field = table.required("share_threshold")?;
-        return Err(field.wrong("only values with a `*` can share: the value has none"));
+        return Err(field.wrong("only values with a `*` can share a count: this value has none"));
     }
-    let limit = table.read("rate_limit", |field| limit(field, table))?;
+    let mode = Mode {
+        shadow: flag("shadow_mode")?,
+        quota: flag("quota_mode")?,
+        metadata: table.read("metadata", metadata::read)?.map(Arc::new),
+    };
+    let limit = table.read("rate_limit", |field| limit(field, mode))?;
     let next = table.read("descriptors", level)?;
     Ok(Rule {
         limit,
@@ -88,10 +110,16 @@ fn rule(table: &Table<'_>, value: &str) -> Result<Rule> {
     })
 }
 
-fn limit(field: &Field<'_>, rule: &Table<'_>) -> Result<Limit> {
+/// The fields of a descriptor that are about its limit.
+struct Mode {
+    shadow: bool,
+    quota: bool,
+    metadata: Option<Arc<Struct>>,
+}
+
+fn limit(field: &Field<'_>, mode: Mode) -> Result<Limit> {
     let known = ["unit", "requests_per_unit", "unlimited", "name", "replaces"];
     let table = field.table(&known)?;
-    let flag = |name| Ok(rule.read(name, Field::boolean)?.unwrap_or_default());
     let name = table
         .read("name", Field::text)?
         .filter(|name| !name.is_empty());
@@ -110,22 +138,45 @@ fn limit(field: &Field<'_>, rule: &Table<'_>) -> Result<Limit> {
         amount: amount(&table)?,
         name: name.map(str::to_owned),
         replaces,
-        shadow: flag("shadow_mode")?,
-        quota_mode: flag("quota_mode")?,
-        metadata: rule.read("metadata", metadata::read)?.map(Arc::new),
+        shadow: mode.shadow,
+        quota_mode: mode.quota,
+        metadata: mode.metadata,
     })
 }
 
 fn amount(table: &Table<'_>) -> Result<Amount> {
-    let unlimited = table.read("unlimited", Field::boolean)?.unwrap_or_default();
+    let unlimited = table.read("unlimited", boolean)?.unwrap_or_default();
+    let unit = |field: &Field<'_>| field.choice_of_any_case(&Unit::NAMES);
     if unlimited {
-        return match table.get("unit") {
-            Some(unit) => Err(unit.wrong("what is unlimited has no unit")),
+        // Envoy ratelimit accepts any other text here.
+        return match table.get("unit").filter(|field| unit(field).is_ok()) {
+            Some(field) => Err(field.wrong("an unlimited rule cannot have a unit: remove it")),
             None => Ok(Amount::Unlimited),
         };
     }
-    let unit = table.required("unit")?.choice_of_any_case(&Unit::NAMES)?;
-    let requests = table.required("requests_per_unit")?;
-    let number = requests.number(0..=u32::MAX)?;
-    Ok(Amount::PerUnit(PerUnit::new(number, unit)))
+    let unit = unit(&table.required("unit")?)?;
+    // Without a number, Envoy ratelimit denies every request.
+    let requests = table.read("requests_per_unit", number)?.unwrap_or_default();
+    Ok(Amount::PerUnit(PerUnit::new(requests, unit)))
+}
+
+fn boolean(field: &Field<'_>) -> Result<bool> {
+    match field.value() {
+        Value::Plain(word) => match Word::new(word) {
+            Word::Boolean(boolean) => Ok(boolean),
+            _ => Err(field.wrong(format!("must be true or false, not {word:?}"))),
+        },
+        _ => field.boolean(),
+    }
+}
+
+fn number(field: &Field<'_>) -> Result<u32> {
+    let Value::Plain(word) = field.value() else {
+        return field.number(0..=u32::MAX);
+    };
+    let number = match Word::new(word) {
+        Word::Integer(integer) => u32::try_from(integer).ok(),
+        _ => None,
+    };
+    number.ok_or_else(|| field.wrong(format!("must be an integer from 0 to {}", u32::MAX)))
 }

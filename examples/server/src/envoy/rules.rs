@@ -1,4 +1,4 @@
-//! Which rule a descriptor means.
+//! Finds the rule of a descriptor.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ pub(crate) struct Rules {
     pub(super) domains: HashMap<String, Level>,
 }
 
-/// The rules among which the next entry of a descriptor chooses, by its key.
+/// The rules of one level of a domain, by the key of the entry that they are for.
 #[derive(Debug, Default)]
 pub(super) struct Level(pub(super) HashMap<String, Choices>);
 
@@ -20,33 +20,32 @@ pub(super) struct Level(pub(super) HashMap<String, Choices>);
 pub(super) struct Choices {
     pub(super) exact: HashMap<String, Rule>,
     pub(super) wildcards: Vec<(Wildcard, Rule)>,
-    /// For every other value, each by itself.
+    /// For every other value, each of which has a count of its own.
     pub(super) any: Option<Box<Rule>>,
 }
 
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) limit: Option<Limit>,
-    /// Values that match the wildcard count together.
+    /// All values that match the wildcard have one count.
     pub(super) share_threshold: bool,
-    /// The rule's metric has all values of the descriptor.
+    /// The metric's label has all values of the descriptor.
     pub(super) detailed_metric: bool,
-    /// The rule's metric has this entry's value.
+    /// The metric's label has the value of this entry.
     pub(super) value_to_metric: bool,
     pub(super) next: Level,
 }
 
-/// What there is for a descriptor.
+/// The limit of a descriptor.
 #[derive(Debug)]
 pub(crate) struct Found<'a> {
     pub(crate) limit: &'a Limit,
-    /// The rule, in metrics.
-    pub(crate) label: String,
-    /// Whose count it is.
+    pub(crate) label: Label,
+    /// The name of the count: see [`Counted`].
     pub(crate) counted: String,
 }
 
-/// How the rule of an entry was found.
+/// How an entry matched its rule.
 enum By<'a> {
     Value,
     Wildcard(&'a Wildcard),
@@ -58,34 +57,34 @@ impl Rules {
         self.domains.is_empty()
     }
 
-    /// Whether there are rules for this domain.
+    /// Whether the domain is configured.
     pub(crate) fn knows(&self, domain: &str) -> bool {
         self.domains.contains_key(domain)
     }
 
-    /// The limit for the descriptor with these entries. Every one of them must have led to a rule,
-    /// and the last one's rule must have a limit.
+    /// The limit of the descriptor with these entries, if each entry has a rule, and the last rule a
+    /// limit.
     pub(crate) fn find(&self, domain: &str, entries: &[(&str, &str)]) -> Option<Found<'_>> {
         let mut level = self.domains.get(domain)?;
-        let mut label = Label::default();
+        let mut labels = Labels::default();
         let mut counted = Counted::of(domain);
         let (&(last_key, last_value), before) = entries.split_last()?;
         for &(key, value) in before {
             let (rule, by) = level.choose(key, value)?;
-            label.add(key, value, rule, &by);
+            labels.add(key, value, rule, &by);
             counted.add(key, value, rule, &by);
             level = &rule.next;
         }
         let (rule, by) = level.choose(last_key, last_value)?;
-        label.add(last_key, last_value, rule, &by);
+        labels.add(last_key, last_value, rule, &by);
         counted.add(last_key, last_value, rule, &by);
         Some(Found {
             limit: rule.limit.as_ref()?,
             label: match rule.detailed_metric {
-                true => label.detailed,
-                false => label.plain,
+                true => labels.detailed,
+                false => labels.plain,
             },
-            counted: counted.0,
+            counted: counted.into_string(),
         })
     }
 }
@@ -104,44 +103,63 @@ impl Level {
     }
 }
 
-/// A rule's name in metrics, as it grows entry by entry: `key_value.key`.
-#[derive(Default)]
-struct Label {
-    /// With the values that the configuration names, or wants to see.
-    plain: String,
-    /// With all values.
-    detailed: String,
+/// The name of a rule in metrics: `key_value.key`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Label {
+    pub(crate) text: String,
+    /// Whether a value of the text is the request's own, so that there may be any number of labels.
+    pub(crate) is_open: bool,
 }
 
 impl Label {
+    fn add(&mut self, key: &str, value: Option<&str>, is_open: bool) {
+        if !self.text.is_empty() {
+            self.text.push('.');
+        }
+        self.text.push_str(key);
+        if let Some(value) = value {
+            self.text.push('_');
+            self.text.push_str(value);
+        }
+        self.is_open |= is_open;
+    }
+}
+
+/// Both names that a rule may have, as they grow entry by entry.
+#[derive(Default)]
+struct Labels {
+    /// With values of the configuration, and with those for which `value_to_metric` is set.
+    plain: Label,
+    /// With all values.
+    detailed: Label,
+}
+
+impl Labels {
     fn add(&mut self, key: &str, value: &str, rule: &Rule, by: &By<'_>) {
         let (plain, detailed) = match by {
-            By::Value => (Some(value), value),
-            By::Wildcard(wildcard) if rule.share_threshold => {
-                (Some(wildcard.pattern()), wildcard.pattern())
+            By::Value => (Some((value, false)), (value, false)),
+            By::Wildcard(wildcard) => {
+                let pattern = (wildcard.pattern(), false);
+                match (rule.share_threshold, rule.value_to_metric) {
+                    (true, _) => (Some(pattern), pattern),
+                    (false, true) => (Some((value, true)), (value, true)),
+                    (false, false) => (Some(pattern), (value, true)),
+                }
             }
-            By::Wildcard(_) if rule.value_to_metric => (Some(value), value),
-            By::Wildcard(wildcard) => (Some(wildcard.pattern()), value),
-            By::Key => (rule.value_to_metric.then_some(value), value),
+            By::Key => (rule.value_to_metric.then_some((value, true)), (value, true)),
         };
-        append(&mut self.plain, key, plain);
-        append(&mut self.detailed, key, Some(detailed));
+        let (value, is_open) = plain.unzip();
+        self.plain.add(key, value, is_open.unwrap_or_default());
+        self.detailed.add(key, Some(detailed.0), detailed.1);
     }
 }
 
-fn append(label: &mut String, key: &str, value: Option<&str>) {
-    if !label.is_empty() {
-        label.push('.');
-    }
-    label.push_str(key);
-    if let Some(value) = value {
-        label.push('_');
-        label.push_str(value);
-    }
-}
-
-/// Whose count it is: `domain;key=value;key=value`. What has a meaning in it is escaped, so that no
-/// value can pass for something else.
+/// The name of a count: `domain;key=value;key=value`, with separators in keys and values escaped, so
+/// that different descriptors have different names.
+///
+/// A client may send a long value, such as a header, and a refusal would let it escape its limit,
+/// because Envoy lets requests through if there is an error. So a name may have any length:
+/// [`tollgate::Identity`] keeps no more of a long one than its SHA-256.
 pub(crate) struct Counted(String);
 
 impl Counted {
@@ -153,17 +171,17 @@ impl Counted {
 
     fn add(&mut self, key: &str, value: &str, rule: &Rule, by: &By<'_>) {
         match by {
-            // An escaped value has no such star.
             By::Wildcard(wildcard) if rule.share_threshold => {
                 self.add_plain(key, "");
                 self.push(wildcard.pattern());
+                // In a request's own value, every star is escaped.
                 self.0.push('*');
             }
             _ => self.add_plain(key, value),
         }
     }
 
-    /// Adds an entry that counts by itself.
+    /// Adds an entry whose value has a count of its own.
     pub(crate) fn add_plain(&mut self, key: &str, value: &str) {
         self.0.push(';');
         self.push(key);

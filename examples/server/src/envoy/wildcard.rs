@@ -1,13 +1,13 @@
 //! Values with `*` in them, each of which stands for any text.
 
-/// A value that stands for many.
+/// A pattern for values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Wildcard {
     pattern: String,
 }
 
 impl Wildcard {
-    /// If there is a `*` in it.
+    /// None if the value has no `*`.
     pub(super) fn new(value: &str) -> Option<Self> {
         value.contains('*').then(|| Self {
             pattern: value.to_owned(),
@@ -26,7 +26,7 @@ impl Wildcard {
             return false;
         };
         let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
-        // The first place for each is the best: it leaves most to the others.
+        // The first match of a part leaves the most text for the parts after it.
         for part in middle.split('*') {
             match value.find(part) {
                 Some(place) => value = &value[place + part.len()..],

@@ -8,8 +8,8 @@ use crate::protocol::envoy::service::ratelimit::v3::rate_limit_response::{
     DescriptorStatus, RateLimit,
 };
 
-/// The headers, if there is a limit to speak of: of the descriptor that has the least left, and
-/// all limits beside it.
+/// The headers for the descriptor with the fewest remaining requests, with all limits in
+/// `x-ratelimit-limit`. Empty if no descriptor has a limit.
 pub(super) fn of(statuses: &[DescriptorStatus]) -> Vec<HeaderValue> {
     let limited = || {
         let statuses = statuses.iter();
@@ -50,7 +50,7 @@ fn append(text: &mut String, limit: &RateLimit) {
     let written = write!(text, "{};w={window}", limit.requests_per_unit);
     written.expect("a String takes everything");
     if !limit.name.is_empty() {
-        // Names come from the configuration, where nothing keeps a quote out of them.
+        // The configuration accepts any name, even one with quotes.
         let name = limit.name.replace(['\\', '"'], "");
         let written = write!(text, ";name=\"{name}\"");
         written.expect("a String takes everything");

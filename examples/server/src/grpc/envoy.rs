@@ -14,7 +14,7 @@ use super::refused::{authorization, refused};
 use crate::authentication::bearer;
 use crate::configuration::Rules;
 use crate::decide::{Answer, Gate, Refusal};
-use crate::envoy::{Amount, Counted, Found, Limit, PerUnit, Unit, told};
+use crate::envoy::{Amount, Counted, Found, Label, Limit, PerUnit, Unit, merged};
 use crate::meter;
 use crate::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use crate::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride;
@@ -23,7 +23,10 @@ use crate::protocol::envoy::service::ratelimit::v3::rate_limit_response::{
 };
 use crate::protocol::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitService;
 use crate::protocol::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
-use crate::protocol::envoy::r#type::v3::RateLimitUnit;
+
+/// The most descriptors of a request. Each is a check of its own, and all of them are in flight
+/// together. Envoy makes one for each action of a route.
+const MOST_DESCRIPTORS: usize = 100;
 
 /// The door.
 #[derive(Debug)]
@@ -31,21 +34,21 @@ pub(super) struct Door {
     pub(super) gate: Gate,
 }
 
-/// What is to be decided of a descriptor.
+/// The check of a descriptor.
 struct Plan {
     limit: Limit,
-    /// The rule, in metrics.
-    label: String,
+    label: Label,
+    /// The name of the count.
     counted: String,
-    hits: u32,
+    hits: u64,
 }
 
-/// What became of a descriptor.
+/// The decision on a descriptor.
 struct Outcome {
     status: DescriptorStatus,
     is_denied: bool,
     quota_mode: bool,
-    /// What there is to tell of a rule that lets through.
+    /// The rule's metadata, unless its limit is exceeded.
     metadata: Option<Arc<Struct>>,
 }
 
@@ -59,7 +62,7 @@ impl RateLimitService for Door {
         authenticate(&rules, authorization(&request)).map_err(|refusal| refused(&refusal))?;
         let request = request.into_inner();
         let plans = plans(&rules, &request).map_err(|refusal| refused(&refusal))?;
-        // Each is decided by itself, and together they share round trips.
+        // Checks that are in flight together share round trips.
         let decided = plans
             .iter()
             .map(|plan| self.decide(&rules, &request.domain, plan.as_ref()));
@@ -79,13 +82,33 @@ fn authenticate(rules: &Rules, header: Option<&str>) -> Result<(), Refusal> {
     })
 }
 
-/// What is to be decided, for each descriptor; None where there is no limit.
+/// The check of each descriptor, or None if the descriptor has no limit.
 fn plans(rules: &Rules, request: &RateLimitRequest) -> Result<Vec<Option<Plan>>, Refusal> {
     if request.domain.is_empty() {
         return Err(Refusal::invalid("domain", "must not be empty"));
     }
     if request.descriptors.is_empty() {
         return Err(Refusal::invalid("descriptors", "must not be empty"));
+    }
+    let count = request.descriptors.len();
+    if count > MOST_DESCRIPTORS {
+        let problem =
+            format!("must be at most {MOST_DESCRIPTORS}, not {count}: send more requests");
+        return Err(Refusal::invalid("descriptors", problem));
+    }
+    if let Some(index) = request
+        .descriptors
+        .iter()
+        .position(|it| it.is_negative_hits)
+    {
+        // A fixed window may have ended since its hits were charged. Subtracted from the next one, they
+        // would let through more than its limit; ignored or charged, they would be wrong too.
+        return Err(Refusal::invalid(
+            &format!("descriptors[{index}].is_negative_hits"),
+            "hits cannot be refunded, because the window in which they were counted may have \
+             ended: remove it, and charge hits once their number is known (in Envoy: \
+             `apply_on_stream_done`)",
+        ));
     }
     let plans = request.descriptors.iter();
     let plans = plans.map(|descriptor| plan(rules, request, descriptor));
@@ -107,15 +130,13 @@ fn plan(
     request: &RateLimitRequest,
     descriptor: &RateLimitDescriptor,
 ) -> Result<Option<Plan>, Refusal> {
-    let hits = match descriptor.hits_addend {
-        Some(hits) => u32::try_from(hits).unwrap_or(u32::MAX),
-        None => request.hits_addend.max(1),
-    };
+    let hits = descriptor.hits_addend;
+    let hits = hits.unwrap_or_else(|| request.hits_addend.max(1).into());
     let entries = descriptor.entries.iter();
     let entries: Vec<_> = entries.map(|entry| (&*entry.key, &*entry.value)).collect();
     let domain = &request.domain;
     if let Some(given) = &descriptor.limit {
-        // Only in a domain that is known.
+        // As in Envoy ratelimit, an unknown domain has no limits.
         if !rules.envoy.rules.knows(domain) {
             return Ok(None);
         }
@@ -125,7 +146,10 @@ fn plan(
         }
         return Ok(Some(Plan {
             limit: given_limit(given)?,
-            label: "given".to_owned(),
+            label: Label {
+                text: "given".to_owned(),
+                is_open: false,
+            },
             counted: counted.into_string(),
             hits,
         }));
@@ -146,18 +170,18 @@ fn plan(
 }
 
 fn given_limit(given: &RateLimitOverride) -> Result<Limit, Refusal> {
-    let unit = match RateLimitUnit::try_from(given.unit) {
-        Ok(RateLimitUnit::Second) => Unit::Second,
-        Ok(RateLimitUnit::Minute) => Unit::Minute,
-        Ok(RateLimitUnit::Hour) => Unit::Hour,
-        Ok(RateLimitUnit::Day) => Unit::Day,
-        Ok(RateLimitUnit::Month) => Unit::Month,
-        Ok(RateLimitUnit::Year) => Unit::Year,
-        Ok(RateLimitUnit::Unknown) | Err(_) => {
-            return Err(Refusal::invalid(
-                "descriptors.limit.unit",
-                "is none that is known",
-            ));
+    // Envoy ratelimit reads this number as a unit of the response, among which there is a week.
+    let unit = match rate_limit::Unit::try_from(given.unit) {
+        Ok(rate_limit::Unit::Second) => Unit::Second,
+        Ok(rate_limit::Unit::Minute) => Unit::Minute,
+        Ok(rate_limit::Unit::Hour) => Unit::Hour,
+        Ok(rate_limit::Unit::Day) => Unit::Day,
+        Ok(rate_limit::Unit::Week) => Unit::Week,
+        Ok(rate_limit::Unit::Month) => Unit::Month,
+        Ok(rate_limit::Unit::Year) => Unit::Year,
+        Ok(rate_limit::Unit::Unknown) | Err(_) => {
+            let problem = "must be a unit from SECOND to YEAR";
+            return Err(Refusal::invalid("descriptors.limit.unit", problem));
         }
     };
     let per_unit = PerUnit::new(given.requests_per_unit, unit);
@@ -184,10 +208,7 @@ impl Door {
         let (status, is_denied, outcome) = match &plan.limit.amount {
             Amount::Unlimited => (ok(None, u32::MAX), false, "unlimited"),
             Amount::PerUnit(per_unit) => {
-                let answer = self
-                    .gate
-                    .check_descriptor(rules, &plan.counted, per_unit, plan.hits)
-                    .await;
+                let answer = self.check(rules, plan, per_unit).await;
                 let is_allowed = answer.is_some_and(|answer| answer.allowed);
                 let is_denied = !is_allowed && !plan.limit.shadow;
                 let status = status(plan, per_unit, answer.as_ref(), is_denied);
@@ -207,6 +228,22 @@ impl Door {
             is_denied,
             quota_mode: plan.limit.quota_mode,
             metadata: metadata.cloned(),
+        }
+    }
+
+    async fn check(&self, rules: &Rules, plan: &Plan, per_unit: &PerUnit) -> Option<Answer> {
+        let check = async |per_unit, hits| {
+            let gate = &self.gate;
+            gate.check_descriptor(rules, &plan.counted, per_unit, hits)
+                .await
+        };
+        match u32::try_from(plan.hits) {
+            Ok(hits) => check(per_unit, hits).await,
+            // More hits than any limit: they fit into none, not even into one of u32::MAX.
+            Err(_) => {
+                let requests = per_unit.requests.min(u32::MAX - 1);
+                check(&PerUnit::new(requests, per_unit.unit), u32::MAX).await
+            }
         }
     }
 }
@@ -231,7 +268,7 @@ fn status(
         unit: unit(per_unit.unit).into(),
         name: plan.limit.name.clone().unwrap_or_default(),
     };
-    // Of one who is over the limit nothing is left, whatever less would still fit.
+    // A denied request is told 0, although fewer hits might still fit.
     let remaining = answer.filter(|answer| answer.allowed);
     let until_reset = match answer.map(|answer| answer.reset_after) {
         Some(until_reset) if !until_reset.is_zero() => until_reset,
@@ -245,7 +282,7 @@ fn status(
     }
 }
 
-/// How long until the unit of the clock ends, where nothing was counted that could tell.
+/// The time until the unit of the clock ends, for a count that has no window yet.
 fn until_next(unit: Unit) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let unit = unit.duration().as_secs();
@@ -280,7 +317,7 @@ fn respond(rules: &Rules, outcomes: Vec<Outcome>) -> RateLimitResponse {
     let metadata = outcomes
         .iter()
         .filter_map(|outcome| outcome.metadata.as_deref());
-    let dynamic_metadata = told(metadata);
+    let dynamic_metadata = merged(metadata);
     let statuses: Vec<_> = outcomes.into_iter().map(|outcome| outcome.status).collect();
     let headers = match rules.envoy.response_headers {
         true => draft_headers::of(&statuses),

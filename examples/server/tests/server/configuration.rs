@@ -281,7 +281,7 @@ fn files_of_rules() {
         ),
         (
             "domain: a\ndescriptors:\n  - key: k\n    rate_limit:\n      unlimited: true\n      unit: day\n",
-            "6: descriptors[0].rate_limit.unit: what is unlimited",
+            "6: descriptors[0].rate_limit.unit: an unlimited rule",
         ),
         (
             "domain: a\ndescriptors:\n  - key: k\n    rate_limit:\n      unit: year\n      requests_per_unit: 4294967296\n",

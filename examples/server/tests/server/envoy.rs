@@ -1,6 +1,6 @@
 //! A real Envoy, with its rate limit filter pointed at the server, limits real HTTP traffic.
 //!
-//! It is the binary that `TOLLGATE_TEST_ENVOY` names, or the one that `./tests/run` has installed.
+//! Envoy is the program in `TOLLGATE_TEST_ENVOY`, or else the one that `./tests/run` has installed.
 
 use std::net::SocketAddr;
 
@@ -40,7 +40,7 @@ descriptors:
     rate_limit: {unit: year, requests_per_unit: 2}
 ";
 
-/// What Envoy sends for each path; the header `caller` says whose.
+/// The routes, with the descriptors that Envoy sends for each. The header `caller` is their value.
 const ROUTES: &str = r#"
 - match: {prefix: /flat}
   route:
@@ -94,11 +94,20 @@ const ROUTES: &str = r#"
         - request_headers: {header_name: caller, descriptor_key: tokens}
         hits_addend: {number: 3}
         apply_on_stream_done: true
+- match: {prefix: /refund}
+  route: {cluster: upstream}
+  typed_per_filter_config:
+    envoy.filters.http.ratelimit:
+      "@type": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimitPerRoute
+      rate_limits:
+      - actions:
+        - request_headers: {header_name: caller, descriptor_key: caller}
+        hits_addend: {number: 1, is_negative_hits: true}
 - match: {prefix: /}
   route: {cluster: upstream}
 "#;
 
-/// A limit that the caller gives, put where the route takes it from.
+/// Puts a limit into the metadata from which a route takes it.
 const GIVEN: &str = r#"
 - name: envoy.filters.http.set_metadata
   typed_config:
@@ -108,7 +117,7 @@ const GIVEN: &str = r#"
       value: {given: {requests_per_unit: 5, unit: YEAR}}
 "#;
 
-/// Shows what the server has told of a rule.
+/// Shows the metadata of a rule in a header.
 const TOLD: &str = r#"
 - name: envoy.filters.http.header_mutation
   typed_config:
@@ -141,8 +150,8 @@ impl Edge {
             envoy,
             _rules: rules,
         };
-        // The first connection to the server takes a moment, and until then nobody is limited.
-        let wait = Wait::until("Envoy asks the server");
+        // Until Envoy is connected to the server, it lets requests through.
+        let wait = Wait::until("Envoy is connected to the server");
         let hits = || async {
             let server = edge.server.as_ref().unwrap();
             let metrics = crate::support::client::get(server.http(), "/metrics").await;
@@ -169,7 +178,7 @@ impl Edge {
     }
 }
 
-/// What is behind Envoy.
+/// Starts the service to which Envoy forwards requests.
 async fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -233,7 +242,7 @@ fn configuration(filter_options: &str, server: SocketAddr, upstream: SocketAddr)
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
               domain: edge
-              # No machine is too busy for that.
+              # Enough for a busy machine.
               timeout: 20s
 {options}              rate_limit_service:
                 transport_api_version: V3
@@ -260,7 +269,7 @@ fn configuration(filter_options: &str, server: SocketAddr, upstream: SocketAddr)
 #[tokio::test]
 async fn traffic_is_limited() {
     let edge = Edge::start("enable_x_ratelimit_headers: DRAFT_VERSION_03", &[]).await;
-    // A descriptor with a value, and one without.
+    // A rule with a value, and a rule without one.
     let first = edge.get("/flat", "free").await;
     assert_eq!(
         (first.status(), first.body().as_str()),
@@ -288,7 +297,7 @@ async fn traffic_is_limited() {
     assert_eq!(edge.statuses("/flat", "alice").await, [200, 200, 200, 429]);
     assert_eq!(edge.statuses("/flat", "bob").await, [200, 200, 200, 429]);
 
-    // Two descriptors, both of which are decided; the flat one is spent first.
+    // Two descriptors. The limit of the second one is reached first.
     let both = edge.get("/nested", "carol").await;
     let limits = "3, 4;w=31536000, 3;w=31536000";
     assert_eq!(header(&both, "x-ratelimit-limit"), Some(limits));
@@ -297,19 +306,19 @@ async fn traffic_is_limited() {
 
     // Four hits a request, of ten.
     assert_eq!(edge.statuses("/batch", "dave").await, [200, 200, 429]);
-    // The rule says one, and the caller five.
+    // The rule allows one request, and the limit in the descriptor five.
     assert_eq!(
         edge.statuses("/given", "erin").await,
         [200, 200, 200, 200, 200, 429]
     );
-    // Two may be taken, and three are, which Envoy tells when the response is done.
-    let wait = Wait::until("Envoy has told what was taken");
+    // A limit of two, of which Envoy charges three when the response is done.
+    let wait = Wait::until("Envoy has charged the hits");
     assert_eq!(edge.statuses("/tokens", "grace").await, [200]);
     while edge.statuses("/tokens", "grace").await == [200] {
         wait.on().await;
     }
     assert_eq!(edge.statuses("/tokens", "grace").await, [429]);
-    // What a rule tells, while it lets through.
+    // The metadata of a rule, unless its limit is exceeded.
     let told = edge.get("/told", "frank").await;
     assert_eq!(header(&told, "x-pool"), Some("fast"));
     let over = edge.get("/told", "frank").await;
@@ -318,7 +327,7 @@ async fn traffic_is_limited() {
     assert_eq!(
         edge.statuses("/flat", "watched").await,
         [200, 200, 200],
-        "only watched"
+        "in shadow mode"
     );
     assert_eq!(
         edge.statuses("/", "free").await,
@@ -328,7 +337,7 @@ async fn traffic_is_limited() {
 }
 
 #[tokio::test]
-async fn headers_of_the_server() {
+async fn response_headers_of_the_server() {
     let edge = Edge::start("", &[("ENVOY__RESPONSE_HEADERS", "true")]).await;
     for (status, remaining) in [(200, "1"), (200, "0"), (429, "0")] {
         let answer = edge.get("/flat", "free").await;
@@ -341,14 +350,18 @@ async fn headers_of_the_server() {
 }
 
 #[tokio::test]
-async fn when_the_server_is_gone() {
+async fn failure_mode_applies_to_errors() {
     for (filter_options, status) in [
         ("failure_mode_deny: false", StatusCode::OK),
         ("failure_mode_deny: true", StatusCode::INTERNAL_SERVER_ERROR),
     ] {
         let mut edge = Edge::start(filter_options, &[]).await;
         assert_eq!(edge.statuses("/flat", "free").await, [200, 200, 429]);
-        // Killed, as it is dropped.
+        // The server refuses refunds.
+        let refund = edge.get("/refund", "free").await;
+        assert_eq!(refund.status(), status, "{filter_options}");
+        assert_eq!(edge.statuses("/flat", "free").await, [429]);
+        // Kills the server.
         drop(edge.server.take());
         for _ in 0..3 {
             assert_eq!(

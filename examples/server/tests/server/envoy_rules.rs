@@ -1,9 +1,10 @@
-//! `ShouldRateLimit` as Envoy's clients call it: which rule a descriptor means, and what is
-//! answered.
+//! `ShouldRateLimit`, called by a gRPC client: the rule of a descriptor, the response, and requests
+//! that are refused.
 
 use prost_types::value::Kind;
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
+use tonic::Code::InvalidArgument;
 use tonic::transport::Channel;
 
 use crate::support::client::get;
@@ -19,13 +20,14 @@ use crate::support::protocol::envoy::service::ratelimit::v3::{
     RateLimitRequest, RateLimitResponse,
 };
 use crate::support::protocol::envoy::r#type::v3::RateLimitUnit;
-use crate::support::{Replica, file};
+use crate::support::replica::program;
+use crate::support::{Replica, Server, file};
 
-/// With all that the format has. Nothing is regained while a test runs.
+/// Rules that use every field. Windows of a year do not end during a test.
 const RULES: &str = r#"---
 domain: shop
 descriptors:
-  # A value, and every other value by itself.
+  # A value, and a count of its own for every other value.
   - key: plan
     value: free
     rate_limit: {unit: year, requests_per_unit: 2}
@@ -82,16 +84,17 @@ descriptors:
   - key: first
     quota_mode: true
     rate_limit: {unit: year, requests_per_unit: 1}
-    metadata: {quota: {name: "1st", of: 2}, list: [1.5, yes, ~, true]}
+    metadata: {quota: {name: "1st", of: 2}, list: [1.5, yes, ~, "yes"]}
   - key: second
     quota_mode: true
     rate_limit: {unit: year, requests_per_unit: 2}
     metadata: {quota: {name: 2nd, also: {second: true}}, list: []}
   - key: large
-    rate_limit: {unit: month, requests_per_unit: 4294967295}
+    rate_limit: {unit: year, requests_per_unit: 4294967295}
   - key: nothing
 "#;
 
+/// A server with the rules, and a client of it.
 struct Asker {
     server: Replica,
     client: RateLimitServiceClient<Channel>,
@@ -118,12 +121,20 @@ impl Asker {
         response.unwrap().into_inner()
     }
 
-    /// Asks about several descriptors at once.
+    /// The error of a request that is refused.
+    async fn refusal(&mut self, request: RateLimitRequest) -> String {
+        let response = self.client.should_rate_limit(request).await;
+        let status = response.expect_err("the request is refused");
+        assert_eq!(status.code(), InvalidArgument, "{status:?}");
+        status.message().to_owned()
+    }
+
+    /// Sends several descriptors in one request.
     async fn ask(&mut self, descriptors: &[&[(&str, &str)]]) -> RateLimitResponse {
         self.send(request(descriptors)).await
     }
 
-    /// Whether the only descriptor is let through.
+    /// Whether a request with this descriptor alone is allowed.
     async fn allows(&mut self, entries: &[(&str, &str)]) -> bool {
         let response = self.ask(&[entries]).await;
         assert_eq!(response.statuses.len(), 1);
@@ -131,7 +142,7 @@ impl Asker {
         response.overall_code() == Code::Ok
     }
 
-    /// How often it is let through, and by which limit.
+    /// Asserts that so many requests are allowed, and no more.
     async fn admits(&mut self, entries: &[(&str, &str)], expected: u32) {
         for _ in 0..expected {
             assert!(self.allows(entries).await, "{entries:?}");
@@ -167,7 +178,7 @@ fn is_unlimited(status: &DescriptorStatus) -> bool {
 }
 
 #[tokio::test]
-async fn which_rule_it_is() {
+async fn descriptors_find_their_rules() {
     let mut asker = Asker::start(&[]).await;
     asker.admits(&[("plan", "free")], 2).await;
     asker.admits(&[("plan", "gold")], 3).await;
@@ -193,7 +204,7 @@ async fn which_rule_it_is() {
     asker
         .admits(&[("method", "PUT"), ("path", "/api/2/pay")], 1)
         .await;
-    // One count for all that match the wildcard, but not for what has a rule of its own.
+    // One count for all values that match the wildcard, except for a value with a rule of its own.
     asker
         .admits(&[("method", "GET"), ("path", "/static/a")], 2)
         .await;
@@ -235,7 +246,7 @@ async fn which_rule_it_is() {
 }
 
 #[tokio::test]
-async fn what_is_answered() {
+async fn responses() {
     let mut asker = Asker::start(&[]).await;
     let descriptors: [&[(&str, &str)]; 3] = [
         &[("plan", "gold")],
@@ -246,7 +257,7 @@ async fn what_is_answered() {
     assert_eq!(response.overall_code(), Code::Ok);
     assert!(
         response.response_headers_to_add.is_empty(),
-        "they were not asked for"
+        "`envoy.response_headers` is not set"
     );
     let [plan, nobody, user] = &response.statuses[..] else {
         panic!("one for each, in order: {response:?}");
@@ -263,7 +274,7 @@ async fn what_is_answered() {
     let limit = user.current_limit.as_ref().unwrap();
     assert_eq!((&*limit.name, user.limit_remaining), ("usual", 0));
 
-    // Any that is over limit is enough; the others are charged all the same.
+    // One descriptor over its limit denies the request. The other descriptors are charged all the same.
     let response = asker.ask(&descriptors).await;
     assert_eq!(response.overall_code(), Code::OverLimit);
     let codes: Vec<_> = response
@@ -293,19 +304,19 @@ async fn hits() {
     let response = asker.send(five.clone()).await;
     assert_eq!(response.overall_code(), Code::OverLimit);
     assert_eq!(response.statuses[0].limit_remaining, 0);
-    // What does not fit is not charged: fewer do.
+    // Hits that do not fit are not charged, so fewer hits may still fit.
     five.hits_addend = 2;
     assert_eq!(asker.send(five).await.overall_code(), Code::Ok);
 }
 
 #[tokio::test]
-async fn hits_that_are_told_afterwards() {
+async fn hits_that_are_charged_afterwards() {
     let mut asker = Asker::start(&[]).await;
-    // Five may be made. Whoever asks with none is let through until more have been told.
+    // A limit of five. Requests with no hits are allowed until more than five hits have been charged.
     for told in [&[3, 2, 1][..], &[3, 9]] {
         let destination = format!("{told:?}");
         let mut request = request(&[&[("source", "proxy"), ("destination", &destination)]]);
-        // Of the descriptor, instead of the request's.
+        // The descriptor's number replaces this one.
         request.hits_addend = 9;
         for hits in told {
             request.descriptors[0].hits_addend = Some(0);
@@ -322,23 +333,118 @@ async fn hits_that_are_told_afterwards() {
 }
 
 #[tokio::test]
-async fn rule_of_any_u32_in_any_unit_is_accepted() {
-    let mut asker = Asker::start(&[]).await;
-    let mut given = request(&[&[("plan", "free")]]);
-    for (limit, unit) in [
-        (10_000_000, RateLimitUnit::Month),
-        (u32::MAX, RateLimitUnit::Year),
-    ] {
-        given.descriptors[0].limit = Some(RateLimitOverride {
-            requests_per_unit: limit,
+async fn largest_limit_in_every_unit_is_accepted() {
+    let units = [
+        Unit::Second,
+        Unit::Minute,
+        Unit::Hour,
+        Unit::Day,
+        Unit::Week,
+        Unit::Month,
+        Unit::Year,
+    ];
+    let rules = units.iter().map(|unit| {
+        let unit = unit.as_str_name();
+        let limit = format!("{{ unit = \"{unit}\", requests_per_unit = {} }}", u32::MAX);
+        format!("{{ key = \"{unit}\", rate_limit = {limit} }}")
+    });
+    let rules = rules.collect::<Vec<_>>().join(", ");
+    let domains = format!("[{{ domain = \"large\", descriptors = [{rules}] }}]");
+    let mut asker = Asker::start(&[("ENVOY__DOMAINS", &*domains)]).await;
+    for unit in units {
+        let key = unit.as_str_name();
+        let mut request = RateLimitRequest {
+            domain: "large".to_owned(),
+            ..request(&[&[(key, "a")]])
+        };
+        let of_rule = asker.send(request.clone()).await;
+        request.descriptors[0].limit = Some(RateLimitOverride {
+            requests_per_unit: u32::MAX,
+            // As a number, since Envoy's enumeration has no name for a week.
             unit: unit.into(),
         });
-        let response = asker.send(given.clone()).await;
-        assert_eq!(response.overall_code(), Code::Ok);
-        assert_eq!(response.statuses[0].limit_remaining, limit - 1);
+        request.descriptors[0].entries[0].value = "b".to_owned();
+        let of_descriptor = asker.send(request).await;
+        for response in [of_rule, of_descriptor] {
+            let status = &response.statuses[0];
+            assert_eq!(status.code(), Code::Ok, "{key}");
+            assert_eq!(status.limit_remaining, u32::MAX - 1, "{key}");
+            assert_eq!(status.current_limit.as_ref().unwrap().unit(), unit);
+        }
     }
-    let response = asker.ask(&[&[("large", "a")]]).await;
-    assert_eq!(response.statuses[0].limit_remaining, u32::MAX - 1);
+}
+
+#[tokio::test]
+async fn hits_above_u32_exceed_every_limit() {
+    let mut asker = Asker::start(&[]).await;
+    let ask = |user: &str, hits| {
+        let mut request = request(&[&[("large", user)]]);
+        request.descriptors[0].hits_addend = Some(hits);
+        request
+    };
+    let largest = u64::from(u32::MAX);
+    for (user, hits) in [("a", largest + 1), ("b", u64::MAX)] {
+        let response = asker.send(ask(user, hits)).await;
+        let status = &response.statuses[0];
+        assert_eq!(status.code(), Code::OverLimit, "{hits}");
+        let limit = status.current_limit.as_ref().unwrap();
+        assert_eq!(limit.requests_per_unit, u32::MAX);
+        // Until the unit ends, as after any other number that exceeds the limit.
+        let response = asker.send(ask(user, 0)).await;
+        assert_eq!(response.overall_code(), Code::OverLimit, "{hits}");
+    }
+    let response = asker.send(ask("c", largest)).await;
+    assert_eq!(response.overall_code(), Code::Ok);
+    assert_eq!(response.statuses[0].limit_remaining, 0);
+}
+
+#[tokio::test]
+async fn negative_hits_are_refused() {
+    let mut asker = Asker::start(&[]).await;
+    let mut refund = request(&[&[("plan", "free")], &[("plan", "free")]]);
+    refund.descriptors[1].is_negative_hits = true;
+    for hits in [None, Some(0), Some(1)] {
+        refund.descriptors[1].hits_addend = hits;
+        let refusal = asker.refusal(refund.clone()).await;
+        let expected = "`descriptors[1].is_negative_hits`: hits cannot be refunded";
+        assert!(refusal.starts_with(expected), "{refusal}");
+    }
+    // No descriptor of a refused request is charged.
+    asker.admits(&[("plan", "free")], 2).await;
+}
+
+#[tokio::test]
+async fn descriptors_above_100_are_refused() {
+    let mut asker = Asker::start(&[]).await;
+    let descriptor = descriptor(&[("plan", "gold")]);
+    let mut request = request(&[]);
+    request.descriptors = vec![descriptor.clone(); 101];
+    let refusal = asker.refusal(request.clone()).await;
+    let expected = "`descriptors`: must be at most 100, not 101";
+    assert!(refusal.starts_with(expected), "{refusal}");
+    request.descriptors.pop();
+    let response = asker.send(request).await;
+    let is_allowed = |status: &&DescriptorStatus| status.code() == Code::Ok;
+    assert_eq!(response.statuses.iter().filter(is_allowed).count(), 3);
+}
+
+#[tokio::test]
+async fn long_values_are_counted_exactly() {
+    let redis = Server::start().await;
+    let url = redis.url();
+    let mut asker = Asker::start(&[("STORE__URL", &*url), ("STORE__DEADLINE", "15s")]).await;
+    let long = "x".repeat(5_000);
+    for last in ["y", "z"] {
+        let value = format!("{long}{last}");
+        asker.admits(&[("plan", &value)], 3).await;
+        asker
+            .admits(&[("method", &value), ("path", "/api/1/pay")], 1)
+            .await;
+    }
+    // Counts of long values take no more memory than others.
+    let keys = redis.keys().await;
+    assert_eq!(keys.len(), 8, "{keys:?}");
+    assert!(keys.iter().all(|key| key.len() < 200), "{keys:?}");
 }
 
 #[tokio::test]
@@ -367,19 +473,23 @@ async fn limits_given_by_the_caller() {
     given.domain = "elsewhere".to_owned();
     assert!(is_unlimited(&asker.send(given.clone()).await.statuses[0]));
     given.domain = "shop".to_owned();
-    given.descriptors[0].limit = Some(limit(5, RateLimitUnit::Unknown));
-    let status = asker.client.should_rate_limit(given).await.unwrap_err();
-    assert_eq!(status.code(), tonic::Code::InvalidArgument);
+    for unit in [0, 8] {
+        given.descriptors[0].limit.as_mut().unwrap().unit = unit;
+        let refusal = asker.refusal(given.clone()).await;
+        assert!(refusal.contains("descriptors.limit.unit"), "{refusal}");
+    }
+}
 
-    for bad in [
-        RateLimitRequest {
-            domain: String::new(),
-            ..request(&[&[]])
-        },
-        request(&[]),
-    ] {
-        let status = asker.client.should_rate_limit(bad).await.unwrap_err();
-        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+#[tokio::test]
+async fn incomplete_requests_are_refused() {
+    let mut asker = Asker::start(&[]).await;
+    let without_domain = RateLimitRequest {
+        domain: String::new(),
+        ..request(&[&[]])
+    };
+    for (field, request) in [("domain", without_domain), ("descriptors", request(&[]))] {
+        let refusal = asker.refusal(request).await;
+        assert_eq!(refusal, format!("`{field}`: must not be empty"));
     }
 }
 
@@ -396,7 +506,7 @@ async fn modes() {
         assert_eq!(status.limit_remaining, remaining);
         assert!(status.current_limit.is_some());
     }
-    // What is replaced is not charged either.
+    // A replaced limit is not charged.
     let both: [&[(&str, &str)]; 2] = [&[("user", "bob")], &[("vip", "bob")]];
     for _ in 0..3 {
         let response = asker.ask(&both).await;
@@ -405,7 +515,7 @@ async fn modes() {
     }
     assert_eq!(asker.ask(&both).await.overall_code(), Code::OverLimit);
     asker.admits(&[("user", "bob")], 1).await;
-    // Of quotas, one that is left is enough.
+    // In quota mode, one limit that is not exceeded is enough.
     let both: [&[(&str, &str)]; 2] = [&[("first", "a")], &[("second", "a")]];
     assert_eq!(asker.ask(&both).await.overall_code(), Code::Ok);
     let response = asker.ask(&both).await;
@@ -418,38 +528,40 @@ async fn modes() {
 async fn metadata() {
     let mut asker = Asker::start(&[]).await;
     let both: [&[(&str, &str)]; 2] = [&[("first", "a")], &[("second", "a")]];
-    let mut told = Vec::new();
+    let mut metadata = Vec::new();
     for _ in 0..3 {
         let response = asker.ask(&both).await;
-        told.push(response.dynamic_metadata.map(json));
+        metadata.push(response.dynamic_metadata.map(json));
     }
-    // Of both, while both let it through; what both say the first one says.
+    // Merged from the rules whose limits are not exceeded. The first rule's value of a field counts.
     let first = json!({
         "quota": {"name": "1st", "of": 2.0, "also": {"second": true}},
-        "list": [1.5, "yes", null, true],
+        "list": [1.5, true, null, "yes"],
     });
     let second = json!({"quota": {"name": "2nd", "also": {"second": true}}, "list": []});
-    let told_as = |metadata| Some(json!({"metadata": metadata}));
-    assert_eq!(told, [told_as(first), told_as(second), None]);
+    let expected = |metadata| Some(json!({"metadata": metadata}));
+    assert_eq!(metadata, [expected(first), expected(second), None]);
     assert_eq!(
         asker.ask(&[&[("plan", "free")]]).await.dynamic_metadata,
         None
     );
 }
 
-fn json(told: prost_types::Struct) -> Value {
-    let fields = told.fields.into_iter();
-    fields.map(|(name, value)| (name, of_kind(value))).collect()
+fn json(table: prost_types::Struct) -> Value {
+    let fields = table.fields.into_iter();
+    fields
+        .map(|(name, value)| (name, json_value(value)))
+        .collect()
 }
 
-fn of_kind(value: prost_types::Value) -> Value {
+fn json_value(value: prost_types::Value) -> Value {
     match value.kind.unwrap() {
         Kind::NullValue(_) => Value::Null,
         Kind::NumberValue(number) => number.into(),
         Kind::StringValue(text) => text.into(),
         Kind::BoolValue(boolean) => boolean.into(),
-        Kind::StructValue(told) => json(told),
-        Kind::ListValue(list) => list.values.into_iter().map(of_kind).collect(),
+        Kind::StructValue(table) => json(table),
+        Kind::ListValue(list) => list.values.into_iter().map(json_value).collect(),
     }
 }
 
@@ -503,8 +615,122 @@ async fn headers_and_metrics() {
             "tollgate_server_envoy_hits_total{{domain=\"shop\",rule=\"{rule}\",outcome=\"{outcome}\"}} {count}"
         );
         assert!(
-            metrics.lines().any(|said| said == line),
+            metrics.lines().any(|other| other == line),
             "{line}:\n{metrics}"
         );
+    }
+}
+
+/// The most series that values of requests get.
+const MOST_SERIES: usize = 1_000;
+
+#[tokio::test]
+async fn labels_of_requests_are_bounded() {
+    let mut asker = Asker::start(&[]).await;
+    let long = "x".repeat(300);
+    asker.ask(&[&[("vip", &long)]]).await;
+    for batch in 0..=MOST_SERIES / 100 {
+        let values: Vec<_> = (0..100).map(|one| format!("{batch}-{one}")).collect();
+        let entries: Vec<_> = values.iter().map(|value| [("vip", &**value)]).collect();
+        let descriptors: Vec<_> = entries.iter().map(|entries| &entries[..]).collect();
+        asker.ask(&descriptors).await;
+    }
+    // Rules without values of requests, and labels from before, keep their series.
+    asker.ask(&[&[("plan", "free")], &[("vip", "0-0")]]).await;
+    let metrics = get(asker.server.http(), "/metrics").await.into_body();
+    let hits = |rule: &str| {
+        let series = format!("rule=\"{rule}\",outcome=\"ok\"}} ");
+        let line = metrics.lines().find(|line| line.contains(&series));
+        let number = line.and_then(|line| line.rsplit(' ').next());
+        number.map(|number| number.parse().unwrap())
+    };
+    assert_eq!(metrics.matches("rule=\"vip_").count(), MOST_SERIES);
+    assert_eq!(hits("other"), Some(101));
+    assert_eq!(hits("vip_0-0"), Some(2));
+    assert_eq!(hits("plan_free"), Some(1));
+}
+
+/// The server's verdict on rules: nothing, or the error.
+fn verdict(rules: &str) -> String {
+    let rules = file(rules);
+    let settings = file(&format!("[envoy]\nfiles = [{:?}]\n", rules.path()));
+    let output = program().arg("validate").arg(settings.path()).output();
+    let output = output.unwrap();
+    match output.status.success() {
+        true => String::new(),
+        false => String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn values_of_envoy_ratelimit_are_accepted() {
+    for rule in [
+        "rate_limit: {unit: DAY, requests_per_unit: 0x10}",
+        "rate_limit: {unit: Week, requests_per_unit: 1_000}",
+        "rate_limit: {unit: day}",
+        "rate_limit: {unlimited: Yes, unit: none, requests_per_unit: 1}",
+        "rate_limit:",
+        "shadow_mode: on",
+        "value: 2026-01-01",
+        "metadata: {since: 2026-01-01, of: {any: [kind]}}",
+    ] {
+        let rules = format!("domain: a\ndescriptors:\n- key: k\n  {rule}\n");
+        assert_eq!(verdict(&rules), "", "{rule}");
+    }
+}
+
+#[test]
+fn values_that_envoy_ratelimit_refuses_are_errors() {
+    for (rule, error) in [
+        ("rate_limit: {}", "`unit` is missing"),
+        (
+            "rate_limit: {unit: day, requests_per_unit: \"5\"}",
+            "integer",
+        ),
+        ("rate_limit: {unit: day, requests_per_unit: 1.5}", "integer"),
+        ("rate_limit: {unit: day, requests_per_unit: -1}", "integer"),
+        ("rate_limit: {unit: day, requests_per_unit: 08}", "integer"),
+        (
+            "rate_limit: {unlimited: true, unit: day}",
+            "cannot have a unit",
+        ),
+        ("shadow_mode: 7", "true or false"),
+        ("quota_mode: \"true\"", "true or false"),
+        ("metadata: text", "a table"),
+        // Envoy ratelimit accepts these fields and ignores them.
+        (
+            "rate_limit: {unit: day, shadow_mode: true}",
+            "no such field",
+        ),
+        ("name: usual", "no such field"),
+        // Envoy ratelimit compares these with key and value together.
+        ("value: v\n- key: \"k*\"", "in a value only"),
+    ] {
+        let rules = format!("domain: a\ndescriptors:\n- key: k\n  {rule}\n");
+        let verdict = verdict(&rules);
+        assert!(verdict.contains(error), "{rule}: {verdict}");
+    }
+}
+
+/// A leading zero makes a number octal, for Envoy ratelimit too. No number is a rule that denies all.
+#[tokio::test]
+async fn numbers_mean_the_same_as_in_envoy_ratelimit() {
+    let rules = file(
+        "{domain: numbers, descriptors: [\
+         {key: octal, rate_limit: {unit: year, requests_per_unit: 010}},\
+         {key: none, rate_limit: {unit: year}}]}",
+    );
+    let files = format!("[{:?}]", rules.path());
+    let mut asker = Asker::start(&[("ENVOY__FILES", &*files)]).await;
+    for (key, limit) in [("octal", 8), ("none", 0)] {
+        let request = RateLimitRequest {
+            domain: "numbers".to_owned(),
+            ..request(&[&[(key, "a")]])
+        };
+        let response = asker.send(request).await;
+        let current = response.statuses[0].current_limit.as_ref().unwrap();
+        assert_eq!(current.requests_per_unit, limit, "{key}");
+        let is_allowed = response.overall_code() == Code::Ok;
+        assert_eq!(is_allowed, limit > 0, "{key}");
     }
 }
