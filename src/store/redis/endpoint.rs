@@ -104,7 +104,8 @@ impl Endpoint {
     }
 
     async fn try_connect(&self) -> Result<Client, StoreError> {
-        let mut login = self.login.clone();
+        // A user with few rights may not use CLIENT SETINFO, and each refusal would be in the server's log.
+        let mut login = self.login.clone().set_skip_set_lib_name();
         if let Some(provider) = &self.credentials {
             let credentials = provider.get().await?;
             login = credentials.apply_to(login);

@@ -11,6 +11,7 @@
 mod cluster;
 mod process;
 mod proxy;
+pub(crate) mod rights;
 mod sentinel;
 mod server;
 mod view;
