@@ -7,7 +7,9 @@ use std::hash::{BuildHasher, Hasher};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Cmd, FromRedisValue, RedisError, RedisResult};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult,
+};
 use tokio::sync::Mutex;
 use tollgate::Limits;
 
@@ -40,8 +42,11 @@ impl fmt::Debug for RedisBook {
 
 impl RedisBook {
     pub(super) fn new(url: &str, prefix: &str) -> RedisResult<Self> {
+        let server = url.into_connection_info()?;
+        // The documented user may not use CLIENT SETINFO, and each refusal would be in the server's log.
+        let login = server.redis_settings().clone().set_skip_set_lib_name();
         Ok(Self {
-            client: Client::open(url)?,
+            client: Client::open(server.set_redis_settings(login))?,
             // The counts' keys go on with a brace.
             key: format!("{prefix}:limits"),
             connection: Mutex::default(),
