@@ -1,4 +1,4 @@
-//! The Compose file, as Compose reads it.
+//! The Compose file, read by Compose.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::tools::{document, path, program, run, yaml};
 
-/// Docker's, or the program that it was once.
+/// Docker's Compose, or the separate program.
 fn compose() -> Command {
     let mut docker = Command::new("docker");
     docker.arg("compose");
@@ -18,7 +18,7 @@ fn compose() -> Command {
     }
 }
 
-/// With what it takes from the environment unless it is set there.
+/// The file as Compose reads it, with the defaults of its variables.
 pub(super) fn read_by_compose() -> Value {
     let mut compose = compose();
     compose
@@ -44,7 +44,7 @@ fn three_servers_behind_a_proxy() {
         server["environment"]["TOLLGATE__STORE__REPLICAS"],
         json!("3")
     );
-    // Nobody gets to them but by the proxy, which has their ports.
+    // Only the proxy publishes their ports.
     assert_eq!(list(server, "ports").len(), 0);
     assert_eq!(list(&services["redis"], "ports").len(), 0);
     let proxy = super::tools::read("compose/haproxy.cfg");
@@ -59,14 +59,14 @@ fn three_servers_behind_a_proxy() {
     }
 }
 
-/// Docker makes an empty directory of a file that is not there.
+/// Docker would create a directory in place of a missing file.
 #[test]
-fn all_that_is_mounted_is_there() {
+fn mounted_files_exist() {
     let compose = read_by_compose();
     let mut files = 0;
     for service in compose["services"].as_object().unwrap().values() {
         for volume in list(service, "volumes") {
-            // As text, or taken apart, as versions of Compose have it.
+            // A text or a table, depending on the version of Compose.
             let text = volume.as_str().or(volume["source"].as_str()).unwrap();
             let source = text.split(':').next().unwrap();
             if source.starts_with('/') {
@@ -80,9 +80,8 @@ fn all_that_is_mounted_is_there() {
     assert!(files >= 7, "{files} files are mounted");
 }
 
-/// What is published is so for this machine only.
 #[test]
-fn nothing_is_open_to_others() {
+fn ports_are_published_on_loopback_only() {
     let compose = document("compose.yaml");
     for (name, service) in compose["services"].as_object().unwrap() {
         for port in list(service, "ports") {

@@ -1,4 +1,4 @@
-//! The objects are what Kubernetes takes, and what they promise.
+//! The Kubernetes objects are valid, and the same from Kustomize and Helm.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,10 +10,10 @@ use super::tools::{path, python, run, tool};
 use crate::support::client::get;
 use crate::support::{Replica, file};
 
-/// The schemas that these are checked against.
+/// The version of Kubernetes's schemas.
 const VERSION: &str = "1.36";
 
-/// Values that change what there is.
+/// Values that add or remove objects.
 const CHARTS: [&[&str]; 4] = [
     &[],
     &["autoscaling.enabled=false", "replicas=5"],
@@ -21,7 +21,7 @@ const CHARTS: [&[&str]; 4] = [
     &["monitoring.enabled=false", "redis.existingSecret=mine"],
 ];
 
-fn valid(text: &str) {
+fn assert_valid(text: &str) {
     let file = file(text);
     let check = [
         "-m",
@@ -37,7 +37,7 @@ fn valid(text: &str) {
 #[test]
 fn the_kustomization_is_valid() {
     let objects = kustomization();
-    valid(&objects.text);
+    assert_valid(&objects.text);
     assert!(objects.all.iter().all(|object| {
         object["kind"] == "Namespace" || object["metadata"]["namespace"] == "tollgate"
     }));
@@ -47,7 +47,7 @@ fn the_kustomization_is_valid() {
 fn the_chart_is_valid() {
     run(tool("helm").args(["lint", "--strict"]).arg(path("chart")));
     for values in CHARTS {
-        valid(&chart(values).text);
+        assert_valid(&chart(values).text);
     }
     let other = chart(CHARTS[1]);
     assert_eq!(
@@ -58,17 +58,17 @@ fn the_chart_is_valid() {
     assert_eq!(chart(CHARTS[2]).of_kind("StatefulSet").count(), 0);
 }
 
-/// Else what is valid would mean nothing.
+/// The validator finds a mistake.
 #[test]
 #[should_panic(expected = "fewestReplicas")]
-fn what_is_not_valid_is_told() {
+fn unknown_field_is_invalid() {
     let wrong = kustomization()
         .text
         .replace("minReplicas:", "fewestReplicas:");
-    valid(&wrong);
+    assert_valid(&wrong);
 }
 
-/// By kind and name, without what only one of the two has.
+/// The objects by kind and name, without the fields that differ between Kustomize and Helm.
 fn comparable(objects: &Objects) -> BTreeMap<String, Value> {
     let redis = objects.find("ConfigMap", "tollgate-redis")["metadata"]["name"]
         .as_str()
@@ -76,7 +76,7 @@ fn comparable(objects: &Objects) -> BTreeMap<String, Value> {
     let mut comparable = BTreeMap::new();
     for object in &objects.all {
         let name = object["metadata"]["name"].as_str().unwrap();
-        // Kustomize's content is in the name, and Helm's in an annotation.
+        // Kustomize puts a hash of the content into the name, and Helm into an annotation.
         let name = if name == redis {
             "tollgate-redis"
         } else {
@@ -99,7 +99,7 @@ fn comparable(objects: &Objects) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn the_chart_says_what_the_kustomization_says() {
+fn chart_and_kustomization_are_the_same() {
     let [kustomization, chart] = [comparable(&kustomization()), comparable(&chart(&[]))];
     assert_eq!(
         kustomization.keys().collect::<Vec<_>>(),
@@ -123,7 +123,7 @@ fn three_servers_that_outlive_a_node() {
     assert_eq!(budget["spec"]["maxUnavailable"], json!(1));
     let deployment = &objects.find("Deployment", "tollgate")["spec"];
     assert_eq!(budget["spec"]["selector"], deployment["selector"]);
-    // There is time for all of the shutdown.
+    // Kubernetes waits for the whole shutdown.
     let pod = &deployment["template"]["spec"];
     let variables = pod["containers"][0]["env"].as_array().unwrap();
     let seconds = |name: &str| -> u64 {
@@ -139,7 +139,7 @@ fn three_servers_that_outlive_a_node() {
 }
 
 #[test]
-fn rights_are_the_least() {
+fn pods_have_the_least_rights() {
     for objects in [kustomization(), chart(&[])] {
         for pod in objects.pods() {
             assert_eq!(pod["automountServiceAccountToken"], json!(false));
@@ -154,7 +154,7 @@ fn rights_are_the_least() {
         for kind in ["Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"] {
             assert_eq!(objects.of_kind(kind).count(), 0);
         }
-        // Only servers get to Redis.
+        // Only servers can connect to Redis.
         let network = &objects.find("NetworkPolicy", "tollgate-redis")["spec"];
         let from = &network["ingress"][0]["from"][0]["podSelector"]["matchLabels"];
         assert_eq!(from["app.kubernetes.io/component"], json!("server"));
@@ -198,14 +198,14 @@ fn ports_agree() {
 }
 
 #[tokio::test]
-async fn probes_ask_what_the_server_answers() {
+async fn probes_succeed() {
     let server = Replica::start(&[]);
     let objects = kustomization();
     let pod = objects.server();
     for probe in ["livenessProbe", "readinessProbe"] {
-        let asks = &pod["containers"][0][probe]["httpGet"];
-        assert_eq!(asks["port"], json!("http"));
-        let answer = get(server.http(), asks["path"].as_str().unwrap()).await;
+        let request = &pod["containers"][0][probe]["httpGet"];
+        assert_eq!(request["port"], json!("http"));
+        let answer = get(server.http(), request["path"].as_str().unwrap()).await;
         assert_eq!(answer.status(), StatusCode::OK, "{probe}");
     }
 }

@@ -1,6 +1,6 @@
-//! What is in `deploy/` is what its checkers, and the servers that it is for, say is right.
+//! The files in `deploy/`, checked by validators and by the servers that read them.
 //!
-//! Nothing here runs a container. `./tests/run` installs the checkers.
+//! These tests run no container. `./tests/run` installs the validators.
 
 mod compose;
 mod image;

@@ -1,4 +1,5 @@
-//! The alerts and the dashboard: right by Prometheus's own checkers, and by one that has seen a server.
+//! The alerts and the dashboard, checked by Prometheus's own tools, by the documentation of the metrics,
+//! and by a Prometheus that scrapes a server.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +12,7 @@ use tokio::time::sleep;
 
 use super::prometheus::Prometheus;
 use super::tools::{document, path, program, read, run};
-use crate::support::client::check;
+use crate::support::client::{check, get};
 use crate::support::protocol::envoy::extensions::common::ratelimit::v3::{
     RateLimitDescriptor, rate_limit_descriptor::Entry,
 };
@@ -36,24 +37,39 @@ fn panels() -> Vec<Value> {
         .collect()
 }
 
-/// What the dashboard asks, of all replicas.
-fn questions() -> Vec<String> {
+/// The targets of all panels, each with its expression and its legend.
+fn targets() -> Vec<Value> {
     let panels = panels();
     let targets = panels
         .iter()
         .flat_map(|panel| panel["targets"].as_array().unwrap());
-    let expressions = targets.map(|target| target["expr"].as_str().unwrap());
-    // So long that nothing is over, however slow this machine is.
-    let plain = |it: &str| {
-        it.replace("$__rate_interval", "1h")
+    targets.cloned().collect()
+}
+
+/// The dashboard's expressions, for all replicas.
+fn dashboard_expressions() -> Vec<String> {
+    let expression = |target: &Value| target["expr"].as_str().unwrap().to_owned();
+    // An interval that is longer than the test takes on any machine.
+    let with_values = |expression: String| {
+        expression
+            .replace("$__rate_interval", "1h")
             .replace("$instance", ".*")
     };
-    expressions.map(plain).collect()
+    targets().iter().map(expression).map(with_values).collect()
+}
+
+/// The series of the alerts' tests.
+fn tested_series() -> Vec<String> {
+    let tests = document("alerts.test.yaml");
+    let tests = tests["tests"].as_array().unwrap().iter();
+    let series = tests.flat_map(|test| test["input_series"].as_array().unwrap());
+    let series = series.map(|series| series["series"].as_str().unwrap().to_owned());
+    series.collect()
 }
 
 #[test]
-fn prometheus_takes_its_configuration() {
-    // Together, as they are in its container.
+fn prometheus_configuration_is_valid() {
+    // In one directory, as in the container.
     let directory = TempDir::with_prefix("tollgate-prometheus-").unwrap();
     let file = directory.path().join("prometheus.yml");
     fs::copy(path("compose/prometheus.yaml"), &file).unwrap();
@@ -105,7 +121,7 @@ fn alerts_fire_when_they_should() {
 }
 
 #[test]
-fn the_dashboard_is_sound() {
+fn dashboard_is_complete() {
     let dashboard: Value = serde_json::from_str(&read("chart/files/dashboard.json")).unwrap();
     let mut ids = BTreeSet::new();
     let mut taken = BTreeSet::new();
@@ -117,7 +133,7 @@ fn the_dashboard_is_sound() {
             for line in at("y")..at("y") + at("h") {
                 assert!(
                     taken.insert((column, line)),
-                    "{} is over another",
+                    "{} overlaps another panel",
                     panel["title"]
                 );
             }
@@ -140,9 +156,9 @@ fn the_dashboard_is_sound() {
     assert_eq!(names, ["source", "instance"]);
 }
 
-/// Grafana finds the dashboard, and Prometheus, where Compose puts them.
+/// Grafana's configuration names the paths and ports of the Compose file.
 #[test]
-fn grafana_is_provisioned() {
+fn grafana_finds_dashboard_and_prometheus() {
     let provider = &document("compose/grafana-dashboards.yaml")["providers"][0];
     let compose = document("compose.yaml");
     let grafana = &compose["services"]["grafana"];
@@ -163,7 +179,7 @@ fn grafana_is_provisioned() {
     assert!(ports.contains(&format!(":{port}\"")), "{ports}");
 }
 
-/// The series that an expression is about.
+/// The selectors of an expression for metrics of the server, and for `up`.
 fn selectors(expression: &str) -> BTreeSet<&str> {
     let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
     let mut selectors = BTreeSet::new();
@@ -194,7 +210,155 @@ fn selectors_are_found() {
     assert_eq!(found, BTreeSet::from(["rate_limit_a", r#"up{job="a"}"#]));
 }
 
-/// Questions without end, by every door: by one who is denied, and by ever new ones.
+/// The value of a label by which an expression selects series.
+type Matcher<'a> = (&'a str, &'a str);
+
+/// The metric and the labels of a selector.
+fn taken_apart(selector: &str) -> (&str, Vec<Matcher<'_>>) {
+    let Some((metric, matchers)) = selector.split_once('{') else {
+        return (selector, Vec::new());
+    };
+    let matchers = matchers.trim_end_matches('}').split(", ");
+    let matchers = matchers.map(|matcher| {
+        let (label, value) = matcher.split_once('"').unwrap();
+        (
+            label.trim_end_matches(['=', '~', '!']),
+            value.trim_end_matches('"'),
+        )
+    });
+    (metric, matchers.collect())
+}
+
+/// The labels by which an expression aggregates.
+fn aggregated_by(expression: &str) -> BTreeSet<&str> {
+    let lists = expression.split("by (").skip(1);
+    let lists = lists.flat_map(|rest| rest[..rest.find(')').unwrap()].split(", "));
+    lists.collect()
+}
+
+/// Labels that Prometheus adds itself.
+const OF_PROMETHEUS: [&str; 3] = ["instance", "job", "le"];
+
+/// Labels whose values are documented.
+const CLOSED: [&str; 7] = [
+    "door",
+    "kind",
+    "operation",
+    "outcome",
+    "result",
+    "status",
+    "store",
+];
+
+const GUIDE: &str = include_str!("../../../../../src/guide/metrics.md");
+const README: &str = include_str!("../../../README.md");
+
+/// The row of a metric in the tables of the documentation.
+fn documentation(metric: &str) -> &'static str {
+    let suffixes = ["_bucket", "_sum", "_count"];
+    let mut names = suffixes.iter().filter_map(|it| metric.strip_suffix(it));
+    let start = format!("| `{}` |", names.next().unwrap_or(metric));
+    let mut rows = GUIDE.lines().chain(README.lines());
+    let row = rows.find(|row| row.starts_with(&start));
+    row.unwrap_or_else(|| panic!("{metric} is not documented"))
+}
+
+fn has_word(text: &str, word: &str) -> bool {
+    let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-');
+    words.any(|other| other == word)
+}
+
+#[test]
+fn used_metrics_are_documented() {
+    let alerts = alerts();
+    let alerts = alerts.iter().map(|alert| alert["expr"].as_str().unwrap());
+    let alerts: Vec<_> = alerts.map(str::to_owned).collect();
+    for expression in dashboard_expressions().iter().chain(&alerts) {
+        for selector in selectors(expression) {
+            let (metric, matchers) = taken_apart(selector);
+            if metric == "up" {
+                continue;
+            }
+            let row = documentation(metric);
+            let by = aggregated_by(expression).into_iter();
+            let labels = by.chain(matchers.iter().map(|(label, _)| *label));
+            for label in labels.filter(|label| !OF_PROMETHEUS.contains(label)) {
+                assert!(
+                    row.contains(&format!("`{label}`")),
+                    "{label} in {expression}"
+                );
+            }
+            for (label, value) in matchers {
+                let is_documented = has_word(row, value) || README.contains(&format!("`{value}`"));
+                let is_own = OF_PROMETHEUS.contains(&label);
+                assert!(is_own || is_documented, "{label}={value} in {expression}");
+            }
+        }
+    }
+    for series in tested_series() {
+        let (metric, labels) = taken_apart(&series);
+        for (label, value) in labels.into_iter().filter(|_| metric != "up") {
+            let row = documentation(metric);
+            let is_own = OF_PROMETHEUS.contains(&label);
+            assert!(is_own || row.contains(&format!("`{label}`")), "{series}");
+            let is_documented = has_word(row, value) || GUIDE.contains(&format!("`{value}`"));
+            assert!(!CLOSED.contains(&label) || is_documented, "{series}");
+        }
+    }
+}
+
+/// Legends and annotations show labels that the results of their expressions have.
+#[test]
+fn shown_labels_exist() {
+    for target in targets() {
+        let by = aggregated_by(target["expr"].as_str().unwrap());
+        let legend = target["legendFormat"].as_str().unwrap();
+        for label in legend.split("{{").skip(1) {
+            let label = label.split("}}").next().unwrap();
+            assert!(by.contains(label), "{legend}: {target}");
+        }
+    }
+    for alert in alerts() {
+        let expression = alert["expr"].as_str().unwrap();
+        let mut labels = aggregated_by(expression);
+        if labels.is_empty() {
+            labels.extend(OF_PROMETHEUS);
+        }
+        for text in alert["annotations"].as_object().unwrap().values() {
+            for label in text.as_str().unwrap().split("$labels.").skip(1) {
+                let label = label.split(' ').next().unwrap();
+                assert!(labels.contains(label), "{label}: {alert}");
+            }
+        }
+    }
+}
+
+/// The texts about store errors explain every kind.
+#[test]
+fn kinds_of_store_errors_are_explained() {
+    let row = documentation("rate_limit_errors_total");
+    let (_, kinds) = row.split_once("store errors: ").unwrap();
+    let kinds: Vec<_> = kinds.split('`').skip(1).step_by(2).collect();
+    assert!(kinds.len() >= 5, "{kinds:?}");
+    let panels = panels();
+    let panel = panels.iter().find(|panel| panel["title"] == "Store errors");
+    let alerts = alerts();
+    let alert = alerts
+        .iter()
+        .find(|alert| alert["alert"] == "TollgateStoreErrors");
+    let texts = [
+        &panel.unwrap()["description"],
+        &alert.unwrap()["annotations"]["description"],
+    ];
+    for text in texts {
+        let text = text.as_str().unwrap();
+        for kind in &kinds {
+            assert!(has_word(text, kind), "{kind}: {text}");
+        }
+    }
+}
+
+/// Sends requests by every protocol until it is aborted: for a key that is denied, and for new keys.
 async fn load(http: SocketAddr, grpc: String) {
     let mut envoy = RateLimitServiceClient::connect(grpc).await.unwrap();
     for number in 0_u64.. {
@@ -214,19 +378,19 @@ async fn load(http: SocketAddr, grpc: String) {
             ..Default::default()
         };
         envoy.should_rate_limit(request).await.unwrap();
-        // So that others, too, have something of the machine.
+        // Leaves some of the machine to the other processes.
         sleep(Duration::from_millis(2)).await;
     }
 }
 
 #[tokio::test]
-async fn every_expression_is_about_something() {
+async fn every_expression_has_a_result() {
     let redis = Server::start().await;
     let url = redis.url();
     let server = Replica::start(&[
         ("STORE__URL", &*url),
         ("STORE__DEADLINE", "15s"),
-        // So few that some are forgotten.
+        // So few that some counts are evicted.
         ("STORE__FALLBACK_CAPACITY", "64"),
         ("DEFAULT__LIMIT", "fixed 5/365d"),
         (
@@ -236,7 +400,7 @@ async fn every_expression_is_about_something() {
     ]);
     let prometheus = Prometheus::start(&[server.http()]).await;
     let load = tokio::spawn(load(server.http(), server.grpc_url()));
-    // As long as Redis is there, checks wait for it, and denials are remembered.
+    // While Redis is there, checks wait for it, and denials are remembered.
     prometheus
         .until_it_has("rate(rate_limit_check_duration_seconds_sum[1h]) > 0")
         .await;
@@ -251,12 +415,28 @@ async fn every_expression_is_about_something() {
         .until_it_has("rate(rate_limit_degraded_total[1h]) > 0")
         .await;
 
-    let questions = questions();
-    assert!(questions.len() >= 14, "{}", questions.len());
-    for question in &questions {
-        prometheus.until_it_has(question).await;
+    let expressions = dashboard_expressions();
+    assert!(expressions.len() >= 14, "{}", expressions.len());
+    for expression in &expressions {
+        prometheus.until_it_has(expression).await;
     }
-    // An alert has nothing to say as long as all is well, but what it looks at is there.
+    // The dashboard chooses replicas by a metric that each of them has from the start.
+    let dashboard = read("chart/files/dashboard.json");
+    let (_, query) = dashboard.split_once("label_values(").unwrap();
+    let (metric, _) = query.split_once(',').unwrap();
+    let idle = Replica::start(&[]);
+    let metrics = get(idle.http(), "/metrics").await.into_body();
+    assert!(metrics.contains(metric), "{metric}: {metrics}");
+    // The tests of the alerts use labels that series really have.
+    for series in tested_series() {
+        let (metric, labels) = taken_apart(&series);
+        let labels = labels.iter().map(|(label, _)| format!("{label}!=\"\""));
+        let labels = labels.collect::<Vec<_>>().join(", ");
+        prometheus
+            .until_it_has(&format!("{metric}{{{labels}}}"))
+            .await;
+    }
+    // An alert has no result while it does not fire, but its selectors have.
     for alert in alerts() {
         let expression = alert["expr"].as_str().unwrap();
         prometheus.count(expression).await;
@@ -266,8 +446,8 @@ async fn every_expression_is_about_something() {
             prometheus.until_it_has(selector).await;
         }
     }
-    // Prometheus itself evaluates them, and has seen that Redis is gone.
-    let wait = Wait::until("Prometheus has evaluated all rules, and sees the breaker");
+    // Prometheus evaluates all rules, and one of them sees that Redis is gone.
+    let wait = Wait::until("Prometheus has evaluated all rules, and sees the open breaker");
     loop {
         let rules = prometheus.rules().await;
         assert_eq!(rules.len(), alerts().len());

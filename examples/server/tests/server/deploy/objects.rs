@@ -1,21 +1,21 @@
-//! What Kubernetes is given: by Kustomize, and by the chart.
+//! The Kubernetes objects that Kustomize and the chart render.
 
 use serde_json::Value;
 
 use super::tools::{path, run, tool, yaml};
 
-/// Objects, as they are and as text.
+/// Rendered objects, and their text.
 pub(super) struct Objects {
     pub(super) text: String,
     pub(super) all: Vec<Value>,
 }
 
-/// All of the kustomization.
+/// The objects of the kustomization.
 pub(super) fn kustomization() -> Objects {
     Objects::new(run(tool("kubectl").arg("kustomize").arg(path("kustomize"))))
 }
 
-/// All of the chart, released as `tollgate`, with these values.
+/// The objects of the chart, released as `tollgate`, with these values.
 pub(super) fn chart(values: &[&str]) -> Objects {
     let mut helm = tool("helm");
     helm.args(["template", "tollgate"]).arg(path("chart"));
@@ -35,7 +35,7 @@ impl Objects {
         self.all.iter().filter(move |object| object["kind"] == kind)
     }
 
-    /// An object whose name begins so: Kustomize adds to some.
+    /// The object with this name, to which Kustomize may have added a hash.
     pub(super) fn find(&self, kind: &str, name: &str) -> &Value {
         let mut objects = self.of_kind(kind);
         let found = objects.find(|object| {
@@ -52,14 +52,14 @@ impl Objects {
         &self.find("Deployment", "tollgate")["spec"]["template"]["spec"]
     }
 
-    /// The pod of the servers, and that of Redis.
+    /// The pod of the servers, and the pod of Redis.
     pub(super) fn pods(&self) -> [&Value; 2] {
         let redis = self.find("StatefulSet", "tollgate-redis");
         [self.server(), &redis["spec"]["template"]["spec"]]
     }
 }
 
-/// Whether it is what Kustomize adds to a name: `-674cdk6dft`.
+/// Whether the text is a hash that Kustomize adds to a name, such as `-674cdk6dft`.
 fn is_hash(text: &str) -> bool {
     text.strip_prefix('-').is_some_and(|hash| {
         hash.len() == 10 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric())

@@ -13,7 +13,7 @@ use crate::support::Wait;
 use crate::support::client::{get, json, try_get};
 use crate::support::servers::Port;
 
-/// One that asks these servers; killed when dropped.
+/// A Prometheus; killed when dropped.
 pub(super) struct Prometheus {
     process: Child,
     port: Port,
@@ -21,15 +21,15 @@ pub(super) struct Prometheus {
 }
 
 impl Prometheus {
-    /// With the configuration that is deployed, but for where the servers are and how often they are
-    /// asked.
+    /// Starts a Prometheus that scrapes these servers. It has the deployed configuration, except for the
+    /// servers' addresses and the intervals.
     pub(super) async fn start(servers: &[SocketAddr]) -> Self {
         let mut configuration = document("compose/prometheus.yaml");
         configuration["global"] = json!({"scrape_interval": "1s", "evaluation_interval": "1s"});
         configuration["rule_files"] = json!([path("chart/files/alerts.yaml")]);
         let job = configuration["scrape_configs"][0].as_object_mut().unwrap();
         job.remove("dns_sd_configs")
-            .expect("they are found by their name");
+            .expect("the deployed servers are found by DNS");
         let targets: Vec<_> = servers.iter().map(SocketAddr::to_string).collect();
         job.insert("static_configs".to_owned(), json!([{"targets": targets}]));
         let directory = TempDir::with_prefix("tollgate-prometheus-").unwrap();
@@ -78,8 +78,7 @@ impl Prometheus {
         answer["data"].clone()
     }
 
-    /// How many numbers an expression has now. One that is none, such as of nothing by nothing, does
-    /// not count.
+    /// The number of results of an expression, without NaN.
     pub(super) async fn count(&self, expression: &str) -> usize {
         let query = utf8_percent_encode(expression, NON_ALPHANUMERIC);
         let data = self.ask(&format!("/api/v1/query?query={query}")).await;
@@ -89,15 +88,15 @@ impl Prometheus {
             .count()
     }
 
-    /// Waits until an expression has a number.
+    /// Waits until an expression has a result.
     pub(super) async fn until_it_has(&self, expression: &str) {
-        let wait = Wait::until(format!("there is something for {expression}"));
+        let wait = Wait::until(format!("{expression} has a result"));
         while self.count(expression).await == 0 {
             wait.on().await;
         }
     }
 
-    /// All rules, as they are evaluated.
+    /// All rules, with their states.
     pub(super) async fn rules(&self) -> Vec<Value> {
         let data = self.ask("/api/v1/rules").await;
         let groups = data["groups"].as_array().unwrap().iter();
@@ -108,7 +107,7 @@ impl Prometheus {
 
 impl Drop for Prometheus {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

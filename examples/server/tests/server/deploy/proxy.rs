@@ -1,4 +1,4 @@
-//! The proxy: a real HAProxy takes its configuration, and spreads both protocols over all replicas.
+//! HAProxy, with the deployed configuration, spreads both protocols over all replicas.
 
 use std::fs;
 use std::process::{Child, Stdio};
@@ -15,9 +15,9 @@ use crate::support::servers::Port;
 use crate::support::{Replica, Server, Wait};
 
 #[test]
-fn its_configuration_is_good() {
+fn haproxy_configuration_is_valid() {
     let mut haproxy = program("haproxy");
-    // A warning is a mistake too.
+    // Warnings are errors.
     run(haproxy
         .args(["-dW", "-c", "-f"])
         .arg(path("compose/haproxy.cfg")));
@@ -32,7 +32,7 @@ struct Proxy {
 }
 
 impl Proxy {
-    /// One as it is deployed, but that it knows the replicas' addresses, and has ports of its own.
+    /// Starts HAProxy with the deployed configuration, except for addresses and ports.
     fn start(replicas: &[Replica]) -> Self {
         let [http, grpc] = [(); 2].map(|()| Port::reserve());
         let mut text = String::new();
@@ -90,14 +90,14 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
-/// How many requests came to a replica by this door.
-async fn asked(replica: &Replica, door: &str) -> u64 {
+/// The number of requests that a replica has received by this protocol.
+async fn received(replica: &Replica, door: &str) -> u64 {
     let metrics = get(replica.http(), "/metrics").await;
     let name = format!(r#"tollgate_server_requests_total{{door="{door}","#);
     let lines = metrics
@@ -110,7 +110,7 @@ async fn asked(replica: &Replica, door: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn it_spreads_both_protocols() {
+async fn proxy_spreads_both_protocols() {
     const LIMIT: usize = 7;
     const ROUND: usize = 30;
     let redis = Server::start().await;
@@ -118,10 +118,10 @@ async fn it_spreads_both_protocols() {
     let replicas = [(); 3].map(|()| {
         Replica::start(&[
             ("STORE__URL", &*url),
-            // What is late is decided by a server alone, and this is not about that.
+            // Enough for a busy machine, so that no check is degraded.
             ("STORE__DEADLINE", "15s"),
             ("DEFAULT__LIMIT", &*limit),
-            // Until it is killed.
+            // Until the test kills the replica.
             ("SHUTDOWN__DELAY", "1h"),
         ])
     });
@@ -153,7 +153,7 @@ async fn it_spreads_both_protocols() {
     assert_eq!(allowed, LIMIT);
     for replica in &replicas {
         for door in ["http", "grpc"] {
-            assert!(asked(replica, door).await > 0, "{door}");
+            assert!(received(replica, door).await > 0, "{door}");
         }
     }
     assert_eq!(
@@ -161,13 +161,13 @@ async fn it_spreads_both_protocols() {
         StatusCode::NOT_FOUND
     );
 
-    // One that stops gets no more, and none is lost when it is gone.
+    // A replica that stops gets no more requests, and no request is lost when it is gone.
     replicas[0].signal("TERM");
-    let wait = Wait::until("the proxy does without the replica that stops");
+    let wait = Wait::until("the stopping replica gets no more requests");
     loop {
         let before = [
-            asked(&replicas[0], "http").await,
-            asked(&replicas[0], "grpc").await,
+            received(&replicas[0], "http").await,
+            received(&replicas[0], "grpc").await,
         ];
         for _ in 0..ROUND {
             check(proxy.http(), r#"{"key":"somebody"}"#).await;
@@ -175,8 +175,8 @@ async fn it_spreads_both_protocols() {
         }
         if before
             == [
-                asked(&replicas[0], "http").await,
-                asked(&replicas[0], "grpc").await,
+                received(&replicas[0], "http").await,
+                received(&replicas[0], "grpc").await,
             ]
         {
             break;

@@ -1,109 +1,154 @@
-//! Redis, as it is deployed: a real one takes its configuration, and its user's rights are enough.
+//! The deployed Redis: its users have the listed rights, which are enough, and its configuration is valid.
 
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::objects::kustomization;
+use super::objects::{chart, kustomization};
 use super::tools::read;
-use crate::support::client::{check, json};
+use crate::support::client::{check, get, json};
+use crate::support::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use crate::support::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
+use crate::support::protocol::envoy::service::ratelimit::v3::RateLimitRequest;
+use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
+use crate::support::servers::rights::{assert_none_missing, make_user, rights, url_of_user};
 use crate::support::{Replica, Server, call};
 
-/// The users that a command line makes, each with the words of its rule.
-fn users(words: &Value) -> Vec<Vec<String>> {
-    let mut words = words.as_array().unwrap().iter().filter_map(Value::as_str);
-    words.find(|word| *word == "--user").unwrap();
-    let mut users = vec![Vec::new()];
-    for word in words {
-        match word {
-            "--user" => users.push(Vec::new()),
-            _ => users.last_mut().unwrap().push(word.to_owned()),
-        }
-    }
-    users
+/// The users of a Redis's command line, each with the words of its rule.
+fn users(command_line: &Value) -> Vec<Vec<&str>> {
+    let words = command_line.as_array().unwrap().iter();
+    let words: Vec<_> = words.filter_map(Value::as_str).collect();
+    let users = words.split(|word| *word == "--user").skip(1);
+    users.map(<[_]>::to_vec).collect()
 }
 
-/// The same users, with another password.
-fn with_password(users: Vec<Vec<String>>) -> Vec<Vec<String>> {
-    let word = |word: String| {
-        if word.starts_with('>') {
-            ">secret".to_owned()
-        } else {
-            word
-        }
-    };
-    let users = users.into_iter();
-    users
-        .map(|words| words.into_iter().map(word).collect())
-        .collect()
-}
-
-#[tokio::test]
-async fn its_users_rights_are_enough() {
-    let objects = kustomization();
-    let [_, pod] = objects.pods();
-    let container = &pod["containers"][0];
-    let users_there = with_password(users(&container["args"]));
+#[test]
+fn deployed_rights_are_the_listed_ones() {
     let compose = super::compose::read_by_compose();
-    let users_here = with_password(users(&compose["services"]["redis"]["command"]));
-    assert_eq!(users_here, users_there);
-
-    let redis = Server::start().await;
-    let mut names = Vec::new();
-    for words in users_there {
-        names.push(words[0].clone());
-        // The test itself is the one that has all rights.
-        let name = words[0].replace("default", "anybody");
-        let rule = ["ACL".to_owned(), "SETUSER".to_owned(), name];
-        redis.command(&[&rule[..], &words[1..]].concat()).await;
+    let [kustomization, chart] = [kustomization(), chart(&[])];
+    let [kustomization, chart] = [&kustomization, &chart].map(|objects| {
+        let [_, pod] = objects.pods();
+        &pod["containers"][0]["args"]
+    });
+    for command_line in [
+        &compose["services"]["redis"]["command"],
+        kustomization,
+        chart,
+    ] {
+        let [default, tollgate] = &users(command_line)[..] else {
+            panic!("two users: {command_line}");
+        };
+        assert_eq!(default[..], ["default", "reset", "on", "nopass", "+ping"]);
+        let [name, reset, on, password, keys, has @ ..] = &tollgate[..] else {
+            panic!("a user with rights: {tollgate:?}");
+        };
+        let user = [*name, *reset, *on, *keys];
+        assert_eq!(user, ["tollgate", "reset", "on", "~tollgate:*"]);
+        assert!(password.starts_with('>'), "{password}");
+        assert_eq!(*has, rights(&["counts", "limits"]));
     }
-    assert_eq!(names, ["default", "tollgate"]);
+    let readme = include_str!("../../../README.md");
+    let limits = format!("`{}`", rights(&["limits"]).join(" "));
+    assert!(readme.contains(&limits), "the README has {limits}");
+}
 
-    let url = redis.url().replace("redis://", "redis://tollgate:secret@");
-    let server = Replica::start(&[
-        ("STORE__URL", &*url),
-        // What is late is decided without Redis, and this is not about that.
-        ("STORE__DEADLINE", "15s"),
-        (
-            "LIMITS__SEVERAL",
-            r#"{ burst = "5/1d", daily = "sliding 1/1d" }"#,
-        ),
-        ("DEFAULT__LIMIT", "several"),
-        ("ADMIN__TOKENS", r#"["token"]"#),
-    ]);
+/// Checks and peeks by HTTP, and as Envoy does.
+async fn use_limits(server: &Replica) {
     for allowed in [true, false] {
-        let said = json(&check(server.http(), r#"{"key":"somebody"}"#).await);
-        assert_eq!(
-            (&said["allowed"], &said["degraded"]),
-            (&json!(allowed), &json!(false))
-        );
+        let answer = json(&check(server.http(), r#"{"key":"somebody"}"#).await);
+        assert_eq!(answer["allowed"], json!(allowed), "{answer}");
+        assert_eq!(answer["degraded"], json!(false), "{answer}");
     }
-    let headers = [
-        ("authorization", "Bearer token"),
-        ("content-type", "application/json"),
-    ];
-    let limit = "/limits/keys/default/somebody";
-    let calls = [
-        (Method::PUT, limit, r#"{"limits":"9/1d"}"#, true),
-        (Method::GET, limit, "", true),
-        (Method::POST, "/reset", r#"{"key":"somebody"}"#, true),
-        (Method::DELETE, limit, "", true),
-        (Method::GET, limit, "", false),
-    ];
-    for (method, path, body, succeeds) in calls {
-        let answer = call(method, server.admin(), path, &headers, body).await;
-        assert_eq!(answer.status().is_success(), succeeds, "{answer:?}");
+    let status = json(&get(server.http(), "/status/somebody").await);
+    assert_eq!(status["degraded"], json!(false));
+    let mut envoy = RateLimitServiceClient::connect(server.grpc_url())
+        .await
+        .unwrap();
+    for hits in [1, 9, 0] {
+        let entry = Entry {
+            key: "all".to_owned(),
+            value: String::new(),
+        };
+        let descriptor = RateLimitDescriptor {
+            entries: vec![entry],
+            hits_addend: Some(hits),
+            ..Default::default()
+        };
+        let request = RateLimitRequest {
+            domain: "edge".to_owned(),
+            descriptors: vec![descriptor],
+            ..Default::default()
+        };
+        envoy.should_rate_limit(request).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn it_takes_its_configuration() {
+async fn listed_rights_are_enough_for_the_server() {
+    for (database, purposes) in [
+        ("", &["counts", "limits"][..]),
+        ("/3", &["counts", "limits", "database"]),
+    ] {
+        let redis = Server::start().await;
+        make_user(&redis, purposes).await;
+        let url = format!("{}{database}", url_of_user(&redis));
+        let server = Replica::start(&[
+            ("STORE__URL", &*url),
+            // Enough for a busy machine, so that no check is degraded.
+            ("STORE__DEADLINE", "15s"),
+            (
+                "LIMITS__SEVERAL",
+                r#"{ burst = "5/1d", daily = "sliding 1/1d" }"#,
+            ),
+            ("DEFAULT__LIMIT", "several"),
+            ("ADMIN__TOKENS", r#"["token"]"#),
+            (
+                "ENVOY__DOMAINS",
+                r#"[{ domain = "edge", descriptors = [{ key = "all", rate_limit = { unit = "year", requests_per_unit = 5 } }] }]"#,
+            ),
+        ]);
+        use_limits(&server).await;
+        let headers = [
+            ("authorization", "Bearer token"),
+            ("content-type", "application/json"),
+        ];
+        let limit = "/limits/keys/default/somebody";
+        let calls = [
+            (Method::PUT, limit, r#"{"limits":"9/1d"}"#, true),
+            (Method::PUT, limit, r#"{"limits":"1/1d"}"#, true),
+            (Method::GET, limit, "", true),
+            (Method::GET, "/limits", "", true),
+            (Method::POST, "/reset", r#"{"key":"somebody"}"#, true),
+            (Method::DELETE, limit, "", true),
+            (Method::GET, limit, "", false),
+            (Method::DELETE, limit, "", false),
+        ];
+        for (method, path, body, succeeds) in calls {
+            let answer = call(method, server.admin(), path, &headers, body).await;
+            assert_eq!(answer.status().is_success(), succeeds, "{answer:?}");
+        }
+        redis.command(&["SCRIPT", "FLUSH"]).await;
+        let reset = call(
+            Method::POST,
+            server.admin(),
+            "/reset",
+            &headers,
+            r#"{"key":"somebody"}"#,
+        );
+        assert!(reset.await.status().is_success());
+        use_limits(&server).await;
+        assert_none_missing(&redis).await;
+    }
+}
+
+#[tokio::test]
+async fn redis_configuration_is_valid() {
     let configuration = read("chart/files/redis.conf");
     let lines = configuration.lines().map(str::trim);
     let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
     let mut options = Vec::new();
     for line in lines.clone() {
         let (name, value) = line.split_once(' ').unwrap();
-        // The container's.
+        // A directory of the container.
         if name != "dir" {
             options.extend([format!("--{name}"), value.to_owned()]);
         }

@@ -1,4 +1,4 @@
-//! What a deployment sets, the server accepts.
+//! The server accepts the configurations and environment variables of all deployments.
 
 use serde_json::Value;
 
@@ -7,8 +7,8 @@ use super::tools::read;
 use crate::support::file;
 use crate::support::replica::program;
 
-/// The server reads this, with these variables over it, and finds nothing wrong.
-fn accepted(configuration: &str, variables: &[(String, String)]) {
+/// Asserts that the server accepts a configuration, with these variables over it.
+fn assert_accepted(configuration: &str, variables: &[(String, String)]) {
     let file = file(configuration);
     let mut program = program();
     program.arg("validate").arg(file.path());
@@ -18,12 +18,12 @@ fn accepted(configuration: &str, variables: &[(String, String)]) {
     assert!(output.status.success(), "{variables:?}: {said}");
 }
 
-/// The server's variables, where a password is one.
+/// The server's variables, with values in place of secrets.
 fn variables(objects: &Objects) -> Vec<(String, String)> {
     let set = objects.server()["containers"][0]["env"].as_array().unwrap();
     let text = |value: &Value| match value.as_str() {
         Some(text) => text.replace("$(REDIS_PASSWORD)", "secret"),
-        // From a secret.
+        // The value of a secret.
         None => "redis://somewhere".to_owned(),
     };
     let set = set.iter();
@@ -36,21 +36,21 @@ fn variables(objects: &Objects) -> Vec<(String, String)> {
     set.collect()
 }
 
-/// Those that the server reads: the others are for what they are made of.
+/// The number of variables that the server reads.
 fn known(variables: &[(String, String)]) -> usize {
     let names = variables.iter().map(|(name, _)| name);
     names.filter(|name| name.starts_with("TOLLGATE__")).count()
 }
 
 #[test]
-fn of_kubernetes() {
+fn kubernetes_settings_are_accepted() {
     let own = ["redis.enabled=false", "redis.url.secret=mine"];
     let more = ["environment.TOLLGATE__STORE__DEADLINE=20ms"];
     for objects in [kustomization(), chart(&[]), chart(&own), chart(&more)] {
         let variables = variables(&objects);
         assert!(known(&variables) >= 5, "{variables:?}");
         let configuration = objects.find("ConfigMap", "tollgate");
-        accepted(
+        assert_accepted(
             configuration["data"]["tollgate.toml"].as_str().unwrap(),
             &variables,
         );
@@ -58,11 +58,11 @@ fn of_kubernetes() {
     let given = chart(&["configuration=[default]\nlimit = \"7/1s\"\n"]);
     let configuration = &given.find("ConfigMap", "tollgate")["data"]["tollgate.toml"];
     assert!(configuration.as_str().unwrap().contains("7/1s"));
-    accepted(configuration.as_str().unwrap(), &[]);
+    assert_accepted(configuration.as_str().unwrap(), &[]);
 }
 
 #[test]
-fn of_compose() {
+fn compose_settings_are_accepted() {
     let compose = super::compose::read_by_compose();
     let set = compose["services"]["server"]["environment"]
         .as_object()
@@ -73,26 +73,25 @@ fn of_compose() {
         .map(|(name, value)| (name.clone(), text(value)))
         .collect();
     assert!(known(&set) >= 5, "{set:?}");
-    accepted(&read("chart/files/tollgate.toml"), &set);
+    assert_accepted(&read("chart/files/tollgate.toml"), &set);
 }
 
-/// Where there is one that it does not know, the server says so: else this would prove nothing.
+/// The other tests would notice a misspelt variable.
 #[test]
 #[should_panic(expected = "STORE__ULR")]
-fn unknown_ones_are_refused() {
+fn unknown_variable_is_refused() {
     let unknown = (
         "TOLLGATE__STORE__ULR".to_owned(),
         "redis://redis".to_owned(),
     );
-    accepted(&read("chart/files/tollgate.toml"), &[unknown]);
+    assert_accepted(&read("chart/files/tollgate.toml"), &[unknown]);
 }
 
-/// Redis's password is in none of these files.
 #[test]
-fn no_secret_is_written_down() {
+fn no_file_has_a_password() {
     let objects = kustomization();
     assert_eq!(objects.of_kind("Secret").count(), 0);
-    // The chart makes one up.
+    // The chart generates a password.
     let [one, other] = [(); 2].map(|()| {
         let objects = chart(&[]);
         objects.find("Secret", "tollgate-redis")["data"]["password"].clone()

@@ -1,4 +1,4 @@
-//! The checkers, and the files that they check.
+//! The validators, and the files of `deploy/`.
 
 use std::env;
 use std::fs;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-/// A file, or a directory, of `deploy/`.
+/// The path of a file or directory of `deploy/`.
 pub(super) fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("deploy")
@@ -19,22 +19,22 @@ pub(super) fn read(name: &str) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// A program of the system's.
+/// A program of the system.
 pub(super) fn program(name: &str) -> Command {
     let path = env::var_os("PATH").unwrap_or_default();
-    // Where Debian has HAProxy, and not everybody looks.
+    // Debian has HAProxy there, which is not in every user's PATH.
     let directories = env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]);
     let found = directories
         .map(|place| place.join(name))
         .find(|file| file.is_file());
     let found = found
-        .unwrap_or_else(|| panic!("these tests need {name}: install it; ./tests/run sees to it"));
+        .unwrap_or_else(|| panic!("these tests need {name}: run ./tests/run, which installs it"));
     Command::new(found)
 }
 
-/// Where `./tests/run` puts what no system has packages of.
+/// The directory into which `./tests/run` installs tools that systems have no packages of.
 fn tools() -> PathBuf {
-    // Beside the profile that this test was built in.
+    // Next to the directory of this test's profile.
     let test = env::current_exe().expect("a test has a path");
     let tools = test
         .ancestors()
@@ -43,7 +43,8 @@ fn tools() -> PathBuf {
         .join("tools");
     assert!(
         tools.join("complete").exists(),
-        "these tests need kubectl, Helm and Kubernetes's schemas in {}: ./tests/run sees to it",
+        "these tests need kubectl, Helm and Kubernetes's schemas in {}: run ./tests/run, which \
+         installs them",
         tools.display()
     );
     tools
@@ -54,14 +55,14 @@ pub(super) fn tool(name: &str) -> Command {
     Command::new(tools().join("bin").join(name))
 }
 
-/// Python, with what is installed for it.
+/// Python, with the installed packages.
 pub(super) fn python() -> Command {
     let mut python = Command::new("python3");
     python.env("PYTHONPATH", tools().join("python"));
     python
 }
 
-/// What it prints; it has to succeed.
+/// Runs a command that succeeds, and returns its output.
 pub(super) fn run(command: &mut Command) -> String {
     let output = command.output();
     let output = output.unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -71,7 +72,7 @@ pub(super) fn run(command: &mut Command) -> String {
     printed
 }
 
-/// The documents of a file of YAML.
+/// The documents of a YAML text.
 pub(super) fn yaml(text: &str) -> Vec<Value> {
     const READ: &str = "import json, sys, yaml\n\
         print(json.dumps([one for one in yaml.safe_load_all(open(sys.argv[1])) if one]))";
@@ -80,7 +81,7 @@ pub(super) fn yaml(text: &str) -> Vec<Value> {
     serde_json::from_str(&json).unwrap()
 }
 
-/// A file's only document.
+/// The only document of a file.
 pub(super) fn document(name: &str) -> Value {
     let mut documents = yaml(&read(name));
     assert_eq!(documents.len(), 1, "{name}");
