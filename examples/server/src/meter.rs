@@ -46,7 +46,7 @@ const BUCKETS: [(&str, &[f64]); 3] = [
     ),
 ];
 
-/// Begins to count. What is counted before is lost.
+/// Installs the recorder. Metrics that are recorded earlier are lost.
 pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new();
     for (name, buckets) in BUCKETS {
@@ -56,17 +56,17 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     tollgate::describe_metrics();
     describe_counter!(
         REQUESTS,
-        "Questions to the server, by front door and what became of them."
+        "Checks by HTTP and gRPC, by protocol and outcome."
     );
     describe_counter!(
         ENVOY_HITS,
-        "Hits of descriptors, by the rule that was found for them and what became of them."
+        "Hits of Envoy's descriptors, by rule and outcome."
     );
     describe_counter!(
         RELOADS,
-        "Changes of the configuration: those that were taken over, and those that were refused."
+        "Changed configurations, by whether they were taken or refused."
     );
-    // From 0 on, so that the first one is a change that is seen.
+    // From 0, so that the first change is an increase, which an alert can see.
     for result in ["taken", "refused"] {
         counter!(RELOADS, "result" => result).increment(0);
     }
@@ -74,7 +74,7 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
-/// Keeps the recorder's memory small, for ever.
+/// Runs the recorder's upkeep, which bounds its memory, until the task is aborted.
 pub(crate) async fn upkeep(handle: PrometheusHandle) {
     loop {
         tokio::time::sleep(UPKEEP).await;
@@ -82,7 +82,7 @@ pub(crate) async fn upkeep(handle: PrometheusHandle) {
     }
 }
 
-/// A question was answered, or was not.
+/// Counts a check.
 pub(crate) fn answered(door: &'static str, answer: &Result<Answer, Refusal>) {
     let outcome = match answer {
         Ok(answer) if answer.allowed => "allowed",
@@ -115,12 +115,12 @@ fn has_series(domain: &str, rule: &str) -> bool {
     series.contains(&label) || (series.len() < MOST_OPEN_RULES && series.insert(label))
 }
 
-/// The configuration has changed.
+/// Counts a changed configuration.
 pub(crate) fn reloaded(result: &'static str) {
     counter!(RELOADS, "result" => result).increment(1);
 }
 
-/// So many limits are set at run time now.
+/// Sets the number of run-time limits.
 pub(crate) fn runtime_limits(count: usize) {
     gauge!(RUNTIME_LIMITS).set(count as f64);
 }

@@ -32,7 +32,7 @@ pub(crate) enum Amount {
 pub(crate) struct PerUnit {
     pub(crate) requests: u32,
     pub(crate) unit: Unit,
-    /// None if `requests` is 0, of which the library has no quota.
+    /// `None` if `requests` is 0: the library has no quota of 0.
     pub(crate) limits: Option<Limits>,
     /// A limit of 1 that is charged when hits do not fit into `limits`, and so marks the count as
     /// exceeded until the unit ends.

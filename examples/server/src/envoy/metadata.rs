@@ -41,7 +41,7 @@ fn value(field: &Field<'_>) -> Result<Value> {
 }
 
 /// The dynamic metadata of a response: the metadata of these rules, merged, in the field `metadata`.
-/// None if no rule has any.
+/// `None` if it is empty.
 pub(crate) fn merged<'a>(rules: impl IntoIterator<Item = &'a Struct>) -> Option<Struct> {
     let mut merged = Struct::default();
     for metadata in rules {

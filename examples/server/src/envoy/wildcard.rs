@@ -7,7 +7,7 @@ pub(super) struct Wildcard {
 }
 
 impl Wildcard {
-    /// None if the value has no `*`.
+    /// Returns `None` if the value has no `*`.
     pub(super) fn new(value: &str) -> Option<Self> {
         value.contains('*').then(|| Self {
             pattern: value.to_owned(),

@@ -82,7 +82,7 @@ fn authenticate(rules: &Rules, header: Option<&str>) -> Result<(), Refusal> {
     })
 }
 
-/// The check of each descriptor, or None if the descriptor has no limit.
+/// The check of each descriptor, or `None` if the descriptor has no limit.
 fn plans(rules: &Rules, request: &RateLimitRequest) -> Result<Vec<Option<Plan>>, Refusal> {
     if request.domain.is_empty() {
         return Err(Refusal::invalid("domain", "must not be empty"));
@@ -180,7 +180,7 @@ fn given_limit(given: &RateLimitOverride) -> Result<Limit, Refusal> {
         Ok(rate_limit::Unit::Month) => Unit::Month,
         Ok(rate_limit::Unit::Year) => Unit::Year,
         Ok(rate_limit::Unit::Unknown) | Err(_) => {
-            let problem = "must be a unit from SECOND to YEAR";
+            let problem = "must be SECOND, MINUTE, HOUR, DAY, WEEK, MONTH or YEAR";
             return Err(Refusal::invalid("descriptors.limit.unit", problem));
         }
     };

@@ -142,7 +142,7 @@ impl Asker {
         response.overall_code() == Code::Ok
     }
 
-    /// Asserts that so many requests are allowed, and no more.
+    /// Asserts that this number of requests is allowed, and the next one denied.
     async fn admits(&mut self, entries: &[(&str, &str)], expected: u32) {
         for _ in 0..expected {
             assert!(self.allows(entries).await, "{entries:?}");
@@ -274,7 +274,7 @@ async fn responses() {
     let limit = user.current_limit.as_ref().unwrap();
     assert_eq!((&*limit.name, user.limit_remaining), ("usual", 0));
 
-    // One descriptor over its limit denies the request. The other descriptors are charged all the same.
+    // One descriptor over its limit denies the request. The rest of the descriptors are still charged.
     let response = asker.ask(&descriptors).await;
     assert_eq!(response.overall_code(), Code::OverLimit);
     let codes: Vec<_> = response
@@ -650,7 +650,7 @@ async fn labels_of_requests_are_bounded() {
     assert_eq!(hits("plan_free"), Some(1));
 }
 
-/// The server's verdict on rules: nothing, or the error.
+/// The error with which the server refuses rules, or an empty text.
 fn verdict(rules: &str) -> String {
     let rules = file(rules);
     let settings = file(&format!("[envoy]\nfiles = [{:?}]\n", rules.path()));

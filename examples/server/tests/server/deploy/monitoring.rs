@@ -378,7 +378,7 @@ async fn load(http: SocketAddr, grpc: String) {
             ..Default::default()
         };
         envoy.should_rate_limit(request).await.unwrap();
-        // Leaves some of the machine to the other processes.
+        // Leaves processor time to the servers.
         sleep(Duration::from_millis(2)).await;
     }
 }

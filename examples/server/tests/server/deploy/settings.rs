@@ -76,7 +76,7 @@ fn compose_settings_are_accepted() {
     assert_accepted(&read("chart/files/tollgate.toml"), &set);
 }
 
-/// The other tests would notice a misspelt variable.
+/// A misspelt variable would fail the tests above.
 #[test]
 #[should_panic(expected = "STORE__ULR")]
 fn unknown_variable_is_refused() {
