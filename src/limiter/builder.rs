@@ -85,21 +85,17 @@ impl LimiterBuilder {
     /// The limiter.
     #[must_use]
     pub fn build(self) -> Limiter {
-        let is_infallible = self.store.is_infallible();
-        let capacity = match is_infallible {
-            true => 0,
-            false => self.fallback_capacity,
-        };
         let shared = Shared {
-            is_infallible,
+            is_infallible: self.store.is_infallible(),
             meter: Meter::new(self.store.name()),
             store: self.store,
             deadline: self.deadline,
             lanes: Lanes::new(self.failures_to_open),
-            fallback: Fallback::new(capacity, self.fallback_share.get()),
             deadlines: Deadlines::default(),
         };
-        Limiter::new(shared, self.strategy)
+        let capacity = shared.fallback_capacity(self.fallback_capacity);
+        let fallback = Fallback::new(capacity, self.fallback_share.get());
+        Limiter::new(shared, fallback, self.strategy)
     }
 }
 

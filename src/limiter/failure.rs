@@ -44,6 +44,10 @@ impl Fallback {
         Self { table, share }
     }
 
+    pub(super) fn share(&self) -> u32 {
+        self.share
+    }
+
     /// Decides a check, or looks what it would get. While the store is away, `away`, each replica
     /// charges its share.
     pub(super) fn check<'a>(

@@ -41,6 +41,7 @@ use crate::store::{Check, Outcome, Reply, Store, StoreError, StoreErrorKind, Ver
 #[derive(Clone)]
 pub struct Limiter {
     pub(super) shared: Arc<Shared>,
+    fallback: Arc<Fallback>,
     strategy: FailureStrategy,
     shadow: bool,
 }
@@ -50,7 +51,6 @@ pub(super) struct Shared {
     pub(super) is_infallible: bool,
     pub(super) deadline: Duration,
     pub(super) lanes: Lanes,
-    pub(super) fallback: Fallback,
     pub(super) meter: Meter,
     pub(super) deadlines: Deadlines,
 }
@@ -82,9 +82,10 @@ impl Limiter {
         LimiterBuilder::new(AnyStore::new(store))
     }
 
-    pub(super) fn new(shared: Shared, strategy: FailureStrategy) -> Self {
+    pub(super) fn new(shared: Shared, fallback: Fallback, strategy: FailureStrategy) -> Self {
         Self {
             shared: Arc::new(shared),
+            fallback: Arc::new(fallback),
             strategy,
             shadow: false,
         }
@@ -94,6 +95,26 @@ impl Limiter {
     #[must_use]
     pub fn failure_strategy(self, strategy: FailureStrategy) -> Self {
         Self { strategy, ..self }
+    }
+
+    /// The same limiter, with the same store and breakers, and a fallback of its own that has room for
+    /// this many counts (identities times policies, at 64 bytes each).
+    ///
+    /// A full fallback evicts counts, so a tenant that is asked about ever new identities can evict
+    /// those of other tenants. It cannot if they have limiters with separate fallbacks. A store in the
+    /// process has no fallback: there each tenant needs a [`LocalStore`](crate::LocalStore) of its own.
+    ///
+    /// ```
+    /// # use tollgate::{Limiter, LocalStore};
+    /// # let store = LocalStore::new();
+    /// let limiter = Limiter::from(store);
+    /// let acme = limiter.clone().separate_fallback(10_000);
+    /// ```
+    #[must_use]
+    pub fn separate_fallback(self, capacity: usize) -> Self {
+        let capacity = self.shared.fallback_capacity(capacity);
+        let fallback = Arc::new(Fallback::new(capacity, self.fallback.share()));
+        Self { fallback, ..self }
     }
 
     /// The same limiter for decisions that will not be enforced: metrics count its denials apart.
@@ -166,7 +187,7 @@ impl Limiter {
             self.report(check, operation, &decision);
             return Checked::Ready(decision);
         };
-        let held = lane.as_ref().map(|_| shared.fallback.held(check));
+        let held = lane.as_ref().map(|_| self.fallback.held(check));
         let carried = held.as_ref().and_then(|held| held.carried.as_deref());
         let patience = check.time_left.min(shared.deadline);
         let began = lane.as_ref().map(|(_, began)| *began);
@@ -214,9 +235,7 @@ impl Limiter {
         };
         let charged = &asked.operation.charged(check);
         let replayed = match &asked.held {
-            Some(held) if !verdict.remembered => {
-                self.shared.fallback.settle(charged, held, verdict)
-            }
+            Some(held) if !verdict.remembered => self.fallback.settle(charged, held, verdict),
             _ => Decision::replay(charged, verdict),
         };
         let decision = match replayed {
@@ -249,7 +268,7 @@ impl Limiter {
     /// What the strategy makes of a store that does not decide this check, or is away for all.
     fn degraded<'a>(&self, check: &Check<'a>, operation: Operation, away: bool) -> Decision<'a> {
         match self.strategy {
-            FailureStrategy::Open => self.shared.fallback.check(check, operation, away),
+            FailureStrategy::Open => self.fallback.check(check, operation, away),
             FailureStrategy::OpenUnlimited => Decision::unlimited(check),
             FailureStrategy::Closed => Decision::refused(check, LONGEST_WAIT),
         }
@@ -276,7 +295,7 @@ impl Limiter {
     /// If the store did not answer that it did it. It may have.
     pub async fn reset(&self, check: &Check<'_>) -> Result<(), StoreError> {
         let shared = &self.shared;
-        shared.fallback.reset(check);
+        self.fallback.reset(check);
         let lane = shared.lane(check)?;
         let outcome = shared.store.reset(&check.time_left(shared.deadline));
         shared.done(Operation::Reset, lane, outcome).await
@@ -293,6 +312,15 @@ impl From<Away> for StoreError {
 }
 
 impl Shared {
+    /// The capacity of a fallback that is asked for this much. Where no check can fail, a fallback is
+    /// never used, and takes no memory.
+    pub(super) fn fallback_capacity(&self, wanted: usize) -> usize {
+        match self.is_infallible {
+            true => 0,
+            false => wanted,
+        }
+    }
+
     /// The lane to ask by, from now; none where the store needs no breaker.
     fn lane(&self, check: &Check<'_>) -> Result<AskedLane, Away> {
         if self.is_infallible {

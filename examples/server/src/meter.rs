@@ -14,6 +14,9 @@ const REQUESTS: &str = "tollgate_server_requests_total";
 
 const ENVOY_HITS: &str = "tollgate_server_envoy_hits_total";
 
+const CONNECTIONS: &str = "tollgate_server_connections";
+const CONNECTIONS_ENDED: &str = "tollgate_server_connections_ended_total";
+
 const RELOADS: &str = "tollgate_server_reloads_total";
 const RUNTIME_LIMITS: &str = "tollgate_server_runtime_limits";
 
@@ -70,6 +73,12 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     for result in ["taken", "refused"] {
         counter!(RELOADS, "result" => result).increment(0);
     }
+    describe_gauge!(CONNECTIONS, "Open connections of clients.");
+    describe_counter!(
+        CONNECTIONS_ENDED,
+        "Connections that the server ended, by reason: their deadline, eviction of the longest idle \
+         one for a new one, or refusal of a new one."
+    );
     describe_gauge!(RUNTIME_LIMITS, "Limits that were set at run time.");
     Ok(handle)
 }
@@ -118,6 +127,16 @@ fn has_series(domain: &str, rule: &str) -> bool {
 /// Counts a changed configuration.
 pub(crate) fn reloaded(result: &'static str) {
     counter!(RELOADS, "result" => result).increment(1);
+}
+
+/// Sets the number of open connections.
+pub(crate) fn connections(count: usize) {
+    gauge!(CONNECTIONS).set(count as f64);
+}
+
+/// Counts a connection that the server ended.
+pub(crate) fn connection_ended(reason: &'static str) {
+    counter!(CONNECTIONS_ENDED, "reason" => reason).increment(1);
 }
 
 /// Sets the number of run-time limits.

@@ -1,4 +1,5 @@
 use super::caller::Caller;
+use super::given_limits::GivenLimits;
 use super::jwt::Jwt;
 use super::tokens::Tokens;
 use crate::decide::Refusal;
@@ -10,6 +11,7 @@ pub(crate) struct Authenticator {
     /// Each with its tenant.
     pub(crate) tokens: Tokens<String>,
     pub(crate) jwt: Option<Jwt>,
+    pub(crate) given_limits: GivenLimits,
 }
 
 impl Authenticator {
@@ -30,6 +32,17 @@ impl Authenticator {
         };
         let caller = bearer(header).and_then(|token| self.caller(token));
         caller.ok_or_else(|| Refusal::unauthenticated("the token is not good, or not any more"))
+    }
+
+    /// Refuses a request with limits of the caller's own, unless this caller may give them.
+    pub(crate) fn check_given_limits(&self, caller: &Caller) -> Result<(), Refusal> {
+        match self.given_limits.may(caller) {
+            true => Ok(()),
+            false => Err(Refusal::not_allowed(
+                "this caller must not give limits: leave them out, so that the configured ones apply \
+                 (or change `callers_may_give_limits` in [authentication])",
+            )),
+        }
     }
 
     fn caller(&self, token: &str) -> Option<Caller> {

@@ -1,13 +1,17 @@
-/// Who is asking.
+/// The sender of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Caller {
-    /// Nobody said, and nobody need.
+    /// A caller without a token, where none is required: asks for any tenant and key.
     Anybody,
-    /// A tenant, for whichever of its keys it likes.
+    /// The bearer of a token of the admin API: acts on any tenant and key.
+    Operator,
+    /// The bearer of a tenant's token: asks for any key of the tenant.
     Tenant(String),
-    /// A user, for nobody else.
+    /// The bearer of one of Envoy's tokens: asks for any descriptor.
+    Envoy,
+    /// The bearer of a JSON web token: asks for its own key only.
     User {
-        /// None: the default one.
+        /// `None` for the default tenant.
         tenant: Option<String>,
         subject: String,
     },

@@ -41,6 +41,10 @@ impl Jwt {
     /// Whose token it is, if it is good.
     pub(super) fn verify(&self, token: &str) -> Option<Caller> {
         let header = decode_header(token).ok()?;
+        // Names of extensions that must be understood, and none is (RFC 7515, section 4.1.11).
+        if header.crit.is_some() {
+            return None;
+        }
         let may_be = |key: &&JwtKey| {
             let is_named = match (&key.id, &header.kid) {
                 (Some(id), Some(said)) => id == said,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::reader::{Field, Result, Table};
-use crate::authentication::{Authenticator, Jwt, JwtKey, Tokens};
+use crate::authentication::{Authenticator, GivenLimits, Jwt, JwtKey, Tokens};
 
 /// As short as a key for HS256 may be (RFC 7518, section 3.2).
 const SHORTEST_SECRET: usize = 32;
@@ -13,17 +13,24 @@ const SHORTEST_SECRET: usize = 32;
 /// By how much clocks may differ, unless set.
 const LEEWAY: Duration = Duration::from_secs(30);
 
-pub(super) fn read(root: &Table<'_>, tokens: Tokens<String>) -> Result<Authenticator> {
+/// Reads the section. `is_local` says whether only this machine reaches the listeners.
+pub(super) fn read(
+    root: &Table<'_>,
+    tokens: Tokens<String>,
+    is_local: bool,
+) -> Result<Authenticator> {
     let mut authenticator = Authenticator {
         required: false,
         tokens,
         jwt: None,
+        given_limits: GivenLimits::default(),
     };
     let Some(field) = root.get("authentication") else {
         authenticator.required = authenticator.is_configured();
+        authenticator.given_limits = default_given_limits(&authenticator, is_local);
         return Ok(authenticator);
     };
-    let table = field.table(&["required", "jwt"])?;
+    let table = field.table(&["required", "jwt", "callers_may_give_limits"])?;
     authenticator.jwt = table.read("jwt", jwt)?;
     let is_configured = authenticator.is_configured();
     authenticator.required = match table.get("required") {
@@ -37,7 +44,25 @@ pub(super) fn read(root: &Table<'_>, tokens: Tokens<String>) -> Result<Authentic
             required => required,
         },
     };
+    let given_limits = table.read("callers_may_give_limits", |field| {
+        field.choice(&[
+            ("nobody", GivenLimits::Nobody),
+            ("tenants", GivenLimits::Tenants),
+            ("all", GivenLimits::All),
+        ])
+    })?;
+    authenticator.given_limits =
+        given_limits.unwrap_or_else(|| default_given_limits(&authenticator, is_local));
     Ok(authenticator)
+}
+
+/// Callers that are not known give limits only where they are on this machine, as in a first try.
+fn default_given_limits(authenticator: &Authenticator, is_local: bool) -> GivenLimits {
+    match authenticator.is_configured() {
+        true => GivenLimits::Tenants,
+        false if is_local => GivenLimits::All,
+        false => GivenLimits::Nobody,
+    }
 }
 
 /// Adds the tokens of a list.

@@ -51,6 +51,25 @@ pub(crate) struct Listen {
     pub(crate) grpc: SocketAddr,
     /// None where nobody may change anything.
     pub(crate) admin: Option<SocketAddr>,
+    /// Connections of all listeners together; as many as the process can have unless set.
+    pub(crate) max_connections: Option<u32>,
+    /// Half of all unless set.
+    pub(crate) max_connections_per_address: Option<u32>,
+    /// How long a request may take to arrive and to be answered.
+    pub(crate) request_deadline: Duration,
+    /// After how long HTTP/2 clients, those of gRPC among them, are asked to reconnect.
+    pub(crate) max_connection_age: Duration,
+}
+
+impl Listen {
+    /// Whether only this machine reaches the listeners.
+    fn is_local(&self) -> bool {
+        let addresses = [Some(self.http), Some(self.grpc), self.admin];
+        addresses
+            .iter()
+            .flatten()
+            .all(|address| address.ip().is_loopback())
+    }
 }
 
 #[derive(Debug, PartialEq)]
@@ -153,17 +172,18 @@ impl Configuration {
         let root = Field::root(&root).table(&known)?;
         let (store, failure_strategy) = store(&root)?;
         let (catalog, tokens) = limits::read(&root)?;
-        let authenticator = authentication::read(&root, tokens)?;
+        let admin_tokens = admin::read(&root)?;
+        let listen = listen(&root, !admin_tokens.is_empty())?;
+        let authenticator = authentication::read(&root, tokens, listen.is_local())?;
         let envoy = envoy::read(&root, directory, sources)?;
         if authenticator.required && !envoy.rules.is_empty() && envoy.tokens.is_empty() {
             let problem = "callers must authenticate, and Envoy could not: give it `tokens`";
             return Err(root.required("envoy")?.wrong(problem));
         }
         let (log_filter, log_format) = log(&root)?;
-        let admin_tokens = admin::read(&root)?;
         Ok(Self {
             fixed: Fixed {
-                listen: listen(&root, !admin_tokens.is_empty())?,
+                listen,
                 store,
                 log_filter,
                 log_format,
@@ -189,15 +209,37 @@ fn section<'a>(root: &Table<'a>, name: &str, known: &[&str]) -> Result<Option<Ta
 }
 
 fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
-    let table = section(root, "listen", &["http", "grpc", "admin"])?;
+    let known = [
+        "http",
+        "grpc",
+        "admin",
+        "max_connections",
+        "max_connections_per_address",
+        "request_deadline",
+        "max_connection_age",
+    ];
+    let table = section(root, "listen", &known)?;
+    let table = table.as_ref();
     let address = |name: &str, port| {
-        let address = table.as_ref().map(|table| table.read(name, Field::address));
+        let address = table.map(|table| table.read(name, Field::address));
         Ok(address.transpose()?.flatten().unwrap_or(local(port)))
+    };
+    let duration = |name: &str, default| {
+        let duration = table.map(|table| table.read(name, Field::duration));
+        Ok(duration.transpose()?.flatten().unwrap_or(default))
+    };
+    let count = |name: &str| {
+        let count = table.map(|table| table.read(name, |field| field.number(1..=1_000_000)));
+        Ok(count.transpose()?.flatten())
     };
     Ok(Listen {
         http: address("http", 8080)?,
         grpc: address("grpc", 8081)?,
         admin: Some(address("admin", 8082)?).filter(|_| has_admin),
+        max_connections: count("max_connections")?,
+        max_connections_per_address: count("max_connections_per_address")?,
+        request_deadline: duration("request_deadline", Duration::from_secs(10))?,
+        max_connection_age: duration("max_connection_age", Duration::from_secs(300))?,
     })
 }
 

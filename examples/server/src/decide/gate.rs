@@ -6,6 +6,7 @@ use futures_util::future::join;
 use tollgate::{Check, Identity, Limiter, Limits, Quota, Scope};
 
 use super::answer::Answer;
+use super::limiters::Limiters;
 use super::question::{Question, identity};
 use super::refusal::Refusal;
 use crate::authentication::Caller;
@@ -13,10 +14,10 @@ use crate::configuration::Rules;
 use crate::envoy::PerUnit;
 use crate::limits::{Keeper, limits_of};
 
-/// One limiter, and the rules by which it is asked; what all front doors share.
+/// The limiters, and the rules by which they are asked; what all front doors share.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
-    limiter: Limiter,
+    limiters: Arc<ArcSwap<Limiters>>,
     rules: Arc<ArcSwap<Rules>>,
     keeper: Keeper,
     /// Keeps the counts of Envoy's descriptors apart from those of keys.
@@ -48,9 +49,9 @@ enum Mode {
 }
 
 impl Gate {
-    pub(crate) fn new(limiter: Limiter, rules: Rules, keeper: Keeper) -> Self {
+    pub(crate) fn new(limiters: Limiters, rules: Rules, keeper: Keeper) -> Self {
         Self {
-            limiter,
+            limiters: Arc::new(ArcSwap::from_pointee(limiters)),
             rules: Arc::new(ArcSwap::from_pointee(rules)),
             keeper,
             envoy_scope: Scope::new("envoy").expect("a good name"),
@@ -64,6 +65,8 @@ impl Gate {
 
     /// Goes by these rules from now on.
     pub(crate) fn follow(&self, rules: Rules) {
+        let limiters = self.limiters.load().follow(&rules);
+        self.limiters.store(Arc::new(limiters));
         self.rules.store(Arc::new(rules));
     }
 
@@ -92,8 +95,9 @@ impl Gate {
 
     /// Forgets what was counted, here and in the store.
     pub(crate) async fn reset(&self, question: &Question) -> Result<(), Refusal> {
-        let terms = self.terms(&Caller::Anybody, question)?;
-        let reset = self.limiter.reset(&terms.check()).await;
+        let terms = self.terms(&Caller::Operator, question)?;
+        let limiter = self.limiter(&terms);
+        let reset = limiter.reset(&terms.check()).await;
         reset.map_err(|error| {
             tracing::warn!(%error, "a count could not be reset");
             Refusal::unavailable("the store did not answer that it did it: try again")
@@ -107,7 +111,7 @@ impl Gate {
         mode: Mode,
     ) -> Result<Answer, Refusal> {
         let terms = self.terms(caller, question)?;
-        let limiter = self.limiter(&terms.rules);
+        let limiter = self.limiter(&terms);
         let decision = match mode {
             Mode::Check => limiter.check(&terms.check()).await,
             Mode::Peek => limiter.peek(&terms.check()).await,
@@ -120,6 +124,9 @@ impl Gate {
         let subject = question.subject(caller)?;
         let identity = identity(&subject.key)?;
         let rules = self.rules();
+        if question.limits.is_some() {
+            rules.authenticator.check_given_limits(caller)?;
+        }
         let catalog = &rules.catalog;
         let scope = catalog
             .scope_of(subject.tenant.as_deref())
@@ -156,7 +163,8 @@ impl Gate {
         let about = |limits| Check::new(&identity, limits).scope(&self.envoy_scope);
         let limits = about(per_unit.limits.as_ref()?);
         let over = about(&per_unit.over);
-        let limiter = self.limiter(rules);
+        let limiter = self.limiters.load().of_envoy().clone();
+        let limiter = limiter.failure_strategy(rules.failure_strategy);
         if hits == 0 {
             let (left, over) = join(
                 limiter.peek(&limits.cost(0)).into_future(),
@@ -176,9 +184,10 @@ impl Gate {
         Some(Answer::from(&decision))
     }
 
-    fn limiter(&self, rules: &Rules) -> Limiter {
-        let limiter = self.limiter.clone();
-        limiter.failure_strategy(rules.failure_strategy)
+    fn limiter(&self, terms: &Terms) -> Limiter {
+        let limiters = self.limiters.load();
+        let limiter = limiters.of_tenant(terms.scope.as_str()).clone();
+        limiter.failure_strategy(terms.rules.failure_strategy)
     }
 
     /// Whether the store is away, as a look at nobody's count tells.
@@ -186,6 +195,7 @@ impl Gate {
         let nobody = Identity::new("tollgate", "ready").expect("a good kind");
         let limits = Limits::from(Quota::per_second(1));
         let look = Check::new(&nobody, &limits);
-        self.limiter.peek(&look).await.is_degraded()
+        let limiter = self.limiters.load().of_others().clone();
+        limiter.peek(&look).await.is_degraded()
     }
 }

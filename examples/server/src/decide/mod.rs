@@ -6,11 +6,13 @@
 mod answer;
 mod gate;
 mod given;
+mod limiters;
 mod question;
 mod refusal;
 
 pub(crate) use answer::{Answer, milliseconds};
 pub(crate) use gate::Gate;
 pub(crate) use given::{Algorithm, GivenLimit};
+pub(crate) use limiters::{Limiters, MakeLimiter};
 pub(crate) use question::Question;
 pub(crate) use refusal::{Refusal, RefusalKind};

@@ -26,6 +26,9 @@ pub(super) struct Subject {
 /// The kind of the identities that keys are, which labels metrics.
 const KIND: &str = "key";
 
+/// The longest key, in bytes. Every key that is counted stays in memory for a while.
+const MAX_KEY: usize = 1_024;
+
 /// What the keys of users begin with.
 const USER: &str = "user:";
 
@@ -33,7 +36,7 @@ impl Question {
     /// Of what this caller asks, if it may.
     pub(super) fn subject(&self, caller: &Caller) -> Result<Subject, Refusal> {
         match caller {
-            Caller::Anybody => Ok(Subject {
+            Caller::Anybody | Caller::Operator | Caller::Envoy => Ok(Subject {
                 key: self.named_key()?,
                 tenant: self.tenant.clone(),
             }),
@@ -79,6 +82,10 @@ impl Question {
 pub(super) fn identity(key: &str) -> Result<Identity, Refusal> {
     match key.strip_prefix(USER) {
         _ if key.is_empty() => Err(Refusal::invalid("key", "must not be empty")),
+        _ if key.len() > MAX_KEY => Err(Refusal::invalid(
+            "key",
+            format!("has {} bytes: at most {MAX_KEY} are allowed", key.len()),
+        )),
         Some("") => Err(Refusal::invalid("key", "names no user after `user:`")),
         Some(user) => Ok(Identity::user(user)),
         None => Ok(Identity::new(KIND, key).expect("a good kind")),

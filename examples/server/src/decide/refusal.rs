@@ -40,7 +40,15 @@ impl Refusal {
         }
     }
 
-    /// Whoever asks may not ask that, because of a field.
+    /// The caller must not ask this.
+    pub(crate) fn not_allowed(problem: impl Display) -> Self {
+        Self {
+            kind: RefusalKind::Forbidden,
+            ..Self::unreadable(problem)
+        }
+    }
+
+    /// The caller must not ask this, because of a field.
     pub(crate) fn forbidden(field: &str, problem: impl Display) -> Self {
         Self {
             kind: RefusalKind::Forbidden,

@@ -12,7 +12,7 @@ use crate::meter;
 use crate::protocol::tollgate::v1;
 use crate::protocol::tollgate::v1::rate_limiter_server::RateLimiter;
 
-/// The door.
+/// The implementation of the service.
 #[derive(Debug)]
 pub(super) struct Door {
     pub(super) gate: Gate,
@@ -34,13 +34,7 @@ impl RateLimiter for Door {
         &self,
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let caller = authenticate(&self.gate, &request).map_err(|refusal| refused(&refusal))?;
-        let request = request.into_inner();
-        let question = question(request.key, request.tenant, request.limit, 0);
-        let answer = self
-            .gate
-            .peek(&caller, &question.map_err(|refusal| refused(&refusal))?)
-            .await;
+        let answer = self.peek(request).await;
         let status = Some(status(&answer.map_err(|refusal| refused(&refusal))?));
         Ok(Response::new(v1::GetStatusResponse { status }))
     }
@@ -48,17 +42,43 @@ impl RateLimiter for Door {
 
 impl Door {
     async fn check(&self, request: Request<v1::CheckLimitRequest>) -> Result<Answer, Refusal> {
-        let caller = authenticate(&self.gate, &request)?;
-        let request = request.into_inner();
+        let (caller, request) = caller(request)?;
         let cost = request.cost.unwrap_or(1);
         let question = question(request.key, request.tenant, request.limit, cost)?;
         self.gate.check(&caller, &question).await
     }
+
+    async fn peek(&self, request: Request<v1::GetStatusRequest>) -> Result<Answer, Refusal> {
+        let (caller, request) = caller(request)?;
+        let question = question(request.key, request.tenant, request.limit, 0)?;
+        self.gate.peek(&caller, &question).await
+    }
 }
 
-fn authenticate<T>(gate: &Gate, request: &Request<T>) -> Result<Caller, Refusal> {
-    let rules = gate.rules();
-    rules.authenticator.authenticate(authorization(request))
+/// Authenticates the caller by a call's metadata, before its message is read.
+pub(super) fn authenticate(gate: &Gate, mut request: Request<()>) -> Result<Request<()>, Status> {
+    match gate
+        .rules()
+        .authenticator
+        .authenticate(authorization(&request))
+    {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            Ok(request)
+        }
+        Err(refusal) => {
+            let status = refused(&refusal);
+            meter::answered("grpc", &Err(refusal));
+            Err(status)
+        }
+    }
+}
+
+/// The caller that [`authenticate`] found, and the message.
+fn caller<T>(mut request: Request<T>) -> Result<(Caller, T), Refusal> {
+    let caller = request.extensions_mut().remove();
+    let caller = caller.ok_or_else(|| Refusal::unauthenticated("the caller is unknown"))?;
+    Ok((caller, request.into_inner()))
 }
 
 fn question(
@@ -68,7 +88,7 @@ fn question(
     cost: u32,
 ) -> Result<Question, Refusal> {
     Ok(Question {
-        // An empty one is as good as none.
+        // Protocol buffers do not tell an empty text from a missing one.
         key: (!key.is_empty()).then_some(key),
         tenant,
         limits: limit.map(given).transpose()?,

@@ -3,6 +3,7 @@ use std::fmt;
 use axum::Router;
 use tonic::server::NamedService;
 use tonic::service::Routes;
+use tonic::service::interceptor::InterceptedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
@@ -12,7 +13,10 @@ use crate::protocol::DESCRIPTORS;
 use crate::protocol::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 use crate::protocol::tollgate::v1::rate_limiter_server::RateLimiterServer;
 
-/// What the health service says.
+/// The longest message of a request, in bytes.
+const MAX_MESSAGE: usize = 64 * 1024;
+
+/// The statuses that the health service reports.
 #[derive(Clone)]
 pub(crate) struct Health(HealthReporter);
 
@@ -50,12 +54,27 @@ pub(crate) async fn router(gate: Gate) -> anyhow::Result<(Router, Health)> {
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let limiter = limiter::Door { gate: gate.clone() };
-    let routes = Routes::new(RateLimiterServer::new(limiter))
-        .add_service(RateLimitServiceServer::new(envoy::Door { gate }))
-        .add_service(health_service)
-        .add_service(reflection().build_v1()?)
+    let limiter = RateLimiterServer::new(limiter::Door { gate: gate.clone() })
+        .max_decoding_message_size(MAX_MESSAGE);
+    let authenticate = {
+        let gate = gate.clone();
+        move |request| limiter::authenticate(&gate, request)
+    };
+    let envoy =
+        RateLimitServiceServer::new(envoy::Door { gate }).max_decoding_message_size(MAX_MESSAGE);
+    let routes = Routes::new(InterceptedService::new(limiter, authenticate))
+        .add_service(envoy)
+        .add_service(health_service.max_decoding_message_size(MAX_MESSAGE))
+        .add_service(
+            reflection()
+                .build_v1()?
+                .max_decoding_message_size(MAX_MESSAGE),
+        )
         // For tools that know no other.
-        .add_service(reflection().build_v1alpha()?);
+        .add_service(
+            reflection()
+                .build_v1alpha()?
+                .max_decoding_message_size(MAX_MESSAGE),
+        );
     Ok((routes.prepare().into_axum_router(), health))
 }

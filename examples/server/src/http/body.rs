@@ -22,8 +22,11 @@ pub(crate) fn received(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Pro
 
 /// The object that the body is, with no fields but these.
 pub(crate) fn read<T: DeserializeOwned>(body: &[u8], fields: &[&str]) -> Result<T, Refusal> {
-    // What is wrong is looked for only once something is.
-    serde_json::from_slice(body).map_err(|_| explain::<T>(body, fields))
+    // serde also takes an array of a struct's fields, in their order.
+    let is_object = body.trim_ascii_start().starts_with(b"{");
+    let read = is_object.then(|| serde_json::from_slice(body).ok());
+    // The reason is sought only once there is one.
+    read.flatten().ok_or_else(|| explain::<T>(body, fields))
 }
 
 fn explain<T: DeserializeOwned>(body: &[u8], fields: &[&str]) -> Refusal {

@@ -2,9 +2,7 @@
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::State;
-use axum::extract::rejection::BytesRejection;
-use axum::http::HeaderMap;
+use axum::extract::{FromRequest, Request, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use tollgate::Limits;
@@ -13,6 +11,7 @@ use super::body;
 use super::headers::headers;
 use super::problem::Problem;
 use super::router::Door;
+use crate::authentication::Caller;
 use crate::decide::{Algorithm, Answer, GivenLimit, Question, Refusal, milliseconds};
 use crate::meter;
 
@@ -54,21 +53,22 @@ struct CheckResponse {
     degraded: bool,
 }
 
-pub(super) async fn check(
-    State(door): State<Door>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Result<Response, Problem> {
-    let body = body::received(body)?;
-    let answer = decide(&door, &headers, &body).await;
+pub(super) async fn check(State(door): State<Door>, request: Request) -> Result<Response, Problem> {
+    let answer = match door.caller(request.headers()) {
+        Ok(caller) => {
+            let body = Bytes::from_request(request, &door).await;
+            decide(&door, &caller, &body::received(body)?).await
+        }
+        // The body of a caller that must authenticate is not read.
+        Err(refusal) => Err(refusal),
+    };
     meter::answered("http", &answer);
     Ok(respond(&answer?))
 }
 
-async fn decide(door: &Door, headers: &HeaderMap, body: &[u8]) -> Result<Answer, Refusal> {
-    let caller = door.caller(headers)?;
+async fn decide(door: &Door, caller: &Caller, body: &[u8]) -> Result<Answer, Refusal> {
     let question = question(body::read(body, &FIELDS)?)?;
-    door.gate.check(&caller, &question).await
+    door.gate.check(caller, &question).await
 }
 
 fn question(request: CheckRequest) -> Result<Question, Refusal> {

@@ -1,20 +1,12 @@
 //! Errors as problem+json (RFC 9457).
 
-use std::time::Duration;
-
 use axum::Json;
-use axum::extract::Request;
 use axum::http::header::{CONTENT_TYPE, WWW_AUTHENTICATE};
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use tokio::time::timeout;
 
 use crate::decide::{Refusal, RefusalKind};
-
-/// A client that takes longer to send a request, small as it is, is not waited for.
-const SLOWEST_REQUEST: Duration = Duration::from_secs(60);
 
 /// An error for the client.
 #[derive(Debug)]
@@ -42,15 +34,6 @@ impl Problem {
             field: None,
         }
     }
-}
-
-/// Answers whoever is too slow to ask, rather than wait for ever.
-pub(super) async fn in_time(request: Request, next: Next) -> Response {
-    let answer = timeout(SLOWEST_REQUEST, next.run(request)).await;
-    answer.unwrap_or_else(|_| {
-        let problem = "the request did not come whole in time";
-        Problem::new(StatusCode::REQUEST_TIMEOUT, problem).into_response()
-    })
 }
 
 impl From<Refusal> for Problem {

@@ -1,13 +1,26 @@
-//! Makes what the configuration asks for.
+//! Makes the limiters and the store of run-time limits that the configuration asks for.
+
+use std::sync::Arc;
 
 use tollgate::{Limiter, LocalStore, RedisConfigError, RedisStore};
 
-use crate::configuration::{StoreKind, StoreSettings};
+use crate::configuration::{Rules, StoreKind, StoreSettings};
+use crate::decide::{Limiters, MakeLimiter};
 use crate::limits::Book;
 
-pub(super) fn limiter(settings: &StoreSettings) -> Result<Limiter, RedisConfigError> {
-    let builder = match &settings.kind {
-        StoreKind::Local { capacity } => Limiter::builder(LocalStore::with_capacity(*capacity)),
+pub(super) fn limiters(
+    settings: &StoreSettings,
+    rules: &Rules,
+) -> Result<Limiters, RedisConfigError> {
+    let deadline = settings.deadline;
+    let (make, capacity): (Arc<MakeLimiter>, _) = match &settings.kind {
+        StoreKind::Local { capacity } => {
+            let make = move |capacity| {
+                let store = LocalStore::with_capacity(capacity);
+                Limiter::builder(store).deadline(deadline).build()
+            };
+            (Arc::new(make), *capacity)
+        }
         StoreKind::Redis {
             url,
             prefix,
@@ -19,12 +32,16 @@ pub(super) fn limiter(settings: &StoreSettings) -> Result<Limiter, RedisConfigEr
                 .prefix(prefix)
                 .connections(*connections)
                 .build()?;
-            Limiter::builder(store)
-                .fallback_capacity(*fallback_capacity)
+            let limiter = Limiter::builder(store)
+                .deadline(deadline)
+                .fallback_capacity(1)
                 .fallback_share(*replicas)
+                .build();
+            let make = move |capacity| limiter.clone().separate_fallback(capacity);
+            (Arc::new(make), *fallback_capacity)
         }
     };
-    Ok(builder.deadline(settings.deadline).build())
+    Ok(Limiters::new(make, capacity, rules))
 }
 
 /// The book of run-time limits, beside the counts.

@@ -1,4 +1,4 @@
-//! Takes connections, and serves them to their end.
+//! Listens for connections and serves them.
 
 use std::fmt;
 use std::io;
@@ -7,39 +7,40 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use axum::extract::{Request, State};
-use axum::http::header::CONNECTION;
-use axum::http::{HeaderValue, Version};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
-use futures_util::FutureExt;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto::Builder;
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::TaskTracker;
 
+use super::bounded::Bounded;
+use super::connection::{self, Deadlines};
+use super::connections::Connections;
 use super::stopping::Stopping;
 
-/// How long a client of HTTP/1 may be silent before and within the head of a request. Balancers keep
-/// connections for a minute or so, and one that is closed under them may cost a request.
-const LONGEST_SILENCE: Duration = Duration::from_secs(120);
-
-/// How long to wait where no connection can be taken, for instance for want of file descriptors.
+/// How long to wait after `accept` failed, for instance for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Requests that one HTTP/2 connection may have under way: an Envoy has one for each of its
-/// threads.
-const MOST_STREAMS: u32 = 4_096;
+/// What all listeners share.
+#[derive(Clone, Debug)]
+pub(super) struct Shared {
+    pub(super) connections: Connections,
+    pub(super) deadlines: Deadlines,
+    pub(super) stopping: Stopping,
+}
 
-/// A listener and what it serves.
-#[derive(Debug)]
+/// A listener and the routes that it serves.
 pub(super) struct Front {
     name: &'static str,
     address: SocketAddr,
     listener: TcpListener,
+    server: Server,
+}
+
+struct Server {
     router: Router,
-    stopping: Stopping,
+    builder: Builder<TokioExecutor>,
+    shared: Shared,
+    tasks: TaskTracker,
 }
 
 impl Front {
@@ -47,7 +48,7 @@ impl Front {
         name: &'static str,
         address: SocketAddr,
         router: Router,
-        stopping: &Stopping,
+        shared: &Shared,
     ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address)
             .await
@@ -56,83 +57,98 @@ impl Front {
             name,
             address: listener.local_addr()?,
             listener,
-            router: router.layer(from_fn_with_state(stopping.clone(), say_farewell)),
-            stopping: stopping.clone(),
+            server: Server {
+                router,
+                builder: connection::builder(),
+                shared: shared.clone(),
+                tasks: TaskTracker::new(),
+            },
         })
     }
 
-    /// Serves until it is closed and nothing is under way any more.
+    /// Serves until the server stops and every connection has ended.
     pub(super) async fn serve(self) {
-        let connections = GracefulShutdown::new();
-        let closed = self.stopping.closed();
+        let Self {
+            listener, server, ..
+        } = self;
+        let closed = server.shared.stopping.closed();
         tokio::pin!(closed);
         loop {
             tokio::select! {
                 biased;
                 () = &mut closed => break,
-                accepted = self.listener.accept() => match accepted {
-                    Ok((stream, _)) => self.take(stream, connections.watcher()),
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => server.take(stream, peer).await,
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) => {
-                        tracing::warn!(%error, "no connection can be taken");
+                        tracing::warn!(%error, "cannot accept connections");
                         tokio::time::sleep(PAUSE).await;
                     }
                 },
             }
         }
-        // Those that are connected already are served too.
-        while let Some(Ok((stream, _))) = self.listener.accept().now_or_never() {
-            self.take(stream, connections.watcher());
+        if let Err(error) = server.take_backlog(listener).await {
+            tracing::warn!(%error, "the last connections could not be accepted");
         }
-        drop(self.listener);
-        connections.shutdown().await;
-    }
-
-    fn take(&self, stream: TcpStream, watcher: Watcher) {
-        // Answers are small and wanted at once.
-        let _ = stream.set_nodelay(true);
-        let service = TowerToHyperService::new(self.router.clone());
-        let mut builder = Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .timer(TokioTimer::new())
-            .header_read_timeout(LONGEST_SILENCE);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MOST_STREAMS);
-        tokio::spawn(async move {
-            let connection = builder
-                .serve_connection(TokioIo::new(stream), service)
-                .into_owned();
-            // A client that breaks off is no concern of anybody's.
-            let _ = watcher.watch(connection).await;
-        });
+        server.tasks.close();
+        server.tasks.wait().await;
     }
 }
 
-/// What listens where.
+/// For example `http 127.0.0.1:8080`.
 impl fmt::Display for Front {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.name, self.address)
     }
 }
 
-/// Has a client of HTTP/1 make its next request elsewhere. HTTP/2 has its own way to say so.
-async fn say_farewell(State(stopping): State<Stopping>, request: Request, next: Next) -> Response {
-    let is_http_1 = request.version() < Version::HTTP_2;
-    let mut response = next.run(request).await;
-    if is_http_1 && stopping.is_stopping() {
-        let close = HeaderValue::from_static("close");
-        response.headers_mut().insert(CONNECTION, close);
+impl Server {
+    async fn take(&self, stream: TcpStream, peer: SocketAddr) {
+        let Shared {
+            connections,
+            deadlines,
+            stopping,
+        } = &self.shared;
+        let Some(place) = connections.admit(peer.ip()).await else {
+            return;
+        };
+        // Answers are small, and clients wait for them.
+        let _ = stream.set_nodelay(true);
+        let service = Bounded {
+            router: self.router.clone(),
+            activity: place.activity.clone(),
+            deadline: deadlines.request,
+            stopping: stopping.clone(),
+        };
+        let (builder, deadlines, stopping) = (self.builder.clone(), *deadlines, stopping.clone());
+        self.tasks.spawn(async move {
+            connection::serve(builder, stream, service, deadlines, &stopping).await;
+            drop(place);
+        });
     }
-    response
+
+    /// Takes the connections that the kernel has accepted, since closing the listener resets them.
+    /// Tokio's `accept` may not see them before its next poll of the kernel's events.
+    async fn take_backlog(&self, listener: TcpListener) -> io::Result<()> {
+        let listener = listener.into_std()?;
+        loop {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    stream.set_nonblocking(true)?;
+                    self.take(TcpStream::from_std(stream)?, peer).await;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
-    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(
         error.kind(),
-        ConnectionAborted | ConnectionRefused | ConnectionReset
+        ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted
     )
 }

@@ -1,5 +1,10 @@
 //! Runs the front doors, from the first connection to the last.
 
+mod activity;
+mod bounded;
+mod connection;
+mod connections;
+mod descriptors;
 mod limiter;
 mod listener;
 mod log;

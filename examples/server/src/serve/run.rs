@@ -5,10 +5,12 @@ use futures_util::future::join_all;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
 
-use super::listener::Front;
+use super::connection::Deadlines;
+use super::connections::Connections;
+use super::listener::{Front, Shared};
 use super::reload::Reloader;
 use super::stopping::Stopping;
-use super::{limiter, log};
+use super::{descriptors, limiter, log};
 use crate::admin::{self, Admin};
 use crate::configuration::{Configuration, Sources};
 use crate::decide::Gate;
@@ -30,7 +32,7 @@ pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<()> {
     // Before the first question, if the store is there.
     keeper.refresh().await;
     tokio::spawn(keeper.clone().keep());
-    let gate = Gate::new(limiter::limiter(&fixed.store)?, rules, keeper);
+    let gate = Gate::new(limiter::limiters(&fixed.store, &rules)?, rules, keeper);
     let (listen, shutdown) = (fixed.listen, fixed.shutdown);
     let reloader = Reloader::new(file, fixed, sources, &gate)?;
     let reloads = reloader.reloads();
@@ -42,13 +44,27 @@ pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<()> {
         stopping: stopping.clone(),
     };
     let (grpc, health) = grpc::router(gate.clone()).await?;
+    let max_connections = descriptors::max_connections(listen.max_connections)?;
+    // Half of them, so that no address keeps all others out.
+    let max_per_address = match listen.max_connections_per_address {
+        Some(max) => max as usize,
+        None => max_connections.div_ceil(2),
+    };
+    let shared = Shared {
+        connections: Connections::new(max_connections, max_per_address),
+        deadlines: Deadlines {
+            request: listen.request_deadline,
+            age: listen.max_connection_age,
+        },
+        stopping: stopping.clone(),
+    };
     let mut fronts = vec![
-        Front::open("http", listen.http, http::router(door), &stopping).await?,
-        Front::open("grpc", listen.grpc, grpc, &stopping).await?,
+        Front::open("http", listen.http, http::router(door), &shared).await?,
+        Front::open("grpc", listen.grpc, grpc, &shared).await?,
     ];
     if let Some(address) = listen.admin {
         let router = admin::router(Admin { gate, reloads });
-        fronts.push(Front::open("admin", address, router, &stopping).await?);
+        fronts.push(Front::open("admin", address, router, &shared).await?);
     }
     let addresses = fronts.iter().map(|front| front.to_string());
     println!("Listening: {}", addresses.collect::<Vec<_>>().join(", "));

@@ -226,6 +226,13 @@ async fn json_web_tokens() {
         // {"alg":"none"}
         format!("eyJhbGciOiJub25lIn0.{}.", parts[1])
     };
+    let critical = {
+        let header = Header {
+            crit: Some(vec!["b64".to_owned()]),
+            ..Header::default()
+        };
+        signed_otherwise(&header, &EncodingKey::from_secret(SECRET.as_bytes()))
+    };
     let mut forged = good[0].clone();
     forged.pop();
     let bad = [
@@ -256,6 +263,7 @@ async fn json_web_tokens() {
             "another algorithm",
             signed_otherwise(&Header::new(Algorithm::RS512), &rsa),
         ),
+        ("critical extension", critical),
         ("unsigned", unsigned),
         ("forged", forged),
     ];

@@ -6,6 +6,7 @@
 
 mod admin;
 mod authentication;
+mod callers;
 mod command_line;
 mod configuration;
 mod deploy;
@@ -16,5 +17,6 @@ mod load;
 mod outage;
 mod reload;
 mod replicas;
+mod resources;
 mod shutdown;
 mod support;

@@ -33,7 +33,9 @@ async fn by_http(address: SocketAddr, answered: Arc<AtomicU64>) {
         .unwrap();
     tokio::spawn(connection);
     loop {
-        let request = Request::post("/check").header("host", "server");
+        let request = Request::post("/check")
+            .header("host", "server")
+            .header("content-type", "application/json");
         let request = request.body(Full::new(Bytes::from(ASK))).unwrap();
         let response = timeout(PATIENCE, sender.send_request(request)).await;
         let response = response.expect("in time").expect("no request is lost");
@@ -69,7 +71,7 @@ fn grpc_request() -> Request<Full<Bytes>> {
 }
 
 /// Asks by HTTP/2 on one connection until the server says that it takes no more on it.
-async fn by_grpc(address: SocketAddr, answered: Arc<AtomicU64>) {
+pub(crate) async fn by_grpc(address: SocketAddr, answered: Arc<AtomicU64>) {
     let stream = TcpStream::connect(address).await.unwrap();
     let handshake =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
@@ -141,7 +143,7 @@ async fn what_waits_for_redis_is_answered() {
     redis.pause();
     let mut stream = TcpStream::connect(server.http()).await.unwrap();
     let head = format!(
-        "POST /check HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
+        "POST /check HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: {}\r\n\r\n",
         ASK.len()
     );
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -175,7 +177,7 @@ async fn an_idle_server_ends_soon_and_an_impatient_one_too() {
     let stream = TcpStream::connect(server.http()).await.unwrap();
     stream.writable().await.unwrap();
     stream
-        .try_write(b"POST /check HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n")
+        .try_write(b"POST /check HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n")
         .unwrap();
     let answered = get(server.http(), "/health").await;
     assert_eq!(answered.status(), StatusCode::OK);
@@ -190,4 +192,69 @@ async fn told_twice_it_ends_at_once() {
     server.until_it_says("told to stop").await;
     server.signal("TERM");
     assert!(server.end().success());
+}
+
+/// Connects anew for each request until the listener is closed. Returns how many were answered.
+async fn by_new_connections(address: SocketAddr) -> u64 {
+    let mut answered = 0;
+    loop {
+        let Ok(mut stream) = TcpStream::connect(address).await else {
+            return answered;
+        };
+        let request = format!(
+            "POST /check HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\nconnection: close\r\n\
+             content-length: {}\r\n\r\n{ASK}",
+            ASK.len()
+        );
+        let mut answer = String::new();
+        let exchange = async {
+            stream.write_all(request.as_bytes()).await?;
+            stream.read_to_string(&mut answer).await
+        };
+        match timeout(PATIENCE, exchange).await.expect("in time") {
+            Ok(_) if answer.ends_with("}") => answered += 1,
+            // The kernel took this connection between the last `accept` and the end of the listener.
+            Err(error) if answer.is_empty() && is_last(address, &error).await => return answered,
+            other => panic!("{other:?} after {answer:?}"),
+        }
+    }
+}
+
+/// Whether a connection was reset since its listener ended.
+async fn is_last(address: SocketAddr, error: &std::io::Error) -> bool {
+    let is_reset = error.kind() == std::io::ErrorKind::ConnectionReset;
+    is_reset && TcpStream::connect(address).await.is_err()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn accepted_connection_is_served_to_its_end() {
+    for _ in 0..10 {
+        let mut server = Replica::start(&[("SHUTDOWN__DELAY", "0s")]);
+        let address = server.http();
+        let clients: Vec<_> = (0..12)
+            .map(|_| tokio::spawn(by_new_connections(address)))
+            .collect();
+        // Accepted, with a request that is still on its way when the server stops.
+        let mut early = TcpStream::connect(address).await.unwrap();
+        let wait = Wait::until("the clients are served");
+        while get(address, "/health").await.status() != StatusCode::OK {
+            wait.on().await;
+        }
+        server.signal("TERM");
+        server.until_it_says("told to stop").await;
+        early
+            .write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
+            .await
+            .unwrap();
+        let mut answer = String::new();
+        let read = timeout(PATIENCE, early.read_to_string(&mut answer)).await;
+        read.expect("in time").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
+        let mut answered = 0;
+        for client in clients {
+            answered += client.await.expect("no answer is lost");
+        }
+        assert!(answered > 0);
+        assert!(server.end().success());
+    }
 }

@@ -16,7 +16,7 @@ use super::PATIENCE;
 /// An answer whose body has come.
 pub(crate) type Answer = Response<String>;
 
-/// Makes a request on a connection of its own. A body is sent as it is.
+/// Makes a request on a new connection. A body is JSON unless a header says otherwise.
 pub(crate) async fn call(
     method: Method,
     address: SocketAddr,
@@ -41,7 +41,12 @@ async fn try_call(
     for (name, value) in headers {
         request = request.header(*name, *value);
     }
-    let request = request.body(Full::new(body.into()))?;
+    let body = body.into();
+    let has_type = headers.iter().any(|(name, _)| *name == "content-type");
+    if !body.is_empty() && !has_type {
+        request = request.header("content-type", "application/json");
+    }
+    let request = request.body(Full::new(body))?;
     let client = Client::builder(TokioExecutor::new()).build_http();
     let response = timeout(PATIENCE, client.request(request)).await??;
     let (parts, body) = response.into_parts();

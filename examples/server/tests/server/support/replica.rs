@@ -12,9 +12,12 @@ use std::time::Instant;
 
 use super::{PATIENCE, Wait};
 
-/// The server's program, without what is set where the tests run.
+/// The server's program, without the settings of the environment that the tests run in.
 pub(crate) fn program() -> Command {
-    let mut program = Command::new(env!("CARGO_BIN_EXE_tollgate-server"));
+    without_settings(Command::new(env!("CARGO_BIN_EXE_tollgate-server")))
+}
+
+fn without_settings(mut program: Command) -> Command {
     for (name, _) in std::env::vars() {
         if name.starts_with("TOLLGATE_") {
             program.env_remove(name);
@@ -38,6 +41,15 @@ impl Replica {
         Self::start_with(None, values)
     }
 
+    /// One without a configuration that may have this many file descriptors.
+    pub(crate) fn with_descriptors(count: u32, values: &[(&str, &str)]) -> Self {
+        let mut program = Command::new("sh");
+        let server = env!("CARGO_BIN_EXE_tollgate-server");
+        program.args(["-c", r#"ulimit -n "$1" && exec "$2" serve"#, "sh"]);
+        program.args([&count.to_string(), server]);
+        Self::spawn(without_settings(program), values)
+    }
+
     /// One with this configuration.
     pub(crate) fn configured(file: &Path, values: &[(&str, &str)]) -> Self {
         Self::start_with(Some(file), values)
@@ -49,6 +61,10 @@ impl Replica {
         if let Some(file) = file {
             program.args([OsStr::new("--config"), file.as_os_str()]);
         }
+        Self::spawn(program, values)
+    }
+
+    fn spawn(mut program: Command, values: &[(&str, &str)]) -> Self {
         for listener in ["HTTP", "GRPC", "ADMIN"] {
             program.env(format!("TOLLGATE__LISTEN__{listener}"), "127.0.0.1:0");
         }
@@ -94,6 +110,11 @@ impl Replica {
 
     pub(crate) fn grpc_url(&self) -> String {
         format!("http://{}", self.grpc())
+    }
+
+    /// The number of its process.
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// What it has said so far.

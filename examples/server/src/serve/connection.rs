@@ -1,0 +1,135 @@
+//! Serves one connection until its client, its age or the server's end closes it.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::http::Version;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until};
+use tokio_io_timeout::TimeoutStream;
+
+use super::bounded::Bounded;
+use super::stopping::Stopping;
+use crate::meter;
+
+/// How long a client of HTTP/1 may be silent between two requests, the head of the second one
+/// included. Load balancers keep idle connections for 60 s or so, and closing one before they do may
+/// cost a request.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+
+/// How long a client may read nothing of its responses, in deadlines of a request.
+const SLOWEST_READER: u32 = 6;
+
+/// How often a client of HTTP/2 is pinged, and how long its answer may take.
+const PING: Duration = Duration::from_secs(20);
+
+/// How long a connection's requests may go on once its client was asked to reconnect.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How long the first request of a connection may take to arrive once the server stops. The client
+/// has connected, so its request is likely to be on its way.
+const LAST_CHANCE: Duration = Duration::from_secs(1);
+
+/// Requests that one HTTP/2 connection may have in flight. Each of them costs some kilobytes before
+/// it has sent anything. Envoy opens further connections where one does not suffice.
+const MAX_STREAMS: u32 = 128;
+
+/// The longest head of a request, with the longest JSON web token that a client may need.
+const MAX_HEAD: usize = 16 * 1024;
+
+/// Bytes that an HTTP/2 client may send before the server has taken those before.
+const WINDOW: u32 = 64 * 1024;
+
+/// How long a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Deadlines {
+    /// For the first request's head, and for each request from its head to its answer.
+    pub(super) request: Duration,
+    /// For an HTTP/2 connection, so that clients spread over new replicas.
+    pub(super) age: Duration,
+}
+
+pub(super) fn builder() -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(KEEP_ALIVE)
+        .max_buf_size(MAX_HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING)
+        .keep_alive_timeout(PING)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD as u32)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(2 * WINDOW)
+        .max_send_buf_size(WINDOW as usize);
+    builder
+}
+
+pub(super) async fn serve(
+    builder: Builder<TokioExecutor>,
+    stream: TcpStream,
+    service: Bounded,
+    deadlines: Deadlines,
+    stopping: &Stopping,
+) {
+    let activity = service.activity.clone();
+    let accepted = activity.accepted();
+    // Connections that began together do not all end together.
+    let age = deadlines.age.mul_f64(0.9 + 0.2 * fastrand::f64());
+    let mut stream = Box::pin(TimeoutStream::new(stream));
+    let slowest_reader = deadlines.request * SLOWEST_READER;
+    stream
+        .as_mut()
+        .set_write_timeout_pinned(Some(slowest_reader));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut closed = pin!(stopping.closed());
+    // When to ask the client to go elsewhere, and whether that has been done.
+    let (mut leave, mut has_left) = (None::<Instant>, false);
+    let mut is_closed = false;
+    loop {
+        let now = Instant::now();
+        let version = activity.version();
+        // When to close the connection whatever its client does.
+        let end = match version {
+            None => Some(accepted + deadlines.request),
+            Some(Version::HTTP_2) => Some(accepted + age + GRACE),
+            Some(_) => None,
+        };
+        if end.is_some_and(|end| end <= now) {
+            meter::connection_ended("deadline");
+            return;
+        }
+        if version == Some(Version::HTTP_2) {
+            leave = leave.or(Some(accepted + age));
+        }
+        if !has_left && leave.is_some_and(|leave| leave <= now) {
+            connection.as_mut().graceful_shutdown();
+            has_left = true;
+        }
+        // By then the version may be known, and with it another end.
+        let mut wake = now + deadlines.request;
+        wake = wake.min(end.unwrap_or(wake));
+        wake = wake.min(leave.filter(|_| !has_left).unwrap_or(wake));
+        tokio::select! {
+            // An error is the client's: it went away, or sent something that is not HTTP.
+            _ = connection.as_mut() => return,
+            () = activity.evicted() => return,
+            () = &mut closed, if !is_closed => {
+                is_closed = true;
+                let chance = match activity.version() {
+                    None => LAST_CHANCE,
+                    Some(_) => Duration::ZERO,
+                };
+                let soon = Instant::now() + chance;
+                leave = Some(leave.map_or(soon, |leave| leave.min(soon)));
+            }
+            () = sleep_until(wake) => {}
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The open connections, and how many there may be.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
+
+use super::activity::{Activity, Idle};
+use crate::meter;
+
+/// The shortest time between two log lines about too many connections.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How long to wait for an evicted connection to close.
+const EVICTION: Duration = Duration::from_secs(1);
+
+/// The connections of all listeners. Where there are too many, the one that has been idle for longest
+/// is evicted for a new one, so that silent connections do not keep others out.
+#[derive(Clone, Debug)]
+pub(super) struct Connections(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    max: usize,
+    max_per_address: usize,
+    table: Mutex<Table>,
+    /// A connection has closed.
+    closed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    open: HashMap<u64, Open>,
+    per_address: HashMap<IpAddr, usize>,
+    next: u64,
+    logged: Option<Instant>,
+    /// Connections evicted or refused since the last log line.
+    unlogged: u64,
+}
+
+#[derive(Debug)]
+struct Open {
+    address: IpAddr,
+    activity: Arc<Activity>,
+}
+
+/// A place in the table, which dropping it frees.
+#[derive(Debug)]
+pub(super) struct Place {
+    connections: Connections,
+    number: u64,
+    pub(super) activity: Arc<Activity>,
+}
+
+impl Connections {
+    pub(super) fn new(max: usize, max_per_address: usize) -> Self {
+        Self(Arc::new(Shared {
+            max,
+            max_per_address,
+            table: Mutex::default(),
+            closed: Notify::new(),
+        }))
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        let table = self.0.table.lock();
+        table.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection from this address; `None` where it must be refused, since all others
+    /// have requests in flight.
+    pub(super) async fn admit(&self, address: IpAddr) -> Option<Place> {
+        let address = group(address);
+        let deadline = Instant::now() + EVICTION;
+        loop {
+            let closed = self.0.closed.notified();
+            {
+                let mut table = self.table();
+                let of_address = table.per_address.get(&address).copied().unwrap_or(0);
+                let is_full = of_address >= self.0.max_per_address;
+                if !is_full && table.open.len() < self.0.max {
+                    return Some(self.insert(&mut table, address));
+                }
+                let evicted = table.evict(|open| !is_full || open.address == address);
+                table.log(address, is_full, evicted);
+                if !evicted {
+                    meter::connection_ended("refused");
+                    return None;
+                }
+                meter::connection_ended("evicted");
+            }
+            timeout_at(deadline, closed).await.ok()?;
+        }
+    }
+
+    fn insert(&self, table: &mut Table, address: IpAddr) -> Place {
+        let (number, activity) = (table.next, Activity::new());
+        table.next += 1;
+        *table.per_address.entry(address).or_default() += 1;
+        let open = Open {
+            address,
+            activity: Arc::clone(&activity),
+        };
+        table.open.insert(number, open);
+        meter::connections(table.open.len());
+        Place {
+            connections: self.clone(),
+            number,
+            activity,
+        }
+    }
+}
+
+impl Table {
+    /// Evicts the connection that is the most replaceable of some.
+    fn evict(&self, is_candidate: impl Fn(&Open) -> bool) -> bool {
+        let candidates = self.open.values().filter(|open| is_candidate(open));
+        let idle = |open: &Open| -> Option<(Idle, Arc<Activity>)> {
+            Some((open.activity.idle()?, Arc::clone(&open.activity)))
+        };
+        let victim = candidates.filter_map(idle).min_by_key(|(idle, _)| *idle);
+        victim.is_some_and(|(_, activity)| activity.evict())
+    }
+
+    fn log(&mut self, address: IpAddr, is_of_address: bool, evicted: bool) {
+        self.unlogged += 1;
+        let now = Instant::now();
+        if self
+            .logged
+            .is_some_and(|logged| now < logged + LOG_INTERVAL)
+        {
+            return;
+        }
+        let setting = match is_of_address {
+            true => "listen.max_connections_per_address",
+            false => "listen.max_connections",
+        };
+        tracing::warn!(
+            open = self.open.len(),
+            %address,
+            setting,
+            connections = self.unlogged,
+            "too many connections: {}",
+            match evicted {
+                true => "idle ones are closed for new ones",
+                false => "new ones are refused, since all others have requests in flight",
+            }
+        );
+        self.logged = Some(now);
+        self.unlogged = 0;
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self.connections.table();
+        let Some(open) = table.open.remove(&self.number) else {
+            return;
+        };
+        if let Some(count) = table.per_address.get_mut(&open.address) {
+            *count -= 1;
+            if *count == 0 {
+                table.per_address.remove(&open.address);
+            }
+        }
+        meter::connections(table.open.len());
+        drop(table);
+        self.connections.0.closed.notify_waiters();
+    }
+}
+
+/// The address that is counted: for IPv6 the network of 64 bits that one client commonly has whole.
+fn group(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let network = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(network))
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use axum::http::Version;
+
+    use super::Connections;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    /// The evicted connection's task, which closes it.
+    fn close_when_evicted(place: super::Place) {
+        tokio::spawn(async move { place.activity.evicted().await });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_connection_is_evicted_before_an_idle_one() {
+        let connections = Connections::new(2, 2);
+        let used = connections.admit(address("10.0.0.1")).await.expect("room");
+        drop(used.activity.begin(Version::HTTP_11, 10));
+        let silent = connections.admit(address("10.0.0.2")).await.expect("room");
+        let activity = silent.activity.clone();
+        close_when_evicted(silent);
+
+        let new = connections.admit(address("10.0.0.3")).await;
+        assert!(new.is_some());
+        assert!(activity.idle().is_none(), "the silent one is evicted");
+        assert!(used.activity.idle().is_some(), "the other one stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_with_a_request_is_never_evicted() {
+        let connections = Connections::new(1, 1);
+        let busy = connections.admit(address("10.0.0.1")).await.expect("room");
+        let request = busy.activity.begin(Version::HTTP_11, 10).expect("room");
+        assert!(connections.admit(address("10.0.0.2")).await.is_none());
+        drop(request);
+        close_when_evicted(busy);
+        assert!(connections.admit(address("10.0.0.2")).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn full_address_leaves_room_for_others() {
+        let connections = Connections::new(10, 1);
+        let one = connections
+            .admit(address("2001:db8::1"))
+            .await
+            .expect("room");
+        let _request = one.activity.begin(Version::HTTP_11, 10).expect("room");
+        assert!(connections.admit(address("2001:db8::2")).await.is_none());
+        assert!(
+            connections
+                .admit(address("2001:db8:0:1::1"))
+                .await
+                .is_some()
+        );
+        assert!(
+            connections
+                .admit(address("::ffff:10.0.0.1"))
+                .await
+                .is_some()
+        );
+        assert_eq!(
+            super::group(address("::ffff:10.0.0.1")),
+            address("10.0.0.1")
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn closed_connection_frees_its_place() {
+        let connections = Connections::new(1, 1);
+        for _ in 0..3 {
+            let place = connections.admit(address("10.0.0.1")).await.expect("room");
+            let _request = place.activity.begin(Version::HTTP_2, 10).expect("room");
+        }
+        assert!(connections.table().per_address.is_empty());
+    }
+}
