@@ -32,9 +32,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// has connected, so its request is likely to be on its way.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
-/// Requests that one HTTP/2 connection may have in flight. Each of them costs some kilobytes before
-/// it has sent anything. Envoy opens further connections where one does not suffice.
-const MAX_STREAMS: u32 = 128;
+/// Requests that one HTTP/2 connection may have in flight. Each of them costs 8 KiB before its message
+/// has arrived. Envoy opens further connections where one does not suffice, and others wait.
+const MAX_STREAMS: u32 = 64;
 
 /// The longest head of a request, with the longest JSON web token that a client may need.
 const MAX_HEAD: usize = 16 * 1024;
