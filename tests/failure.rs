@@ -15,7 +15,8 @@ use tokio::runtime::Builder;
 use tokio::time::{Instant, sleep};
 use tollgate::test_util::{Behavior, ProgrammableStore};
 use tollgate::{
-    Check, Checked, FailureStrategy, Limiter, Limits, Policy, Quota, Scope, StoreErrorKind,
+    Check, Checked, FailureStrategy, Identity, Limiter, Limits, Policy, Quota, Scope,
+    StoreErrorKind,
 };
 
 use support::{DAY, DEADLINE, DOWN, admitted, alice, check, ten_a_day};
@@ -326,4 +327,21 @@ async fn peek_tells_whether_a_cost_fits() {
             "{behavior:?}"
         );
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn separate_fallback_keeps_counts_of_others_out() {
+    let store = ProgrammableStore::new();
+    store.behave(DOWN);
+    let limiter = Limiter::builder(store).fallback_capacity(1_000).build();
+    let (tenant, limits) = (limiter.clone().separate_fallback(1_000), ten_a_day());
+    assert_eq!(admitted(&tenant, &limits).await, 10);
+    assert_eq!(admitted(&limiter, &limits).await, 10, "it counts apart");
+    // Identities without any quota left, which are evicted last.
+    for number in 0..5_000 {
+        let other = Identity::user(&number.to_string());
+        limiter.check(&Check::new(&other, &limits).cost(10)).await;
+    }
+    assert!(check(&limiter, &limits).await.is_allowed(), "evicted");
+    assert!(!check(&tenant, &limits).await.is_allowed());
 }

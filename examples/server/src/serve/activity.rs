@@ -22,9 +22,11 @@ struct State {
     version: Option<Version>,
     /// Requests whose response has not been sent completely.
     in_flight: usize,
+    /// Those of them whose body has not arrived completely.
+    arriving: usize,
     /// Bytes of the heads and bodies of the requests in flight, and of their responses.
     held: usize,
-    /// When a request last began or ended.
+    /// When a request last began, had arrived completely, or ended.
     last: Instant,
     is_evicted: bool,
 }
@@ -37,12 +39,23 @@ pub(super) struct TooMuch;
 #[derive(Debug)]
 pub(super) struct InFlight {
     activity: Arc<Activity>,
-    held: Mutex<usize>,
+    parts: Mutex<Parts>,
 }
 
-/// How replaceable a connection without requests in flight is: first those that never sent a request,
-/// then those that have been idle for longest.
-pub(super) type Idle = (bool, Instant);
+#[derive(Debug)]
+struct Parts {
+    held: usize,
+    is_complete: bool,
+}
+
+/// A connection on which the server waits for its client. In the order of eviction: first those that
+/// owe a request or the rest of one, then those between two requests; of each, first the one that
+/// keeps the server waiting for longest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Waiting {
+    ForRest(Instant),
+    ForNext(Instant),
+}
 
 impl Activity {
     pub(super) fn new() -> Arc<Self> {
@@ -52,6 +65,7 @@ impl Activity {
             state: Mutex::new(State {
                 version: None,
                 in_flight: 0,
+                arriving: 0,
                 held: 0,
                 last: now,
                 is_evicted: false,
@@ -73,11 +87,16 @@ impl Activity {
         self.state().version
     }
 
-    /// `None` while a request is in flight, and once the connection is evicted.
-    pub(super) fn idle(&self) -> Option<Idle> {
+    /// `None` while the server works on a request, and once the connection is evicted.
+    pub(super) fn waiting(&self) -> Option<Waiting> {
         let state = self.state();
-        let is_idle = state.in_flight == 0 && !state.is_evicted;
-        is_idle.then_some((state.version.is_some(), state.last))
+        match state {
+            _ if !state.is_evictable() => None,
+            _ if state.version.is_none() || state.arriving > 0 => {
+                Some(Waiting::ForRest(state.last))
+            }
+            _ => Some(Waiting::ForNext(state.last)),
+        }
     }
 
     /// Begins a request whose head has this many bytes.
@@ -93,17 +112,21 @@ impl Activity {
         }
         state.held += head;
         state.in_flight += 1;
+        state.arriving += 1;
         state.last = Instant::now();
         Ok(InFlight {
             activity: Arc::clone(self),
-            held: Mutex::new(head),
+            parts: Mutex::new(Parts {
+                held: head,
+                is_complete: false,
+            }),
         })
     }
 
-    /// Evicts the connection, if no request is in flight.
+    /// Evicts the connection, unless the server works on a request.
     pub(super) fn evict(&self) -> bool {
         let mut state = self.state();
-        if state.in_flight > 0 || state.is_evicted {
+        if !state.is_evictable() {
             return false;
         }
         state.is_evicted = true;
@@ -117,12 +140,29 @@ impl Activity {
     }
 }
 
+impl State {
+    fn is_evictable(&self) -> bool {
+        self.in_flight == self.arriving && !self.is_evicted
+    }
+}
+
 impl InFlight {
+    /// The request has arrived completely.
+    pub(super) fn complete(&self) {
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        if !parts.is_complete {
+            parts.is_complete = true;
+            let mut state = self.activity.state();
+            state.arriving -= 1;
+            state.last = Instant::now();
+        }
+    }
+
     /// Counts bytes that came or that are about to be sent.
     pub(super) fn hold(&self, bytes: usize) -> Result<(), TooMuch> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.activity.state();
-        *held += bytes;
+        parts.held += bytes;
         state.held += bytes;
         match state.held > MAX_HELD {
             true => Err(TooMuch),
@@ -133,9 +173,10 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        let held = self.held.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let parts = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.activity.state();
-        state.held -= *held;
+        state.held -= parts.held;
+        state.arriving -= usize::from(!parts.is_complete);
         state.in_flight -= 1;
         state.last = Instant::now();
     }

@@ -70,6 +70,9 @@ async fn answer(
     is_grpc: bool,
 ) -> Response<Body> {
     let in_flight = Arc::new(in_flight);
+    if request.body().is_end_stream() {
+        in_flight.complete();
+    }
     let request = request.map(|body| {
         Body::new(Held {
             body,
@@ -121,6 +124,9 @@ impl HttpBody for Held {
             // As tonic's own error, so that gRPC clients are told its code.
             let status = Status::new(Code::ResourceExhausted, TOO_MUCH);
             return Poll::Ready(Some(Err(status.into())));
+        }
+        if frame.is_none() || self.body.is_end_stream() {
+            self.in_flight.complete();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::activity::{Activity, Idle};
+use super::activity::Activity;
 use crate::meter;
 
 /// The shortest time between two log lines about too many connections.
@@ -17,8 +17,8 @@ const LOG_INTERVAL: Duration = Duration::from_secs(10);
 /// How long to wait for an evicted connection to close.
 const EVICTION: Duration = Duration::from_secs(1);
 
-/// The connections of all listeners. Where there are too many, the one that has been idle for longest
-/// is evicted for a new one, so that silent connections do not keep others out.
+/// The connections of all listeners. Where there are too many, one that keeps the server waiting is
+/// evicted for a new one, so that silent connections do not keep others out.
 #[derive(Clone, Debug)]
 pub(super) struct Connections(Arc<Shared>);
 
@@ -70,8 +70,8 @@ impl Connections {
         table.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection from this address; `None` where it must be refused, since all others
-    /// have requests in flight.
+    /// A place for a connection from this address; `None` where it must be refused, since the server
+    /// works on requests of all others.
     pub(super) async fn admit(&self, address: IpAddr) -> Option<Place> {
         let address = group(address);
         let deadline = Instant::now() + EVICTION;
@@ -115,13 +115,12 @@ impl Connections {
 }
 
 impl Table {
-    /// Evicts the connection that is the most replaceable of some.
+    /// Evicts one of the candidates, if the server waits for the client of any.
     fn evict(&self, is_candidate: impl Fn(&Open) -> bool) -> bool {
         let candidates = self.open.values().filter(|open| is_candidate(open));
-        let idle = |open: &Open| -> Option<(Idle, Arc<Activity>)> {
-            Some((open.activity.idle()?, Arc::clone(&open.activity)))
-        };
-        let victim = candidates.filter_map(idle).min_by_key(|(idle, _)| *idle);
+        let waiting =
+            candidates.filter_map(|open| Some((open.activity.waiting()?, &open.activity)));
+        let victim = waiting.min_by_key(|(waiting, _)| *waiting);
         victim.is_some_and(|(_, activity)| activity.evict())
     }
 
@@ -145,8 +144,8 @@ impl Table {
             connections = self.unlogged,
             "too many connections: {}",
             match evicted {
-                true => "idle ones are closed for new ones",
-                false => "new ones are refused, since all others have requests in flight",
+                true => "those that keep the server waiting are closed for new ones",
+                false => "new ones are refused, since the server works on requests of all others",
             }
         );
         self.logged = Some(now);
@@ -186,6 +185,7 @@ fn group(address: IpAddr) -> IpAddr {
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
+    use std::time::Duration;
 
     use axum::http::Version;
 
@@ -211,8 +211,22 @@ mod tests {
 
         let new = connections.admit(address("10.0.0.3")).await;
         assert!(new.is_some());
-        assert!(activity.idle().is_none(), "the silent one is evicted");
-        assert!(used.activity.idle().is_some(), "the other one stays");
+        assert!(activity.waiting().is_none(), "the silent one is evicted");
+        assert!(used.activity.waiting().is_some(), "the other one stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn unfinished_request_is_evicted_before_an_idle_connection() {
+        let connections = Connections::new(2, 2);
+        let idle = connections.admit(address("10.0.0.1")).await.expect("room");
+        drop(idle.activity.begin(Version::HTTP_11, 10));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let unfinished = connections.admit(address("10.0.0.2")).await.expect("room");
+        let _request = unfinished.activity.begin(Version::HTTP_11, 10);
+        close_when_evicted(unfinished);
+
+        assert!(connections.admit(address("10.0.0.3")).await.is_some());
+        assert!(idle.activity.waiting().is_some(), "the idle one stays");
     }
 
     #[tokio::test(start_paused = true)]
@@ -220,6 +234,7 @@ mod tests {
         let connections = Connections::new(1, 1);
         let busy = connections.admit(address("10.0.0.1")).await.expect("room");
         let request = busy.activity.begin(Version::HTTP_11, 10).expect("room");
+        request.complete();
         assert!(connections.admit(address("10.0.0.2")).await.is_none());
         drop(request);
         close_when_evicted(busy);
@@ -233,7 +248,8 @@ mod tests {
             .admit(address("2001:db8::1"))
             .await
             .expect("room");
-        let _request = one.activity.begin(Version::HTTP_11, 10).expect("room");
+        let request = one.activity.begin(Version::HTTP_11, 10).expect("room");
+        request.complete();
         assert!(connections.admit(address("2001:db8::2")).await.is_none());
         assert!(
             connections

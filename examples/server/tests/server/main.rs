@@ -19,4 +19,5 @@ mod reload;
 mod replicas;
 mod resources;
 mod shutdown;
+mod soak;
 mod support;

@@ -15,8 +15,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use crate::support::client::{get, try_get};
-use crate::support::{PATIENCE, Replica, file};
+use crate::support::client::{check, get, try_get};
+use crate::support::{PATIENCE, Replica, Server, Wait, file};
 
 /// The preface of HTTP/2 and an empty SETTINGS frame (RFC 9113, section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -32,16 +32,11 @@ async fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
     stream
 }
 
-/// A connection with a request in flight.
+/// A connection with a request that waits for Redis.
 async fn busy(address: SocketAddr) -> TcpStream {
-    let head = b"POST /check HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
-                 expect: 100-continue\r\ncontent-length: 100\r\n\r\n";
-    let mut stream = send(address, head).await;
-    // Sent once the server begins to read the body.
-    let mut go_on = [0; 25];
-    stream.read_exact(&mut go_on).await.unwrap();
-    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
-    stream
+    let request = b"POST /check HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+                    content-length: 11\r\n\r\n{\"key\":\"a\"}";
+    send(address, request).await
 }
 
 /// Reads until the server closes the connection, and returns what it sent.
@@ -172,13 +167,28 @@ async fn silent_connections_keep_nobody_out() {
 
 #[tokio::test]
 async fn one_address_cannot_take_all_connections() {
+    let redis = Server::start().await;
     let server = Replica::start(&[
+        ("STORE__URL", &redis.url()),
+        ("STORE__DEADLINE", "1h"),
+        ("LISTEN__REQUEST_DEADLINE", "1h"),
         ("LISTEN__MAX_CONNECTIONS", "3"),
         ("LISTEN__MAX_CONNECTIONS_PER_ADDRESS", "2"),
     ]);
-    // Both have a request in flight, so neither is closed for a new one.
-    let busy = [busy(server.http()).await, busy(server.http()).await];
-    assert!(try_get(server.http(), "/health").await.is_none());
+    check(server.http(), r#"{"key":"a"}"#).await;
+    redis.pause();
+    // The server works on both, so neither is closed for a new one, unless that comes too early.
+    let mut both = Vec::new();
+    let wait = Wait::until("both connections are busy");
+    loop {
+        both.clear();
+        both.push(busy(server.http()).await);
+        both.push(busy(server.http()).await);
+        wait.on().await;
+        if try_get(server.http(), "/health").await.is_none() {
+            break;
+        }
+    }
     let socket = TcpSocket::new_v4().unwrap();
     socket
         .bind((Ipv4Addr::new(127, 0, 0, 2), 0).into())
@@ -194,7 +204,7 @@ async fn one_address_cannot_take_all_connections() {
     );
     let log = server.log();
     assert!(log.contains("listen.max_connections_per_address"), "{log}");
-    drop(busy);
+    drop(both);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
