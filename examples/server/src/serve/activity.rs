@@ -20,13 +20,11 @@ pub(super) struct Activity {
 struct State {
     /// The version of the first request; `None` until its head is complete.
     version: Option<Version>,
-    /// Requests whose response has not been sent completely.
-    in_flight: usize,
-    /// Those of them whose body has not arrived completely.
-    arriving: usize,
+    /// Requests in flight, by stage.
+    requests: [usize; 3],
     /// Bytes of the heads and bodies of the requests in flight, and of their responses.
     held: usize,
-    /// When a request last began, had arrived completely, or ended.
+    /// When a request last began, came to another stage, or ended.
     last: Instant,
     is_evicted: bool,
 }
@@ -45,12 +43,23 @@ pub(super) struct InFlight {
 #[derive(Debug)]
 struct Parts {
     held: usize,
-    is_complete: bool,
+    stage: Stage,
 }
 
-/// A connection on which the server waits for its client. In the order of eviction: first those that
-/// owe a request or the rest of one, then those between two requests; of each, first the one that
-/// keeps the server waiting for longest.
+/// How far a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
+pub(super) enum Stage {
+    /// The body has not arrived completely.
+    Arriving,
+    /// The server works on the response.
+    Working,
+    /// The response is being sent, which takes no time unless its client reads slowly or it is a
+    /// stream.
+    Sending,
+}
+
+/// Since when the server has been waiting for a client, in the order of eviction: first for a request
+/// or the rest of one, then for the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Waiting {
     ForRest(Instant),
@@ -64,8 +73,7 @@ impl Activity {
             accepted: now,
             state: Mutex::new(State {
                 version: None,
-                in_flight: 0,
-                arriving: 0,
+                requests: [0; 3],
                 held: 0,
                 last: now,
                 is_evicted: false,
@@ -92,9 +100,7 @@ impl Activity {
         let state = self.state();
         match state {
             _ if !state.is_evictable() => None,
-            _ if state.version.is_none() || state.arriving > 0 => {
-                Some(Waiting::ForRest(state.last))
-            }
+            _ if state.owes_rest() => Some(Waiting::ForRest(state.last)),
             _ => Some(Waiting::ForNext(state.last)),
         }
     }
@@ -111,14 +117,13 @@ impl Activity {
             return Err(TooMuch);
         }
         state.held += head;
-        state.in_flight += 1;
-        state.arriving += 1;
+        state.requests[Stage::Arriving as usize] += 1;
         state.last = Instant::now();
         Ok(InFlight {
             activity: Arc::clone(self),
             parts: Mutex::new(Parts {
                 held: head,
-                is_complete: false,
+                stage: Stage::Arriving,
             }),
         })
     }
@@ -142,19 +147,25 @@ impl Activity {
 
 impl State {
     fn is_evictable(&self) -> bool {
-        self.in_flight == self.arriving && !self.is_evicted
+        self.requests[Stage::Working as usize] == 0 && !self.is_evicted
+    }
+
+    /// Whether the client has sent no request yet, or only a part of one.
+    fn owes_rest(&self) -> bool {
+        self.version.is_none() || self.requests[Stage::Arriving as usize] > 0
     }
 }
 
 impl InFlight {
-    /// The request has arrived completely.
-    pub(super) fn complete(&self) {
+    /// Notes that the request has come to this stage, unless it has come further.
+    pub(super) fn reach(&self, stage: Stage) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        if !parts.is_complete {
-            parts.is_complete = true;
+        if parts.stage < stage {
             let mut state = self.activity.state();
-            state.arriving -= 1;
+            state.requests[parts.stage as usize] -= 1;
+            state.requests[stage as usize] += 1;
             state.last = Instant::now();
+            parts.stage = stage;
         }
     }
 
@@ -176,8 +187,7 @@ impl Drop for InFlight {
         let parts = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.activity.state();
         state.held -= parts.held;
-        state.arriving -= usize::from(!parts.is_complete);
-        state.in_flight -= 1;
+        state.requests[parts.stage as usize] -= 1;
         state.last = Instant::now();
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 use tower::{BoxError, ServiceExt};
 
-use super::activity::{Activity, InFlight, TooMuch};
+use super::activity::{Activity, InFlight, Stage, TooMuch};
 use super::stopping::Stopping;
 use crate::http::Problem;
 
@@ -71,7 +71,7 @@ async fn answer(
 ) -> Response<Body> {
     let in_flight = Arc::new(in_flight);
     if request.body().is_end_stream() {
-        in_flight.complete();
+        in_flight.reach(Stage::Working);
     }
     let request = request.map(|body| {
         Body::new(Held {
@@ -84,6 +84,7 @@ async fn answer(
         Err(_) if is_grpc => Status::deadline_exceeded(TOO_SLOW).into_http(),
         Err(_) => Problem::new(StatusCode::REQUEST_TIMEOUT, TOO_SLOW).into_response(),
     };
+    in_flight.reach(Stage::Sending);
     // Counted even if it is too much: a later request is refused instead.
     let length = response.body().size_hint().lower();
     let _ = in_flight.hold(usize::try_from(length).unwrap_or(usize::MAX / 2));
@@ -126,7 +127,7 @@ impl HttpBody for Held {
             return Poll::Ready(Some(Err(status.into())));
         }
         if frame.is_none() || self.body.is_end_stream() {
-            self.in_flight.complete();
+            self.in_flight.reach(Stage::Working);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
     }

@@ -189,6 +189,7 @@ mod tests {
 
     use axum::http::Version;
 
+    use super::super::activity::Stage;
     use super::Connections;
 
     fn address(text: &str) -> IpAddr {
@@ -234,7 +235,7 @@ mod tests {
         let connections = Connections::new(1, 1);
         let busy = connections.admit(address("10.0.0.1")).await.expect("room");
         let request = busy.activity.begin(Version::HTTP_11, 10).expect("room");
-        request.complete();
+        request.reach(Stage::Working);
         assert!(connections.admit(address("10.0.0.2")).await.is_none());
         drop(request);
         close_when_evicted(busy);
@@ -249,7 +250,7 @@ mod tests {
             .await
             .expect("room");
         let request = one.activity.begin(Version::HTTP_11, 10).expect("room");
-        request.complete();
+        request.reach(Stage::Working);
         assert!(connections.admit(address("2001:db8::2")).await.is_none());
         assert!(
             connections
