@@ -13,10 +13,12 @@ const SHORTEST_SECRET: usize = 32;
 /// By how much clocks may differ, unless set.
 const LEEWAY: Duration = Duration::from_secs(30);
 
-/// Reads the section. `is_local` says whether only this machine reaches the listeners.
+/// Reads the section, for a server with or without tokens of Envoy. `is_local` says whether only this
+/// machine reaches the listeners.
 pub(super) fn read(
     root: &Table<'_>,
     tokens: Tokens<String>,
+    has_envoy_tokens: bool,
     is_local: bool,
 ) -> Result<Authenticator> {
     let mut authenticator = Authenticator {
@@ -27,7 +29,8 @@ pub(super) fn read(
     };
     let Some(field) = root.get("authentication") else {
         authenticator.required = authenticator.is_configured();
-        authenticator.given_limits = default_given_limits(&authenticator, is_local);
+        let is_configured = authenticator.required || has_envoy_tokens;
+        authenticator.given_limits = default_given_limits(is_configured, is_local);
         return Ok(authenticator);
     };
     let table = field.table(&["required", "jwt", "callers_may_give_limits"])?;
@@ -51,14 +54,14 @@ pub(super) fn read(
             ("all", GivenLimits::All),
         ])
     })?;
-    authenticator.given_limits =
-        given_limits.unwrap_or_else(|| default_given_limits(&authenticator, is_local));
+    let default = default_given_limits(is_configured || has_envoy_tokens, is_local);
+    authenticator.given_limits = given_limits.unwrap_or(default);
     Ok(authenticator)
 }
 
 /// Callers that are not known give limits only where they are on this machine, as in a first try.
-fn default_given_limits(authenticator: &Authenticator, is_local: bool) -> GivenLimits {
-    match authenticator.is_configured() {
+fn default_given_limits(is_configured: bool, is_local: bool) -> GivenLimits {
+    match is_configured {
         true => GivenLimits::Tenants,
         false if is_local => GivenLimits::All,
         false => GivenLimits::Nobody,

@@ -174,8 +174,9 @@ impl Configuration {
         let (catalog, tokens) = limits::read(&root)?;
         let admin_tokens = admin::read(&root)?;
         let listen = listen(&root, !admin_tokens.is_empty())?;
-        let authenticator = authentication::read(&root, tokens, listen.is_local())?;
         let envoy = envoy::read(&root, directory, sources)?;
+        let authenticator =
+            authentication::read(&root, tokens, !envoy.tokens.is_empty(), listen.is_local())?;
         if authenticator.required && !envoy.rules.is_empty() && envoy.tokens.is_empty() {
             let problem = "callers must authenticate, and Envoy could not: give it `tokens`";
             return Err(root.required("envoy")?.wrong(problem));

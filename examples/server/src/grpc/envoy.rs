@@ -8,10 +8,11 @@ use futures_util::future::join_all;
 use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
+use super::caller::{authorization, into_parts, with_caller};
 use super::draft_headers;
 use super::limiter::duration;
-use super::refused::{authorization, refused};
-use crate::authentication::bearer;
+use super::refused::refused;
+use crate::authentication::{Caller, bearer};
 use crate::configuration::Rules;
 use crate::decide::{Answer, Gate, Refusal};
 use crate::envoy::{Amount, Counted, Found, Label, Limit, PerUnit, Unit, merged};
@@ -59,9 +60,8 @@ impl RateLimitService for Door {
         request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
         let rules = self.gate.rules();
-        authenticate(&rules, authorization(&request)).map_err(|refusal| refused(&refusal))?;
-        let request = request.into_inner();
-        let plans = plans(&rules, &request).map_err(|refusal| refused(&refusal))?;
+        let (caller, request) = into_parts(request).map_err(|refusal| refused(&refusal))?;
+        let plans = plans(&rules, &caller, &request).map_err(|refusal| refused(&refusal))?;
         // Checks that are in flight together share round trips.
         let decided = plans
             .iter()
@@ -71,19 +71,27 @@ impl RateLimitService for Door {
     }
 }
 
-fn authenticate(rules: &Rules, header: Option<&str>) -> Result<(), Refusal> {
+/// Authenticates an Envoy.
+pub(super) fn authenticate(gate: &Gate, request: Request<()>) -> Result<Request<()>, Status> {
+    let rules = gate.rules();
     let tokens = &rules.envoy.tokens;
-    if tokens.is_empty() && !rules.authenticator.required {
-        return Ok(());
-    }
-    let known = header.and_then(bearer).and_then(|token| tokens.get(token));
-    known.copied().ok_or_else(|| {
-        Refusal::unauthenticated("show one of the tokens in `envoy.tokens` as `authorization`")
-    })
+    let token = authorization(&request).and_then(bearer);
+    let caller = match token.and_then(|token| tokens.get(token)) {
+        Some(()) => Ok(Caller::Envoy),
+        None if tokens.is_empty() && !rules.authenticator.required => Ok(Caller::Anybody),
+        None => Err(Refusal::unauthenticated(
+            "show one of the tokens in `envoy.tokens` as `authorization`",
+        )),
+    };
+    with_caller(request, caller)
 }
 
 /// The check of each descriptor, or `None` if the descriptor has no limit.
-fn plans(rules: &Rules, request: &RateLimitRequest) -> Result<Vec<Option<Plan>>, Refusal> {
+fn plans(
+    rules: &Rules,
+    caller: &Caller,
+    request: &RateLimitRequest,
+) -> Result<Vec<Option<Plan>>, Refusal> {
     if request.domain.is_empty() {
         return Err(Refusal::invalid("domain", "must not be empty"));
     }
@@ -109,6 +117,10 @@ fn plans(rules: &Rules, request: &RateLimitRequest) -> Result<Vec<Option<Plan>>,
              ended: remove it, and charge hits once their number is known (in Envoy: \
              `apply_on_stream_done`)",
         ));
+    }
+    let mut descriptors = request.descriptors.iter();
+    if descriptors.any(|descriptor| descriptor.limit.is_some()) {
+        rules.authenticator.check_given_limits(caller)?;
     }
     let plans = request.descriptors.iter();
     let plans = plans.map(|descriptor| plan(rules, request, descriptor));

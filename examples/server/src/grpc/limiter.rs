@@ -5,8 +5,8 @@ use std::time::Duration;
 use tollgate::Limits;
 use tonic::{Request, Response, Status};
 
-use super::refused::{authorization, refused};
-use crate::authentication::Caller;
+use super::caller::{authorization, into_parts, with_caller};
+use super::refused::refused;
 use crate::decide::{self, Answer, Gate, GivenLimit, Question, Refusal};
 use crate::meter;
 use crate::protocol::tollgate::v1;
@@ -42,43 +42,27 @@ impl RateLimiter for Door {
 
 impl Door {
     async fn check(&self, request: Request<v1::CheckLimitRequest>) -> Result<Answer, Refusal> {
-        let (caller, request) = caller(request)?;
+        let (caller, request) = into_parts(request)?;
         let cost = request.cost.unwrap_or(1);
         let question = question(request.key, request.tenant, request.limit, cost)?;
         self.gate.check(&caller, &question).await
     }
 
     async fn peek(&self, request: Request<v1::GetStatusRequest>) -> Result<Answer, Refusal> {
-        let (caller, request) = caller(request)?;
+        let (caller, request) = into_parts(request)?;
         let question = question(request.key, request.tenant, request.limit, 0)?;
         self.gate.peek(&caller, &question).await
     }
 }
 
-/// Authenticates the caller by a call's metadata, before its message is read.
-pub(super) fn authenticate(gate: &Gate, mut request: Request<()>) -> Result<Request<()>, Status> {
-    match gate
-        .rules()
-        .authenticator
-        .authenticate(authorization(&request))
-    {
-        Ok(caller) => {
-            request.extensions_mut().insert(caller);
-            Ok(request)
-        }
-        Err(refusal) => {
-            let status = refused(&refusal);
-            meter::answered("grpc", &Err(refusal));
-            Err(status)
-        }
+/// Authenticates the caller of a method.
+pub(super) fn authenticate(gate: &Gate, request: Request<()>) -> Result<Request<()>, Status> {
+    let rules = gate.rules();
+    let caller = rules.authenticator.authenticate(authorization(&request));
+    if let Err(refusal) = &caller {
+        meter::answered("grpc", &Err(refusal.clone()));
     }
-}
-
-/// The caller that [`authenticate`] found, and the message.
-fn caller<T>(mut request: Request<T>) -> Result<(Caller, T), Refusal> {
-    let caller = request.extensions_mut().remove();
-    let caller = caller.ok_or_else(|| Refusal::unauthenticated("the caller is unknown"))?;
-    Ok((caller, request.into_inner()))
+    with_caller(request, caller)
 }
 
 fn question(

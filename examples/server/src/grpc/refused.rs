@@ -1,16 +1,10 @@
-//! Who calls by gRPC, and how it is told what is wrong.
+//! Refusals as gRPC statuses.
 
-use tonic::{Code, Request, Status};
+use tonic::{Code, Status};
 
 use crate::decide::{Refusal, RefusalKind};
 
-/// The call's `authorization`.
-pub(super) fn authorization<T>(request: &Request<T>) -> Option<&str> {
-    let header = request.metadata().get("authorization")?;
-    // What is no text is no token either.
-    Some(header.to_str().unwrap_or_default())
-}
-
+/// The status that tells a client of a refusal.
 pub(super) fn refused(refusal: &Refusal) -> Status {
     let code = match refusal.kind {
         RefusalKind::Invalid => Code::InvalidArgument,

@@ -56,14 +56,15 @@ pub(crate) async fn router(gate: Gate) -> anyhow::Result<(Router, Health)> {
     };
     let limiter = RateLimiterServer::new(limiter::Door { gate: gate.clone() })
         .max_decoding_message_size(MAX_MESSAGE);
-    let authenticate = {
+    let envoy = RateLimitServiceServer::new(envoy::Door { gate: gate.clone() })
+        .max_decoding_message_size(MAX_MESSAGE);
+    let before_limiter = {
         let gate = gate.clone();
         move |request| limiter::authenticate(&gate, request)
     };
-    let envoy =
-        RateLimitServiceServer::new(envoy::Door { gate }).max_decoding_message_size(MAX_MESSAGE);
-    let routes = Routes::new(InterceptedService::new(limiter, authenticate))
-        .add_service(envoy)
+    let before_envoy = move |request| envoy::authenticate(&gate, request);
+    let routes = Routes::new(InterceptedService::new(limiter, before_limiter))
+        .add_service(InterceptedService::new(envoy, before_envoy))
         .add_service(health_service.max_decoding_message_size(MAX_MESSAGE))
         .add_service(
             reflection()

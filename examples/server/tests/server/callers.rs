@@ -5,14 +5,21 @@ use std::time::SystemTime;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, StatusCode};
 use hyper_util::rt::TokioIo;
 use jsonwebtoken::{EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tonic::Code;
+use tonic::{Code, Request};
 
 use crate::support::client::{check, json};
+use crate::support::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
+use crate::support::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{
+    Entry, RateLimitOverride,
+};
+use crate::support::protocol::envoy::service::ratelimit::v3::RateLimitRequest;
+use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_response::rate_limit::Unit;
+use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
 use crate::support::protocol::tollgate::v1;
 use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
 use crate::support::{Answer, Replica, call, file};
@@ -126,6 +133,47 @@ async fn reachable_server_takes_no_limits_by_default() {
 }
 
 #[tokio::test]
+async fn envoy_gives_limits_only_where_tenants_may() {
+    let domain = "[[envoy.domains]]\ndomain = \"edge\"\n";
+    let tokens = "[envoy]\ntokens = [\"the-token-of-envoy\"]\n";
+    let ask = async |settings: &str, listener: &str, token: &str| {
+        let settings = file(settings);
+        let server = Replica::configured(settings.path(), &[("LISTEN__HTTP", listener)]);
+        let client = RateLimitServiceClient::connect(server.grpc_url()).await;
+        let descriptor = RateLimitDescriptor {
+            entries: vec![Entry {
+                key: "k".to_owned(),
+                value: "v".to_owned(),
+            }],
+            limit: Some(RateLimitOverride {
+                requests_per_unit: 5,
+                unit: Unit::Day.into(),
+            }),
+            ..Default::default()
+        };
+        let mut request = Request::new(RateLimitRequest {
+            domain: "edge".to_owned(),
+            descriptors: vec![descriptor],
+            ..Default::default()
+        });
+        let token = format!("Bearer {token}").parse().unwrap();
+        request.metadata_mut().insert("authorization", token);
+        let answer = client.unwrap().should_rate_limit(request).await;
+        answer.map_or_else(|status| status.code(), |_| Code::Ok)
+    };
+    let (local, open) = ("127.0.0.1:0", "0.0.0.0:0");
+    assert_eq!(ask(domain, local, "").await, Code::Ok);
+    assert_eq!(ask(domain, open, "").await, Code::PermissionDenied);
+    let known = format!("{tokens}{domain}");
+    assert_eq!(ask(&known, open, "the-token-of-envoy").await, Code::Ok);
+    let nobody = format!("{known}[authentication]\ncallers_may_give_limits = \"nobody\"\n");
+    assert_eq!(
+        ask(&nobody, open, "the-token-of-envoy").await,
+        Code::PermissionDenied
+    );
+}
+
+#[tokio::test]
 async fn body_without_json_content_type_is_refused() {
     let server = Replica::start(&[]);
     let post = async |kind: &str| {
@@ -190,7 +238,7 @@ async fn flood(server: &Replica, token: &str, body: impl Fn(usize) -> Value, cou
     let (mut sender, connection) = handshake.await.unwrap();
     tokio::spawn(connection);
     for number in 0..count {
-        let request = Request::post("/check")
+        let request = hyper::Request::post("/check")
             .header("host", "server")
             .header("content-type", "application/json")
             .header("authorization", format!("Bearer {token}"));
