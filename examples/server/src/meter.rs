@@ -76,9 +76,12 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     describe_gauge!(CONNECTIONS, "Open connections of clients.");
     describe_counter!(
         CONNECTIONS_ENDED,
-        "Connections that the server ended, by reason: their deadline, eviction of the longest idle \
-         one for a new one, or refusal of a new one."
+        "Connections that the server ended, by reason: a deadline, eviction for a new connection, or \
+         refusal of a new connection."
     );
+    for reason in ["deadline", "evicted", "refused"] {
+        counter!(CONNECTIONS_ENDED, "reason" => reason).increment(0);
+    }
     describe_gauge!(RUNTIME_LIMITS, "Limits that were set at run time.");
     Ok(handle)
 }
