@@ -4,34 +4,34 @@ use super::jwt::Jwt;
 use super::tokens::Tokens;
 use crate::decide::Refusal;
 
-/// Tells callers from each other.
+/// Authenticates callers.
 #[derive(Debug, Default)]
 pub(crate) struct Authenticator {
     pub(crate) required: bool,
-    /// Each with its tenant.
+    /// The tokens of tenants, with the tenants' names.
     pub(crate) tokens: Tokens<String>,
     pub(crate) jwt: Option<Jwt>,
     pub(crate) given_limits: GivenLimits,
 }
 
 impl Authenticator {
-    /// Whether it knows anybody.
+    /// Whether there is a token or a key by which a caller can authenticate.
     pub(crate) fn is_configured(&self) -> bool {
         !self.tokens.is_empty() || self.jwt.is_some()
     }
 
-    /// Who the caller is, by an `Authorization` header.
+    /// The caller that an `Authorization` header authenticates.
     pub(crate) fn authenticate(&self, header: Option<&str>) -> Result<Caller, Refusal> {
         let header = match header {
             Some(header) if self.is_configured() => header,
             _ if self.required => {
-                let problem = "say who you are: `Authorization: Bearer <token>`";
+                let problem = "authentication is required: send `Authorization: Bearer <token>`";
                 return Err(Refusal::unauthenticated(problem));
             }
             _ => return Ok(Caller::Anybody),
         };
         let caller = bearer(header).and_then(|token| self.caller(token));
-        caller.ok_or_else(|| Refusal::unauthenticated("the token is not good, or not any more"))
+        caller.ok_or_else(|| Refusal::unauthenticated("the token is invalid or has expired"))
     }
 
     /// Refuses a request with limits of the caller's own, unless this caller may give them.

@@ -11,7 +11,7 @@ pub(crate) enum Caller {
     Envoy,
     /// The bearer of a JSON web token: asks for its own key only.
     User {
-        /// `None` for the default tenant.
+        /// The tenant; the default one if `None`.
         tenant: Option<String>,
         subject: String,
     },

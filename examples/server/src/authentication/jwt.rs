@@ -8,7 +8,7 @@ use tollgate::Scope;
 
 use super::caller::Caller;
 
-/// Which JSON web tokens are good, and what they say.
+/// The keys and claims that make a JSON web token valid.
 #[derive(Debug)]
 pub(crate) struct Jwt {
     pub(crate) keys: Vec<JwtKey>,
@@ -16,7 +16,7 @@ pub(crate) struct Jwt {
     pub(crate) issuer: Option<String>,
     /// The claim that names the tenant.
     pub(crate) tenant_claim: String,
-    /// By how many seconds clocks may differ.
+    /// The tolerated difference between clocks, in seconds.
     pub(crate) leeway: u64,
 }
 
@@ -38,7 +38,7 @@ impl fmt::Debug for JwtKey {
 }
 
 impl Jwt {
-    /// Whose token it is, if it is good.
+    /// The bearer of a token, if the token is valid.
     pub(super) fn verify(&self, token: &str) -> Option<Caller> {
         let header = decode_header(token).ok()?;
         // Names of extensions that must be understood, and none is (RFC 7515, section 4.1.11).
@@ -50,7 +50,8 @@ impl Jwt {
                 (Some(id), Some(said)) => id == said,
                 _ => true,
             };
-            // The key says which algorithm it is for: a token cannot choose.
+            // The key determines the algorithm. A token must not choose, or it could pass off a public
+            // key as a secret (RFC 8725, section 3.1).
             is_named && key.algorithm == header.alg
         };
         let keys = self.keys.iter().filter(may_be);
@@ -74,7 +75,7 @@ impl Jwt {
     fn caller(&self, claims: &Map<String, Value>) -> Option<Caller> {
         let subject = claims.get("sub")?.as_str()?;
         let tenant = match claims.get(&self.tenant_claim) {
-            // It must be able to be a tenant's name.
+            // Only a valid tenant name can be part of a key in Redis.
             Some(claim) => Some(Scope::new(claim.as_str()?).ok()?.as_str().to_owned()),
             None => None,
         };

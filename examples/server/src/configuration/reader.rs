@@ -106,6 +106,18 @@ impl<'a> Field<'a> {
         }
     }
 
+    /// A duration above zero that is no longer than `max`.
+    pub(crate) fn duration_up_to(&self, max: Duration) -> Result<Duration> {
+        let duration = self.duration()?;
+        match duration <= max {
+            true => Ok(duration),
+            false => {
+                let max = humantime::format_duration(max);
+                Err(self.wrong(format!("must be at most {max}")))
+            }
+        }
+    }
+
     pub(crate) fn duration_or_zero(&self) -> Result<Duration> {
         let text = self.text()?;
         humantime::parse_duration(text).map_err(|error| {

@@ -210,6 +210,7 @@ fn section<'a>(root: &Table<'a>, name: &str, known: &[&str]) -> Result<Option<Ta
 }
 
 fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
+    const DAY: Duration = Duration::from_secs(86_400);
     let known = [
         "http",
         "grpc",
@@ -226,7 +227,7 @@ fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
         Ok(address.transpose()?.flatten().unwrap_or(local(port)))
     };
     let duration = |name: &str, default| {
-        let duration = table.map(|table| table.read(name, Field::duration));
+        let duration = table.map(|table| table.read(name, |field| field.duration_up_to(DAY)));
         Ok(duration.transpose()?.flatten().unwrap_or(default))
     };
     let count = |name: &str| {

@@ -2,13 +2,13 @@ use std::time::Duration;
 
 use tollgate::Decision;
 
-/// What was decided.
+/// The decision on a question, for every protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Answer {
     pub(crate) allowed: bool,
     pub(crate) limit: u32,
     pub(crate) remaining: u32,
-    /// None if no wait is enough.
+    /// The wait until the cost fits; `None` if it exceeds the capacity.
     pub(crate) retry_after: Option<Duration>,
     pub(crate) reset_after: Duration,
     pub(crate) degraded: bool,

@@ -14,7 +14,7 @@ use crate::configuration::Rules;
 use crate::envoy::PerUnit;
 use crate::limits::{Keeper, limits_of};
 
-/// The limiters, and the rules by which they are asked; what all front doors share.
+/// Decides questions by the current rules. All protocols share one.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     limiters: Arc<ArcSwap<Limiters>>,
@@ -24,7 +24,7 @@ pub(crate) struct Gate {
     envoy_scope: Scope,
 }
 
-/// What a question comes to.
+/// A question with the identity, limits and rules that apply to it.
 struct Terms {
     identity: Identity,
     scope: Scope,
@@ -41,7 +41,7 @@ impl Terms {
     }
 }
 
-/// Whether a question is paid for.
+/// Whether a question is charged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Check,
@@ -58,12 +58,12 @@ impl Gate {
         }
     }
 
-    /// The rules as they are now.
+    /// The current rules.
     pub(crate) fn rules(&self) -> Arc<Rules> {
         self.rules.load_full()
     }
 
-    /// Goes by these rules from now on.
+    /// Replaces the rules.
     pub(crate) fn follow(&self, rules: Rules) {
         let limiters = self.limiters.load().follow(&rules);
         self.limiters.store(Arc::new(limiters));
@@ -75,7 +75,7 @@ impl Gate {
         &self.keeper
     }
 
-    /// Decides, and charges if it is allowed.
+    /// Decides a question, and charges it if it is allowed.
     pub(crate) async fn check(
         &self,
         caller: &Caller,
@@ -84,7 +84,7 @@ impl Gate {
         self.ask(caller, question, Mode::Check).await
     }
 
-    /// Looks what is left.
+    /// Decides a question without charging it.
     pub(crate) async fn peek(
         &self,
         caller: &Caller,
@@ -93,14 +93,14 @@ impl Gate {
         self.ask(caller, question, Mode::Peek).await
     }
 
-    /// Forgets what was counted, here and in the store.
+    /// Resets the counts of a key, in the store and in the process.
     pub(crate) async fn reset(&self, question: &Question) -> Result<(), Refusal> {
         let terms = self.terms(&Caller::Operator, question)?;
         let limiter = self.limiter(&terms);
         let reset = limiter.reset(&terms.check()).await;
         reset.map_err(|error| {
             tracing::warn!(%error, "a count could not be reset");
-            Refusal::unavailable("the store did not answer that it did it: try again")
+            Refusal::unavailable("the store did not confirm the reset: try again")
         })
     }
 
@@ -119,7 +119,7 @@ impl Gate {
         Ok(Answer::from(&decision))
     }
 
-    /// Whose count it is, and what the limits are.
+    /// The identity and the limits that a question is about.
     fn terms(&self, caller: &Caller, question: &Question) -> Result<Terms, Refusal> {
         let subject = question.subject(caller)?;
         let identity = identity(&subject.key)?;
@@ -147,10 +147,10 @@ impl Gate {
         })
     }
 
-    /// Decides about a descriptor of Envoy's, unless nothing is let through anyway.
+    /// Decides a descriptor of Envoy's; `None` if its limit is 0.
     ///
-    /// Envoy may ask with no hits whether to let a request through, and tell how many it took when
-    /// it is done. If they do not fit then, they are not charged; but whoever asks with none is
+    /// Envoy may ask with 0 hits whether to let a request through, and charge the hits once the response
+    /// is done. Hits that exceed the limit are not charged, but recorded: questions with 0 hits are then
     /// denied until the unit ends.
     pub(crate) async fn check_descriptor(
         &self,
@@ -178,7 +178,7 @@ impl Gate {
         }
         let decision = limiter.check(&limits.cost(hits)).await;
         if !decision.is_allowed() {
-            // A note, by which nobody is denied here: so metrics count it apart.
+            // Only recorded, so metrics must not count it as a denial.
             limiter.shadow(true).check(&over).await;
         }
         Some(Answer::from(&decision))
@@ -190,12 +190,12 @@ impl Gate {
         limiter.failure_strategy(terms.rules.failure_strategy)
     }
 
-    /// Whether the store is away, as a look at nobody's count tells.
+    /// Whether the store is unavailable, found out by a question about a reserved identity.
     pub(crate) async fn is_degraded(&self) -> bool {
-        let nobody = Identity::new("tollgate", "ready").expect("a good kind");
+        let reserved = Identity::new("tollgate", "ready").expect("a good kind");
         let limits = Limits::from(Quota::per_second(1));
-        let look = Check::new(&nobody, &limits);
+        let check = Check::new(&reserved, &limits);
         let limiter = self.limiters.load().of_others().clone();
-        limiter.peek(&look).await.is_degraded()
+        limiter.peek(&check).await.is_degraded()
     }
 }

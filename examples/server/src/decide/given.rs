@@ -25,13 +25,13 @@ pub(crate) enum Algorithm {
 }
 
 impl GivenLimit {
-    /// The limits that these numbers make. What is wrong with them is said of the field to blame.
+    /// The limits with these numbers. An error names the field that is invalid.
     pub(crate) fn limits(self) -> Result<Limits, Refusal> {
         if self.rate == 0 {
             return Err(Refusal::invalid("rate", "must be at least 1"));
         }
         if self.interval.is_zero() {
-            return Err(Refusal::invalid("interval", "must be longer than nothing"));
+            return Err(Refusal::invalid("interval", "must be longer than 0"));
         }
         let Self { rate, interval, .. } = self;
         let of_interval = |error| Refusal::invalid("interval", error);
@@ -39,7 +39,7 @@ impl GivenLimit {
         if self.algorithm == Algorithm::TokenBucket
             && let Some(burst) = self.burst
         {
-            // A wrong interval is not the burst's fault.
+            // Checked first, so that an invalid interval is not reported as the burst's.
             Quota::try_token_bucket(1, interval).map_err(of_interval)?;
             let quota = Quota::try_token_bucket_with_burst(rate, interval, burst);
             return Ok(quota.map_err(of_burst)?.into());

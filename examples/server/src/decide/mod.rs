@@ -1,4 +1,4 @@
-//! What every front door asks, and nothing of how it was asked.
+//! Decisions, independent of the protocol of the question.
 //!
 //! A door makes a [`Question`] of a request; the [`Gate`] finds the limits, asks the limiter, and
 //! returns an [`Answer`], or a [`Refusal`] that says which field is wrong.

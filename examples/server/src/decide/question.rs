@@ -3,37 +3,37 @@ use tollgate::{Identity, Limits};
 use super::refusal::Refusal;
 use crate::authentication::Caller;
 
-/// What a caller wants to know.
+/// A request to decide, as the protocols hand it over.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
-    /// None: the caller's own.
+    /// The caller's own key if `None`.
     pub(crate) key: Option<String>,
-    /// None: the caller's own, or the default one.
+    /// The caller's own tenant, or the default one, if `None`.
     pub(crate) tenant: Option<String>,
-    /// None: those of the configuration.
+    /// The configured limits if `None`.
     pub(crate) limits: Option<Limits>,
     pub(crate) cost: u32,
 }
 
-/// Of whose key, in whose counts, a question is.
+/// The key and the tenant that a question is about.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Subject {
     pub(super) key: String,
-    /// None: the default one.
+    /// The default tenant if `None`.
     pub(super) tenant: Option<String>,
 }
 
-/// The kind of the identities that keys are, which labels metrics.
+/// The kind of the identities of keys, a label of metrics.
 const KIND: &str = "key";
 
 /// The longest key, in bytes. Every key that is counted stays in memory for a while.
 const MAX_KEY: usize = 1_024;
 
-/// What the keys of users begin with.
+/// The prefix of the keys of users.
 const USER: &str = "user:";
 
 impl Question {
-    /// Of what this caller asks, if it may.
+    /// The key and the tenant, if this caller may ask for them.
     pub(super) fn subject(&self, caller: &Caller) -> Result<Subject, Refusal> {
         match caller {
             Caller::Anybody | Caller::Operator | Caller::Envoy => Ok(Subject {
@@ -60,7 +60,7 @@ impl Question {
     fn own_key(&self, subject: &str) -> Result<String, Refusal> {
         match &self.key {
             Some(key) if key != subject && key.strip_prefix(USER) != Some(subject) => {
-                let problem = "a user may only ask for itself: leave it out";
+                let problem = "a user may only ask for its own key: leave it out";
                 Err(Refusal::forbidden("key", problem))
             }
             _ => Ok(format!("{USER}{subject}")),
@@ -70,7 +70,7 @@ impl Question {
     fn own_tenant(&self, own: Option<&String>) -> Result<Option<String>, Refusal> {
         match &self.tenant {
             Some(tenant) if Some(tenant) != own => {
-                let problem = "the token is another tenant's: leave it out";
+                let problem = "the token belongs to another tenant: leave it out";
                 Err(Refusal::forbidden("tenant", problem))
             }
             _ => Ok(own.cloned()),
@@ -78,7 +78,7 @@ impl Question {
     }
 }
 
-/// Whom a key stands for: `user:42` for a user, everything else for itself.
+/// The identity of a key: a user for `user:42`, a key for all others.
 pub(super) fn identity(key: &str) -> Result<Identity, Refusal> {
     match key.strip_prefix(USER) {
         _ if key.is_empty() => Err(Refusal::invalid("key", "must not be empty")),

@@ -6,24 +6,24 @@ pub(crate) struct Refusal {
     pub(crate) kind: RefusalKind,
     /// The field that is wrong.
     pub(crate) field: Option<String>,
-    /// What to do about it. The caller reads this.
+    /// The problem and its fix, for the caller.
     pub(crate) problem: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RefusalKind {
-    /// It cannot be understood.
+    /// The request is malformed.
     Invalid,
-    /// It is not known who asks.
+    /// The caller did not authenticate.
     Unauthenticated,
-    /// Whoever asks may not ask that.
+    /// The caller must not ask this.
     Forbidden,
-    /// It cannot be done now.
+    /// The store did not answer.
     Unavailable,
 }
 
 impl Refusal {
-    /// The request cannot be understood as a whole.
+    /// The request is malformed as a whole.
     pub(crate) fn unreadable(problem: impl Display) -> Self {
         Self {
             kind: RefusalKind::Invalid,
@@ -32,7 +32,7 @@ impl Refusal {
         }
     }
 
-    /// It is not known who asks.
+    /// The caller did not authenticate.
     pub(crate) fn unauthenticated(problem: impl Display) -> Self {
         Self {
             kind: RefusalKind::Unauthenticated,
@@ -56,7 +56,7 @@ impl Refusal {
         }
     }
 
-    /// It cannot be done now.
+    /// The store did not answer.
     pub(crate) fn unavailable(problem: impl Display) -> Self {
         Self {
             kind: RefusalKind::Unavailable,
@@ -64,7 +64,7 @@ impl Refusal {
         }
     }
 
-    /// What became of the request, in metrics.
+    /// The outcome, as a label of metrics.
     pub(crate) fn outcome(&self) -> &'static str {
         match self.kind {
             RefusalKind::Invalid => "invalid",
@@ -74,7 +74,7 @@ impl Refusal {
         }
     }
 
-    /// All that there is to say, in a sentence.
+    /// The field and the problem, as one sentence.
     pub(crate) fn sentence(&self) -> String {
         match &self.field {
             Some(field) => format!("`{field}`: {}", self.problem),
@@ -82,7 +82,7 @@ impl Refusal {
         }
     }
 
-    /// A field is wrong.
+    /// A field is invalid.
     pub(crate) fn invalid(field: &str, problem: impl Display) -> Self {
         Self {
             field: Some(field.to_owned()),

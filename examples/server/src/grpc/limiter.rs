@@ -116,6 +116,6 @@ fn status(answer: &Answer) -> v1::Status {
 }
 
 pub(super) fn duration(duration: Duration) -> prost_types::Duration {
-    // The longest is ten years.
+    // No period is longer than ten years, so this does not fail.
     duration.try_into().unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! The gRPC front doors: our own service, and those that tools expect beside it.
+//! The gRPC services: the limiter, Envoy's, health and reflection.
 
 mod caller;
 mod draft_headers;

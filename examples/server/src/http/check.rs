@@ -47,7 +47,7 @@ struct CheckResponse {
     allowed: bool,
     limit: u32,
     remaining: u32,
-    /// None, which is null, if no wait is enough.
+    /// `null` if the cost exceeds the capacity.
     retry_after_ms: Option<u64>,
     reset_after_ms: u64,
     degraded: bool,

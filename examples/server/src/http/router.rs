@@ -16,7 +16,7 @@ use crate::serve::Stopping;
 /// The longest body, in bytes.
 const LONGEST_BODY: usize = 64 * 1024;
 
-/// What the handlers need.
+/// The state of the handlers.
 #[derive(Clone)]
 pub(crate) struct Door {
     pub(crate) gate: Gate,

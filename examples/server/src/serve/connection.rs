@@ -36,13 +36,14 @@ const LAST_CHANCE: Duration = Duration::from_secs(1);
 /// has arrived. Envoy opens further connections where one does not suffice, and others wait.
 const MAX_STREAMS: u32 = 64;
 
-/// The longest head of a request, with the longest JSON web token that a client may need.
+/// The longest head of a request, in bytes. A JSON web token can take a good part of it.
 const MAX_HEAD: usize = 16 * 1024;
 
-/// Bytes that an HTTP/2 client may send before the server has taken those before.
+/// Bytes that an HTTP/2 client may send on a stream, and half of those on a connection, before the
+/// server has read them.
 const WINDOW: u32 = 64 * 1024;
 
-/// How long a connection may take.
+/// The deadlines of connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
     /// For the first request's head, and for each request from its head to its answer.
@@ -71,6 +72,7 @@ pub(super) fn builder() -> Builder<TokioExecutor> {
     builder
 }
 
+/// Serves a connection to its end. Dropping the future closes the connection.
 pub(super) async fn serve(
     builder: Builder<TokioExecutor>,
     stream: TcpStream,
@@ -80,7 +82,7 @@ pub(super) async fn serve(
 ) {
     let activity = service.activity.clone();
     let accepted = activity.accepted();
-    // Connections that began together do not all end together.
+    // Varied, so that connections that began together do not all end together.
     let age = deadlines.age.mul_f64(0.9 + 0.2 * fastrand::f64());
     let mut stream = Box::pin(TimeoutStream::new(stream));
     let slowest_reader = deadlines.request * SLOWEST_READER;
@@ -89,7 +91,7 @@ pub(super) async fn serve(
         .set_write_timeout_pinned(Some(slowest_reader));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut closed = pin!(stopping.closed());
-    // When to ask the client to go elsewhere, and whether that has been done.
+    // When to ask the client to reconnect elsewhere, and whether that has been done.
     let (mut leave, mut has_left) = (None::<Instant>, false);
     let mut is_closed = false;
     loop {

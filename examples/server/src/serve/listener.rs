@@ -20,7 +20,7 @@ use super::stopping::Stopping;
 /// How long to wait after `accept` failed, for instance for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What all listeners share.
+/// The state that all listeners share.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
     pub(super) connections: Connections,

@@ -1,21 +1,21 @@
-//! How the server ends: it is told to, goes on for a while so that clients can go elsewhere, then
-//! takes no more, and ends when nothing is under way.
+//! The phases in which the server stops: it asks clients to go elsewhere while it still serves them,
+//! then closes its listeners, and ends once all requests are answered.
 
 use std::time::Duration;
 
 use tokio::sync::watch;
 
-/// How far the end has come.
+/// How far stopping has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 enum Phase {
     Serving,
-    /// Still serving, and asking clients to go elsewhere.
+    /// Serving, and asking clients to go elsewhere.
     Leaving,
-    /// Taking nothing more.
+    /// Accepting no more connections.
     Closed,
 }
 
-/// Tells everybody how far the end has come.
+/// Tells all tasks the phase of stopping.
 #[derive(Clone, Debug)]
 pub(crate) struct Stopping(watch::Sender<Phase>);
 
@@ -24,19 +24,19 @@ impl Stopping {
         Self(watch::Sender::new(Phase::Serving))
     }
 
-    /// Whether the server is about to end.
+    /// Whether the server is stopping.
     pub(crate) fn is_stopping(&self) -> bool {
         *self.0.borrow() > Phase::Serving
     }
 
-    /// Asks clients to go elsewhere from now on, and takes no more after the delay.
+    /// Asks clients to go elsewhere from now on, and accepts no more connections after the delay.
     pub(super) async fn stop(&self, delay: Duration) {
         self.0.send_replace(Phase::Leaving);
         tokio::time::sleep(delay).await;
         self.0.send_replace(Phase::Closed);
     }
 
-    /// Waits until nothing more is taken.
+    /// Waits until no more connections are accepted.
     pub(super) async fn closed(&self) {
         let mut phase = self.0.subscribe();
         // The sender lives as long as `self`.
