@@ -40,7 +40,7 @@ pub(crate) struct Rules {
     pub(crate) failure_strategy: FailureStrategy,
     pub(crate) catalog: Catalog,
     pub(crate) authenticator: Authenticator,
-    pub(crate) admin_tokens: Tokens<()>,
+    pub(crate) admin_tokens: Tokens<String>,
     pub(crate) envoy: EnvoySettings,
 }
 

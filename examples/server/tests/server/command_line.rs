@@ -44,7 +44,7 @@ impl Shell {
 #[tokio::test]
 async fn commands() {
     let server = Replica::start(&[
-        ("ADMIN__TOKENS", "[\"token-of-the-operator\"]"),
+        ("ADMIN__TOKENS__OPERATOR", "token-of-the-operator"),
         ("TENANTS__ACME__TOKENS", "[\"token-of-acme\"]"),
         ("DEFAULT__LIMIT", "10/1d"),
     ]);

@@ -50,8 +50,8 @@ tokens = ["a token"]
 [authentication]
 required = false
 
-[admin]
-tokens = ["sha256:5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"]
+[admin.tokens]
+operator = "sha256:5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"
 
 [envoy]
 response_headers = true
@@ -215,7 +215,7 @@ fn mistakes() {
             "sha256:5f",
             "sha256:",
             41,
-            "admin.tokens[0]: after `sha256:` must come 64",
+            "admin.tokens.operator: after `sha256:` must come 64",
         ),
         (
             "\"second\"",
@@ -235,7 +235,7 @@ fn mistakes() {
             54,
             "envoy.domains[0].descriptors[0].descriptors[0].rate_limit.replaces[0].name: a limit cannot",
         ),
-        ("[admin]", "[admin", 40, "this is no TOML"),
+        ("[admin.tokens]", "[admin", 40, "this is no TOML"),
     ];
     for (before, after, line, problem) in mistakes {
         assert!(GOOD.contains(before), "{before}");
@@ -303,7 +303,7 @@ fn values_of_the_environment() {
         ("TOLLGATE__STORE__URL", "redis://127.0.0.1:6379"),
         ("TOLLGATE__TENANTS__ACME__KEYS__USER", "5/1s"),
         ("TOLLGATE__LIMITS__PAID", "{ burst = \"5/1s\" }"),
-        ("TOLLGATE__ADMIN__TOKENS__0", "12345"),
+        ("TOLLGATE__ADMIN__TOKENS__OPERATOR", "12345"),
         ("TOLLGATE__TENANTS__ACME__TOKENS", "[\"one\", \"two\"]"),
         ("TOLLGATE__STORE__FALLBACK_CAPACITY", "50_000"),
         ("TOLLGATE__AUTHENTICATION__REQUIRED", "false"),
@@ -326,7 +326,7 @@ fn values_of_the_environment() {
             "tenants.acme.tier: there is no tier",
         ),
         (
-            ("TOLLGATE__ADMIN__TOKENS__7", "x"),
+            ("TOLLGATE__TENANTS__ACME__TOKENS__7", "x"),
             "`7` is no place in a list of 1",
         ),
         (

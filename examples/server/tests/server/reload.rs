@@ -97,7 +97,7 @@ async fn a_bad_one_changes_nothing() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.toml");
     replace(&path, &settings("10/1d"));
-    let server = Replica::configured(&path, &[("ADMIN__TOKENS", "[\"a\"]")]);
+    let server = Replica::configured(&path, &[("ADMIN__TOKENS__OPERATOR", "a")]);
     let bad = [
         (
             "[default]\nlimit = 7\n",
