@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use crate::decide::Refusal;
 use crate::limits::Condition;
 
-/// What must hold for a write.
+/// Reads the condition of a write.
 pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Refusal> {
     match (
         header(headers, &IF_MATCH)?,
@@ -18,7 +18,7 @@ pub(super) fn condition(headers: &HeaderMap) -> Result<Condition, Refusal> {
             let version = tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'));
             let version = version.filter(|version| !version.contains('"'));
             let version = version.ok_or_else(|| {
-                let problem = "must be `*` or one ETag, with its quotes, as it was given";
+                let problem = "must be `*`, or one ETag in its quotes";
                 Refusal::invalid("If-Match", problem)
             })?;
             Ok(Condition::Version(version.to_owned()))
@@ -37,12 +37,12 @@ fn header<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a st
         return Ok(None);
     };
     let text = value.to_str().ok().map(str::trim);
-    let invalid = || Refusal::invalid(name.as_str(), "is no ETag");
+    let invalid = || Refusal::invalid(name.as_str(), "is not an ETag");
     text.map(Some).ok_or_else(invalid)
 }
 
 pub(super) fn etag(version: &str) -> HeaderValue {
     let tag = HeaderValue::from_str(&format!("\"{version}\""));
-    // Versions are made of digits and dashes, unless somebody else wrote the book.
+    // Versions consist of digits, letters and a dash, unless another program wrote them to Redis.
     tag.unwrap_or(HeaderValue::from_static("\"\""))
 }

@@ -1,38 +1,33 @@
-//! `/limits`: list, get, put and delete.
+//! `/limits/…`: get, put and delete.
 
-use std::collections::BTreeMap;
-
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
 use axum::extract::{Path, State};
 use axum::http::header::ETAG;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use tollgate::Limits;
 
 use super::conditions::{condition, etag};
-use super::router::Admin;
-use crate::configuration::Rules;
+use super::parameters::{self, Pairs};
+use super::router::{Admin, AdminName, uncancelled};
 use crate::decide::Refusal;
 use crate::http::{Problem, body};
-use crate::limits::{Entry, Runtime, Subject, WriteError};
+use crate::limits::{Condition, Override, Subject, WriteError};
 
-/// A limit, and where it comes from.
+/// A limit in force, and its source.
 #[derive(Debug, Serialize)]
 pub(super) struct Item {
     subject: String,
     limits: Limits,
     source: &'static str,
-    /// What was set at run time has one.
+    /// Only a limit that was set at run time has a version.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
-}
-
-#[derive(Debug, Serialize)]
-struct Items {
-    limits: Vec<Item>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -42,22 +37,28 @@ struct Put {
 }
 
 impl Item {
-    fn at_run_time(subject: &Subject, entry: &Entry) -> Self {
+    pub(super) fn at_run_time(subject: String, entry: Override) -> Self {
         Self {
-            subject: subject.to_string(),
-            limits: entry.limits.clone(),
+            subject,
+            limits: entry.limits,
             source: "runtime",
-            version: Some(entry.version.clone()),
+            version: Some(entry.version),
+            warning: None,
         }
     }
 
-    fn configured(subject: &Subject, limits: &Limits) -> Self {
+    pub(super) fn configured(subject: String, limits: &Limits) -> Self {
         Self {
-            subject: subject.to_string(),
+            subject,
             limits: limits.clone(),
             source: "configuration",
             version: None,
+            warning: None,
         }
+    }
+
+    pub(super) fn subject(&self) -> &str {
+        &self.subject
     }
 }
 
@@ -71,123 +72,120 @@ impl IntoResponse for Item {
     }
 }
 
-/// Every limit in force, those of the configuration too.
-pub(super) async fn list(State(admin): State<Admin>) -> impl IntoResponse {
-    let (rules, runtime) = (admin.gate.rules(), admin.gate.keeper().runtime());
-    let mut items = BTreeMap::new();
-    let catalog = &rules.catalog;
-    for (tier, limits) in &catalog.tiers {
-        let subject = Subject::Tier(tier.clone());
-        items.insert(subject.clone(), Item::configured(&subject, limits));
-    }
-    for (name, tenant) in &catalog.tenants {
-        if let Some(limits) = &tenant.limits {
-            let subject = Subject::Tenant(name.clone());
-            items.insert(subject.clone(), Item::configured(&subject, limits));
-        }
-        for (key, limits) in &tenant.keys {
-            let (tenant, key) = (name.clone(), key.clone());
-            let subject = Subject::Key { tenant, key };
-            items.insert(subject.clone(), Item::configured(&subject, limits));
-        }
-    }
-    for (subject, entry) in runtime.entries() {
-        let item = Item::at_run_time(&subject, entry);
-        items.insert(subject, item);
-    }
-    Json(Items {
-        limits: items.into_values().collect(),
-    })
-}
-
 pub(super) async fn get(
     State(admin): State<Admin>,
     subject: Result<Path<Vec<(String, String)>>, PathRejection>,
 ) -> Result<Item, Problem> {
     let subject = self::subject(subject)?;
-    // Somebody may be about to change what another replica has just written.
-    admin.gate.keeper().refresh().await;
-    let (rules, runtime) = (admin.gate.rules(), admin.gate.keeper().runtime());
-    let item = find(&rules, &runtime, &subject);
-    item.ok_or_else(|| no_limit(&subject))
-}
-
-fn find(rules: &Rules, runtime: &Runtime, subject: &Subject) -> Option<Item> {
-    if let Some(entry) = runtime.get(subject) {
-        return Some(Item::at_run_time(subject, entry));
+    let overrides = admin.gate.overrides();
+    // The caller may be about to change what another replica has just written.
+    overrides.refresh().await;
+    let text = subject.to_string();
+    if let Some(entry) = overrides.get(&subject) {
+        return Ok(Item::at_run_time(text, entry));
     }
-    let catalog = &rules.catalog;
-    let limits = match subject {
-        Subject::Tier(tier) => catalog.tiers.get(tier),
-        Subject::Tenant(tenant) => catalog.tenants.get(tenant)?.limits.as_ref(),
-        Subject::Key { tenant, key } => catalog.tenants.get(tenant)?.keys.get(key),
-    };
-    limits.map(|limits| Item::configured(subject, limits))
-}
-
-fn no_limit(subject: &Subject) -> Problem {
-    Problem::new(
-        StatusCode::NOT_FOUND,
-        format!("{subject} has no limit of its own"),
-    )
+    match admin.gate.rules().catalog.get(&subject) {
+        Some(limits) => Ok(Item::configured(text, limits)),
+        None => {
+            let problem = format!("{text} has no limit of its own");
+            Err(Problem::new(StatusCode::NOT_FOUND, problem))
+        }
+    }
 }
 
 pub(super) async fn put(
     State(admin): State<Admin>,
+    Extension(AdminName(name)): Extension<AdminName>,
     headers: HeaderMap,
     subject: Result<Path<Vec<(String, String)>>, PathRejection>,
+    pairs: Pairs,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Item, Problem> {
     let subject = self::subject(subject)?;
     let condition = condition(&headers)?;
+    let is_strict = is_strict(pairs)?;
     let Put { limits } = body::read(&body::received(body)?, &["limits"])?;
-    if let Subject::Tier(tier) = &subject
-        && !admin.gate.rules().catalog.tiers.contains_key(tier)
-    {
-        let problem = "no tenant can be in it: add it to [tiers] in the configuration";
+    let unknown = admin.gate.rules().catalog.unknown(&subject);
+    if is_strict && let Some(problem) = unknown {
         return Err(Problem::new(StatusCode::NOT_FOUND, problem));
     }
-    let keeper = admin.gate.keeper();
-    let version = keeper.write(&subject, Some(&limits), &condition).await;
-    let version = version.map_err(|error| unwritten(&error, &subject))?;
-    tracing::info!(limit = %subject, ?limits, version, "a limit was set");
-    Ok(Item::at_run_time(&subject, &Entry { limits, version }))
+    let text = subject.to_string();
+    let version = write(admin, name, subject, Some(limits.clone()), condition).await?;
+    Ok(Item {
+        warning: unknown,
+        ..Item::at_run_time(text, Override { limits, version })
+    })
 }
 
 pub(super) async fn delete(
     State(admin): State<Admin>,
+    Extension(AdminName(name)): Extension<AdminName>,
     headers: HeaderMap,
     subject: Result<Path<Vec<(String, String)>>, PathRejection>,
 ) -> Result<StatusCode, Problem> {
     let subject = self::subject(subject)?;
     let condition = condition(&headers)?;
-    let deleted = admin.gate.keeper().write(&subject, None, &condition).await;
-    deleted.map_err(|error| unwritten(&error, &subject))?;
-    tracing::info!(limit = %subject, "a limit was deleted");
+    write(admin, name, subject, None, condition).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn unwritten(error: &WriteError, subject: &Subject) -> Problem {
+/// Writes and logs a change.
+async fn write(
+    admin: Admin,
+    name: String,
+    subject: Subject,
+    limits: Option<Limits>,
+    condition: Condition,
+) -> Result<String, Problem> {
+    uncancelled(async move {
+        let overrides = admin.gate.overrides();
+        let written = overrides.write(&subject, limits.as_ref(), &condition).await;
+        let version = written.map_err(|error| not_written(error, &name, &subject))?;
+        let subject = subject.to_string();
+        match limits {
+            Some(limits) => {
+                tracing::info!(admin = %name, subject, ?limits, version, "set a limit");
+            }
+            None => tracing::info!(admin = %name, subject, version, "deleted a limit"),
+        }
+        Ok(version)
+    })
+    .await
+}
+
+/// Whether a subject that the configuration does not know is refused.
+fn is_strict(pairs: Pairs) -> Result<bool, Refusal> {
+    let [strict] = parameters::read(pairs, ["strict"])?;
+    match strict.as_deref() {
+        None | Some("false") => Ok(false),
+        Some("" | "true") => Ok(true),
+        Some(_) => Err(Refusal::invalid("strict", "must be true or false")),
+    }
+}
+
+fn not_written(error: WriteError, admin: &str, subject: &Subject) -> Problem {
     match error {
         WriteError::Conflict => Problem::new(
             StatusCode::PRECONDITION_FAILED,
-            "somebody else has changed it: get it again, and decide anew",
+            format!("{subject} was changed by another write: get it, then decide again"),
         ),
         WriteError::Missing => Problem::new(
             StatusCode::NOT_FOUND,
             format!("{subject} has no limit that was set at run time"),
         ),
         WriteError::Unavailable(error) => {
-            tracing::warn!(%error, "a limit could not be written");
-            let problem = "the store did not answer that it did it: get it, and try again";
+            let subject = subject.to_string();
+            tracing::warn!(%admin, subject, %error, "a change of a limit may or may not be done");
+            let problem = "Redis did not confirm the change, which may be done: get the limit, \
+                           then try again";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, problem)
         }
     }
 }
 
-/// Whom the path names.
+/// The subject that a path names.
 fn subject(path: Result<Path<Vec<(String, String)>>, PathRejection>) -> Result<Subject, Refusal> {
-    let Path(parts) = path.map_err(|_| Refusal::unreadable("the path is no UTF-8"))?;
+    let Path(parts) = path.map_err(|_| Refusal::unreadable("the path is not UTF-8"))?;
     let parts: Vec<_> = parts.into_iter().map(|(_, part)| part).collect();
     parts.join("/").parse().map_err(Refusal::unreadable)
 }

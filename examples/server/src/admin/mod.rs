@@ -1,7 +1,9 @@
-//! The admin API: limits that are set while the servers run.
+//! The admin API: limits that are set at run time.
 
 mod conditions;
 mod limits;
+mod list;
+mod parameters;
 mod reset;
 mod router;
 

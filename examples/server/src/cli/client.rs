@@ -1,4 +1,4 @@
-//! Sends HTTP requests to a running server.
+//! An HTTP client of a running server.
 
 use std::env;
 use std::ffi::OsStr;
@@ -19,16 +19,16 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 /// The timeout of a request.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The longest response body that is read.
-const LONGEST_ANSWER: usize = 64 * 1024 * 1024;
+/// The largest body of a response, in bytes. A page of limits is smaller.
+const LARGEST_BODY: usize = 64 * 1024 * 1024;
 
-/// The server to send requests to, and the token that they carry.
+/// The server to send requests to, and the token of the caller.
 #[derive(Args)]
 pub(super) struct Server {
-    /// The server's HTTP port [default: the address in TOLLGATE__LISTEN__HTTP, with 0.0.0.0 and [::]
-    /// as the loopback address, or http://127.0.0.1:8080].
+    /// The server's HTTP address [default: the address in TOLLGATE__LISTEN__HTTP, with 0.0.0.0 and
+    /// [::] as the loopback address, or http://127.0.0.1:8080].
     #[arg(long, env = "TOLLGATE_SERVER")]
     server: Option<String>,
     /// The token to send, if the server requires one.
@@ -36,19 +36,19 @@ pub(super) struct Server {
     token: Option<String>,
 }
 
-/// The admin API to send requests to, and the token that they carry.
+/// The admin API to send requests to, and a token for it.
 #[derive(Args)]
 pub(super) struct AdminServer {
-    /// The server's admin API [default: the address in TOLLGATE__LISTEN__ADMIN, with 0.0.0.0 and [::]
-    /// as the loopback address, or http://127.0.0.1:8082].
+    /// The address of the server's admin API [default: the address in TOLLGATE__LISTEN__ADMIN, with
+    /// 0.0.0.0 and [::] as the loopback address, or http://127.0.0.1:8082].
     #[arg(long, env = "TOLLGATE_ADMIN")]
     admin: Option<String>,
-    /// A token of `admin.tokens`.
+    /// A token from the server's `[admin.tokens]`.
     #[arg(long, env = "TOLLGATE_ADMIN_TOKEN", hide_env_values = true)]
     token: String,
 }
 
-/// A request of a command.
+/// A request to a server.
 pub(super) struct Call<'a> {
     base: String,
     token: Option<&'a str>,
@@ -92,7 +92,7 @@ impl Call<'_> {
         self
     }
 
-    /// Sends the request. A response that is not successful is an error.
+    /// Sends the request. A response with an error status is an error.
     pub(super) async fn send(
         self,
         method: Method,
@@ -102,7 +102,7 @@ impl Call<'_> {
         let base = self.base.trim_end_matches('/');
         let uri: Uri = format!("{base}{path}").parse()?;
         if uri.scheme_str() != Some("http") {
-            bail!("{base} is not the URL of a server: write http://host:port");
+            bail!("{base:?} is not an address of a server: write http://host:port");
         }
         let mut request = Request::builder().method(method).uri(uri);
         if let Some(token) = self.token {
@@ -117,19 +117,22 @@ impl Call<'_> {
             .body(Full::new(Bytes::from(body)))?;
         let client: Client<HttpConnector, Full<Bytes>> =
             Client::builder(TokioExecutor::new()).build_http();
-        let answer = async {
+        let response = async {
             let (parts, body) = client.request(request).await?.into_parts();
-            let body = Limited::new(body, LONGEST_ANSWER).collect().await;
+            let body = Limited::new(body, LARGEST_BODY).collect().await;
             let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
             anyhow::Ok((parts, String::from_utf8(body.into())?))
         };
-        let answer = timeout(PATIENCE, answer).await;
-        let answer = answer.with_context(|| format!("{base} did not answer in {PATIENCE:?}"))?;
-        let (parts, body) = answer.with_context(|| format!("{base} cannot be reached"))?;
+        let response = timeout(TIMEOUT, response).await;
+        let response =
+            response.with_context(|| format!("{base} did not respond within {TIMEOUT:?}"))?;
+        let (parts, body) = response.with_context(|| format!("cannot reach {base}"))?;
         if !parts.status.is_success() {
             let problem: Value = serde_json::from_str(&body).unwrap_or_default();
-            let detail = problem["detail"].as_str().unwrap_or("no reason given");
-            bail!("{base} answered {}: {detail}", parts.status);
+            let detail = problem["detail"]
+                .as_str()
+                .unwrap_or("the response gives no reason");
+            bail!("{base} responded {}: {detail}", parts.status);
         }
         Ok(Reply { body })
     }

@@ -1,5 +1,6 @@
-//! `limits`: lists and changes run-time limits.
+//! Limits that are set at run time.
 
+use std::io::{BufWriter, Write, stdout};
 use std::process::ExitCode;
 
 use anyhow::{Context, bail};
@@ -13,9 +14,9 @@ use crate::limits::Subject;
 
 #[derive(Subcommand)]
 pub(super) enum Limits {
-    /// List every limit of a tier, a tenant or a key.
+    /// List the limits of tiers, tenants and keys, one JSON object a line.
     List(List),
-    /// Show a limit, and its version.
+    /// Show a limit and its version.
     Get(Get),
     /// Set a limit.
     Set(Set),
@@ -25,13 +26,16 @@ pub(super) enum Limits {
 
 #[derive(Args)]
 pub(super) struct List {
+    /// Only subjects that begin with this text, such as `keys/acme/`.
+    #[arg(long, default_value = "")]
+    prefix: String,
     #[command(flatten)]
     server: AdminServer,
 }
 
 #[derive(Args)]
 pub(super) struct Get {
-    /// The limit: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
+    /// The limit's subject: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
     subject: Subject,
     #[command(flatten)]
     server: AdminServer,
@@ -39,26 +43,29 @@ pub(super) struct Get {
 
 #[derive(Args)]
 pub(super) struct Set {
-    /// The limit: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
+    /// The limit's subject: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
     subject: Subject,
     /// A quota, such as `100/1m`, or several with names, such as `burst=10/1s daily=1000/1d`.
     #[arg(required = true)]
     limits: Vec<String>,
-    /// Only if it still has this version.
+    /// Only if the limit still has this version.
     #[arg(long, conflicts_with = "if_absent")]
     if_version: Option<String>,
-    /// Only if it has not been set at run time yet.
+    /// Only if the limit is not set at run time yet.
     #[arg(long)]
     if_absent: bool,
+    /// Fail if the configuration does not know the subject, instead of printing a warning.
+    #[arg(long)]
+    strict: bool,
     #[command(flatten)]
     server: AdminServer,
 }
 
 #[derive(Args)]
 pub(super) struct Delete {
-    /// The limit: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
+    /// The limit's subject: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
     subject: Subject,
-    /// Only if it still has this version.
+    /// Only if the limit still has this version.
     #[arg(long)]
     if_version: Option<String>,
     #[command(flatten)]
@@ -79,19 +86,23 @@ impl Limits {
 
 impl List {
     async fn run(&self) -> anyhow::Result<()> {
-        let reply = self
-            .server
-            .call()?
-            .send(Method::GET, "/limits", None)
-            .await?;
-        let list: Value = serde_json::from_str(&reply.body)?;
-        let list = list["limits"]
-            .as_array()
-            .context("the response has no list `limits`")?;
-        for item in list {
-            println!("{item}");
+        let prefix = encode(&self.prefix);
+        let mut path = format!("/limits?prefix={prefix}");
+        loop {
+            let reply = self.server.call()?.send(Method::GET, &path, None).await?;
+            let page: Value = serde_json::from_str(&reply.body)?;
+            let limits = page["limits"].as_array();
+            // `println!` would panic where the output is cut short, as by `head`.
+            let mut stdout = BufWriter::new(stdout().lock());
+            for item in limits.context("the reply has no list `limits`")? {
+                writeln!(stdout, "{item}")?;
+            }
+            stdout.flush()?;
+            let Some(next) = page["next"].as_str() else {
+                return Ok(());
+            };
+            path = format!("/limits?prefix={prefix}&after={}", encode(next));
         }
-        Ok(())
     }
 }
 
@@ -111,9 +122,16 @@ impl Set {
         if self.if_absent {
             call = call.header(IF_NONE_MATCH, "*".to_owned());
         }
-        let path = path(&self.subject);
+        let mut path = path(&self.subject);
+        if self.strict {
+            path.push_str("?strict=true");
+        }
         let reply = call.send(Method::PUT, &path, Some(&body)).await?;
         println!("{}", reply.body);
+        let item: Value = serde_json::from_str(&reply.body)?;
+        if let Some(warning) = item["warning"].as_str() {
+            eprintln!("tollgate-server: warning: {warning}");
+        }
         Ok(())
     }
 }
@@ -145,10 +163,12 @@ fn limits(texts: &[String]) -> anyhow::Result<Value> {
     for text in texts {
         let named = text.split_once('=');
         let (name, quota) = named.with_context(|| {
-            format!("{text:?} has no name, and there are several: write burst=10/1s daily=1000/1d")
+            format!(
+                "{text:?} has no name: name each of several quotas, as in burst=10/1s daily=1000/1d"
+            )
         })?;
         if limits.insert(name.to_owned(), json!(quota)).is_some() {
-            bail!("{name:?} is there twice");
+            bail!("the name {name:?} is given twice");
         }
     }
     Ok(Value::Object(limits))

@@ -3,7 +3,7 @@
 use super::reader::{Result, Table};
 use crate::authentication::Tokens;
 
-/// Returns the tokens in `[admin.tokens]`, each with its name; none if there is no admin API.
+/// Returns the tokens in `[admin.tokens]`, each with its name. Without tokens there is no admin API.
 pub(super) fn read(root: &Table<'_>) -> Result<Tokens<String>> {
     let mut tokens = Tokens::default();
     if let Some(field) = root.get("admin") {

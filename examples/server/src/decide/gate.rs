@@ -12,14 +12,14 @@ use super::refusal::Refusal;
 use crate::authentication::Caller;
 use crate::configuration::Rules;
 use crate::envoy::PerUnit;
-use crate::limits::{Keeper, limits_of};
+use crate::limits::Overrides;
 
 /// Decides questions by the current rules. All protocols share one.
 #[derive(Clone, Debug)]
 pub(crate) struct Gate {
     limiters: Arc<ArcSwap<Limiters>>,
     rules: Arc<ArcSwap<Rules>>,
-    keeper: Keeper,
+    overrides: Overrides,
     /// Keeps the counts of Envoy's descriptors apart from those of keys.
     envoy_scope: Scope,
 }
@@ -49,11 +49,11 @@ enum Mode {
 }
 
 impl Gate {
-    pub(crate) fn new(limiters: Limiters, rules: Rules, keeper: Keeper) -> Self {
+    pub(crate) fn new(limiters: Limiters, rules: Rules, overrides: Overrides) -> Self {
         Self {
             limiters: Arc::new(ArcSwap::from_pointee(limiters)),
             rules: Arc::new(ArcSwap::from_pointee(rules)),
-            keeper,
+            overrides,
             envoy_scope: Scope::new("envoy").expect("a good name"),
         }
     }
@@ -71,8 +71,8 @@ impl Gate {
     }
 
     /// The limits that are set at run time.
-    pub(crate) fn keeper(&self) -> &Keeper {
-        &self.keeper
+    pub(crate) fn overrides(&self) -> &Overrides {
+        &self.overrides
     }
 
     /// Decides a question, and charges it if it is allowed.
@@ -133,10 +133,9 @@ impl Gate {
             .map_err(|error| Refusal::invalid("tenant", error))?;
         let limits = match &question.limits {
             Some(limits) => limits.clone(),
-            None => {
-                let runtime = self.keeper.runtime();
-                limits_of(catalog, &runtime, scope.as_str(), &subject.key).clone()
-            }
+            None => self
+                .overrides
+                .limits_of(catalog, scope.as_str(), &subject.key),
         };
         Ok(Terms {
             identity,

@@ -1,18 +1,16 @@
-//! Which limits are whose: those of the configuration, and over them those that were set while the
-//! servers run.
+//! The limits of tiers, tenants and keys: configured limits, and overrides.
 //!
-//! `catalog` has the former and `runtime` the latter. A `book` is where the latter are written, in
-//! Redis so that every replica reads the same, and `keeper` reads it again and again.
+//! An *override* is a limit that an operator sets at run time. It replaces the configured limit of the
+//! same subject. `catalog` holds the configured limits. `overrides` holds the overrides in a `map`, and
+//! with Redis (`redis`) shares them with every other replica.
 
-mod book;
 mod catalog;
-mod keeper;
-mod redis_book;
-mod runtime;
+mod map;
+mod overrides;
+mod redis;
 mod subject;
 
-pub(crate) use book::{Book, Condition, WriteError};
-pub(crate) use catalog::{Catalog, Tenant, limits_of};
-pub(crate) use keeper::Keeper;
-pub(crate) use runtime::{Entry, Runtime};
+pub(crate) use catalog::{Catalog, Tenant};
+pub(crate) use map::Override;
+pub(crate) use overrides::{Condition, Overrides, WriteError};
 pub(crate) use subject::Subject;

@@ -3,9 +3,9 @@ use std::str::FromStr;
 
 use tollgate::Scope;
 
-/// Whom a limit is for. As text: `tenants/acme`, `tiers/pro`, `keys/acme/user:42`, where a key may
-/// have any text.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// A tier, a tenant or a key that a limit is for. As text: `tenants/acme`, `tiers/pro`,
+/// `keys/acme/user:42`. A key may be any text that is not empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     Tier(String),
     Tenant(String),
@@ -22,26 +22,26 @@ impl fmt::Display for Subject {
     }
 }
 
-/// A text that names nobody.
+/// The error that a text is not a subject.
 #[derive(Debug)]
-pub(crate) struct NoSubject(String);
+pub(crate) struct SubjectError(String);
 
-impl fmt::Display for NoSubject {
+impl fmt::Display for SubjectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is nobody's: write tenants/<tenant>, tiers/<tier> or keys/<tenant>/<key>",
+            "{:?} is not a subject: write tenants/<tenant>, tiers/<tier> or keys/<tenant>/<key>",
             self.0
         )
     }
 }
 
-impl std::error::Error for NoSubject {}
+impl std::error::Error for SubjectError {}
 
 impl FromStr for Subject {
-    type Err = NoSubject;
+    type Err = SubjectError;
 
-    fn from_str(text: &str) -> Result<Self, NoSubject> {
+    fn from_str(text: &str) -> Result<Self, SubjectError> {
         let name = |name: &str| Some(Scope::new(name).ok()?.as_str().to_owned());
         let subject = match text.split_once('/') {
             Some(("tiers", tier)) => name(tier).map(Self::Tier),
@@ -53,6 +53,6 @@ impl FromStr for Subject {
             }),
             _ => None,
         };
-        subject.ok_or_else(|| NoSubject(text.to_owned()))
+        subject.ok_or_else(|| SubjectError(text.to_owned()))
     }
 }

@@ -6,7 +6,7 @@ use tollgate::{Limiter, LocalStore, RedisConfigError, RedisStore};
 
 use crate::configuration::{Rules, StoreKind, StoreSettings};
 use crate::decide::{Limiters, MakeLimiter};
-use crate::limits::Book;
+use crate::limits::Overrides;
 
 pub(super) fn limiters(
     settings: &StoreSettings,
@@ -44,10 +44,10 @@ pub(super) fn limiters(
     Ok(Limiters::new(make, capacity, rules))
 }
 
-/// The book of run-time limits, beside the counts.
-pub(super) fn book(settings: &StoreSettings) -> redis::RedisResult<Book> {
+/// The run-time limits, which are stored beside the counts.
+pub(super) fn overrides(settings: &StoreSettings) -> redis::RedisResult<Overrides> {
     match &settings.kind {
-        StoreKind::Local { .. } => Ok(Book::in_memory()),
-        StoreKind::Redis { url, prefix, .. } => Book::in_redis(url.reveal(), prefix),
+        StoreKind::Local { .. } => Ok(Overrides::in_memory()),
+        StoreKind::Redis { url, prefix, .. } => Overrides::in_redis(url.reveal(), prefix),
     }
 }

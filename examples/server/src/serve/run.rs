@@ -14,7 +14,6 @@ use super::{descriptors, limiter, log};
 use crate::admin::{self, Admin};
 use crate::configuration::{Configuration, Sources};
 use crate::decide::Gate;
-use crate::limits::Keeper;
 use crate::{grpc, http, meter};
 
 /// Serves until it is told to stop.
@@ -28,11 +27,11 @@ pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
-    let keeper = Keeper::new(limiter::book(&fixed.store)?);
-    // Before the first question, if the store is there.
-    keeper.refresh().await;
-    tokio::spawn(keeper.clone().keep());
-    let gate = Gate::new(limiter::limiters(&fixed.store, &rules)?, rules, keeper);
+    let overrides = limiter::overrides(&fixed.store)?;
+    // Before the first request, if Redis can be reached.
+    overrides.refresh().await;
+    tokio::spawn(overrides.clone().keep_fresh());
+    let gate = Gate::new(limiter::limiters(&fixed.store, &rules)?, rules, overrides);
     let (listen, shutdown) = (fixed.listen, fixed.shutdown);
     let reloader = Reloader::new(file, fixed, sources, &gate)?;
     let reloads = reloader.reloads();

@@ -5,9 +5,9 @@ use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::support::Replica;
 use crate::support::replica::program;
 use crate::support::servers::skip;
+use crate::support::{Replica, file};
 
 struct Shell {
     server: Replica,
@@ -24,7 +24,7 @@ impl Shell {
         program.args(arguments).output().unwrap()
     }
 
-    /// The output, as JSON, and the exit code.
+    /// Returns the printed JSON, and the exit code.
     fn json(&self, arguments: &[&str]) -> (Value, i32) {
         let output = self.run(arguments);
         let text = String::from_utf8(output.stdout).unwrap();
@@ -33,7 +33,7 @@ impl Shell {
         (value, output.status.code().unwrap())
     }
 
-    /// The error of a command that fails.
+    /// Returns the error message of a command that fails.
     fn failure(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -77,10 +77,7 @@ async fn commands() {
     let version = said["version"].as_str().unwrap();
     assert_eq!(shell.json(&["status", "a"]).0["limit"], json!(20));
     let failure = shell.failure(&["limits", "set", "tenants/acme", "30/1d", "--if-absent"]);
-    assert!(
-        failure.contains("somebody else has changed it"),
-        "{failure}"
-    );
+    assert!(failure.contains("changed by another write"), "{failure}");
     let several = ["burst=30/1d", "daily=sliding 40/1d"];
     let set = [
         &["limits", "set", "tenants/acme"],
@@ -109,7 +106,7 @@ async fn commands() {
         .iter()
         .map(|item| item["subject"].as_str().unwrap())
         .collect();
-    assert_eq!(subjects, ["tenants/acme", "keys/acme/a b/c"]);
+    assert_eq!(subjects, ["keys/acme/a b/c", "tenants/acme"]);
     let failure = shell.failure(&["limits", "delete", "tenants/acme", "--if-version", version]);
     assert!(failure.contains("412"), "{failure}");
     assert!(
@@ -141,7 +138,7 @@ async fn commands() {
         assert!(!failure.contains("token-of"), "{failure}");
     }
     let nobody = ["check", "a", "--server", "http://127.0.0.1:1"];
-    assert!(shell.failure(&nobody).contains("cannot be reached"));
+    assert!(shell.failure(&nobody).contains("cannot reach"));
     let secure = ["check", "a", "--server", "https://127.0.0.1:1"];
     assert!(shell.failure(&secure).contains("write http://"));
 }
@@ -202,13 +199,13 @@ fn server_option_precedes_variables() {
 
 #[test]
 fn all_commands_follow_the_listen_addresses() {
-    let server = Replica::start(&[("ADMIN__TOKENS", "[\"token\"]")]);
+    let server = Replica::start(&[("ADMIN__TOKENS__OPERATOR", "token-of-the-operator")]);
     let http = server.http().to_string();
     let admin = server.admin().to_string();
     let variables = [
         (HTTP, &*http),
         ("TOLLGATE__LISTEN__ADMIN", &*admin),
-        ("TOLLGATE_ADMIN_TOKEN", "token"),
+        ("TOLLGATE_ADMIN_TOKEN", "token-of-the-operator"),
     ];
     let commands: [&[&str]; 4] = [
         &["check", "a"],
@@ -232,4 +229,67 @@ fn unusable_listen_address_is_named() {
             assert!(error.contains(&format!("{HTTP} is {address:?}")), "{error}");
         }
     }
+}
+
+#[tokio::test]
+async fn limits_list_reads_every_page() {
+    let keys = (0..1_500).map(|key| format!("k{key:04} = \"1/1d\"\n"));
+    let text = format!(
+        "[tiers]\npro = \"1/1d\"\n[tenants.acme.keys]\n{}",
+        keys.collect::<String>()
+    );
+    let file = file(&text);
+    let token = ("ADMIN__TOKENS__OPERATOR", "token-of-the-operator");
+    let shell = Shell {
+        server: Replica::configured(file.path(), &[token]),
+    };
+    let list = |arguments: &[&str]| {
+        let output = shell.run(&[&["limits", "list"], arguments].concat());
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let items = text.lines().map(serde_json::from_str::<Value>);
+        let subjects = items.map(|item| item.unwrap()["subject"].as_str().unwrap().to_owned());
+        subjects.collect::<Vec<_>>()
+    };
+    let mut expected: Vec<_> = (0..1_500)
+        .map(|key| format!("keys/acme/k{key:04}"))
+        .collect();
+    assert_eq!(list(&["--prefix", "keys/acme/k00"]), expected[..100]);
+    assert_eq!(list(&["--prefix", "keys/"]), expected);
+    expected.push("tiers/pro".to_owned());
+    assert_eq!(list(&[]), expected);
+    assert!(
+        shell
+            .failure(&["limits", "list", "--prefix", "acme"])
+            .contains("`prefix`")
+    );
+}
+
+#[tokio::test]
+async fn limits_set_warns_of_unknown_subject() {
+    let server = Replica::start(&[("ADMIN__TOKENS__OPERATOR", "token-of-the-operator")]);
+    let shell = Shell { server };
+    let unknown = ["limits", "set", "tenants/acne", "7/1d"];
+    let failure = shell.failure(&[&unknown[..], &["--strict"]].concat());
+    assert!(
+        failure.contains("404") && failure.contains("no tenant \"acne\""),
+        "{failure}"
+    );
+    assert!(
+        shell
+            .failure(&["limits", "get", "tenants/acne"])
+            .contains("404")
+    );
+    let output = shell.run(&unknown);
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("warning: the configuration has no tenant \"acne\""),
+        "{said}"
+    );
+    let output = shell.run(&["limits", "set", "tenants/default", "7/1d", "--strict"]);
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{output:?}"
+    );
 }

@@ -15,6 +15,7 @@ mod envoy_rules;
 mod front_doors;
 mod load;
 mod outage;
+mod overrides;
 mod reload;
 mod replicas;
 mod resources;
