@@ -1,9 +1,9 @@
 //! Rate limiting as a service for any language: HTTP, gRPC and Envoy front doors over one
 //! `tollgate::Limiter`.
 //!
-//! A request goes `serve::listener` → `http` or `grpc` (what was asked) → `decide` (whose limits,
-//! and the limiter) and back. `configuration` reads what the limits are, `limits` keeps them, `cli`
-//! is the command line, and `load` a client of many requests.
+//! A request goes from `serve::listener` through `http` or `grpc`, which parse it, to `decide`, which
+//! finds its limits and asks the limiter. `configuration` reads the settings, `limits` holds the limits,
+//! `cli` is the command line, and `load` sends many requests to measure a server.
 
 mod admin;
 mod authentication;
@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// The command could not be carried out.
+/// The exit code of a command that failed.
 const FAILED: u8 = 2;
 
 #[tokio::main]

@@ -10,4 +10,4 @@ pub(crate) use authenticator::{Authenticator, bearer};
 pub(crate) use caller::Caller;
 pub(crate) use given_limits::GivenLimits;
 pub(crate) use jwt::{Jwt, JwtKey};
-pub(crate) use tokens::Tokens;
+pub(crate) use tokens::{TokenDigest, Tokens};

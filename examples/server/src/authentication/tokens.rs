@@ -1,32 +1,44 @@
-//! Tokens that are known beforehand.
+//! Tokens that the configuration knows.
 
 use std::collections::HashMap;
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// Tokens, each with what it stands for. Only digests are kept, and what is compared is digests: how
-/// long that takes says nothing of a token.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Tokens<T>(HashMap<[u8; 32], T>);
+/// The SHA-256 digest of a token. Only digests are kept and compared, so the time of a comparison
+/// reveals nothing of a token.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct TokenDigest([u8; 32]);
 
-/// What begins with `sha256:` and is no digest.
-#[derive(Debug)]
-pub(crate) struct BadDigest;
+/// Tokens, each with the caller that it stands for.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Tokens<T>(HashMap<TokenDigest, T>);
+
+impl TokenDigest {
+    pub(crate) fn of(token: &str) -> Self {
+        Self(Sha256::digest(token).into())
+    }
+
+    /// Reads 64 hexadecimal digits.
+    pub(crate) fn from_hex(digits: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
+        }
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(digits.get(2 * index..2 * index + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
+}
 
 impl<T> Tokens<T> {
-    /// Adds a token, or its digest as `sha256:` and 64 hexadecimal digits.
-    pub(crate) fn add(&mut self, token: &str, stands_for: T) -> Result<(), BadDigest> {
-        let digest = match token.strip_prefix("sha256:") {
-            Some(digits) => from_hex(digits).ok_or(BadDigest)?,
-            None => digest(token),
-        };
-        self.0.insert(digest, stands_for);
-        Ok(())
+    pub(crate) fn add(&mut self, token: TokenDigest, stands_for: T) {
+        self.0.insert(token, stands_for);
     }
 
     pub(crate) fn get(&self, token: &str) -> Option<&T> {
-        self.0.get(&digest(token))
+        self.0.get(&TokenDigest::of(token))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -44,19 +56,4 @@ impl<T> fmt::Debug for Tokens<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tokens({})", self.0.len())
     }
-}
-
-fn digest(token: &str) -> [u8; 32] {
-    Sha256::digest(token).into()
-}
-
-fn from_hex(digits: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(digits.get(2 * index..2 * index + 2)?, 16).ok()?;
-    }
-    Some(bytes)
 }

@@ -50,7 +50,7 @@ enum Command {
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Serve { config } => serve::run(config.as_deref()).await?,
+            Command::Serve { config } => return serve::run(config.as_deref()).await,
             Command::Validate { config } => {
                 Configuration::load(Some(&config), &mut Sources::default())?;
                 println!("{} is good", config.display());

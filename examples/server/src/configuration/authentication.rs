@@ -1,4 +1,4 @@
-//! Reads who may ask, and how they show it.
+//! Reads how callers authenticate.
 
 use std::time::Duration;
 
@@ -7,11 +7,14 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 use super::reader::{Field, Result, Table};
 use crate::authentication::{Authenticator, GivenLimits, Jwt, JwtKey, Tokens};
 
-/// As short as a key for HS256 may be (RFC 7518, section 3.2).
+/// The least length of a key for HS256, in bytes (RFC 7518, section 3.2).
 const SHORTEST_SECRET: usize = 32;
 
-/// By how much clocks may differ, unless set.
+/// The default for `leeway`: how much clocks may differ.
 const LEEWAY: Duration = Duration::from_secs(30);
+
+/// The greatest `leeway`. A larger one would accept tokens long after they have expired.
+const MAX_LEEWAY: Duration = Duration::from_secs(60 * 60);
 
 /// Reads the section, for a server with or without tokens of Envoy. `is_local` says whether only this
 /// machine reaches the listeners.
@@ -40,7 +43,7 @@ pub(super) fn read(
         None => is_configured,
         Some(field) => match field.boolean()? {
             true if !is_configured => {
-                let problem = "nobody could authenticate: give a tenant tokens, or set up \
+                let problem = "no caller could authenticate: give a tenant tokens, or set up \
                                [authentication.jwt]";
                 return Err(field.wrong(problem));
             }
@@ -68,34 +71,23 @@ fn default_given_limits(is_configured: bool, is_local: bool) -> GivenLimits {
     }
 }
 
-/// Adds the tokens of a list.
-pub(super) fn add_tokens<T: Clone>(
-    field: &Field<'_>,
-    stands_for: &T,
-    tokens: &mut Tokens<T>,
-) -> Result<()> {
-    for field in field.list()? {
-        let token = field.secret()?;
-        let added = tokens.add(token.reveal(), stands_for.clone());
-        added.map_err(|_| field.wrong("after `sha256:` must come 64 hexadecimal digits"))?;
-    }
-    Ok(())
-}
-
 fn jwt(field: &Field<'_>) -> Result<Jwt> {
     let known = ["audience", "issuer", "tenant_claim", "leeway", "keys"];
     let table = field.table(&known)?;
     let list = table.required("keys")?;
     let keys = list.list()?.iter().map(key).collect::<Result<Vec<_>>>()?;
     if keys.is_empty() {
-        return Err(list.wrong("there must be a key"));
+        return Err(list.wrong("the list is empty: add a key"));
     }
-    let issuer = table.read("issuer", Field::text)?;
-    let tenant_claim = table.read("tenant_claim", Field::text)?;
-    let leeway = table.read("leeway", Field::duration_or_zero)?;
+    let issuer = table.read("issuer", Field::filled_text)?;
+    let tenant_claim = table.read("tenant_claim", Field::filled_text)?;
+    let leeway = table.read("leeway", |field| match field.duration_or_zero()? {
+        leeway if leeway > MAX_LEEWAY => Err(field.wrong("must not be longer than 1h")),
+        leeway => Ok(leeway),
+    })?;
     Ok(Jwt {
         keys,
-        audience: table.required("audience")?.text()?.to_owned(),
+        audience: table.required("audience")?.filled_text()?.to_owned(),
         issuer: issuer.map(str::to_owned),
         tenant_claim: tenant_claim.unwrap_or("tenant").to_owned(),
         leeway: leeway.unwrap_or(LEEWAY).as_secs(),
@@ -120,14 +112,14 @@ fn key(field: &Field<'_>) -> Result<JwtKey> {
     let text = field.secret()?;
     let key = match algorithm {
         Algorithm::HS256 if text.reveal().len() < SHORTEST_SECRET => {
-            let problem = format!("must be of {SHORTEST_SECRET} bytes or more");
+            let problem = format!("must have {SHORTEST_SECRET} bytes or more");
             return Err(field.wrong(problem));
         }
         Algorithm::HS256 => DecodingKey::from_secret(text.reveal().as_bytes()),
         Algorithm::RS256 => public(&field, DecodingKey::from_rsa_pem(text.reveal().as_bytes()))?,
         _ => public(&field, DecodingKey::from_ec_pem(text.reveal().as_bytes()))?,
     };
-    let id = table.read("id", Field::text)?;
+    let id = table.read("id", Field::filled_text)?;
     Ok(JwtKey {
         id: id.map(str::to_owned),
         algorithm,

@@ -1,37 +1,103 @@
-//! What the environment says instead of the file.
+//! Puts the values of environment variables into the tree.
 //!
-//! The variable `TOLLGATE__STORE__URL` stands for the field `url` of the table `store`: names are
-//! joined by two underscores, and may be in capitals. Its text is the value; lists and tables are TOML.
+//! The variable `TOLLGATE__STORE__URL` stands for the field `url` of the table `store`: two
+//! underscores join the names, and capitals do not matter. Its text is the value; lists and tables
+//! are TOML.
+
+use std::collections::HashSet;
 
 use super::error::ConfigurationError;
-use super::tree::{Node, Origin, Value, from_variable};
+use super::reader::Result;
+use super::toml::from_variable;
+use super::tree::{MAX_DEPTH, Node, Origin, Value, too_deep};
 
-pub(crate) const PREFIX: &str = "TOLLGATE__";
+const PREFIX: &str = "TOLLGATE__";
 
-/// Sets the values that the variables name.
-pub(crate) fn apply(
+/// The prefix of all variables of the project, among them those of its command line.
+const PROJECT: &str = "TOLLGATE_";
+
+/// The variables of the command line that have the name of a table after the prefix.
+const COMMAND_LINE: [&str; 2] = ["TOLLGATE_ADMIN", "TOLLGATE_ADMIN_TOKEN"];
+
+/// Returns the project's variables of this process.
+pub(super) fn variables() -> Result<Vec<(String, String)>> {
+    let mut variables = Vec::new();
+    // `env::vars` panics at a variable that is not UTF-8.
+    for (name, text) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        if !begins_with(&name, PROJECT) {
+            continue;
+        }
+        let text = text.into_string().map_err(|_| {
+            ConfigurationError::new(Origin::variable(&name), "", "must be in UTF-8")
+        })?;
+        variables.push((name, text));
+    }
+    Ok(variables)
+}
+
+/// Sets the values of the variables. `tables` are the names of the tables at the root.
+pub(super) fn apply(
     root: &mut Node,
-    variables: impl IntoIterator<Item = (String, String)>,
-) -> Result<(), ConfigurationError> {
-    let mut variables: Vec<_> = variables
-        .into_iter()
-        .filter(|(name, _)| name.starts_with(PREFIX))
-        .collect();
+    mut variables: Vec<(String, String)>,
+    tables: &[&str],
+) -> Result<()> {
     // In an order that does not depend on the environment's.
     variables.sort();
+    let mut names = HashSet::new();
     for (name, text) in &variables {
         let origin = Origin::variable(name);
-        let path: Vec<_> = name[PREFIX.len()..].split("__").collect();
+        let wrong = |problem: String| ConfigurationError::new(origin.clone(), "", problem);
+        let Some(path) = name.strip_prefix(PREFIX) else {
+            match meant(name, tables) {
+                None => continue,
+                Some(meant) => return Err(wrong(format!("is not read: write {meant}"))),
+            }
+        };
+        let path: Vec<_> = path.split("__").collect();
         if path.contains(&"") {
             let problem = "names no field: write one as TOLLGATE__STORE__URL";
-            return Err(ConfigurationError::new(origin, "", problem));
+            return Err(wrong(problem.to_owned()));
         }
-        set(root, &path, from_variable(text, &origin))?;
+        if path.len() > MAX_DEPTH {
+            return Err(too_deep(origin));
+        }
+        if !names.insert(name.to_ascii_uppercase()) {
+            let problem = "another variable has the same name in other capitals: remove one";
+            return Err(wrong(problem.to_owned()));
+        }
+        set(root, &path, from_variable(text, &origin)?)?;
     }
     Ok(())
 }
 
-fn set(node: &mut Node, path: &[&str], value: Node) -> Result<(), ConfigurationError> {
+/// The name with [`PREFIX`] that is meant by a name without it, such as `TOLLGATE_STORE_URL`.
+fn meant(name: &str, tables: &[&str]) -> Option<String> {
+    let rest = name
+        .get(PROJECT.len()..)
+        .filter(|_| begins_with(name, PROJECT))?;
+    let rest = rest.trim_start_matches('_');
+    let (table, field) = rest.split_once('_').unwrap_or((rest, ""));
+    let is_table = tables.iter().any(|known| known.eq_ignore_ascii_case(table));
+    // Kubernetes sets such variables for Services, for instance TOLLGATE_ADMIN_SERVICE_HOST and
+    // TOLLGATE_ADMIN_PORT_8082_TCP for one that is called tollgate-admin.
+    let is_service = field
+        .split('_')
+        .any(|word| word == "SERVICE" || word == "PORT");
+    if !is_table || is_service || COMMAND_LINE.contains(&name) {
+        return None;
+    }
+    let field = field.trim_start_matches('_');
+    let separator = if field.is_empty() { "" } else { "__" };
+    Some(format!("{PREFIX}{table}{separator}{field}"))
+}
+
+fn begins_with(name: &str, prefix: &str) -> bool {
+    name.get(..prefix.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
+}
+
+fn set(node: &mut Node, path: &[&str], value: Node) -> Result<()> {
     let [name, rest @ ..] = path else {
         *node = value;
         return Ok(());
@@ -46,7 +112,7 @@ fn set(node: &mut Node, path: &[&str], value: Node) -> Result<(), ConfigurationE
             .ok()
             .and_then(|index: usize| items.get_mut(index));
         let Some(item) = item else {
-            let problem = format!("`{name}` is no place in a list of {count}, counted from 0");
+            let problem = format!("`{name}` is no index of a list of {count}, counted from 0");
             return Err(ConfigurationError::new(value.origin, "", problem));
         };
         return set(item, rest, value);

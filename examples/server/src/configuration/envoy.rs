@@ -2,26 +2,27 @@
 
 use std::path::Path;
 
-use super::authentication::add_tokens;
 use super::reader::{Field, Result, Table};
 use super::sources::Sources;
+use super::tokens::TokenReader;
 use super::yaml::from_yaml;
 use crate::authentication::Tokens;
 use crate::envoy::{Rules, read_domain};
 
-/// What Envoy is told.
+/// The settings of the gRPC service for Envoy.
 #[derive(Debug, Default)]
 pub(crate) struct EnvoySettings {
     pub(crate) rules: Rules,
-    /// Whether Envoy is told which headers to add to its responses.
+    /// Whether Envoy adds the headers of the rate limit to its responses.
     pub(crate) response_headers: bool,
-    /// What Envoy shows, where callers must authenticate.
+    /// The tokens that Envoy may authenticate with.
     pub(crate) tokens: Tokens<()>,
 }
 
-/// Reads the section, and adds the files that it names. Their paths are from `directory`.
+/// Reads the table and the files that it names, whose paths are relative to `directory`.
 pub(super) fn read(
     root: &Table<'_>,
+    reader: &mut TokenReader,
     directory: &Path,
     sources: &mut Sources,
 ) -> Result<EnvoySettings> {
@@ -33,7 +34,7 @@ pub(super) fn read(
     let headers = table.read("response_headers", Field::boolean)?;
     settings.response_headers = headers.unwrap_or_default();
     if let Some(field) = table.get("tokens") {
-        add_tokens(&field, &(), &mut settings.tokens)?;
+        reader.list(&field, &(), &mut settings.tokens)?;
     }
     if let Some(domains) = table.get("domains") {
         for domain in domains.list()? {

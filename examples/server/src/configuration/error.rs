@@ -1,11 +1,11 @@
-//! What is wrong with a configuration.
+//! The error of a configuration.
 
 use std::error::Error;
 use std::fmt;
 
 use super::tree::Origin;
 
-/// A mistake in a configuration: where it is, which field, and what to do about it.
+/// A mistake in a configuration: its file and line or variable, its field, the problem and the fix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ConfigurationError {
     origin: Origin,

@@ -5,19 +5,24 @@ use std::collections::HashMap;
 
 use tollgate::{Limits, Policy, Quota, Scope};
 
-use super::authentication::add_tokens;
 use super::reader::{Field, Result, Table};
+use super::tokens::TokenReader;
 use super::tree::Value;
 use crate::authentication::Tokens;
 use crate::limits::{Catalog, Tenant};
 
-/// Limits by the names that may stand for them.
+/// Limits by their names in `[limits]`.
 pub(super) type Named = HashMap<String, Limits>;
 
 pub(super) const TABLES: [&str; 4] = ["default", "limits", "tiers", "tenants"];
 
-/// The limits, and the tokens by which tenants are known.
-pub(super) fn read(root: &Table<'_>) -> Result<(Catalog, Tokens<String>)> {
+const TENANT: [&str; 4] = ["tier", "limit", "keys", "tokens"];
+
+/// Returns the limits, and the tenants by their tokens.
+pub(super) fn read(
+    root: &Table<'_>,
+    reader: &mut TokenReader,
+) -> Result<(Catalog, Tokens<String>)> {
     let named = match root.get("limits") {
         Some(field) => named_limits(&field)?,
         None => Named::new(),
@@ -43,14 +48,17 @@ pub(super) fn read(root: &Table<'_>) -> Result<(Catalog, Tokens<String>)> {
     let mut tokens = Tokens::default();
     if let Some(tenants) = root.get("tenants") {
         for (name, field) in tenants.entries()? {
-            let tenant = tenant(name, &field, &catalog, &named, &mut tokens)?;
+            let tenant = tenant(name, &field, &catalog, &named)?;
+            if let Some(list) = field.table(&TENANT)?.get("tokens") {
+                reader.list(&list, &name.to_owned(), &mut tokens)?;
+            }
             catalog.tenants.insert(name.to_owned(), tenant);
         }
     }
     Ok((catalog, tokens))
 }
 
-/// What each name stands for. They are only for reference, so none refers to another.
+/// Reads `[limits]`. No limits refer to others there.
 fn named_limits(field: &Field<'_>) -> Result<Named> {
     let mut named = Named::new();
     for (name, field) in field.entries()? {
@@ -60,15 +68,9 @@ fn named_limits(field: &Field<'_>) -> Result<Named> {
     Ok(named)
 }
 
-fn tenant(
-    name: &str,
-    field: &Field<'_>,
-    catalog: &Catalog,
-    named: &Named,
-    tokens: &mut Tokens<String>,
-) -> Result<Tenant> {
+fn tenant(name: &str, field: &Field<'_>, catalog: &Catalog, named: &Named) -> Result<Tenant> {
     let scope = Scope::new(name).map_err(|error| field.wrong(error))?;
-    let table = field.table(&["tier", "limit", "keys", "tokens"])?;
+    let table = field.table(&TENANT)?;
     let tier = table.read("tier", |field| {
         let tier = field.text()?;
         match catalog.tiers.contains_key(tier) {
@@ -79,11 +81,11 @@ fn tenant(
     let mut keys = HashMap::new();
     if let Some(field) = table.get("keys") {
         for (key, field) in field.entries()? {
+            if matches!(key, "" | "user:") {
+                return Err(field.wrong("no request has this key: remove it"));
+            }
             keys.insert(key.to_owned(), limits(&field, named)?);
         }
-    }
-    if let Some(field) = table.get("tokens") {
-        add_tokens(&field, &name.to_owned(), tokens)?;
     }
     Ok(Tenant {
         limits: table.read("limit", |field| limits(field, named))?,
@@ -93,8 +95,8 @@ fn tenant(
     })
 }
 
-/// Names must be able to stand in a path, and in a store's key.
-fn check_name(name: &str, field: &Field<'_>) -> Result<()> {
+/// Refuses names that cannot be part of a path or of a store's key.
+pub(super) fn check_name(name: &str, field: &Field<'_>) -> Result<()> {
     Scope::new(name)
         .map(drop)
         .map_err(|_| field.wrong("must be named with 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"))
@@ -106,7 +108,7 @@ fn scope(field: &Field<'_>) -> Result<Scope> {
 
 fn limits(field: &Field<'_>, named: &Named) -> Result<Limits> {
     match field.value() {
-        // No name has a slash, and no quota is without.
+        // Every quota has a slash, and no name has.
         Value::Text(name) | Value::Plain(name) if !name.contains('/') => {
             named.get(name).cloned().ok_or_else(|| {
                 field.wrong(format!(

@@ -1,19 +1,23 @@
 //! The configuration: a TOML file, and the environment over it.
 //!
-//! It is read in three steps: text to a tree of values that know where they stand (`tree`), the
-//! environment's values into it (`environment`), and from there, field by field (`reader`), into
-//! [`Configuration`]. So each mistake can name its file, line and field.
+//! Reading takes three steps: `toml` and `yaml` make a tree of values with their lines from a text,
+//! `environment` puts the values of variables into it, and `reader` reads it field by field into
+//! [`Configuration`]. So each error names its file, line and field.
 
 mod admin;
 mod authentication;
 mod environment;
 mod envoy;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod limits;
 mod reader;
 mod secret;
 mod settings;
 mod sources;
+mod tokens;
+mod toml;
 mod tree;
 mod yaml;
 

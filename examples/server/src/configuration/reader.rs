@@ -1,9 +1,10 @@
-//! Takes values out of a configuration, and says where and what is wrong with those that will not
-//! do.
+//! Reads typed values from the fields of a tree. An error has the origin of the value, the path of
+//! the field and the fix.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::error::ConfigurationError;
@@ -12,38 +13,62 @@ use super::tree::{Node, Value};
 
 pub(crate) type Result<T> = std::result::Result<T, ConfigurationError>;
 
-/// A value, and by which names it is reached.
+/// A value, and the path to it from the root.
 #[derive(Clone, Debug)]
 pub(crate) struct Field<'a> {
     node: &'a Node,
-    path: String,
+    /// The root has none. Paths share their beginnings, so that a long name is not copied for every
+    /// field below it.
+    path: Option<Rc<Path<'a>>>,
 }
 
-/// A table whose names are all known.
+#[derive(Debug)]
+struct Path<'a> {
+    before: Option<Rc<Self>>,
+    last: Step<'a>,
+}
+
+#[derive(Debug)]
+enum Step<'a> {
+    Name(&'a str),
+    Index(usize),
+}
+
+/// A table that has only known names.
 #[derive(Debug)]
 pub(crate) struct Table<'a> {
     field: Field<'a>,
     entries: &'a [(String, Node)],
 }
 
-impl<'a> Field<'a> {
-    pub(crate) fn root(node: &'a Node) -> Self {
-        Self {
-            node,
-            path: String::new(),
+/// Writes a path as `tenants.acme.tokens[0]`.
+impl Display for Path<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(before) = &self.before {
+            before.fmt(f)?;
+        }
+        match self.last {
+            Step::Index(index) => write!(f, "[{index}]"),
+            Step::Name(name) => {
+                let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+                let dot = if self.before.is_some() { "." } else { "" };
+                match !name.is_empty() && name.chars().all(plain) {
+                    true => write!(f, "{dot}{name}"),
+                    false => write!(f, "{dot}{name:?}"),
+                }
+            }
         }
     }
+}
 
-    fn child(&self, name: &str, node: &'a Node) -> Self {
-        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
-        let name = match !name.is_empty() && name.chars().all(plain) {
-            true => name.to_owned(),
-            false => format!("{name:?}"),
-        };
-        let path = match self.path.as_str() {
-            "" => name,
-            path => format!("{path}.{name}"),
-        };
+impl<'a> Field<'a> {
+    pub(crate) fn root(node: &'a Node) -> Self {
+        Self { node, path: None }
+    }
+
+    fn child(&self, last: Step<'a>, node: &'a Node) -> Self {
+        let before = self.path.clone();
+        let path = Some(Rc::new(Path { before, last }));
         Self { node, path }
     }
 
@@ -51,9 +76,19 @@ impl<'a> Field<'a> {
         &self.node.value
     }
 
-    /// The error that this value will not do.
+    fn path(&self) -> String {
+        let path = self.path.as_ref();
+        path.map(|path| path.to_string()).unwrap_or_default()
+    }
+
+    /// The path and the origin, for the error of another field.
+    pub(crate) fn place(&self) -> String {
+        format!("{} ({})", self.path(), self.node.origin)
+    }
+
+    /// Returns an error for this field. The problem says the fix too.
     pub(crate) fn wrong(&self, problem: impl Display) -> ConfigurationError {
-        ConfigurationError::new(self.node.origin.clone(), &self.path, problem)
+        ConfigurationError::new(self.node.origin.clone(), &self.path(), problem)
     }
 
     fn other_than(&self, wanted: &str) -> ConfigurationError {
@@ -67,12 +102,16 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// A text that is not to be seen, even in an error.
-    pub(crate) fn secret(&self) -> Result<Secret> {
+    pub(crate) fn filled_text(&self) -> Result<&'a str> {
         match self.text()? {
             "" => Err(self.wrong("must not be empty")),
-            text => Ok(Secret::new(text)),
+            text => Ok(text),
         }
+    }
+
+    /// A text that no error and no log shows.
+    pub(crate) fn secret(&self) -> Result<Secret> {
+        self.filled_text().map(Secret::new)
     }
 
     pub(crate) fn boolean(&self) -> Result<bool> {
@@ -137,12 +176,12 @@ impl<'a> Field<'a> {
         })
     }
 
-    /// One of the texts that stand for something.
+    /// The value for a text among the choices.
     pub(crate) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T> {
         self.chosen(choices, |name, text| name == text)
     }
 
-    /// The same, in capitals or not.
+    /// The value for a text among the choices, in capitals or not.
     pub(crate) fn choice_of_any_case<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T> {
         self.chosen(choices, str::eq_ignore_ascii_case)
     }
@@ -152,7 +191,7 @@ impl<'a> Field<'a> {
         let chosen = choices.iter().find(|(name, _)| is(name, text));
         chosen.map(|(_, value)| *value).ok_or_else(|| {
             let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-            self.wrong(format!("{text:?} is none of {}", names.join(", ")))
+            self.wrong(format!("{text:?} is unknown: write {}", names.join(" or ")))
         })
     }
 
@@ -161,30 +200,28 @@ impl<'a> Field<'a> {
             return Err(self.other_than("a list"));
         };
         let numbered = items.iter().enumerate();
-        let field = |(index, node)| Self {
-            node,
-            path: format!("{}[{index}]", self.path),
-        };
+        let field = |(index, node)| self.child(Step::Index(index), node);
         Ok(numbered.map(field).collect())
     }
 
-    /// A table with names of the user's own.
+    /// The fields of a table whose names the user chooses.
     pub(crate) fn entries(&self) -> Result<Vec<(&'a str, Field<'a>)>> {
-        let entries = self.raw_entries()?;
-        let field = |(name, node): &'a (String, Node)| (name.as_str(), self.child(name, node));
-        Ok(entries.iter().map(field).collect())
+        let entries = self.raw_entries()?.iter();
+        let field =
+            |(name, node): &'a (String, Node)| (name.as_str(), self.child(Step::Name(name), node));
+        Ok(entries.map(field).collect())
     }
 
     fn raw_entries(&self) -> Result<&'a [(String, Node)]> {
         match self.value() {
             Value::Table(entries) => Ok(entries),
-            // YAML's way to leave something out.
+            // A name without a value in YAML.
             Value::Nothing => Ok(&[]),
             _ => Err(self.other_than("a table")),
         }
     }
 
-    /// A table that may have these names, and no others.
+    /// A table that may have these names only.
     pub(crate) fn table(&self, known: &[&str]) -> Result<Table<'a>> {
         let entries = self.raw_entries()?;
         if let Some((name, node)) = entries
@@ -192,7 +229,7 @@ impl<'a> Field<'a> {
             .find(|(name, _)| !known.contains(&name.as_str()))
         {
             let known = known.join(", ");
-            let unknown = self.child(name, node);
+            let unknown = self.child(Step::Name(name), node);
             return Err(unknown.wrong(format!("there is no such field; there are: {known}")));
         }
         Ok(Table {
@@ -207,11 +244,11 @@ impl<'a> Table<'a> {
         let (name, node) = self.entries.iter().find(|(known, _)| known == name)?;
         match node.value {
             Value::Nothing => None,
-            _ => Some(self.field.child(name, node)),
+            _ => Some(self.field.child(Step::Name(name), node)),
         }
     }
 
-    /// What `read` makes of the field, if it is there.
+    /// Reads the field, if it is there.
     pub(crate) fn read<T>(
         &self,
         name: &str,

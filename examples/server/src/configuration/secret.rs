@@ -1,8 +1,8 @@
-//! Texts that must not be seen.
+//! Passwords, keys and tokens.
 
 use std::fmt;
 
-/// A text that is not shown.
+/// A text that `Debug` does not show.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
 

@@ -1,55 +1,61 @@
-//! What a configuration says.
+//! Reads a configuration as a whole, and the tables that are not read elsewhere.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
-use tollgate::FailureStrategy;
+use redis::IntoConnectionInfo;
+use tollgate::{FailureStrategy, RedisStore};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 use super::envoy::EnvoySettings;
 use super::reader::{Field, Result, Table};
 use super::secret::Secret;
 use super::sources::Sources;
-use super::tree::{Node, Origin, Value, from_toml};
+use super::tokens::TokenReader;
+use super::toml::from_toml;
+use super::tree::{Node, Origin, Value};
 use super::{admin, authentication, environment, envoy, limits};
 use crate::authentication::{Authenticator, Tokens};
 use crate::limits::Catalog;
 
-/// All of a configuration.
+/// A whole configuration.
 #[derive(Debug)]
 pub(crate) struct Configuration {
     pub(crate) fixed: Fixed,
     pub(crate) rules: Rules,
 }
 
-/// What only a restart can change.
+/// The settings that only a restart changes.
 #[derive(Debug)]
 pub(crate) struct Fixed {
     pub(crate) listen: Listen,
     pub(crate) store: StoreSettings,
-    pub(crate) log_filter: String,
     pub(crate) log_format: LogFormat,
     pub(crate) shutdown: Shutdown,
 }
 
-/// What a reload changes.
+/// The settings that a reload changes.
 #[derive(Debug)]
 pub(crate) struct Rules {
     pub(crate) failure_strategy: FailureStrategy,
     pub(crate) catalog: Catalog,
     pub(crate) authenticator: Authenticator,
+    /// The names of the administrators, by their tokens.
     pub(crate) admin_tokens: Tokens<String>,
     pub(crate) envoy: EnvoySettings,
+    pub(crate) log_filter: Targets,
 }
 
-/// Where to listen.
+/// The addresses to listen on.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Listen {
     pub(crate) http: SocketAddr,
     pub(crate) grpc: SocketAddr,
-    /// None where nobody may change anything.
+    /// Only with administrators.
     pub(crate) admin: Option<SocketAddr>,
     /// Connections of all listeners together; as many as the process can have unless set.
     pub(crate) max_connections: Option<u32>,
@@ -75,7 +81,7 @@ impl Listen {
 #[derive(Debug, PartialEq)]
 pub(crate) struct StoreSettings {
     pub(crate) kind: StoreKind,
-    /// How long a check may take.
+    /// The longest time for a check.
     pub(crate) deadline: Duration,
 }
 
@@ -83,7 +89,7 @@ pub(crate) struct StoreSettings {
 pub(crate) enum StoreKind {
     /// Counts in this process.
     Local { capacity: usize },
-    /// Counts in Redis, shared by all who ask the same one.
+    /// Counts in Redis, which all servers with the same URL and prefix share.
     Redis {
         url: Secret,
         prefix: String,
@@ -91,6 +97,19 @@ pub(crate) enum StoreKind {
         fallback_capacity: usize,
         replicas: NonZeroU32,
     },
+}
+
+/// The kind and the address. A password does not appear.
+impl fmt::Display for StoreKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Local { .. } => f.write_str("local"),
+            Self::Redis { url, .. } => match url.reveal().into_connection_info() {
+                Ok(server) => write!(f, "redis at {}", server.addr()),
+                Err(_) => f.write_str("redis"),
+            },
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -101,9 +120,9 @@ pub(crate) enum LogFormat {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Shutdown {
-    /// How long to go on after being told to stop, so that clients can go elsewhere.
+    /// How long to accept connections after the signal to stop, so that clients can find another server.
     pub(crate) delay: Duration,
-    /// How long to wait, after that, for what is under way.
+    /// The longest time to wait, after the delay, for requests in flight.
     pub(crate) deadline: Duration,
 }
 
@@ -124,25 +143,21 @@ const STRATEGIES: [(&str, FailureStrategy); 3] = [
 ];
 
 impl Fixed {
-    /// What another configuration has otherwise, and only a restart can change.
+    /// The tables that differ, if a server must not take over a configuration that differs there.
     pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
         let same = [
             ("listen", self.listen == other.listen),
             ("store", self.store == other.store),
-            (
-                "log",
-                (&self.log_filter, self.log_format) == (&other.log_filter, other.log_format),
-            ),
             ("shutdown", self.shutdown == other.shutdown),
         ];
-        let others = same.into_iter().filter(|(_, same)| !same);
-        others.map(|(name, _)| name).collect()
+        let different = same.into_iter().filter(|(_, same)| !same);
+        different.map(|(name, _)| name).collect()
     }
 }
 
 impl Configuration {
-    /// Reads the file, if there is to be one, and the environment. Whatever comes of it, the sources
-    /// then say what was read.
+    /// Reads the file, if there is one, and the environment. `sources` lists the files that were read,
+    /// also if an error is returned.
     pub(crate) fn load(file: Option<&Path>, sources: &mut Sources) -> anyhow::Result<Self> {
         let root = match file {
             Some(path) => {
@@ -158,23 +173,25 @@ impl Configuration {
             },
         };
         let directory = file.and_then(Path::parent).unwrap_or(Path::new(""));
-        Ok(Self::from_tree(root, std::env::vars(), directory, sources)?)
+        let variables = environment::variables()?;
+        Ok(Self::from_tree(root, variables, directory, sources)?)
     }
 
-    fn from_tree(
+    pub(super) fn from_tree(
         mut root: Node,
-        variables: impl IntoIterator<Item = (String, String)>,
+        variables: Vec<(String, String)>,
         directory: &Path,
         sources: &mut Sources,
     ) -> Result<Self> {
-        environment::apply(&mut root, variables)?;
         let known = [&TABLES[..], &limits::TABLES].concat();
+        environment::apply(&mut root, variables, &known)?;
         let root = Field::root(&root).table(&known)?;
         let (store, failure_strategy) = store(&root)?;
-        let (catalog, tokens) = limits::read(&root)?;
-        let admin_tokens = admin::read(&root)?;
+        let mut reader = TokenReader::default();
+        let (catalog, tokens) = limits::read(&root, &mut reader)?;
+        let admin_tokens = admin::read(&root, &mut reader)?;
         let listen = listen(&root, !admin_tokens.is_empty())?;
-        let envoy = envoy::read(&root, directory, sources)?;
+        let envoy = envoy::read(&root, &mut reader, directory, sources)?;
         let authenticator =
             authentication::read(&root, tokens, !envoy.tokens.is_empty(), listen.is_local())?;
         if authenticator.required && !envoy.rules.is_empty() && envoy.tokens.is_empty() {
@@ -186,7 +203,6 @@ impl Configuration {
             fixed: Fixed {
                 listen,
                 store,
-                log_filter,
                 log_format,
                 shutdown: shutdown(&root)?,
             },
@@ -196,6 +212,7 @@ impl Configuration {
                 authenticator,
                 admin_tokens,
                 envoy,
+                log_filter,
             },
         })
     }
@@ -234,7 +251,7 @@ fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
         let count = table.map(|table| table.read(name, |field| field.number(1..=1_000_000)));
         Ok(count.transpose()?.flatten())
     };
-    Ok(Listen {
+    let listen = Listen {
         http: address("http", 8080)?,
         grpc: address("grpc", 8081)?,
         admin: Some(address("admin", 8082)?).filter(|_| has_admin),
@@ -242,7 +259,44 @@ fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
         max_connections_per_address: count("max_connections_per_address")?,
         request_deadline: duration("request_deadline", Duration::from_secs(10))?,
         max_connection_age: duration("max_connection_age", Duration::from_secs(300))?,
-    })
+    };
+    if let Some(table) = table {
+        check_overlap(table, &listen)?;
+    }
+    Ok(listen)
+}
+
+/// Refuses listeners that would compete for an address. The operating system refuses only some.
+fn check_overlap(table: &Table<'_>, listen: &Listen) -> Result<()> {
+    let mut listeners = vec![("http", listen.http), ("grpc", listen.grpc)];
+    listeners.extend(listen.admin.map(|address| ("admin", address)));
+    for (index, (name, address)) in listeners.iter().enumerate() {
+        for (other, taken) in &listeners[..index] {
+            if overlap(*address, *taken) {
+                let problem =
+                    format!("{address} overlaps {other}, {taken}: change one of the ports");
+                // The defaults do not overlap, so one of the fields is there.
+                let field = table.required(name).or_else(|_| table.required(other))?;
+                return Err(field.wrong(problem));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    // Port 0 means any free port.
+    if one.port() != other.port() || one.port() == 0 {
+        return false;
+    }
+    let (one, other) = (one.ip().to_canonical(), other.ip().to_canonical());
+    // A listener on [::] takes connections over IPv4 too.
+    let takes_all = |ip: IpAddr| ip == Ipv6Addr::UNSPECIFIED;
+    let same_family = one.is_ipv4() == other.is_ipv4();
+    one == other
+        || takes_all(one)
+        || takes_all(other)
+        || same_family && (one.is_unspecified() || other.is_unspecified())
 }
 
 fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
@@ -268,7 +322,7 @@ fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
     let shared = table.read("kind", |field| {
         field.choice(&[("local", false), ("redis", true)])
     })?;
-    // A URL says enough.
+    // A URL implies Redis.
     let shared = shared.unwrap_or(table.get("url").is_some());
     let foreign = if shared { &LOCAL[..] } else { &REDIS };
     if let Some(field) = foreign.iter().find_map(|name| table.get(name)) {
@@ -277,7 +331,9 @@ fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
         } else {
             ("local", "redis")
         };
-        return Err(field.wrong(format!("the store is {this}, and this is for {other}")));
+        return Err(field.wrong(format!(
+            "the store is {this}, and only {other} has this field"
+        )));
     }
     let count = |name: &str, most: u32, default: u32| {
         let count = table.read(name, |field| field.number(1..=most))?;
@@ -300,13 +356,20 @@ fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
 
 fn redis(table: &Table<'_>, count: impl Fn(&str, u32, u32) -> Result<u32>) -> Result<StoreKind> {
     let url = table.required("url")?;
-    let prefix = table.read("prefix", Field::text)?.unwrap_or("tollgate");
-    let connections = count("connections", 64, 1)? as usize;
-    // The library knows best what it takes, and its errors show no password.
-    let store = tollgate::RedisStore::builder(url.text()?)
-        .prefix(prefix)
-        .build();
+    if !url.text()?.contains("://") {
+        // The text may be a password in the wrong place, so the error must not show it.
+        return Err(url.wrong("is no URL: write redis://[user:password@]host[:port][/database]"));
+    }
+    // The library checks both. Its errors show no password.
+    let store = RedisStore::builder(url.text()?).build();
     store.map_err(|error| url.wrong(error))?;
+    let prefix = table.read("prefix", |field| {
+        let store = RedisStore::builder("redis://127.0.0.1").prefix(field.text()?);
+        store.build().map_err(|error| field.wrong(error))?;
+        field.text()
+    })?;
+    let prefix = prefix.unwrap_or("tollgate");
+    let connections = count("connections", 64, 1)? as usize;
     Ok(StoreKind::Redis {
         url: url.secret()?,
         prefix: prefix.to_owned(),
@@ -316,26 +379,56 @@ fn redis(table: &Table<'_>, count: impl Fn(&str, u32, u32) -> Result<u32>) -> Re
     })
 }
 
-fn log(root: &Table<'_>) -> Result<(String, LogFormat)> {
-    let table = section(root, "log", &["filter", "format"])?;
-    let Some(table) = table else {
-        return Ok(("info".to_owned(), LogFormat::Text));
+fn log(root: &Table<'_>) -> Result<(Targets, LogFormat)> {
+    let default = || Targets::new().with_default(LevelFilter::INFO);
+    let Some(table) = section(root, "log", &["filter", "format"])? else {
+        return Ok((default(), LogFormat::Text));
     };
-    let filter = table.read("filter", |field| {
-        let text = field.text()?;
-        match text.parse::<tracing_subscriber::EnvFilter>() {
-            Ok(_) => Ok(text),
-            Err(error) => Err(field.wrong(format!(
-                "{text:?} is no filter ({error}): write `info` or `warn,tollgate=debug`"
-            ))),
-        }
-    })?;
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    let filter = table.read("filter", log_filter)?;
     let format = table.read("format", |field| field.choice(&formats))?;
     Ok((
-        filter.unwrap_or("info").to_owned(),
+        filter.unwrap_or_else(default),
         format.unwrap_or(LogFormat::Text),
     ))
+}
+
+/// Reads levels, such as `warn,tollgate=debug`. A misspelt level is an error: as the name of a target,
+/// which a directive without a level is elsewhere, it would silence the server.
+fn log_filter(field: &Field<'_>) -> Result<Targets> {
+    let text = field.text()?;
+    let mut filter = Targets::new();
+    let mut concerns_server = false;
+    for directive in text.split(',') {
+        let (target, level) = match directive.split_once('=') {
+            Some((target, level)) => (Some(target.trim()), level.trim()),
+            None => (None, directive.trim()),
+        };
+        let is_path = |target: &str| {
+            let mut characters = target.chars();
+            characters.all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | ':'))
+        };
+        // An empty level would parse as `error`.
+        let is_complete = !level.is_empty() && target.is_none_or(is_path);
+        let Some(level) = level.parse::<LevelFilter>().ok().filter(|_| is_complete) else {
+            return Err(field.wrong(format!(
+                "{directive:?} is neither a level (off, error, warn, info, debug or trace) nor a \
+                 target and its level, such as tollgate=debug"
+            )));
+        };
+        filter = match target {
+            Some(target) => filter.with_target(target, level),
+            None => filter.with_default(level),
+        };
+        let crate_name = target.and_then(|target| target.split("::").next());
+        concerns_server |= matches!(crate_name, None | Some("tollgate" | "tollgate_server"));
+    }
+    if !concerns_server {
+        return Err(field.wrong(format!(
+            "{text:?} has no level for the server itself: write info,{text}"
+        )));
+    }
+    Ok(filter)
 }
 
 fn shutdown(root: &Table<'_>) -> Result<Shutdown> {

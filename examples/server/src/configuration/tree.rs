@@ -1,14 +1,21 @@
-//! A configuration as it was written: values, and where each of them stands.
+//! The tree of a configuration: values, each with the line or the variable that it comes from.
 
 use std::fmt;
 use std::sync::Arc;
 
-use toml::Spanned;
-use toml::de::{DeTable, DeValue};
-
 use super::error::ConfigurationError;
 
-/// A value and its place.
+/// The greatest depth of nested lists and tables. Trees are read and dropped by recursion, so the
+/// depth must fit into the stack. Rules for Envoy need two levels for each entry of a descriptor.
+pub(super) const MAX_DEPTH: usize = 64;
+
+/// The error for a list or table that exceeds [`MAX_DEPTH`].
+pub(super) fn too_deep(origin: Origin) -> ConfigurationError {
+    let problem = format!("lists and tables are nested more than {MAX_DEPTH} deep here");
+    ConfigurationError::new(origin, "", problem)
+}
+
+/// A value and its origin.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) value: Value,
@@ -20,17 +27,17 @@ pub(crate) enum Value {
     Nothing,
     Boolean(bool),
     Integer(i64),
-    /// A number with a fraction, or a date: no field takes one.
+    /// A number with a fraction, or a date: no field accepts one.
     Other(&'static str),
     Text(String),
-    /// A word that is what the field takes it for: YAML has such, and the environment.
+    /// An unquoted YAML scalar or the text of a variable. Its type is the type of the field.
     Plain(String),
     List(Vec<Node>),
     Table(Vec<(String, Node)>),
 }
 
 impl Value {
-    /// What kind of value it is, for people.
+    /// The kind of the value, for error messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
@@ -44,7 +51,7 @@ impl Value {
     }
 }
 
-/// Where a value stands: a line of a file, or a variable of the environment.
+/// The origin of a value: a line of a file, or an environment variable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     source: Arc<str>,
@@ -66,7 +73,7 @@ impl Origin {
         }
     }
 
-    /// Where a value is that nobody has written.
+    /// The origin of the root, if there is no file.
     pub(crate) fn unwritten() -> Self {
         Self::variable("the configuration")
     }
@@ -86,102 +93,5 @@ impl fmt::Display for Origin {
             Some(line) => write!(f, ":{line}"),
             None => Ok(()),
         }
-    }
-}
-
-/// Reads TOML; `name` is the file's.
-pub(crate) fn from_toml(text: &str, name: &str) -> Result<Node, ConfigurationError> {
-    let lines = Lines {
-        text,
-        file: Origin::file(name, 1),
-    };
-    match DeTable::parse(text) {
-        Ok(table) => Ok(Node {
-            value: lines.table(table.get_ref()),
-            origin: lines.file,
-        }),
-        Err(error) => {
-            let place = error.span().map_or(0, |span| span.start);
-            let problem = format!("this is no TOML: {}", error.message());
-            Err(ConfigurationError::new(lines.at(place), "", problem))
-        }
-    }
-}
-
-/// The value that a text stands for where it came without a file: TOML if it is a text in quotes, a
-/// list or a table, or else itself, whatever the field that reads it takes it for.
-pub(crate) fn from_variable(text: &str, origin: &Origin) -> Node {
-    let lines = Lines {
-        text,
-        file: origin.clone(),
-    };
-    // Of several lines, such as a key in PEM, only the first would count.
-    let parsed = (!text.contains('\n')).then(|| DeValue::parse(text));
-    let mut node = match &parsed {
-        Some(Ok(value)) if value.get_ref().is_str() => lines.node(value),
-        Some(Ok(value)) if value.get_ref().is_array() => lines.node(value),
-        Some(Ok(value)) if value.get_ref().is_table() => lines.node(value),
-        _ => Node {
-            value: Value::Plain(text.to_owned()),
-            origin: origin.clone(),
-        },
-    };
-    relocate(&mut node, origin);
-    node
-}
-
-fn relocate(node: &mut Node, origin: &Origin) {
-    node.origin = origin.clone();
-    match &mut node.value {
-        Value::List(items) => items.iter_mut().for_each(|item| relocate(item, origin)),
-        Value::Table(entries) => entries
-            .iter_mut()
-            .for_each(|(_, entry)| relocate(entry, origin)),
-        _ => {}
-    }
-}
-
-/// Tells lines from places in a text.
-struct Lines<'a> {
-    text: &'a str,
-    file: Origin,
-}
-
-impl Lines<'_> {
-    fn at(&self, place: usize) -> Origin {
-        let before = self.text.as_bytes().iter().take(place);
-        self.file
-            .line(1 + before.filter(|byte| **byte == b'\n').count())
-    }
-
-    fn node(&self, value: &Spanned<DeValue<'_>>) -> Node {
-        let origin = self.at(value.span().start);
-        let value = match value.get_ref() {
-            DeValue::String(text) => Value::Text(text.to_string()),
-            DeValue::Integer(integer) => {
-                let number = i64::from_str_radix(integer.as_str(), integer.radix());
-                number.map_or(Value::Other("a number that is too large"), Value::Integer)
-            }
-            DeValue::Float(_) => Value::Other("a number with a fraction"),
-            DeValue::Boolean(boolean) => Value::Boolean(*boolean),
-            DeValue::Datetime(_) => Value::Other("a date"),
-            DeValue::Array(items) => {
-                Value::List(items.iter().map(|item| self.node(item)).collect())
-            }
-            DeValue::Table(table) => self.table(table),
-        };
-        Node { value, origin }
-    }
-
-    /// Entries in the order of the file, each at the line of its name.
-    fn table(&self, table: &DeTable<'_>) -> Value {
-        let mut entries: Vec<_> = table.iter().collect();
-        entries.sort_by_key(|(name, _)| name.span().start);
-        let entries = entries.into_iter().map(|(name, value)| {
-            let node = self.node(value);
-            let origin = self.at(name.span().start);
-            (name.get_ref().to_string(), Node { origin, ..node })
-        });
-        Value::Table(entries.collect())
     }
 }

@@ -1,76 +1,213 @@
-//! Reads YAML into the same tree as TOML. What stands there without quotes is kept as it is: the
-//! field that reads it says what it wants.
+//! Reads YAML into the same tree as TOML. Unquoted scalars stay texts: the field that reads one
+//! decides its type.
 
-use saphyr::{MarkedYaml, ScalarStyle, ScanError, YamlData, YamlLoader};
-use saphyr_parser::Parser;
+use std::collections::{HashMap, HashSet};
+
+use saphyr_parser::{Event, Parser, ScalarStyle};
 
 use super::error::ConfigurationError;
-use super::tree::{Node, Origin, Value};
+use super::reader::Result;
+use super::tree::{MAX_DEPTH, Node, Origin, Value, too_deep};
+
+/// How much anchors and aliases may copy, in values and bytes of text. It bounds the memory for lists
+/// of aliases of lists of aliases.
+const MAX_COPIED: usize = 1_000_000;
 
 /// Reads a file of one document; `name` is the file's.
-pub(super) fn from_yaml(text: &str, name: &str) -> Result<Node, ConfigurationError> {
+pub(super) fn from_yaml(text: &str, name: &str) -> Result<Node> {
     let file = Origin::file(name, 1);
-    let wrong = |line, problem: String| ConfigurationError::new(file.line(line), "", problem);
-    let documents = load(text).map_err(|error| {
-        let problem = format!("this is no YAML: {}", error.info());
-        wrong(error.marker().line(), problem)
-    })?;
-    match documents.as_slice() {
-        [document] => node(document, &file),
-        [] => Err(wrong(1, "the file is empty".to_owned())),
-        [_, second, ..] => {
-            let problem = "the file has a second document: put it into a file of its own";
-            Err(wrong(second.span.start.line(), problem.to_owned()))
+    let mut tree = Tree::default();
+    for event in Parser::new_from_str(text) {
+        let (event, span) = event.map_err(|error| {
+            let problem = format!("this is no YAML: {}", error.info());
+            ConfigurationError::new(file.line(error.marker().line()), "", problem)
+        })?;
+        let origin = file.line(span.start.line());
+        match event {
+            Event::DocumentStart(_) if tree.root.is_some() => {
+                let problem = "the file has a second document: put it into a file of its own";
+                return Err(ConfigurationError::new(origin, "", problem));
+            }
+            Event::Scalar(text, ScalarStyle::Plain, anchor, _) => {
+                let value = Value::Plain(text.into_owned());
+                tree.finish(Node { value, origin }, anchor)?;
+            }
+            Event::Scalar(text, _, anchor, _) => {
+                let value = Value::Text(text.into_owned());
+                tree.finish(Node { value, origin }, anchor)?;
+            }
+            Event::Alias(anchor) => tree.alias(anchor, origin)?,
+            Event::SequenceStart(anchor, _) => {
+                tree.open(Content::List(Vec::new()), anchor, origin)?;
+            }
+            Event::MappingStart(anchor, _) => {
+                tree.open(Content::Table(Entries::default()), anchor, origin)?;
+            }
+            Event::SequenceEnd | Event::MappingEnd => tree.close()?,
+            _ => {}
         }
+    }
+    let empty = || ConfigurationError::new(file.clone(), "", "the file is empty");
+    tree.root.ok_or_else(empty)
+}
+
+/// A tree that grows by the parser's events. It needs no recursion, so that no file overflows the
+/// stack.
+#[derive(Default)]
+struct Tree {
+    root: Option<Node>,
+    /// The open lists and tables, from the outermost to the innermost.
+    open: Vec<Open>,
+    /// The values of anchors, by the parser's number for each.
+    anchors: HashMap<usize, Node>,
+    copied: usize,
+}
+
+struct Open {
+    content: Content,
+    /// The number of the anchor, or 0.
+    anchor: usize,
+    origin: Origin,
+}
+
+enum Content {
+    List(Vec<Node>),
+    Table(Entries),
+}
+
+#[derive(Default)]
+struct Entries {
+    entries: Vec<(String, Node)>,
+    names: HashSet<String>,
+    /// The name whose value comes next.
+    name: Option<(String, Origin)>,
+}
+
+impl Tree {
+    fn open(&mut self, content: Content, anchor: usize, origin: Origin) -> Result<()> {
+        if self.open.len() == MAX_DEPTH {
+            return Err(too_deep(origin));
+        }
+        self.open.push(Open {
+            content,
+            anchor,
+            origin,
+        });
+        Ok(())
+    }
+
+    fn close(&mut self) -> Result<()> {
+        // The parser closes only open lists and tables.
+        let Some(open) = self.open.pop() else {
+            return Ok(());
+        };
+        let value = match open.content {
+            Content::List(items) => Value::List(items),
+            Content::Table(table) => Value::Table(table.entries),
+        };
+        let origin = open.origin;
+        self.finish(Node { value, origin }, open.anchor)
+    }
+
+    /// Adds a complete value, and keeps a copy for the aliases of its anchor.
+    fn finish(&mut self, node: Node, anchor: usize) -> Result<()> {
+        if anchor != 0 {
+            self.count_copy(&node)?;
+            self.anchors.insert(anchor, node.clone());
+        }
+        self.add(node)
+    }
+
+    fn alias(&mut self, anchor: usize, origin: Origin) -> Result<()> {
+        let Some(node) = self.anchors.get(&anchor) else {
+            let problem = "an alias cannot be inside the value of its own anchor";
+            return Err(ConfigurationError::new(origin, "", problem));
+        };
+        let value = node.value.clone();
+        let node = Node { value, origin };
+        self.count_copy(&node)?;
+        self.add(node)
+    }
+
+    /// Refuses a copy that is too deep here, or too large together with all copies before it.
+    fn count_copy(&mut self, node: &Node) -> Result<()> {
+        let (size, depth) = measure(node);
+        if self.open.len() + depth > MAX_DEPTH {
+            return Err(too_deep(node.origin.clone()));
+        }
+        self.copied = self.copied.saturating_add(size);
+        if self.copied > MAX_COPIED {
+            let problem = format!(
+                "anchors and aliases copy more than {MAX_COPIED} values and bytes of text: write \
+                 fewer of them"
+            );
+            return Err(ConfigurationError::new(node.origin.clone(), "", problem));
+        }
+        Ok(())
+    }
+
+    /// Adds a complete value to the innermost list or table: there, every other one is a name.
+    fn add(&mut self, node: Node) -> Result<()> {
+        let Some(open) = self.open.last_mut() else {
+            self.root = Some(typed(node));
+            return Ok(());
+        };
+        let table = match &mut open.content {
+            Content::List(items) => {
+                items.push(typed(node));
+                return Ok(());
+            }
+            Content::Table(table) => table,
+        };
+        if let Some((name, origin)) = table.name.take() {
+            // At the line of the name, where that is not the value's.
+            table.entries.push((
+                name,
+                Node {
+                    origin,
+                    ..typed(node)
+                },
+            ));
+            return Ok(());
+        }
+        let (Value::Text(name) | Value::Plain(name)) = node.value else {
+            let problem = "a name must be a text";
+            return Err(ConfigurationError::new(node.origin, "", problem));
+        };
+        if !table.names.insert(name.clone()) {
+            let problem = format!("{name:?} is in this table twice");
+            return Err(ConfigurationError::new(node.origin, "", problem));
+        }
+        table.name = Some((name, node.origin));
+        Ok(())
     }
 }
 
-fn load(text: &str) -> Result<Vec<MarkedYaml<'_>>, ScanError> {
-    let mut loader = YamlLoader::default();
-    loader.early_parse(false);
-    Parser::new_from_str(text).load(&mut loader, true)?;
-    match loader.error() {
-        Some(error) => Err(error.clone()),
-        None => Ok(loader.into_documents()),
+/// The scalars of YAML that stand for no value, as such.
+fn typed(mut node: Node) -> Node {
+    if let Value::Plain(word) = &node.value
+        && matches!(word.as_str(), "" | "~" | "null" | "Null" | "NULL")
+    {
+        node.value = Value::Nothing;
+    }
+    node
+}
+
+/// The number of values and bytes of text in a value, and its depth.
+fn measure(node: &Node) -> (usize, usize) {
+    match &node.value {
+        Value::Text(text) | Value::Plain(text) => (1 + text.len(), 0),
+        Value::List(items) => sum(items.iter().map(measure)),
+        Value::Table(entries) => sum(entries.iter().map(|(name, node)| {
+            let (size, depth) = measure(node);
+            (size + name.len(), depth)
+        })),
+        _ => (1, 0),
     }
 }
 
-fn node(yaml: &MarkedYaml<'_>, file: &Origin) -> Result<Node, ConfigurationError> {
-    let origin = file.line(yaml.span.start.line());
-    let value = match &yaml.data {
-        YamlData::Representation(text, style, _) => scalar(text, *style),
-        YamlData::Sequence(items) => {
-            let items = items.iter().map(|item| node(item, file));
-            Value::List(items.collect::<Result<_, _>>()?)
-        }
-        YamlData::Mapping(entries) => {
-            let entries = entries.iter().map(|(name, value)| {
-                let line = name.span.start.line();
-                let YamlData::Representation(name, ..) = &name.data else {
-                    let problem = "a name must be a text";
-                    return Err(ConfigurationError::new(file.line(line), "", problem));
-                };
-                // At the line of the name, where that is not the value's.
-                let node = Node {
-                    origin: file.line(line),
-                    ..node(value, file)?
-                };
-                Ok((name.to_string(), node))
-            });
-            Value::Table(entries.collect::<Result<_, _>>()?)
-        }
-        YamlData::Tagged(_, tagged) => return node(tagged, file),
-        YamlData::Value(_) | YamlData::Alias(_) | YamlData::BadValue => {
-            return Err(ConfigurationError::new(origin, "", "this cannot be read"));
-        }
-    };
-    Ok(Node { value, origin })
-}
-
-fn scalar(text: &str, style: ScalarStyle) -> Value {
-    match (style, text) {
-        (ScalarStyle::Plain, "" | "~" | "null" | "Null" | "NULL") => Value::Nothing,
-        (ScalarStyle::Plain, _) => Value::Plain(text.to_owned()),
-        _ => Value::Text(text.to_owned()),
-    }
+fn sum(parts: impl Iterator<Item = (usize, usize)>) -> (usize, usize) {
+    parts.fold((1, 1), |(size, depth), (more, inner)| {
+        (size + more, depth.max(1 + inner))
+    })
 }

@@ -3,6 +3,7 @@
 //! Every field that Envoy ratelimit reads has the same meaning here. A field in a place where Envoy
 //! ratelimit would ignore it, such as `shadow_mode` in `rate_limit`, is an error.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use prost_types::Struct;
@@ -18,7 +19,7 @@ use crate::configuration::{Field, Result, Table, Value};
 pub(crate) fn read_domain(field: &Field<'_>, rules: &mut Rules) -> Result<()> {
     let table = field.table(&["domain", "descriptors"])?;
     let domain = table.required("domain")?;
-    let name = not_empty(&domain)?;
+    let name = domain.filled_text()?;
     let level = match table.get("descriptors") {
         Some(descriptors) => level(&descriptors)?,
         None => Level::default(),
@@ -26,13 +27,6 @@ pub(crate) fn read_domain(field: &Field<'_>, rules: &mut Rules) -> Result<()> {
     match rules.domains.insert(name.to_owned(), level) {
         None => Ok(()),
         Some(_) => Err(domain.wrong(format!("there is another domain {name:?}"))),
-    }
-}
-
-fn not_empty<'a>(field: &Field<'a>) -> Result<&'a str> {
-    match field.text()? {
-        "" => Err(field.wrong("must not be empty")),
-        text => Ok(text),
     }
 }
 
@@ -50,27 +44,23 @@ fn level(field: &Field<'_>) -> Result<Level> {
         "descriptors",
     ];
     let mut level = Level::default();
+    let mut known = HashSet::new();
     for field in field.list()? {
         let table = field.table(&KNOWN)?;
         let key = key(&table)?;
         // An empty value stands for a missing one.
         let value = table.read("value", Field::text)?.unwrap_or_default();
         let rule = rule(&table, value)?;
-        let choices = level.0.entry(key.to_owned()).or_default();
-        let is_new = if value.is_empty() {
-            choices.any.replace(Box::new(rule)).is_none()
-        } else if let Some(wildcard) = Wildcard::new(value) {
-            let is_new = choices
-                .wildcards
-                .iter()
-                .all(|(known, _)| *known != wildcard);
-            choices.wildcards.push((wildcard, rule));
-            is_new
-        } else {
-            choices.exact.insert(value.to_owned(), rule).is_none()
-        };
-        if !is_new {
+        if !known.insert((key, value)) {
             return Err(field.wrong("there is another descriptor with this key and value here"));
+        }
+        let choices = level.0.entry(key.to_owned()).or_default();
+        if value.is_empty() {
+            choices.any = Some(Box::new(rule));
+        } else if let Some(wildcard) = Wildcard::new(value) {
+            choices.wildcards.push((wildcard, rule));
+        } else {
+            choices.exact.insert(value.to_owned(), rule);
         }
     }
     Ok(level)
@@ -78,7 +68,7 @@ fn level(field: &Field<'_>) -> Result<Level> {
 
 fn key<'a>(table: &Table<'a>) -> Result<&'a str> {
     let field = table.required("key")?;
-    let key = not_empty(&field)?;
+    let key = field.filled_text()?;
     if key.contains('*') {
         // Envoy ratelimit compares such a key with the key and the value of a request's entry
         // together, so that a client's value could choose the rule of another key.
@@ -127,7 +117,7 @@ fn limit(field: &Field<'_>, mode: Mode) -> Result<Limit> {
     if let Some(list) = table.get("replaces") {
         for item in list.list()? {
             let replaced = item.table(&["name"])?.required("name")?;
-            let text = not_empty(&replaced)?;
+            let text = replaced.filled_text()?;
             if Some(text) == name {
                 return Err(replaced.wrong("a limit cannot replace itself"));
             }

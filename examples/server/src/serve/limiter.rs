@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use tollgate::{Limiter, LocalStore, RedisConfigError, RedisStore};
+use anyhow::Context;
+use tollgate::{Limiter, LocalStore, RedisStore};
 
 use crate::configuration::{Rules, StoreKind, StoreSettings};
 use crate::decide::{Limiters, MakeLimiter};
 use crate::limits::Overrides;
 
-pub(super) fn limiters(
-    settings: &StoreSettings,
-    rules: &Rules,
-) -> Result<Limiters, RedisConfigError> {
+pub(super) fn limiters(settings: &StoreSettings, rules: &Rules) -> anyhow::Result<Limiters> {
     let deadline = settings.deadline;
     let (make, capacity): (Arc<MakeLimiter>, _) = match &settings.kind {
         StoreKind::Local { capacity } => {
+            check_memory("capacity", *capacity)?;
             let make = move |capacity| {
                 let store = LocalStore::with_capacity(capacity);
                 Limiter::builder(store).deadline(deadline).build()
@@ -28,6 +27,7 @@ pub(super) fn limiters(
             fallback_capacity,
             replicas,
         } => {
+            check_memory("fallback_capacity", *fallback_capacity)?;
             let store = RedisStore::builder(url.reveal())
                 .prefix(prefix)
                 .connections(*connections)
@@ -42,6 +42,13 @@ pub(super) fn limiters(
         }
     };
     Ok(Limiters::new(make, capacity, rules))
+}
+
+/// Refuses a capacity without enough memory for it. A failed allocation would abort the process.
+fn check_memory(field: &str, capacity: usize) -> anyhow::Result<()> {
+    let mut entries = Vec::<[u8; 64]>::new();
+    let reserved = entries.try_reserve_exact(capacity);
+    reserved.with_context(|| format!("store.{field} = {capacity} does not fit into memory"))
 }
 
 /// The run-time limits, which are stored beside the counts.

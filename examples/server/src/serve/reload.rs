@@ -1,5 +1,4 @@
-//! Takes over what has changed in the configuration while the server runs: when it is told to, and
-//! when a file has changed.
+//! Takes over a changed configuration while the server runs: at a SIGHUP, and when a file has changed.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,23 +9,24 @@ use arc_swap::ArcSwap;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::log::Log;
 use crate::configuration::{Configuration, Fixed, Sources};
 use crate::decide::Gate;
 use crate::meter;
 
-/// How often the files are looked at. Looking is what works on every file system, and with files
-/// that are replaced through links, as those of a Kubernetes ConfigMap are.
+/// The interval between two looks at the files. Polling works on every file system, and with files
+/// that are replaced through links, as in a Kubernetes ConfigMap.
 const INTERVAL: Duration = Duration::from_millis(250);
 
-/// What became of the configuration, for those who want to know.
+/// The outcome of the last reload, for the admin API.
 #[derive(Clone, Debug)]
 pub(crate) struct Reloads(Arc<ArcSwap<Reloaded>>);
 
 #[derive(Clone, Debug)]
 pub(crate) struct Reloaded {
-    /// When the configuration that is in force was read.
+    /// When the configuration in force was read.
     pub(crate) since: SystemTime,
-    /// Why a later one is not in force.
+    /// Why a later configuration was refused.
     pub(crate) refused: Option<String>,
 }
 
@@ -41,9 +41,10 @@ impl Reloads {
 pub(super) struct Reloader {
     file: Option<PathBuf>,
     fixed: Fixed,
-    /// What was read last, whatever came of it.
+    /// The files as they were last read, even if they were refused.
     read: Sources,
     gate: Gate,
+    log: Log,
     reloads: Reloads,
     hangup: Signal,
 }
@@ -54,6 +55,7 @@ impl Reloader {
         fixed: Fixed,
         read: Sources,
         gate: &Gate,
+        log: Log,
     ) -> anyhow::Result<Self> {
         let reloaded = Reloaded {
             since: SystemTime::now(),
@@ -64,6 +66,7 @@ impl Reloader {
             fixed,
             read,
             gate: gate.clone(),
+            log,
             reloads: Reloads(Arc::new(ArcSwap::from_pointee(reloaded))),
             hangup: signal(SignalKind::hangup())?,
         })
@@ -73,7 +76,7 @@ impl Reloader {
         self.reloads.clone()
     }
 
-    /// Reloads whenever there is a reason to, for ever.
+    /// Reloads at each signal and each change of a file, for ever.
     pub(super) async fn watch(mut self) {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -86,7 +89,7 @@ impl Reloader {
                 }
                 _ = ticks.tick() => {
                     let now = self.read.again();
-                    // What has changed since the last look may be half written.
+                    // A file that has changed since the last look may be half written.
                     if now == seen && now != self.read {
                         self.reload();
                         seen = self.read.clone();
@@ -109,7 +112,10 @@ impl Reloader {
             }
             Err(error) => {
                 let reason = format!("{error:#}");
-                tracing::error!(reason, "the configuration was refused: the old one goes on");
+                tracing::error!(
+                    reason,
+                    "the configuration was refused: the old one stays in force"
+                );
                 meter::reloaded("refused");
                 reloaded.refused = Some(reason);
             }
@@ -125,6 +131,10 @@ impl Reloader {
         if !differences.is_empty() {
             bail!("restart to change {}", differences.join(" and "));
         }
+        if fixed.log_format != self.fixed.log_format {
+            tracing::warn!("a new log.format needs a restart; all other changes are taken over");
+        }
+        self.log.set_filter(&rules.log_filter);
         self.gate.follow(rules);
         Ok(())
     }

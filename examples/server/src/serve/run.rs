@@ -1,4 +1,6 @@
+use std::io::{Write, stdout};
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::Context;
 use futures_util::future::join_all;
@@ -8,22 +10,47 @@ use tokio::time::timeout;
 use super::connection::Deadlines;
 use super::connections::Connections;
 use super::listener::{Front, Shared};
+use super::log::Log;
 use super::reload::Reloader;
 use super::stopping::Stopping;
-use super::{descriptors, limiter, log};
+use super::{descriptors, limiter};
 use crate::admin::{self, Admin};
 use crate::configuration::{Configuration, Sources};
 use crate::decide::Gate;
-use crate::{grpc, http, meter};
+use crate::{FAILED, grpc, http, meter};
 
-/// Serves until it is told to stop.
-pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<()> {
+/// Serves until a signal to stop. Once the log has started, it has all errors.
+pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let mut sources = Sources::default();
-    let Configuration { fixed, rules } = Configuration::load(file, &mut sources)?;
-    log::start(&fixed);
+    let configuration = Configuration::load(file, &mut sources)?;
+    let (fixed, rules) = (&configuration.fixed, &configuration.rules);
+    let log = Log::start(fixed.log_format, &rules.log_filter)?;
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        store = %fixed.store.kind,
+        configuration = file.map(|file| tracing::field::display(file.display())),
+        "starting"
+    );
+    let served = serve(file, configuration, sources, log).await;
+    Ok(served.map_or_else(
+        |error| {
+            tracing::error!(error = format!("{error:#}"), "the server failed");
+            ExitCode::from(FAILED)
+        },
+        |()| ExitCode::SUCCESS,
+    ))
+}
+
+async fn serve(
+    file: Option<&Path>,
+    configuration: Configuration,
+    sources: Sources,
+    log: Log,
+) -> anyhow::Result<()> {
+    let Configuration { fixed, rules } = configuration;
     let metrics = meter::install()?;
     tokio::spawn(meter::upkeep(metrics.clone()));
-    // Heard from now on, so that no signal ends the server in the middle of something.
+    // From now on, signals stop the server in order.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
@@ -33,7 +60,7 @@ pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<()> {
     tokio::spawn(overrides.clone().keep_fresh());
     let gate = Gate::new(limiter::limiters(&fixed.store, &rules)?, rules, overrides);
     let (listen, shutdown) = (fixed.listen, fixed.shutdown);
-    let reloader = Reloader::new(file, fixed, sources, &gate)?;
+    let reloader = Reloader::new(file, fixed, sources, &gate, log)?;
     let reloads = reloader.reloads();
 
     let stopping = Stopping::new();
@@ -65,8 +92,11 @@ pub(crate) async fn run(file: Option<&Path>) -> anyhow::Result<()> {
         let router = admin::router(Admin { gate, reloads });
         fronts.push(Front::open("admin", address, router, &shared).await?);
     }
-    let addresses = fronts.iter().map(|front| front.to_string());
-    println!("Listening: {}", addresses.collect::<Vec<_>>().join(", "));
+    let addresses: Vec<_> = fronts.iter().map(|front| front.to_string()).collect();
+    let addresses = addresses.join(", ");
+    tracing::info!(addresses, "listening");
+    // For programs that start the server. Standard output may be closed.
+    let _ = writeln!(stdout(), "Listening: {addresses}");
     tokio::spawn(reloader.watch());
 
     let mut fronts = tokio::spawn(join_all(fronts.into_iter().map(Front::serve)));

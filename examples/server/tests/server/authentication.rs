@@ -27,8 +27,8 @@ pro = "50/1d"
 [tenants.acme]
 tier = "pro"
 tokens = [
-    "another-of-acme",
-    # Of `token-of-acme`.
+    "another-of-tenant-acme",
+    # Of `token-of-tenant-acme`.
     "sha256:DIGEST",
 ]
 
@@ -37,7 +37,7 @@ tokens = [
 
 [tenants.globex]
 limit = "7/1d"
-tokens = ["token-of-globex"]
+tokens = ["token-of-tenant-globex"]
 
 [authentication.jwt]
 audience = "limits"
@@ -57,7 +57,7 @@ algorithm = "ES256"
 public_key = '''EC'''
 
 [envoy]
-tokens = ["token-of-envoy"]
+tokens = ["token-of-envoy-proxy"]
 
 [[envoy.domains]]
 domain = "edge"
@@ -67,7 +67,7 @@ fn settings() -> NamedTempFile {
     let settings = SETTINGS
         .replace(
             "DIGEST",
-            "80f196a8c8fcbdecce7c3c1d44bcd50539617f29e98e5162ca24f75c693e1936",
+            "8775334329bfa1e0dbdb4ba844f37f3ff8bbdeff2dc55f61d69b8423b5eff21b",
         )
         .replace("RSA", include_str!("keys/rsa.public.pem"))
         .replace("EC", include_str!("keys/ec.public.pem"));
@@ -100,22 +100,28 @@ async fn tokens_of_tenants() {
     let settings = settings();
     let server = Replica::configured(settings.path(), &[]);
     let ask = r#"{"key":"a"}"#;
-    assert_eq!(limit(&server, "token-of-acme", ask).await, json!(50));
-    assert_eq!(limit(&server, "another-of-acme", ask).await, json!(50));
-    assert_eq!(limit(&server, "token-of-globex", ask).await, json!(7));
+    assert_eq!(limit(&server, "token-of-tenant-acme", ask).await, json!(50));
+    assert_eq!(
+        limit(&server, "another-of-tenant-acme", ask).await,
+        json!(50)
+    );
+    assert_eq!(
+        limit(&server, "token-of-tenant-globex", ask).await,
+        json!(7)
+    );
     // Whose limits depend on the key.
     let ask = r#"{"key":"user:42","tenant":"acme"}"#;
-    assert_eq!(limit(&server, "token-of-acme", ask).await, json!(5));
+    assert_eq!(limit(&server, "token-of-tenant-acme", ask).await, json!(5));
 
     // Tenants never share counts.
     let body = r#"{"key":"b","rate":3,"interval":"1d"}"#;
-    for token in ["token-of-acme", "token-of-globex"] {
+    for token in ["token-of-tenant-acme", "token-of-tenant-globex"] {
         let said = client::json(&check(&server, Some(token), body).await);
         assert_eq!(said["remaining"], json!(2), "{token}");
     }
 
     let other = r#"{"key":"a","tenant":"globex"}"#;
-    let answer = check(&server, Some("token-of-acme"), other).await;
+    let answer = check(&server, Some("token-of-tenant-acme"), other).await;
     assert_eq!(answer.status(), StatusCode::FORBIDDEN);
     assert_eq!(client::json(&answer)["field"], json!("tenant"));
 
@@ -127,7 +133,7 @@ async fn tokens_of_tenants() {
         let answer = check(&server, token, "{").await;
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{token:?}");
     }
-    let basic = [("authorization", "Basic token-of-acme")];
+    let basic = [("authorization", "Basic token-of-tenant-acme")];
     let answer = call(Method::POST, server.http(), "/check", &basic, ask).await;
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     let answer = client::get(server.http(), "/status/a").await;
@@ -188,7 +194,7 @@ async fn json_web_tokens() {
     }
     // Its tenant sees the same count.
     let path = "/status/user:42";
-    let token = [("authorization", "Bearer token-of-acme")];
+    let token = [("authorization", "Bearer token-of-tenant-acme")];
     let answer = call(Method::GET, server.http(), path, &token, "").await;
     assert_eq!(client::json(&answer)["remaining"], json!(2));
     // Without a tenant it is the default one's.
@@ -295,7 +301,9 @@ async fn over_grpc() {
     };
     let status = client.check_limit(ask.clone()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
-    let response = client.check_limit(with("token-of-acme", ask.clone())).await;
+    let response = client
+        .check_limit(with("token-of-tenant-acme", ask.clone()))
+        .await;
     assert_eq!(response.unwrap().into_inner().status.unwrap().limit, 50);
     let own = v1::CheckLimitRequest::default();
     let response = client.check_limit(with(&hs256(&claims()), own)).await;
@@ -312,12 +320,12 @@ async fn over_grpc() {
         descriptors: vec![Default::default()],
         hits_addend: 0,
     };
-    for token in ["token-of-acme", "token-of-nobody"] {
+    for token in ["token-of-tenant-acme", "token-of-nobody"] {
         let status = envoy.should_rate_limit(with(token, ask.clone())).await;
         assert_eq!(status.unwrap_err().code(), Code::Unauthenticated, "{token}");
     }
     envoy
-        .should_rate_limit(with("token-of-envoy", ask))
+        .should_rate_limit(with("token-of-envoy-proxy", ask))
         .await
         .unwrap();
 }
@@ -326,7 +334,7 @@ async fn over_grpc() {
 async fn nothing_secret_is_shown() {
     let settings = settings();
     let server = Replica::configured(settings.path(), &[("LOG__FILTER", "trace")]);
-    check(&server, Some("token-of-acme"), "{}").await;
+    check(&server, Some("token-of-tenant-acme"), "{}").await;
     check(&server, Some(&hs256(&claims())), "{}").await;
     let metrics = client::get(server.http(), "/metrics").await;
     let shown = [server.log(), metrics.into_body()].concat();

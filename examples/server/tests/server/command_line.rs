@@ -19,7 +19,7 @@ impl Shell {
         program
             .env("TOLLGATE_SERVER", format!("http://{}", self.server.http()))
             .env("TOLLGATE_ADMIN", format!("http://{}/", self.server.admin()))
-            .env("TOLLGATE_TOKEN", "token-of-acme")
+            .env("TOLLGATE_TOKEN", "token-of-tenant-acme")
             .env("TOLLGATE_ADMIN_TOKEN", "token-of-the-operator");
         program.args(arguments).output().unwrap()
     }
@@ -45,7 +45,7 @@ impl Shell {
 async fn commands() {
     let server = Replica::start(&[
         ("ADMIN__TOKENS__OPERATOR", "token-of-the-operator"),
-        ("TENANTS__ACME__TOKENS", "[\"token-of-acme\"]"),
+        ("TENANTS__ACME__TOKENS", "[\"token-of-tenant-acme\"]"),
         ("DEFAULT__LIMIT", "10/1d"),
     ]);
     let shell = Shell { server };

@@ -1,15 +1,17 @@
-//! Mistakes in a configuration are told with file, line and field, and every value can be
-//! overridden by the environment.
+//! Errors of a configuration name the file, the line and the field, and the environment overrides
+//! every value.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::Replica;
 use crate::support::client::{check, json};
 use crate::support::replica::program;
+use crate::support::{Replica, file};
 
 const GOOD: &str = r#"
 [listen]
@@ -43,7 +45,7 @@ trial = "fixed 10/1h"
 
 [tenants.acme]
 tier = "pro"
-tokens = ["a token"]
+tokens = ["token-of-tenant-acme"]
 [tenants.acme.keys]
 "a key of any text" = "1/1d"
 
@@ -51,7 +53,7 @@ tokens = ["a token"]
 required = false
 
 [admin.tokens]
-operator = "sha256:5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"
+alice = "sha256:5feceb66ffc86f38d952786c6d696c79c2dbc239dd4e91b46729d73a27fb57e9"
 
 [envoy]
 response_headers = true
@@ -67,7 +69,7 @@ shadow_mode = true
 rate_limit = { unit = "MINUTE", requests_per_unit = 1, name = "login", replaces = [{ name = "all" }] }
 "#;
 
-/// What `validate` says, with these variables: nothing, if it is good.
+/// Returns the error of `validate` with these variables, or an empty text.
 fn validate(directory: &Path, text: &str, variables: &[(&str, &str)]) -> String {
     let path = directory.join("server.toml");
     fs::write(&path, text).unwrap();
@@ -77,20 +79,36 @@ fn validate(directory: &Path, text: &str, variables: &[(&str, &str)]) -> String 
         .current_dir(directory)
         .envs(variables.iter().copied());
     let output = program.output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.success(), said.is_empty(), "{said}");
-    said
+    let error = String::from_utf8(output.stderr).unwrap();
+    // Exit code 2, and not a crash.
+    let code = if error.is_empty() { 0 } else { 2 };
+    assert_eq!(output.status.code(), Some(code), "{error}");
+    error
+}
+
+/// Asserts that each change of [`GOOD`] is refused with an error that starts with the line, the field
+/// and the problem.
+fn refuse(mistakes: &[(&str, &str, u32, &str)]) {
+    let directory = TempDir::new().unwrap();
+    for (before, after, line, problem) in mistakes {
+        assert!(GOOD.contains(before), "{before}");
+        let text = GOOD.replacen(before, after, 1);
+        let error = validate(directory.path(), &text, &[]);
+        let expected = format!("tollgate-server: server.toml:{line}: {problem}");
+        assert!(error.starts_with(&expected), "{error}instead of {expected}");
+        assert!(!error.contains("token-of"), "{error}");
+    }
 }
 
 #[test]
-fn a_good_one() {
+fn good_configuration_is_accepted() {
     let directory = TempDir::new().unwrap();
     assert_eq!(validate(directory.path(), GOOD, &[]), "");
     assert_eq!(validate(directory.path(), "", &[]), "");
 }
 
 #[test]
-fn those_of_the_readme() {
+fn readme_examples_are_accepted() {
     let directory = TempDir::new().unwrap();
     let rules = "domain: edge\n";
     fs::write(directory.path().join("edge.yaml"), rules).unwrap();
@@ -105,10 +123,8 @@ fn those_of_the_readme() {
 }
 
 #[test]
-fn mistakes() {
-    let directory = TempDir::new().unwrap();
-    let mistakes = [
-        // Before, after, line, and the field with how the problem begins.
+fn mistakes_are_refused_with_line_and_field() {
+    refuse(&[
         (
             "http = \"127.0.0.1:0\"",
             "http = \"localhost\"",
@@ -137,13 +153,13 @@ fn mistakes() {
             "capacity = 1000",
             "prefix = \"x\"",
             7,
-            "store.prefix: the store is local, ",
+            "store.prefix: the store is local, and only redis",
         ),
         (
             "kind = \"local\"",
             "kind = \"redis\"",
             7,
-            "store.capacity: the store is redis, ",
+            "store.capacity: the store is redis, and only local",
         ),
         (
             "\"20ms\"",
@@ -161,7 +177,7 @@ fn mistakes() {
             "\"closed\"",
             "\"shut\"",
             9,
-            "store.failure: \"shut\" is none of open, ",
+            "store.failure: \"shut\" is unknown: write open or ",
         ),
         (
             "60/1m burst 5",
@@ -194,7 +210,7 @@ fn mistakes() {
             "tenants.acme.tier: there is no tier \"por\"",
         ),
         (
-            "[\"a token\"]",
+            "[\"token-of-tenant-acme\"]",
             "[\"\"]",
             33,
             "tenants.acme.tokens[0]: must not be empty",
@@ -215,7 +231,7 @@ fn mistakes() {
             "sha256:5f",
             "sha256:",
             41,
-            "admin.tokens.operator: after `sha256:` must come 64",
+            "admin.tokens.alice: after `sha256:` must come 64",
         ),
         (
             "\"second\"",
@@ -236,36 +252,372 @@ fn mistakes() {
             "envoy.domains[0].descriptors[0].descriptors[0].rate_limit.replaces[0].name: a limit cannot",
         ),
         ("[admin.tokens]", "[admin", 40, "this is no TOML"),
-    ];
-    for (before, after, line, problem) in mistakes {
-        assert!(GOOD.contains(before), "{before}");
-        let text = GOOD.replacen(before, after, 1);
-        let said = validate(directory.path(), &text, &[]);
-        let expected = format!("tollgate-server: server.toml:{line}: {problem}");
-        assert!(said.starts_with(&expected), "{said}instead of {expected}");
-    }
-    let required = GOOD.replace("required = false", "");
-    let said = validate(directory.path(), &required, &[]);
-    assert!(
-        said.contains("server.toml:43: envoy: callers must authenticate"),
-        "{said}"
-    );
-    assert!(!said.contains("a token"), "{said}");
+        (
+            "required = false",
+            "",
+            43,
+            "envoy: callers must authenticate, and Envoy could not",
+        ),
+        (
+            "\"a key of any text\" =",
+            "\"user:\" =",
+            35,
+            "tenants.acme.keys.\"user:\": no request has this key",
+        ),
+    ]);
 }
 
 #[test]
-fn files_of_rules() {
+fn unusable_jwt_settings_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let settings = |changed: &str| {
+        let jwt = "[authentication.jwt]\naudience = \"a\"\n";
+        let key = "[[authentication.jwt.keys]]\nalgorithm = \"HS256\"\n\
+                   secret = \"a secret that is long enough for HS256\"\n";
+        let (name, _) = changed.split_once(' ').unwrap();
+        let jwt = match name {
+            "audience" => jwt.replace("audience = \"a\"", changed),
+            _ => format!("{jwt}{changed}\n"),
+        };
+        validate(directory.path(), &format!("{jwt}{key}"), &[])
+    };
+    assert_eq!(settings("leeway = \"1h\""), "");
+    let unusable = [
+        (
+            "leeway = \"61m\"",
+            "3: authentication.jwt.leeway: must not be longer",
+        ),
+        (
+            "audience = \"\"",
+            "2: authentication.jwt.audience: must not be empty",
+        ),
+        (
+            "issuer = \"\"",
+            "3: authentication.jwt.issuer: must not be empty",
+        ),
+        (
+            "tenant_claim = \"\"",
+            "3: authentication.jwt.tenant_claim: must not",
+        ),
+    ];
+    for (changed, problem) in unusable {
+        let error = settings(changed);
+        let expected = format!("tollgate-server: server.toml:{problem}");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
+fn store_url_without_scheme_is_not_shown() {
+    let directory = TempDir::new().unwrap();
+    let password = [("TOLLGATE__STORE__URL", "a-password-in-the-wrong-place")];
+    let error = validate(directory.path(), "", &password);
+    let expected = "tollgate-server: TOLLGATE__STORE__URL: store.url: is no URL: write redis://";
+    assert!(error.starts_with(expected), "{error}");
+    assert!(!error.contains("a-password"), "{error}");
+    let text = "[store]\nurl = \"redis://127.0.0.1\"\nprefix = \"a b\"\n";
+    let error = validate(directory.path(), text, &[]);
+    let expected = "tollgate-server: server.toml:3: store.prefix: ";
+    assert!(error.starts_with(expected), "{error}");
+}
+
+#[test]
+fn log_filter_that_silences_the_server_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let filter = |filter: &str| {
+        let text = format!("[log]\nfilter = \"{filter}\"\n");
+        validate(directory.path(), &text, &[])
+    };
+    let good = [
+        "off",
+        "WARN",
+        "warn, tollgate=debug",
+        "tollgate=trace",
+        "hyper=off,tollgate_server::serve=info",
+    ];
+    for text in good {
+        assert_eq!(filter(text), "", "{text}");
+    }
+    let unknown = [
+        "debgu",
+        "tollgate",
+        "",
+        "info,",
+        "tollgate=debgu",
+        "tollgate=",
+        "info,tollgate[span]=debug",
+    ];
+    for text in unknown {
+        let error = filter(text);
+        let expected = "tollgate-server: server.toml:2: log.filter: \"";
+        assert!(error.starts_with(expected), "{error}");
+        assert!(error.contains("is neither a level (off, "), "{error}");
+    }
+    let error = filter("hyper=debug");
+    let fix = "has no level for the server itself: write info,hyper=debug";
+    assert!(error.contains(fix), "{error}");
+}
+
+#[test]
+fn unusable_tokens_are_refused() {
+    const TENANT: &str = "[\"token-of-tenant-acme\"]";
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let admin = GOOD.lines().find(|line| line.starts_with("alice")).unwrap();
+    let empty = format!("[\"{EMPTY}\"]");
+    refuse(&[
+        (TENANT, "[]", 33, "tenants.acme.tokens: the list is empty"),
+        (
+            "response_headers = true",
+            "tokens = []",
+            44,
+            "envoy.tokens: the list is empty",
+        ),
+        (admin, "", 40, "admin.tokens: the table is empty"),
+        (
+            TENANT,
+            "[\"123456789012345\"]",
+            33,
+            "tenants.acme.tokens[0]: must have 16 characters or more",
+        ),
+        (
+            TENANT,
+            "[\"a token with spaces\"]",
+            33,
+            "tenants.acme.tokens[0]: must be visible ASCII",
+        ),
+        (
+            TENANT,
+            &empty,
+            33,
+            "tenants.acme.tokens[0]: is the digest of an empty token",
+        ),
+        (
+            "[admin.tokens]\nalice = ",
+            "[admin]\ntokens = [\"token-of-administrator\"]\n#",
+            41,
+            "admin.tokens: must be a table of names and tokens, not a list: write `[admin.tokens]`",
+        ),
+        (
+            "alice = ",
+            "\"Alice A.\" = ",
+            41,
+            "admin.tokens.\"Alice A.\": must be named with 1 to 64 of",
+        ),
+    ]);
+}
+
+#[test]
+fn token_of_two_callers_is_refused() {
+    // Of `token-of-tenant-acme`.
+    const DIGEST: &str = "sha256:8775334329bfa1e0dbdb4ba844f37f3ff8bbdeff2dc55f61d69b8423b5eff21b";
+    const TOKENS: &str = "[\"token-of-tenant-acme\"]";
+    let in_one_list = format!("[\"token-of-tenant-acme\", \"{DIGEST}\"]");
+    let of_two_tenants = format!("{TOKENS}\n[tenants.globex]\ntokens = [\"{DIGEST}\"]");
+    let of_envoy = format!("tokens = {TOKENS}");
+    let of_admin = "alice = \"token-of-tenant-acme\"\nbob = ";
+    let first = "is the same token as tenants.acme.tokens[0] (server.toml:33): give each";
+    refuse(&[
+        (
+            TOKENS,
+            &in_one_list,
+            33,
+            &format!("tenants.acme.tokens[1]: {first}"),
+        ),
+        (
+            TOKENS,
+            &of_two_tenants,
+            35,
+            &format!("tenants.globex.tokens[0]: {first}"),
+        ),
+        (
+            "response_headers = true",
+            &of_envoy,
+            44,
+            &format!("envoy.tokens[0]: {first}"),
+        ),
+        (
+            "alice = ",
+            of_admin,
+            41,
+            &format!("admin.tokens.alice: {first}"),
+        ),
+    ]);
+}
+
+#[test]
+fn overlapping_listeners_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let listen = |http: &str, grpc: &str, admin: &str| {
+        let text = format!(
+            "[admin.tokens]\nalice = \"token-of-alice-1234\"\n\
+             [listen]\nhttp = \"{http}\"\ngrpc = \"{grpc}\"\nadmin = \"{admin}\"\n"
+        );
+        validate(directory.path(), &text, &[])
+    };
+    let good = [
+        ("127.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0"),
+        ("127.0.0.1:80", "127.0.0.2:80", "[::1]:80"),
+        ("0.0.0.0:80", "0.0.0.0:81", "[::1]:80"),
+    ];
+    for (http, grpc, admin) in good {
+        assert_eq!(listen(http, grpc, admin), "", "{http} {grpc} {admin}");
+    }
+    let bad = [
+        ("127.0.0.1:80", "127.0.0.1:80", "127.0.0.1:81", 5),
+        ("127.0.0.1:80", "127.0.0.1:81", "0.0.0.0:80", 6),
+        ("0.0.0.0:80", "127.0.0.1:80", "127.0.0.1:81", 5),
+        ("127.0.0.1:80", "127.0.0.1:81", "[::]:81", 6),
+        ("[::1]:80", "[::]:80", "127.0.0.1:81", 5),
+        ("127.0.0.1:80", "[::ffff:127.0.0.1]:80", "127.0.0.1:81", 5),
+    ];
+    for (http, grpc, admin, line) in bad {
+        let error = listen(http, grpc, admin);
+        let field = if line == 5 { "grpc" } else { "admin" };
+        let expected = format!("tollgate-server: server.toml:{line}: listen.{field}: ");
+        assert!(error.starts_with(&expected), "{error}");
+        assert!(error.contains(": change one of the ports"), "{error}");
+    }
+    // HTTP takes the default port of gRPC.
+    let error = validate(directory.path(), "[listen]\nhttp = \"0.0.0.0:8081\"\n", &[]);
+    let expected = "tollgate-server: server.toml:2: listen.http: 127.0.0.1:8081 overlaps http";
+    assert!(error.starts_with(expected), "{error}");
+}
+
+#[test]
+fn nesting_too_deep_is_refused() {
+    let directory = TempDir::new().unwrap();
+    let key = |parts: usize| vec!["a"; parts].join(".");
+    let inline = format!("{} = {{ ", key(40));
+    let tables = [
+        format!("a = {}", "[".repeat(200_000)),
+        format!("a = {}1{}", "[".repeat(65), "]".repeat(65)),
+        format!("{} = 1", key(50_000)),
+        format!("[{}]", key(50_000)),
+        format!("[[{}]]\na = 1", key(33)),
+        format!("{}b = 1{}", inline.repeat(70), " }".repeat(70)),
+    ];
+    for text in tables {
+        let error = validate(directory.path(), &format!("\n{text}\n"), &[]);
+        let expected = "tollgate-server: server.toml:2: lists and tables are nested more than 64";
+        assert!(error.starts_with(expected), "{error}");
+    }
+    let settings = "[envoy]\nfiles = [\"rules.yaml\"]\n";
+    let rules = [
+        "- ".repeat(100_000),
+        "? ".repeat(100_000),
+        "[".repeat(200_000),
+        "{a: ".repeat(100_000),
+        "{? ".repeat(100_000),
+        "a: &a [\n- &b ".repeat(50_000),
+    ];
+    for text in rules {
+        let text = format!("domain: edge\ndescriptors:\n  {text}\n");
+        fs::write(directory.path().join("rules.yaml"), text).unwrap();
+        let error = validate(directory.path(), settings, &[]);
+        assert!(error.starts_with("tollgate-server: rules.yaml:"), "{error}");
+    }
+    let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
+    let names = format!("TOLLGATE__{}", vec!["A"; 40_000].join("__"));
+    for (name, text) in [("TOLLGATE__LIMITS", &*deep), (&*names, "1")] {
+        let error = validate(directory.path(), "", &[(name, text)]);
+        let expected = format!("tollgate-server: {name}: lists and tables are nested");
+        assert!(error.starts_with(&expected), "{error}");
+    }
+}
+
+#[test]
+fn descriptors_nest_up_to_the_greatest_depth() {
+    let directory = TempDir::new().unwrap();
+    let rules = |levels: usize| {
+        let mut text = "domain: edge\n".to_owned();
+        for level in 0..levels {
+            let indent = "  ".repeat(level);
+            text.push_str(&format!("{indent}descriptors:\n{indent}- key: a\n"));
+        }
+        fs::write(directory.path().join("rules.yaml"), text).unwrap();
+        validate(directory.path(), "[envoy]\nfiles = [\"rules.yaml\"]\n", &[])
+    };
+    assert_eq!(rules(31), "");
+    let error = rules(32);
+    assert!(error.contains("nested more than 64 deep"), "{error}");
+}
+
+#[test]
+fn aliases_that_multiply_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let rules = |text: &str| {
+        fs::write(directory.path().join("rules.yaml"), text).unwrap();
+        validate(directory.path(), "[envoy]\nfiles = [\"rules.yaml\"]\n", &[])
+    };
+    let mut values = "domain: edge\nx0: &x0 [a]\n".to_owned();
+    let mut depth = "domain: edge\nx0: &x0 [a]\n".to_owned();
+    for level in 1..70 {
+        let before = format!("*x{}", level - 1);
+        let list = [&*before; 9].join(",");
+        values.push_str(&format!("x{level}: &x{level} [{list}]\n"));
+        depth.push_str(&format!("x{level}: &x{level} [{before}]\n"));
+    }
+    let long = format!(
+        "x: &x \"{}\"\ny: [{}]\n",
+        "a".repeat(10_000),
+        "*x,".repeat(200)
+    );
+    let bombs = [
+        (&*values, "copy more than 1000000 values and bytes of text"),
+        (&*depth, "nested more than 64 deep"),
+        (&*long, "copy more than 1000000 values and bytes of text"),
+        (
+            "x: &x [*x]\n",
+            "an alias cannot be inside the value of its own",
+        ),
+    ];
+    for (text, problem) in bombs {
+        let error = rules(text);
+        assert!(error.starts_with("tollgate-server: rules.yaml:"), "{error}");
+        assert!(error.contains(problem), "{error}");
+    }
+    let good = "domain: edge\ndescriptors:\n\
+                - {key: &key a, rate_limit: &limit {unit: day, requests_per_unit: 5}}\n\
+                - key: b\n  rate_limit: *limit\n- key: c\n  value: *key\n";
+    assert_eq!(rules(good), "");
+}
+
+#[test]
+fn special_and_large_files_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let files = [
+        ("/dev/zero", "it is not a regular file"),
+        ("large", "it is larger than 1 MiB"),
+    ];
+    fs::write(directory.path().join("large"), " ".repeat(1024 * 1024 + 1)).unwrap();
+    for (file, problem) in files {
+        let settings = format!("[envoy]\nfiles = [\"{file}\"]\n");
+        let error = validate(directory.path(), &settings, &[]);
+        let expected = "tollgate-server: server.toml:2: envoy.files[0]: ";
+        assert!(error.starts_with(expected), "{error}");
+        assert!(error.contains(problem), "{error}");
+        let mut program = program();
+        let program = program
+            .args(["validate", file])
+            .current_dir(directory.path());
+        let error = String::from_utf8(program.output().unwrap().stderr).unwrap();
+        assert!(error.contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn files_of_rules_are_refused_with_line_and_field() {
     let directory = TempDir::new().unwrap();
     let settings = "[envoy]\nfiles = [\"rules.yaml\"]\n";
-    let said = validate(directory.path(), settings, &[]);
+    let error = validate(directory.path(), settings, &[]);
     let expected = "tollgate-server: server.toml:2: envoy.files[0]: rules.yaml cannot be read";
-    assert!(said.starts_with(expected), "{said}");
+    assert!(error.starts_with(expected), "{error}");
     let mistakes = [
         ("domain: [", "2: this is no YAML"),
         ("descriptors: []\n", "1: `domain` is missing"),
         (
             "domain: a\n---\ndomain: b\n",
-            "3: the file has a second document",
+            "2: the file has a second document",
         ),
         (
             "domain: a\ndescriptors:\n  - key: k\n  - key: k\n",
@@ -287,24 +639,33 @@ fn files_of_rules() {
             "domain: a\ndescriptors:\n  - key: k\n    rate_limit:\n      unit: year\n      requests_per_unit: 4294967296\n",
             "6: descriptors[0].rate_limit.requests_per_unit: ",
         ),
+        ("# nothing\n", "1: the file is empty"),
+        (
+            "domain: a\n'domain': b\n",
+            "2: \"domain\" is in this table twice",
+        ),
+        ("domain: a\n? [b]\n: c\n", "2: a name must be a text"),
     ];
     for (text, problem) in mistakes {
         fs::write(directory.path().join("rules.yaml"), text).unwrap();
-        let said = validate(directory.path(), settings, &[]);
+        let error = validate(directory.path(), settings, &[]);
         let expected = format!("tollgate-server: rules.yaml:{problem}");
-        assert!(said.starts_with(&expected), "{said}instead of {expected}");
+        assert!(error.starts_with(&expected), "{error}instead of {expected}");
     }
 }
 
 #[test]
-fn values_of_the_environment() {
+fn variables_set_values_of_all_kinds() {
     let directory = TempDir::new().unwrap();
     let good = [
         ("TOLLGATE__STORE__URL", "redis://127.0.0.1:6379"),
         ("TOLLGATE__TENANTS__ACME__KEYS__USER", "5/1s"),
         ("TOLLGATE__LIMITS__PAID", "{ burst = \"5/1s\" }"),
-        ("TOLLGATE__ADMIN__TOKENS__OPERATOR", "12345"),
-        ("TOLLGATE__TENANTS__ACME__TOKENS", "[\"one\", \"two\"]"),
+        ("TOLLGATE__ADMIN__TOKENS__ALICE", "1234567890123456"),
+        (
+            "TOLLGATE__TENANTS__ACME__TOKENS",
+            "[\"first-of-tenant-acme\", \"second-of-tenant-acme\"]",
+        ),
         ("TOLLGATE__STORE__FALLBACK_CAPACITY", "50_000"),
         ("TOLLGATE__AUTHENTICATION__REQUIRED", "false"),
         ("TOLLGATE__DEFAULT__TENANT", "\"quoted\""),
@@ -327,7 +688,7 @@ fn values_of_the_environment() {
         ),
         (
             ("TOLLGATE__TENANTS__ACME__TOKENS__7", "x"),
-            "`7` is no place in a list of 1",
+            "`7` is no index of a list of 1",
         ),
         (
             ("TOLLGATE__STORE__KIND__X", "x"),
@@ -336,14 +697,77 @@ fn values_of_the_environment() {
         (("TOLLGATE__", "x"), "names no field"),
     ];
     for (variable, problem) in bad {
-        let said = validate(directory.path(), GOOD, &[variable]);
+        let error = validate(directory.path(), GOOD, &[variable]);
         let expected = format!("tollgate-server: {}: {problem}", variable.0);
-        assert!(said.starts_with(&expected), "{said}instead of {expected}");
+        assert!(error.starts_with(&expected), "{error}instead of {expected}");
     }
+    let same = [
+        ("TOLLGATE__STORE__DEADLINE", "1s"),
+        ("TOLLGATE__store__DEADLINE", "2s"),
+    ];
+    let error = validate(directory.path(), GOOD, &same);
+    let problem = "another variable has the same name in other capitals: remove one";
+    assert!(error.contains(problem), "{error}");
+}
+
+#[test]
+fn misspelt_variable_is_refused_with_its_right_name() {
+    let directory = TempDir::new().unwrap();
+    let misspelt = [
+        ("TOLLGATE_STORE_URL", "TOLLGATE__STORE__URL"),
+        ("TOLLGATE_STORE__URL", "TOLLGATE__STORE__URL"),
+        (
+            "TOLLGATE_STORE_FALLBACK_CAPACITY",
+            "TOLLGATE__STORE__FALLBACK_CAPACITY",
+        ),
+        ("TOLLGATE_ADMIN_TOKENS", "TOLLGATE__ADMIN__TOKENS"),
+        ("TOLLGATE_LISTEN", "TOLLGATE__LISTEN"),
+        ("tollgate__log__filter", "TOLLGATE__log__filter"),
+    ];
+    for (name, right) in misspelt {
+        let error = validate(directory.path(), "", &[(name, "x")]);
+        assert_eq!(
+            error,
+            format!("tollgate-server: {name}: is not read: write {right}\n")
+        );
+    }
+    // Of the command line, and of Kubernetes for Services.
+    let others = [
+        "TOLLGATE_CONFIG",
+        "TOLLGATE_SERVER",
+        "TOLLGATE_TOKEN",
+        "TOLLGATE_ADMIN",
+        "TOLLGATE_ADMIN_TOKEN",
+        "TOLLGATE_PORT",
+        "TOLLGATE_PORT_8080_TCP_ADDR",
+        "TOLLGATE_SERVICE_HOST",
+        "TOLLGATE_SERVICE_PORT_ADMIN",
+        "TOLLGATE_ADMIN_PORT",
+        "TOLLGATE_ADMIN_PORT_8082_TCP",
+        "TOLLGATE_ADMIN_SERVICE_HOST",
+        "TOLLGATE_STORE_REDIS_PORT_6379_TCP_PROTO",
+    ];
+    let others: Vec<_> = others.into_iter().map(|name| (name, "x")).collect();
+    assert_eq!(validate(directory.path(), "", &others), "");
+}
+
+#[test]
+fn variable_that_is_not_utf_8_is_refused() {
+    let file = file("");
+    let validate = |name: &str| {
+        let mut program = program();
+        program.arg("validate").arg(file.path());
+        program.env(name, OsStr::from_bytes(b"\xff"));
+        String::from_utf8(program.output().unwrap().stderr).unwrap()
+    };
+    let error = validate("TOLLGATE__STORE__URL");
+    let expected = "tollgate-server: TOLLGATE__STORE__URL: must be in UTF-8\n";
+    assert_eq!(error, expected);
+    assert_eq!(validate("ANOTHER"), "");
 }
 
 #[tokio::test]
-async fn the_environment_wins() {
+async fn variable_overrides_the_file() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.toml");
     fs::write(&path, "[default]\nlimit = \"10/1d\"\n").unwrap();

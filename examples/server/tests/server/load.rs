@@ -143,7 +143,7 @@ async fn the_table() {
 
 #[tokio::test]
 async fn errors_are_counted_by_kind() {
-    let values = [("TENANTS__ACME__TOKENS", "[\"token-of-acme\"]")];
+    let values = [("TENANTS__ACME__TOKENS", "[\"token-of-tenant-acme\"]")];
     let server = Replica::start(&values);
     let nobody = "127.0.0.1:1";
     let servers = [
@@ -174,7 +174,7 @@ async fn errors_are_counted_by_kind() {
     assert!(first.contains(nobody), "{first}");
 
     // With the token, only those fail that are nobody.
-    let token = ["--requests", "400", "--token", "token-of-acme"];
+    let token = ["--requests", "400", "--token", "token-of-tenant-acme"];
     let output = run(&servers, &token).await;
     let table = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(2), "{table}");

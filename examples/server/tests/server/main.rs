@@ -1,6 +1,6 @@
-//! What the server promises, a file for each promise, against the real program and real servers.
+//! Tests of the server's promises against the real program and real servers: a file for each promise.
 //!
-//! It is one program, since to link each file by itself takes longer than to run it.
+//! All files are one program, since linking one for each would take longer than running them.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -14,6 +14,7 @@ mod envoy;
 mod envoy_rules;
 mod front_doors;
 mod load;
+mod log;
 mod outage;
 mod overrides;
 mod reload;

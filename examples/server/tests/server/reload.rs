@@ -1,11 +1,11 @@
-//! A configuration that has changed is taken over while the server runs, and a bad one changes
-//! nothing. A mistake is told with its file, line and field.
+//! The server takes over a changed configuration while it runs. A bad configuration changes nothing,
+//! and its error names the file, the line and the field.
 
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use hyper::Method;
+use hyper::{Method, StatusCode};
 use tempfile::TempDir;
 
 use crate::support::client::{check, get, json};
@@ -23,7 +23,7 @@ async fn until_limit(server: &Replica, expected: u64) {
     }
 }
 
-/// Replaces the file at once, so that nobody sees half of it.
+/// Replaces the file by a rename, so that no reader sees half of it.
 fn replace(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
@@ -34,7 +34,7 @@ fn settings(limit: &str) -> String {
     format!("[default]\nlimit = \"{limit}\"\n")
 }
 
-/// Waits until the server has said this so often.
+/// Waits until the log contains the part this number of times.
 async fn until_said(server: &Replica, part: &str, times: usize) {
     let wait = Wait::until(format!("the server has said {part:?} {times} times"));
     while server.log().matches(part).count() < times {
@@ -43,7 +43,7 @@ async fn until_said(server: &Replica, part: &str, times: usize) {
 }
 
 #[tokio::test]
-async fn by_a_change_of_the_file() {
+async fn changed_file_is_taken_over() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.toml");
     replace(&path, &settings("10/1d"));
@@ -58,7 +58,7 @@ async fn by_a_change_of_the_file() {
 
 /// As Kubernetes does it: the file is a link to a link, which is replaced.
 #[tokio::test]
-async fn by_a_change_of_a_link() {
+async fn changed_link_is_taken_over() {
     let directory = TempDir::new().unwrap();
     let path = |name: &str| directory.path().join(name);
     let link = |version: &str| {
@@ -78,7 +78,7 @@ async fn by_a_change_of_a_link() {
 }
 
 #[tokio::test]
-async fn by_a_signal() {
+async fn signal_reloads() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.toml");
     replace(&path, &settings("10/1d"));
@@ -86,18 +86,18 @@ async fn by_a_signal() {
     replace(&path, &settings("20/1d"));
     server.signal("HUP");
     until_limit(&server, 20).await;
-    // Even if nothing has changed, it is read again.
+    // An unchanged file is read again too.
     let before = server.log().matches("was read again").count();
     server.signal("HUP");
     until_said(&server, "was read again", before + 1).await;
 }
 
 #[tokio::test]
-async fn a_bad_one_changes_nothing() {
+async fn bad_configuration_changes_nothing() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.toml");
     replace(&path, &settings("10/1d"));
-    let server = Replica::configured(&path, &[("ADMIN__TOKENS__OPERATOR", "a")]);
+    let server = Replica::configured(&path, &[("ADMIN__TOKENS__ALICE", "token-of-alice-1234")]);
     let bad = [
         (
             "[default]\nlimit = 7\n",
@@ -118,7 +118,7 @@ async fn a_bad_one_changes_nothing() {
         ),
         (
             "[log]\nformat = \"json\"\n[shutdown]\ndelay = \"7s\"\n",
-            "restart to change log and shut",
+            "restart to change shutdown",
         ),
     ];
     for (index, (text, reason)) in bad.into_iter().enumerate() {
@@ -126,7 +126,7 @@ async fn a_bad_one_changes_nothing() {
         until_said(&server, "was refused", index + 1).await;
         assert!(server.log().contains(reason), "{reason}: {}", server.log());
         assert_eq!(limit(&server).await, 10, "{text}");
-        let token = [("authorization", "Bearer a")];
+        let token = [("authorization", "Bearer token-of-alice-1234")];
         let told = call(Method::GET, server.admin(), "/configuration", &token, "").await;
         let told = json(&told)["refused"].as_str().unwrap().to_owned();
         assert!(told.contains(reason), "{told}");
@@ -134,13 +134,13 @@ async fn a_bad_one_changes_nothing() {
     let metrics = get(server.http(), "/metrics").await;
     let refused = r#"tollgate_server_reloads_total{result="refused"} 6"#;
     assert!(metrics.body().contains(refused), "{}", metrics.body());
-    // The next good one is taken.
+    // The next good configuration is taken over.
     replace(&path, &settings("20/1d"));
     until_limit(&server, 20).await;
 }
 
 #[tokio::test]
-async fn files_of_rules_too() {
+async fn changed_file_of_rules_is_taken_over() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.toml");
     let rules = directory.path().join("rules.yaml");
@@ -153,7 +153,7 @@ async fn files_of_rules_too() {
     };
     replace(&path, "");
     let server = Replica::configured(&path, &[]);
-    // One that is new, and has a mistake, which is then corrected.
+    // A new file with a mistake, and its correction.
     write("many");
     replace(&path, "[envoy]\nfiles = [\"rules.yaml\"]\n");
     until_said(&server, "was refused", 1).await;
@@ -163,4 +163,56 @@ async fn files_of_rules_too() {
     until_said(&server, "was read again", 1).await;
     write("6");
     until_said(&server, "was read again", 2).await;
+}
+
+#[tokio::test]
+async fn deeply_nested_rules_are_refused() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("server.toml");
+    let rules = directory.path().join("rules.yaml");
+    replace(&rules, "domain: edge\n");
+    replace(&path, "[envoy]\nfiles = [\"rules.yaml\"]\n");
+    let server = Replica::configured(&path, &[]);
+    for (index, nested) in ["- ", "? ", "["].into_iter().enumerate() {
+        let rule = format!("domain: edge\ndescriptors:\n  {}\n", nested.repeat(20_000));
+        replace(&rules, &rule);
+        until_said(&server, "was refused", index + 1).await;
+    }
+    assert_eq!(get(server.http(), "/health").await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn changed_log_filter_is_taken_over() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("server.toml");
+    let log = |filter: &str, limit: &str| {
+        let settings = settings(limit);
+        replace(&path, &format!("{settings}[log]\nfilter = \"{filter}\"\n"));
+    };
+    log("error", "10/1d");
+    let server = Replica::configured(&path, &[]);
+    assert_eq!(server.log(), "");
+    log("info", "30/1d");
+    until_said(&server, "was read again", 1).await;
+    assert_eq!(limit(&server).await, 30);
+    let before = server.log();
+    // The second reload is begun only after the first one would have been logged.
+    for limit in [40, 50] {
+        log("off", &format!("{limit}/1d"));
+        until_limit(&server, limit).await;
+    }
+    assert_eq!(server.log(), before);
+}
+
+#[tokio::test]
+async fn changed_log_format_does_not_stop_other_changes() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("server.toml");
+    replace(&path, &settings("10/1d"));
+    let server = Replica::configured(&path, &[]);
+    let format = "[log]\nformat = \"json\"\n";
+    replace(&path, &format!("{}{format}", settings("20/1d")));
+    until_limit(&server, 20).await;
+    server.until_it_says("log.format needs a restart").await;
+    until_said(&server, "was read again", 1).await;
 }

@@ -100,7 +100,7 @@ async fn listed_rights_are_enough_for_the_server() {
                 r#"{ burst = "5/1d", daily = "sliding 1/1d" }"#,
             ),
             ("DEFAULT__LIMIT", "several"),
-            ("ADMIN__TOKENS__OPERATOR", "token"),
+            ("ADMIN__TOKENS__OPERATOR", "token-of-the-operator"),
             (
                 "ENVOY__DOMAINS",
                 r#"[{ domain = "edge", descriptors = [{ key = "all", rate_limit = { unit = "year", requests_per_unit = 5 } }] }]"#,
@@ -108,7 +108,7 @@ async fn listed_rights_are_enough_for_the_server() {
         ]);
         use_limits(&server).await;
         let headers = [
-            ("authorization", "Bearer token"),
+            ("authorization", "Bearer token-of-the-operator"),
             ("content-type", "application/json"),
         ];
         let limit = "/limits/keys/default/somebody";

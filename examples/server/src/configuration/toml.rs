@@ -1,0 +1,171 @@
+//! Reads TOML into a tree.
+
+use std::mem;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+use toml_parser::lexer::Token;
+use toml_parser::parser::{
+    Event, EventKind, EventReceiver, RecursionGuard, parse_document, parse_value,
+};
+use toml_parser::{ErrorSink, Source};
+
+use super::error::ConfigurationError;
+use super::reader::Result;
+use super::tree::{MAX_DEPTH, Node, Origin, Value, too_deep};
+
+/// Reads a file; `name` is its name.
+pub(super) fn from_toml(text: &str, name: &str) -> Result<Node> {
+    let lines = Lines::new(text, Origin::file(name, 1));
+    if let Some(place) = place_too_deep(text, parse_document) {
+        return Err(too_deep(lines.at(place)));
+    }
+    match DeTable::parse(text) {
+        Ok(table) => Ok(Node {
+            value: lines.table(table.get_ref()),
+            origin: lines.file,
+        }),
+        Err(error) => {
+            let place = error.span().map_or(0, |span| span.start);
+            let problem = format!("this is no TOML: {}", error.message());
+            Err(ConfigurationError::new(lines.at(place), "", problem))
+        }
+    }
+}
+
+/// Reads the text of an environment variable. Quoted texts, lists and tables are TOML; any other
+/// text is the value itself.
+pub(super) fn from_variable(text: &str, origin: &Origin) -> Result<Node> {
+    let plain = || Node {
+        value: Value::Plain(text.to_owned()),
+        origin: origin.clone(),
+    };
+    // TOML would read only the first of several lines, for instance of a key in PEM.
+    if text.contains('\n') {
+        return Ok(plain());
+    }
+    if place_too_deep(text, parse_value).is_some() {
+        return Err(too_deep(origin.clone()));
+    }
+    let mut node = match DeValue::parse(text) {
+        Ok(value)
+            if matches!(
+                value.get_ref(),
+                DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_)
+            ) =>
+        {
+            Lines::new(text, origin.clone()).node(&value)
+        }
+        _ => plain(),
+    };
+    relocate(&mut node, origin);
+    Ok(node)
+}
+
+fn relocate(node: &mut Node, origin: &Origin) {
+    node.origin = origin.clone();
+    match &mut node.value {
+        Value::List(items) => items.iter_mut().for_each(|item| relocate(item, origin)),
+        Value::Table(entries) => entries
+            .iter_mut()
+            .for_each(|(_, entry)| relocate(entry, origin)),
+        _ => {}
+    }
+}
+
+/// Parses tokens into events, as the functions of `toml_parser` do.
+type Parse = fn(&[Token], &mut dyn EventReceiver, &mut dyn ErrorSink);
+
+/// Returns the first place, in bytes, at which the tree of a text would be too deep. The `toml` crate
+/// limits brackets and the parts of a key one by one, and their product is deep enough to overflow
+/// the stack.
+fn place_too_deep(text: &str, parse: Parse) -> Option<usize> {
+    let mut place = None;
+    // Of the open list or table, and of those around it.
+    let mut depth = 0;
+    let mut outer = Vec::new();
+    let (mut key_parts, mut is_dotted) = (0, false);
+    let mut receive = |event: Event| {
+        match event.kind() {
+            EventKind::StdTableOpen | EventKind::ArrayTableOpen => (depth, key_parts) = (0, 0),
+            // Each part may name a list of tables, which has two levels.
+            EventKind::StdTableClose | EventKind::ArrayTableClose => {
+                depth = 2 * mem::take(&mut key_parts);
+            }
+            EventKind::InlineTableOpen | EventKind::ArrayOpen => {
+                outer.push(depth);
+                depth += mem::take(&mut key_parts).max(1);
+            }
+            EventKind::InlineTableClose | EventKind::ArrayClose => {
+                depth = outer.pop().unwrap_or_default();
+            }
+            EventKind::SimpleKey => {
+                key_parts = if is_dotted { key_parts + 1 } else { 1 };
+                is_dotted = false;
+            }
+            EventKind::KeySep => is_dotted = true,
+            EventKind::Scalar => key_parts = 0,
+            _ => {}
+        }
+        if depth + key_parts > MAX_DEPTH {
+            place.get_or_insert(event.span().start());
+        }
+    };
+    // Ends the recursion of the parser.
+    let mut receive = RecursionGuard::new(&mut receive, MAX_DEPTH as u32);
+    parse(&Source::new(text).lex().into_vec(), &mut receive, &mut ());
+    place
+}
+
+/// Finds the line of a place in a text.
+struct Lines {
+    /// Where each line but the first starts, in bytes.
+    starts: Vec<usize>,
+    file: Origin,
+}
+
+impl Lines {
+    fn new(text: &str, file: Origin) -> Self {
+        let breaks = text.match_indices('\n');
+        Self {
+            starts: breaks.map(|(place, _)| place + 1).collect(),
+            file,
+        }
+    }
+
+    fn at(&self, place: usize) -> Origin {
+        let before = self.starts.partition_point(|start| *start <= place);
+        self.file.line(1 + before)
+    }
+
+    fn node(&self, value: &Spanned<DeValue<'_>>) -> Node {
+        let origin = self.at(value.span().start);
+        let value = match value.get_ref() {
+            DeValue::String(text) => Value::Text(text.to_string()),
+            DeValue::Integer(integer) => {
+                let number = i64::from_str_radix(integer.as_str(), integer.radix());
+                number.map_or(Value::Other("a number that is too large"), Value::Integer)
+            }
+            DeValue::Float(_) => Value::Other("a number with a fraction"),
+            DeValue::Boolean(boolean) => Value::Boolean(*boolean),
+            DeValue::Datetime(_) => Value::Other("a date"),
+            DeValue::Array(items) => {
+                Value::List(items.iter().map(|item| self.node(item)).collect())
+            }
+            DeValue::Table(table) => self.table(table),
+        };
+        Node { value, origin }
+    }
+
+    /// Entries in the order of the file, each at the line of its name.
+    fn table(&self, table: &DeTable<'_>) -> Value {
+        let mut entries: Vec<_> = table.iter().collect();
+        entries.sort_by_key(|(name, _)| name.span().start);
+        let entries = entries.into_iter().map(|(name, value)| {
+            let node = self.node(value);
+            let origin = self.at(name.span().start);
+            (name.get_ref().to_string(), Node { origin, ..node })
+        });
+        Value::Table(entries.collect())
+    }
+}
