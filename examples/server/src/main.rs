@@ -1,4 +1,4 @@
-//! Rate limiting as a service for any language: HTTP, gRPC and Envoy front doors over one
+//! Rate limiting as a service for any language: HTTP, gRPC and Envoy in front of one
 //! `tollgate::Limiter`.
 //!
 //! A request goes from `serve::listener` through `http` or `grpc`, which parse it, to `decide`, which

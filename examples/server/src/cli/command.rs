@@ -21,7 +21,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve until told to stop.
+    /// Serve until a signal to stop.
     Serve {
         /// The configuration. Without one, each key has 60 requests a minute, counted in this process.
         #[arg(long, short, env = "TOLLGATE_CONFIG")]

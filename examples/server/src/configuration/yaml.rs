@@ -2,6 +2,7 @@
 //! decides its type.
 
 use std::collections::{HashMap, HashSet};
+use std::mem;
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
 
@@ -81,6 +82,10 @@ struct Entries {
     names: HashSet<String>,
     /// The name whose value comes next.
     name: Option<(String, Origin)>,
+    /// Whether that name is the merge key `<<`.
+    is_merge: bool,
+    /// The values of merge keys.
+    merged: Vec<Node>,
 }
 
 impl Tree {
@@ -103,7 +108,7 @@ impl Tree {
         };
         let value = match open.content {
             Content::List(items) => Value::List(items),
-            Content::Table(table) => Value::Table(table.entries),
+            Content::Table(table) => Value::Table(table.merge()?),
         };
         let origin = open.origin;
         self.finish(Node { value, origin }, open.anchor)
@@ -160,6 +165,10 @@ impl Tree {
             Content::Table(table) => table,
         };
         if let Some((name, origin)) = table.name.take() {
+            if table.is_merge {
+                table.merged.push(node);
+                return Ok(());
+            }
             // At the line of the name, where that is not the value's.
             table.entries.push((
                 name,
@@ -170,6 +179,7 @@ impl Tree {
             ));
             return Ok(());
         }
+        let is_merge = matches!(&node.value, Value::Plain(name) if name == "<<");
         let (Value::Text(name) | Value::Plain(name)) = node.value else {
             let problem = "a name must be a text";
             return Err(ConfigurationError::new(node.origin, "", problem));
@@ -179,7 +189,33 @@ impl Tree {
             return Err(ConfigurationError::new(node.origin, "", problem));
         }
         table.name = Some((name, node.origin));
+        table.is_merge = is_merge;
         Ok(())
+    }
+}
+
+impl Entries {
+    /// The entries, with those of merged tables whose names are not taken, as in YAML 1.1's merge key
+    /// (<https://yaml.org/type/merge.html>). Rules of Envoy ratelimit use it.
+    fn merge(mut self) -> Result<Vec<(String, Node)>> {
+        for node in mem::take(&mut self.merged) {
+            let tables = match node.value {
+                Value::List(items) => items,
+                _ => vec![node],
+            };
+            for table in tables {
+                let Value::Table(entries) = table.value else {
+                    let problem = "the value of `<<` must be a table or a list of tables";
+                    return Err(ConfigurationError::new(table.origin, "", problem));
+                };
+                for (name, node) in entries {
+                    if self.names.insert(name.clone()) {
+                        self.entries.push((name, node));
+                    }
+                }
+            }
+        }
+        Ok(self.entries)
     }
 }
 
@@ -210,4 +246,59 @@ fn sum(parts: impl Iterator<Item = (usize, usize)>) -> (usize, usize) {
     parts.fold((1, 1), |(size, depth), (more, inner)| {
         (size + more, depth.max(1 + inner))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tree::Value;
+    use super::from_yaml;
+
+    /// The entries of the table `c`, or the error.
+    fn merged(text: &str) -> Result<Vec<(String, String)>, String> {
+        let tree = from_yaml(text, "rules.yaml").map_err(|error| error.to_string())?;
+        let Value::Table(root) = tree.value else {
+            panic!("{text} is a table");
+        };
+        let (_, node) = root.into_iter().find(|(name, _)| name == "c").expect("c");
+        let Value::Table(entries) = node.value else {
+            panic!("c is a table");
+        };
+        let text = |value| match value {
+            Value::Plain(text) | Value::Text(text) => text,
+            other => other.kind().to_owned(),
+        };
+        let entries = entries.into_iter();
+        Ok(entries
+            .map(|(name, node)| (name, text(node.value)))
+            .collect())
+    }
+
+    fn entries(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        let owned = |&(name, text): &(&str, &str)| (name.to_owned(), text.to_owned());
+        expected.iter().map(owned).collect()
+    }
+
+    #[test]
+    fn merge_key_adds_missing_names_only() {
+        let tables = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\n";
+        let cases: [(&str, &[_]); 4] = [
+            ("c: {<<: *a, x: 3}", &[("x", "3"), ("y", "1")]),
+            ("c: {x: 3, <<: *a}", &[("x", "3"), ("y", "1")]),
+            ("c: {<<: [*a, *b]}", &[("x", "1"), ("y", "1"), ("z", "2")]),
+            ("c: {\"<<\": 3}", &[("<<", "3")]),
+        ];
+        for (text, expected) in cases {
+            let entries = entries(expected);
+            assert_eq!(merged(&format!("{tables}{text}\n")), Ok(entries), "{text}");
+        }
+    }
+
+    #[test]
+    fn merge_key_without_table_is_refused() {
+        for text in ["c:\n  <<: 1\n", "c:\n  <<: [{}, 1]\n", "c:\n  <<:\n"] {
+            let error = merged(text).expect_err(text);
+            let expected = "rules.yaml:2: the value of `<<` must be a table or a list of tables";
+            assert_eq!(error, expected, "{text}");
+        }
+    }
 }

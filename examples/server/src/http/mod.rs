@@ -1,4 +1,4 @@
-//! The HTTP front door.
+//! The HTTP API.
 
 pub(crate) mod body;
 mod check;

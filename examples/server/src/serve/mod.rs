@@ -1,4 +1,4 @@
-//! Runs the front doors, from the first connection to the last.
+//! Runs the server: its listeners, connections, log, reloads and end.
 
 mod activity;
 mod bounded;

@@ -103,20 +103,20 @@ async fn serve(
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
-        ended = &mut fronts => return ended.map(drop).context("a front door ended"),
+        ended = &mut fronts => return ended.map(drop).context("a listener failed"),
     }
-    tracing::info!("told to stop: clients are asked to go elsewhere");
+    tracing::info!("stopping: asking clients to go elsewhere");
     let end = async {
         health.say(false).await;
         stopping.stop(shutdown.delay).await;
         if timeout(shutdown.deadline, fronts).await.is_err() {
-            tracing::warn!("some requests were still under way at the end");
+            tracing::warn!("stopped before all requests were answered");
         }
     };
     tokio::select! {
         () = end => {}
-        _ = terminate.recv() => tracing::warn!("told to stop again: nobody is waited for"),
-        _ = interrupt.recv() => tracing::warn!("told to stop again: nobody is waited for"),
+        _ = terminate.recv() => tracing::warn!("stopping at once on a second signal"),
+        _ = interrupt.recv() => tracing::warn!("stopping at once on a second signal"),
     }
     Ok(())
 }

@@ -112,7 +112,7 @@ async fn under_load() {
         wait.on().await;
     }
     server.signal("TERM");
-    server.until_it_says("told to stop").await;
+    server.until_it_says("stopping: asking clients").await;
     // Whoever still comes is served, and the balancer is told.
     let ready = get(server.http(), "/ready").await;
     assert_eq!(ready.status(), StatusCode::SERVICE_UNAVAILABLE);
@@ -189,7 +189,7 @@ async fn an_idle_server_ends_soon_and_an_impatient_one_too() {
 async fn told_twice_it_ends_at_once() {
     let mut server = Replica::start(&[("SHUTDOWN__DELAY", "1h")]);
     server.signal("TERM");
-    server.until_it_says("told to stop").await;
+    server.until_it_says("stopping: asking clients").await;
     server.signal("TERM");
     assert!(server.end().success());
 }
@@ -241,7 +241,7 @@ async fn accepted_connection_is_served_to_its_end() {
             wait.on().await;
         }
         server.signal("TERM");
-        server.until_it_says("told to stop").await;
+        server.until_it_says("stopping: asking clients").await;
         early
             .write_all(b"GET /health HTTP/1.1\r\nhost: a\r\n\r\n")
             .await
