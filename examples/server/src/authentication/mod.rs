@@ -1,4 +1,4 @@
-//! Who a caller is: a tenant by its token, or a user by a JSON web token.
+//! Authentication: a tenant by its token, or a user by a JSON web token.
 
 mod authenticator;
 mod caller;

@@ -87,7 +87,7 @@ fn given(limit: v1::Limit) -> Result<Limits, Refusal> {
         }
         Ok(v1::Algorithm::SlidingWindow) => decide::Algorithm::SlidingWindow,
         Ok(v1::Algorithm::FixedWindow) => decide::Algorithm::FixedWindow,
-        Err(_) => return Err(Refusal::invalid("limit.algorithm", "is none that is known")),
+        Err(_) => return Err(Refusal::invalid("limit.algorithm", "is unknown")),
     };
     let interval = limit.interval.unwrap_or_default();
     let interval = Duration::try_from(interval)
