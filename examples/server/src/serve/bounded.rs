@@ -24,7 +24,7 @@ use crate::http::Problem;
 const TOO_MUCH: &str = "the requests in flight on this connection are too large together: wait for \
                         answers, or use more connections";
 
-const TOO_SLOW: &str = "the request did not arrive in time";
+const TOO_SLOW: &str = "the request was not complete, or not answered, within the deadline";
 
 /// Serves the requests of one connection.
 pub(super) struct Bounded {

@@ -2,7 +2,10 @@
 
 use std::time::SystemTime;
 
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hyper::{Method, StatusCode};
+use jsonwebtoken::crypto::sign;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
@@ -280,6 +283,98 @@ async fn json_web_tokens() {
             StatusCode::UNAUTHORIZED,
             "{why}: {answer:?}"
         );
+    }
+}
+
+/// A token of this header and these claims, signed with the secret.
+fn signed(header: &str, claims: &str) -> String {
+    let [header, claims] = [header, claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part));
+    let message = format!("{header}.{claims}");
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    let signature = sign(message.as_bytes(), &key, Algorithm::HS256).unwrap();
+    format!("{message}.{signature}")
+}
+
+#[tokio::test]
+async fn signed_but_malformed_json_web_tokens_are_refused() {
+    const HEADER: &str = r#"{"alg":"HS256"}"#;
+    let settings = settings();
+    let server = Replica::configured(settings.path(), &[]);
+    let good = claims().to_string();
+    let with = |name: &str, value: &str| {
+        let mut claims = claims();
+        claims[name] = serde_json::from_str(value).unwrap();
+        claims.to_string()
+    };
+    let twice = |claim: &str| format!("{{{claim},{}", &good[1..]);
+    let deep = format!(r#""x":{}1{}"#, "[".repeat(20_000), "]".repeat(20_000));
+    let answer = check(&server, Some(&signed(HEADER, &good)), "{}").await;
+    assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
+
+    let mut bad = Vec::new();
+    let headers = [
+        r#"{}"#,
+        r#"{"alg":"none"}"#,
+        r#"{"alg":"hs256"}"#,
+        r#"{"alg":"HS384"}"#,
+        r#"{"alg":"none","alg":"HS256"}"#,
+        r#"{"alg":"HS256","crit":["exp2"],"exp2":1}"#,
+        r#"{"alg":"HS256","crit":[]}"#,
+        r#"{"alg":"HS256","crit":["b64"],"b64":false}"#,
+        r#"{"alg":"HS256","kid":1}"#,
+    ];
+    for header in headers {
+        bad.push((header.to_owned(), signed(header, &good)));
+    }
+    let values = [
+        (
+            "exp",
+            vec!["null", "\"never\"", "-1", "true", "[9999999999]"],
+        ),
+        ("nbf", vec!["[9999999999]", "9999999999.5", "1e308"]),
+        (
+            "aud",
+            vec![
+                "[]",
+                "null",
+                "{\"limits\":1}",
+                "[[\"limits\"]]",
+                "\"limits2\"",
+            ],
+        ),
+        (
+            "iss",
+            vec!["\"https://login.example/\"", "[\"https://else.example\"]"],
+        ),
+        ("sub", vec!["42", "null", "[\"42\"]"]),
+        ("tenant", vec!["null", "[\"acme\"]", "\"\"", "\"acme/x\""]),
+    ];
+    for (name, values) in values {
+        for value in values {
+            bad.push((
+                format!("{name}: {value}"),
+                signed(HEADER, &with(name, value)),
+            ));
+        }
+    }
+    bad.push((
+        "an expiry twice".to_owned(),
+        signed(HEADER, &twice(r#""exp":1"#)),
+    ));
+    bad.push(("deep claims".to_owned(), signed(HEADER, &twice(&deep))));
+    bad.push(("no claims".to_owned(), signed(HEADER, "[]")));
+    bad.push(("padding".to_owned(), format!("{}=", signed(HEADER, &good))));
+    bad.push((
+        "four parts".to_owned(),
+        format!("{}.x", signed(HEADER, &good)),
+    ));
+    for (why, token) in bad {
+        let answer = check(&server, Some(&token), "{}").await;
+        // Deep claims do not fit into the head of a request.
+        let status = answer.status();
+        let is_refused = status == StatusCode::UNAUTHORIZED
+            || status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        assert!(is_refused, "{why}: {answer:?}");
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tonic::{Code, Request};
 
-use crate::support::client::{check, json};
+use crate::support::client::{check, get, json};
 use crate::support::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use crate::support::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{
     Entry, RateLimitOverride,
@@ -205,6 +205,24 @@ async fn body_without_json_content_type_is_refused() {
     for kind in ["application/json", "Application/JSON; charset=utf-8"] {
         assert_eq!(post(kind).await, StatusCode::OK, "{kind}");
     }
+}
+
+#[tokio::test]
+async fn given_limits_leave_metrics_bounded() {
+    let server = Replica::start(&[]);
+    for rate in 1..300 {
+        let body = json!({"key": "k", "rate": rate, "interval": "1h"});
+        check(server.http(), &body.to_string()).await;
+    }
+    check(server.http(), r#"{"key":"later"}"#).await;
+    let metrics = get(server.http(), "/metrics").await;
+    let mut rows = metrics.body().lines();
+    let row = rows.find(|row| row.starts_with("rate_limit_allowed_total{"));
+    assert_eq!(
+        row,
+        Some(r#"rate_limit_allowed_total{identity="key",policy="default"} 300"#)
+    );
+    assert!(!rows.any(|row| row.starts_with("rate_limit_allowed_total{")));
 }
 
 #[tokio::test]

@@ -22,7 +22,7 @@ use tonic::{Code, Status};
 
 use crate::support::protocol::tollgate::v1;
 use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
-use crate::support::{Replica, Server, Wait, file};
+use crate::support::{PATIENCE, Replica, Server, Wait, file};
 
 /// How often hostile clients begin anew, in each of four ways.
 const PERIOD: Duration = Duration::from_millis(5);
@@ -94,7 +94,7 @@ async fn by_silence(address: SocketAddr, bytes: Vec<u8>, load: Arc<Load>) {
             if let Ok(mut stream) = TcpStream::connect(address).await {
                 // The server may close the connection at any time.
                 let _ = stream.write_all(&bytes).await;
-                let _ = timeout(Duration::from_secs(2), stream.read(&mut [0; 1_024])).await;
+                let _ = timeout(PATIENCE, stream.read(&mut [0; 1_024])).await;
             }
         });
         while tasks.try_join_next().is_some() {}
@@ -159,7 +159,7 @@ async fn hostile_clients_harm_no_others() {
         settings.path(),
         &[
             ("STORE__URL", &redis.url()),
-            ("LISTEN__REQUEST_DEADLINE", "1s"),
+            ("LISTEN__REQUEST_DEADLINE", "5s"),
             ("LISTEN__MAX_CONNECTION_AGE", "3s"),
             ("LISTEN__MAX_CONNECTIONS", "200"),
             ("LISTEN__MAX_CONNECTIONS_PER_ADDRESS", "200"),
