@@ -170,24 +170,23 @@ fn fuzz(mut test: impl FnMut(&mut Random)) {
     }
 }
 
-/// Whether a secret is in a field whose errors may show it, or in the host of the URL.
+/// Whether a secret is in a field whose errors may show it.
 fn shows_secret(node: &Node, path: &mut Vec<String>) -> bool {
     match &node.value {
         Value::Text(text) | Value::Plain(text) => {
             let path: Vec<_> = path.iter().map(String::as_str).collect();
-            let is_secret = matches!(
-                path[..],
-                ["store", "url"]
-                    | ["tenants", _, "tokens"]
-                    | ["authentication", "jwt", "keys", "secret" | "public_key"]
-                    | ["admin", "tokens", _]
-                    | ["envoy", "tokens"]
-            );
-            let is_password = || {
-                let after = text.rsplit_once(SECRET).map(|(_, after)| after);
-                path != ["store", "url"] || after.is_none_or(|after| after.contains('@'))
-            };
-            text.contains(SECRET) && !(is_secret && is_password())
+            match path[..] {
+                // The password ends at the last `@`. Errors may show the scheme and the host.
+                ["store", "url"] => text.split_once("://").is_some_and(|(scheme, rest)| {
+                    let host = rest.rsplit('@').next();
+                    scheme.contains(SECRET) || host.is_some_and(|host| host.contains(SECRET))
+                }),
+                ["tenants", _, "tokens"]
+                | ["authentication", "jwt", "keys", "secret" | "public_key"]
+                | ["admin", "tokens", _]
+                | ["envoy", "tokens"] => false,
+                _ => text.contains(SECRET),
+            }
         }
         Value::List(items) => items.iter().any(|item| shows_secret(item, path)),
         Value::Table(entries) => entries.iter().any(|(name, entry)| {
