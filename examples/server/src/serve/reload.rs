@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::bail;
 use arc_swap::ArcSwap;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::log::Log;
@@ -46,7 +46,6 @@ pub(super) struct Reloader {
     gate: Gate,
     log: Log,
     reloads: Reloads,
-    hangup: Signal,
 }
 
 impl Reloader {
@@ -56,20 +55,19 @@ impl Reloader {
         read: Sources,
         gate: &Gate,
         log: Log,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let reloaded = Reloaded {
             since: SystemTime::now(),
             refused: None,
         };
-        Ok(Self {
+        Self {
             file: file.map(Path::to_owned),
             fixed,
             read,
             gate: gate.clone(),
             log,
             reloads: Reloads(Arc::new(ArcSwap::from_pointee(reloaded))),
-            hangup: signal(SignalKind::hangup())?,
-        })
+        }
     }
 
     pub(super) fn reloads(&self) -> Reloads {
@@ -77,13 +75,13 @@ impl Reloader {
     }
 
     /// Reloads at each signal and each change of a file, for ever.
-    pub(super) async fn watch(mut self) {
+    pub(super) async fn watch(mut self, mut hangup: Signal) {
         let mut ticks = interval(INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = self.read.clone();
         loop {
             tokio::select! {
-                _ = self.hangup.recv() => {
+                _ = hangup.recv() => {
                     self.reload();
                     seen = self.read.clone();
                 }

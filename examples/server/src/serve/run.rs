@@ -50,9 +50,10 @@ async fn serve(
     let Configuration { fixed, rules } = configuration;
     let metrics = meter::install()?;
     tokio::spawn(meter::upkeep(metrics.clone()));
-    // From now on, signals stop the server in order.
+    // From now on, no signal ends the process at once.
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let hangup = signal(SignalKind::hangup())?;
 
     let overrides = limiter::overrides(&fixed.store)?;
     // Before the first request, if Redis can be reached.
@@ -60,7 +61,7 @@ async fn serve(
     tokio::spawn(overrides.clone().keep_fresh());
     let gate = Gate::new(limiter::limiters(&fixed.store, &rules)?, rules, overrides);
     let (listen, shutdown) = (fixed.listen, fixed.shutdown);
-    let reloader = Reloader::new(file, fixed, sources, &gate, log)?;
+    let reloader = Reloader::new(file, fixed, sources, &gate, log);
     let reloads = reloader.reloads();
 
     let stopping = Stopping::new();
@@ -97,7 +98,7 @@ async fn serve(
     tracing::info!(addresses, "listening");
     // For programs that start the server. Standard output may be closed.
     let _ = writeln!(stdout(), "Listening: {addresses}");
-    tokio::spawn(reloader.watch());
+    tokio::spawn(reloader.watch(hangup));
 
     let mut fronts = tokio::spawn(join_all(fronts.into_iter().map(Front::serve)));
     tokio::select! {
