@@ -1,7 +1,10 @@
-use std::fs::{self, File};
-use std::hash::{DefaultHasher, Hasher};
+use std::fs::OpenOptions;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 /// The greatest size of a file, in bytes. A ConfigMap of Kubernetes has the same limit. Parsing needs
 /// up to 200 times as much memory.
@@ -14,7 +17,7 @@ pub(crate) struct Sources(Vec<(PathBuf, u64)>);
 impl Sources {
     pub(super) fn read(&mut self, path: &Path) -> io::Result<String> {
         let text = read(path);
-        self.0.push((path.to_owned(), digest(text.as_deref().ok())));
+        self.0.push((path.to_owned(), digest(&text)));
         text
     }
 
@@ -30,11 +33,17 @@ impl Sources {
 
 fn read(path: &Path) -> io::Result<String> {
     // A pipe would be empty at the next look, and a device may have no end.
-    if !fs::metadata(path)?.is_file() {
+    let mut options = OpenOptions::new();
+    // To open a pipe would wait for its writer.
+    options
+        .read(true)
+        .custom_flags(OFlags::NONBLOCK.bits() as i32);
+    let file = options.open(path)?;
+    if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut text = String::new();
-    let mut file = File::open(path)?.take(MAX_SIZE + 1);
+    let mut file = file.take(MAX_SIZE + 1);
     file.read_to_string(&mut text)?;
     if text.len() as u64 > MAX_SIZE {
         return Err(io::Error::other("it is larger than 1 MiB"));
@@ -42,9 +51,10 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-fn digest(text: Option<&str>) -> u64 {
+/// A digest of the text, or of the reason why it cannot be read.
+fn digest(read: &io::Result<String>) -> u64 {
+    let text = read.as_ref().map_err(io::Error::to_string);
     let mut hasher = DefaultHasher::new();
-    hasher.write_u8(text.is_some().into());
-    hasher.write(text.unwrap_or_default().as_bytes());
+    text.hash(&mut hasher);
     hasher.finish()
 }

@@ -1,11 +1,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::http::Version;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 /// Bytes of requests and responses that one connection may make the server hold. With the buffers of
-/// HTTP/2 and the tasks of its streams, a connection stays below 1 MiB.
+/// HTTP/2 and the tasks of its streams, a connection stays below 1 MiB
+/// (test: `resources::connection_holds_less_than_a_mebibyte`).
 const MAX_HELD: usize = 256 * 1024;
 
 /// The requests of one connection, as its task, its requests and the table of connections see them.
@@ -58,12 +60,17 @@ pub(super) enum Stage {
     Sending,
 }
 
-/// Since when the server has been waiting for a client, in the order of eviction: first for a request
-/// or the rest of one, then for the next one.
+/// How long a request may take to arrive before its connection is the first to be evicted: longer than
+/// a round trip, so that new clients have a chance.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// For what the server waits, in the order of eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Waiting {
-    ForRest(Instant),
-    ForNext(Instant),
+    /// For a late request, or the late rest of one.
+    Late,
+    /// For a request.
+    Idle,
 }
 
 impl Activity {
@@ -95,14 +102,23 @@ impl Activity {
         self.state().version
     }
 
-    /// `None` while the server works on a request, and once the connection is evicted.
-    pub(super) fn waiting(&self) -> Option<Waiting> {
+    /// For what the server waits, and since when. `None` while it works on a request, and once the
+    /// connection is evicted.
+    pub(super) fn waiting(&self) -> Option<(Waiting, Instant)> {
         let state = self.state();
-        match state {
-            _ if !state.is_evictable() => None,
-            _ if state.owes_rest() => Some(Waiting::ForRest(state.last)),
-            _ => Some(Waiting::ForNext(state.last)),
-        }
+        let is_late = state.owes_rest() && state.last.elapsed() >= PATIENCE;
+        let waiting = match is_late {
+            true => Waiting::Late,
+            false => Waiting::Idle,
+        };
+        state.is_evictable().then_some((waiting, state.last))
+    }
+
+    /// Since when the server has neither received a request nor worked on one.
+    pub(super) fn quiet_since(&self) -> Option<Instant> {
+        let state = self.state();
+        let [arriving, working, _] = state.requests;
+        (arriving + working == 0).then_some(state.last)
     }
 
     /// Begins a request whose head has this many bytes.
@@ -169,16 +185,31 @@ impl InFlight {
         }
     }
 
-    /// Counts bytes that came or that are about to be sent.
+    /// Counts bytes of the request.
     pub(super) fn hold(&self, bytes: usize) -> Result<(), TooMuch> {
+        self.hold_unless(bytes, |held, _| held > MAX_HELD)
+    }
+
+    /// Counts bytes of the response. One that is too large alone is not refused.
+    pub(super) fn hold_response(&self, bytes: usize) -> Result<(), TooMuch> {
+        self.hold_unless(bytes, |held, own| held > MAX_HELD && held > own)
+    }
+
+    /// Counts bytes, unless the sums of the connection and of this request are too much.
+    fn hold_unless(
+        &self,
+        bytes: usize,
+        is_too_much: impl Fn(usize, usize) -> bool,
+    ) -> Result<(), TooMuch> {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.activity.state();
-        parts.held += bytes;
-        state.held += bytes;
-        match state.held > MAX_HELD {
-            true => Err(TooMuch),
-            false => Ok(()),
+        let held = state.held.saturating_add(bytes);
+        let own = parts.held.saturating_add(bytes);
+        if is_too_much(held, own) {
+            return Err(TooMuch);
         }
+        (state.held, parts.held) = (held, own);
+        Ok(())
     }
 }
 

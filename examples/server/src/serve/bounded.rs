@@ -47,10 +47,7 @@ impl hyper::service::Service<Request<Incoming>> for Bounded {
         Box::pin(async move {
             let mut response = match in_flight {
                 Ok(in_flight) => answer(router, request, in_flight, deadline, is_grpc).await,
-                Err(TooMuch) if is_grpc => Status::resource_exhausted(TOO_MUCH).into_http(),
-                Err(TooMuch) => {
-                    Problem::new(StatusCode::SERVICE_UNAVAILABLE, TOO_MUCH).into_response()
-                }
+                Err(TooMuch) => too_much(is_grpc),
             };
             // HTTP/2 has GOAWAY for this.
             if version < Version::HTTP_2 && stopping.is_stopping() {
@@ -85,10 +82,19 @@ async fn answer(
         Err(_) => Problem::new(StatusCode::REQUEST_TIMEOUT, TOO_SLOW).into_response(),
     };
     in_flight.reach(Stage::Sending);
-    // Counted even if it is too much: a later request is refused instead.
     let length = response.body().size_hint().lower();
-    let _ = in_flight.hold(usize::try_from(length).unwrap_or(usize::MAX / 2));
+    let response = match in_flight.hold_response(usize::try_from(length).unwrap_or(usize::MAX)) {
+        Ok(()) => response,
+        Err(TooMuch) => too_much(is_grpc),
+    };
     response.map(|body| Body::new(Sent { body, in_flight }))
+}
+
+fn too_much(is_grpc: bool) -> Response<Body> {
+    match is_grpc {
+        true => Status::resource_exhausted(TOO_MUCH).into_http(),
+        false => Problem::new(StatusCode::SERVICE_UNAVAILABLE, TOO_MUCH).into_response(),
+    }
 }
 
 fn is_grpc(headers: &HeaderMap) -> bool {
@@ -96,12 +102,17 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
+/// The memory of a request's head, about. A header takes a slot of the map even if it is empty.
 fn head_size(request: &Request<Incoming>) -> usize {
+    const SLOT: usize = 128;
     let headers = request.headers().iter();
-    let headers = headers.map(|(name, value)| name.as_str().len() + value.len());
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + SLOT);
     let path = request.uri().path_and_query();
     path.map_or(0, |path| path.as_str().len()) + headers.sum::<usize>()
 }
+
+/// The memory of a part of a body beside its bytes.
+const CHUNK: usize = 64;
 
 /// A request's body, whose bytes count as held until the response is sent.
 struct Held {
@@ -118,10 +129,11 @@ impl HttpBody for Held {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let frame = std::task::ready!(Pin::new(&mut self.body).poll_frame(context));
-        let length = frame
+        let data = frame
             .as_ref()
-            .and_then(|frame| Some(frame.as_ref().ok()?.data_ref()?.len()));
-        if self.in_flight.hold(length.unwrap_or(0)).is_err() {
+            .and_then(|frame| frame.as_ref().ok()?.data_ref());
+        let size = data.map_or(0, |data| data.len() + CHUNK);
+        if self.in_flight.hold(size).is_err() {
             // As tonic's own error, so that gRPC clients are told its code.
             let status = Status::new(Code::ResourceExhausted, TOO_MUCH);
             return Poll::Ready(Some(Err(status.into())));

@@ -32,9 +32,9 @@ const GRACE: Duration = Duration::from_secs(30);
 /// has connected, so its request is likely to be on its way.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
-/// Requests that one HTTP/2 connection may have in flight. Each of them costs 8 KiB before its message
+/// Requests that one HTTP/2 connection may have in flight. Each of them costs 10 KiB before its message
 /// has arrived. Envoy opens further connections where one does not suffice, and others wait.
-const MAX_STREAMS: u32 = 64;
+const MAX_STREAMS: u32 = 32;
 
 /// The longest head of a request, in bytes. A JSON web token can take a good part of it.
 const MAX_HEAD: usize = 16 * 1024;
@@ -42,6 +42,9 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Bytes that an HTTP/2 client may send on a stream, and half of those on a connection, before the
 /// server has read them.
 const WINDOW: u32 = 64 * 1024;
+
+/// Bytes of the response that an HTTP/2 stream may buffer while its client does not read.
+const SEND_BUFFER: usize = 16 * 1024;
 
 /// The deadlines of connections.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +71,7 @@ pub(super) fn builder() -> Builder<TokioExecutor> {
         .max_header_list_size(MAX_HEAD as u32)
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(2 * WINDOW)
-        .max_send_buf_size(WINDOW as usize);
+        .max_send_buf_size(SEND_BUFFER);
     builder
 }
 
@@ -93,14 +96,18 @@ pub(super) async fn serve(
     let mut closed = pin!(stopping.closed());
     // When to ask the client to reconnect elsewhere, and whether that has been done.
     let (mut leave, mut has_left) = (None::<Instant>, false);
-    let mut is_closed = false;
+    let mut closed_since = None;
     loop {
         let now = Instant::now();
         let version = activity.version();
         // When to close the connection whatever its client does.
         let end = match version {
             None => Some(accepted + deadlines.request),
-            Some(Version::HTTP_2) => Some(accepted + age + GRACE),
+            // Streams without an end, such as health watches, must not delay the end of the server.
+            Some(Version::HTTP_2) => match (closed_since, activity.quiet_since()) {
+                (Some(closed), Some(quiet)) => Some(quiet.max(closed) + LAST_CHANCE),
+                _ => Some(accepted + age + GRACE),
+            },
             Some(_) => None,
         };
         if end.is_some_and(|end| end <= now) {
@@ -114,21 +121,22 @@ pub(super) async fn serve(
             connection.as_mut().graceful_shutdown();
             has_left = true;
         }
-        // By then the version may be known, and with it another end.
-        let mut wake = now + deadlines.request;
+        // By then a request may have arrived or ended, and with it another end may apply.
+        let mut wake = now + closed_since.map_or(deadlines.request, |_| LAST_CHANCE);
         wake = wake.min(end.unwrap_or(wake));
         wake = wake.min(leave.filter(|_| !has_left).unwrap_or(wake));
         tokio::select! {
             // An error is the client's: it went away, or sent something that is not HTTP.
             _ = connection.as_mut() => return,
             () = activity.evicted() => return,
-            () = &mut closed, if !is_closed => {
-                is_closed = true;
+            () = &mut closed, if closed_since.is_none() => {
+                let now = Instant::now();
+                closed_since = Some(now);
                 let chance = match activity.version() {
                     None => LAST_CHANCE,
                     Some(_) => Duration::ZERO,
                 };
-                let soon = Instant::now() + chance;
+                let soon = now + chance;
                 leave = Some(leave.map_or(soon, |leave| leave.min(soon)));
             }
             () = sleep_until(wake) => {}

@@ -1,5 +1,6 @@
 //! The open connections, and how many there may be.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +12,12 @@ use tokio::time::{Instant, timeout_at};
 use super::activity::Activity;
 use crate::meter;
 
-/// The shortest time between two log lines about too many connections.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// The shortest time between two log lines about refused connections.
+pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How many connections are compared to find the one to evict. To compare all 10,000 of them for each
+/// new connection takes as long as to serve some requests.
+const SAMPLE: usize = 64;
 
 /// How long to wait for an evicted connection to close.
 const EVICTION: Duration = Duration::from_secs(1);
@@ -84,7 +89,7 @@ impl Connections {
                 if !is_full && table.open.len() < self.0.max {
                     return Some(self.insert(&mut table, address));
                 }
-                let evicted = table.evict(|open| !is_full || open.address == address);
+                let evicted = table.evict(is_full.then_some(address));
                 table.log(address, is_full, evicted);
                 if !evicted {
                     meter::connection_ended("refused");
@@ -92,7 +97,10 @@ impl Connections {
                 }
                 meter::connection_ended("evicted");
             }
-            timeout_at(deadline, closed).await.ok()?;
+            if timeout_at(deadline, closed).await.is_err() {
+                meter::connection_ended("refused");
+                return None;
+            }
         }
     }
 
@@ -115,13 +123,36 @@ impl Connections {
 }
 
 impl Table {
-    /// Evicts one of the candidates, if the server waits for the client of any.
-    fn evict(&self, is_candidate: impl Fn(&Open) -> bool) -> bool {
-        let candidates = self.open.values().filter(|open| is_candidate(open));
-        let waiting =
-            candidates.filter_map(|open| Some((open.activity.waiting()?, &open.activity)));
-        let victim = waiting.min_by_key(|(waiting, _)| *waiting);
-        victim.is_some_and(|(_, activity)| activity.evict())
+    /// Evicts a connection of this address, or of any, if the server waits for the client of one.
+    fn evict(&self, address: Option<IpAddr>) -> bool {
+        let count = self.open.len();
+        let start = fastrand::usize(..count.max(1));
+        let sample = self
+            .open
+            .values()
+            .cycle()
+            .skip(start)
+            .take(count.min(SAMPLE));
+        // The sample may miss a single address.
+        let victim = self.victim(sample, address);
+        let victim = victim.or_else(|| self.victim(self.open.values(), address));
+        victim.is_some_and(|open| open.activity.evict())
+    }
+
+    /// The connection to evict: first of those with a late request, then of the addresses with the most
+    /// connections, then the one that has been waited for the longest.
+    fn victim<'a>(
+        &self,
+        open: impl Iterator<Item = &'a Open>,
+        address: Option<IpAddr>,
+    ) -> Option<&'a Open> {
+        let candidates = open.filter(|open| address.is_none_or(|address| open.address == address));
+        let ranked = candidates.filter_map(|open| {
+            let (waiting, since) = open.activity.waiting()?;
+            let of_address = self.per_address.get(&open.address);
+            Some(((waiting, Reverse(of_address), since), open))
+        });
+        ranked.min_by_key(|(rank, _)| *rank).map(|(_, open)| open)
     }
 
     fn log(&mut self, address: IpAddr, is_of_address: bool, evicted: bool) {
@@ -202,32 +233,40 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silent_connection_is_evicted_before_an_idle_one() {
-        let connections = Connections::new(2, 2);
-        let used = connections.admit(address("10.0.0.1")).await.expect("room");
-        drop(used.activity.begin(Version::HTTP_11, 10));
-        let silent = connections.admit(address("10.0.0.2")).await.expect("room");
-        let activity = silent.activity.clone();
-        close_when_evicted(silent);
+    async fn late_requests_are_evicted_before_idle_connections() {
+        for sends_head in [false, true] {
+            let connections = Connections::new(2, 2);
+            let idle = connections.admit(address("10.0.0.1")).await.expect("room");
+            drop(idle.activity.begin(Version::HTTP_11, 10));
+            tokio::time::advance(Duration::from_secs(9)).await;
+            let late = connections.admit(address("10.0.0.2")).await.expect("room");
+            let _request = sends_head.then(|| late.activity.begin(Version::HTTP_11, 10));
+            tokio::time::advance(Duration::from_secs(1)).await;
+            close_when_evicted(late);
 
-        let new = connections.admit(address("10.0.0.3")).await;
-        assert!(new.is_some());
-        assert!(activity.waiting().is_none(), "the silent one is evicted");
-        assert!(used.activity.waiting().is_some(), "the other one stays");
+            assert!(connections.admit(address("10.0.0.3")).await.is_some());
+            assert!(idle.activity.waiting().is_some(), "the idle one stays");
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn unfinished_request_is_evicted_before_an_idle_connection() {
-        let connections = Connections::new(2, 2);
-        let idle = connections.admit(address("10.0.0.1")).await.expect("room");
-        drop(idle.activity.begin(Version::HTTP_11, 10));
-        tokio::time::advance(Duration::from_secs(1)).await;
-        let unfinished = connections.admit(address("10.0.0.2")).await.expect("room");
-        let _request = unfinished.activity.begin(Version::HTTP_11, 10);
-        close_when_evicted(unfinished);
-
+    async fn new_client_outlives_idle_connections_of_a_large_group() {
+        let connections = Connections::new(4, 3);
+        let mut group = Vec::new();
+        for _ in 0..3 {
+            let place = connections.admit(address("10.0.0.1")).await.expect("room");
+            drop(place.activity.begin(Version::HTTP_11, 10));
+            group.push(place.activity.clone());
+            close_when_evicted(place);
+        }
+        let client = connections.admit(address("10.0.0.2")).await.expect("room");
+        tokio::time::advance(Duration::from_millis(500)).await;
         assert!(connections.admit(address("10.0.0.3")).await.is_some());
-        assert!(idle.activity.waiting().is_some(), "the idle one stays");
+        assert!(client.activity.waiting().is_some(), "the client stays");
+        assert_eq!(
+            group.iter().filter(|idle| idle.waiting().is_none()).count(),
+            1
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,17 +3,19 @@
 use anyhow::bail;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Descriptors for everything but clients: Redis, listeners, files that are read, and connections
-/// that are being refused.
+/// Descriptors for listeners, files that are read, the overrides, and connections that are being
+/// refused.
 const RESERVED: u64 = 64;
 
 /// Connections of all clients, unless set: enough for any use, and bounded in memory.
 const DEFAULT: usize = 10_000;
 
 /// How many connections clients may have: as many as are set, or as the process has descriptors for.
-pub(super) fn max_connections(set: Option<u32>) -> anyhow::Result<usize> {
+/// Those to Redis, `to_redis`, are not among them.
+pub(super) fn max_connections(set: Option<u32>, to_redis: usize) -> anyhow::Result<usize> {
     let descriptors = raise_limit();
-    let available = descriptors.saturating_sub(RESERVED).max(1);
+    let reserved = RESERVED + to_redis as u64;
+    let available = descriptors.saturating_sub(reserved).max(1);
     let available = usize::try_from(available).unwrap_or(usize::MAX);
     let Some(set) = set else {
         return Ok(available.min(DEFAULT));

@@ -10,11 +10,12 @@ use axum::Router;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::bounded::Bounded;
 use super::connection::{self, Deadlines};
-use super::connections::Connections;
+use super::connections::{Connections, LOG_INTERVAL};
 use super::stopping::Stopping;
 
 /// How long to wait after `accept` failed, for instance for want of file descriptors.
@@ -73,6 +74,7 @@ impl Front {
         } = self;
         let closed = server.shared.stopping.closed();
         tokio::pin!(closed);
+        let mut warned: Option<Instant> = None;
         loop {
             tokio::select! {
                 biased;
@@ -81,7 +83,10 @@ impl Front {
                     Ok((stream, peer)) => server.take(stream, peer).await,
                     Err(error) if is_of_one_connection(&error) => {}
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept connections");
+                        if warned.is_none_or(|warned| warned.elapsed() >= LOG_INTERVAL) {
+                            tracing::warn!(%error, "cannot accept connections");
+                            warned = Some(Instant::now());
+                        }
                         tokio::time::sleep(PAUSE).await;
                     }
                 },

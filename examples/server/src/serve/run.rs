@@ -15,7 +15,7 @@ use super::reload::Reloader;
 use super::stopping::Stopping;
 use super::{descriptors, limiter};
 use crate::admin::{self, Admin};
-use crate::configuration::{Configuration, Sources};
+use crate::configuration::{Configuration, Sources, StoreKind};
 use crate::decide::Gate;
 use crate::{FAILED, grpc, http, meter};
 
@@ -61,6 +61,10 @@ async fn serve(
     tokio::spawn(overrides.clone().keep_fresh());
     let gate = Gate::new(limiter::limiters(&fixed.store, &rules)?, rules, overrides);
     let (listen, shutdown) = (fixed.listen, fixed.shutdown);
+    let to_redis = match fixed.store.kind {
+        StoreKind::Redis { connections, .. } => connections,
+        StoreKind::Local { .. } => 0,
+    };
     let reloader = Reloader::new(file, fixed, sources, &gate, log);
     let reloads = reloader.reloads();
 
@@ -71,7 +75,7 @@ async fn serve(
         stopping: stopping.clone(),
     };
     let (grpc, health) = grpc::router(gate.clone()).await?;
-    let max_connections = descriptors::max_connections(listen.max_connections)?;
+    let max_connections = descriptors::max_connections(listen.max_connections, to_redis)?;
     // Half of them, so that no address keeps all others out.
     let max_per_address = match listen.max_connections_per_address {
         Some(max) => max as usize,

@@ -5,10 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures_util::future::{join_all, select_all};
 use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body, Frame};
 use hyper::client::conn::http2::SendRequest;
+use hyper::header::{HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -207,38 +209,77 @@ async fn one_address_cannot_take_all_connections() {
     drop(both);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connection_holds_less_than_a_mebibyte() {
+/// Asserts that the server holds less than 1 MiB for each connection on which a client sends as many
+/// of these requests as it may, and that some of them are refused.
+async fn assert_little_is_held<B>(path: &str, headers: &HeaderMap, body: impl Fn() -> B)
+where
+    B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
+{
     const CONNECTIONS: u64 = 16;
+    const STREAMS: u64 = 32;
     let server = Replica::start(&[]);
-    // The allocator's own memory, which grows with the first connections.
+    // The allocator keeps the memory of these, so it is no part of the growth.
     for _ in 0..2 {
         let mut sender = connect(server.grpc()).await;
-        let calls = (0..64).map(|_| sender.send_request(call(CHECK, Full::from(Bytes::new()))));
-        futures_util::future::join_all(calls).await;
+        let calls = (0..STREAMS).map(|_| sender.send_request(call("/", Full::from(Bytes::new()))));
+        join_all(calls).await;
     }
     let before = memory(&server);
-    let mut senders = Vec::new();
+    let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut sender = connect(server.grpc()).await;
-        let calls: Vec<_> = (0..64)
-            .map(|_| Box::pin(sender.send_request(call(CHECK, unfinished(60_000)))))
-            .collect();
-        senders.push((sender, calls));
+        let mut calls = Vec::new();
+        for _ in 0..STREAMS {
+            let mut request = call(path, body());
+            request.headers_mut().extend(headers.clone());
+            calls.push(Box::pin(sender.send_request(request)));
+        }
+        connections.push((sender, calls));
     }
     // Some are refused, once the others hold as much as one connection may.
-    for (_, calls) in &mut senders {
-        let answer = timeout(PATIENCE, futures_util::future::select_all(calls)).await;
+    for (_, calls) in &mut connections {
+        let answer = timeout(PATIENCE, select_all(calls)).await;
         let (answer, _, _) = answer.expect("in time");
         let status = answer.expect("an answer").headers()["grpc-status"].clone();
-        assert_eq!(status, "8", "RESOURCE_EXHAUSTED");
+        assert_eq!(status, "8", "RESOURCE_EXHAUSTED: {path}");
     }
     let held = memory(&server).saturating_sub(before);
     assert!(
         held < CONNECTIONS * 1_024,
-        "{CONNECTIONS} connections hold {held} KiB"
+        "{CONNECTIONS} connections hold {held} KiB: {path}"
     );
     assert_eq!(get(server.http(), "/health").await.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connection_holds_less_than_a_mebibyte() {
+    // Long messages.
+    assert_little_is_held(CHECK, &HeaderMap::new(), || unfinished(60_000)).await;
+    // Headers that are empty, which HPACK sends as a byte each.
+    let names = (b'a'..=b'z').flat_map(|one| (b'a'..=b'z').map(move |two| [one, two]));
+    let headers = names.take(430).map(|name| {
+        let name = HeaderName::from_bytes(&name).unwrap();
+        (name, HeaderValue::from_static(""))
+    });
+    let health = "/grpc.health.v1.Health/Check";
+    assert_little_is_held(health, &headers.collect(), || unfinished(100)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_of_tiny_chunks_are_refused() {
+    let server = Replica::start(&[]);
+    let mut stream = TcpStream::connect(server.http()).await.unwrap();
+    let head = b"POST /check HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
+                 transfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head).await.unwrap();
+    // The server may answer and close before it has read all.
+    let _ = stream.write_all(&b"1\r\n \r\n".repeat(60_000)).await;
+    let said = until_closed(stream).await;
+    let said = String::from_utf8_lossy(&said);
+    assert!(
+        said.is_empty() || said.starts_with("HTTP/1.1 400 "),
+        "{said}"
+    );
 }
 
 #[tokio::test]

@@ -15,6 +15,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::client::{get, json};
 use crate::support::protocol::tollgate::v1;
@@ -257,4 +259,16 @@ async fn accepted_connection_is_served_to_its_end() {
         assert!(answered > 0);
         assert!(server.end().success());
     }
+}
+
+#[tokio::test]
+async fn open_stream_does_not_delay_the_end() {
+    let mut server = Replica::start(&[("SHUTDOWN__DELAY", "0s"), ("SHUTDOWN__DEADLINE", "1h")]);
+    let channel = tonic::transport::Endpoint::from_shared(server.grpc_url()).unwrap();
+    let mut client = HealthClient::new(channel.connect().await.unwrap());
+    let watch = client.watch(HealthCheckRequest::default()).await.unwrap();
+    let mut statuses = watch.into_inner();
+    assert!(statuses.message().await.unwrap().is_some());
+    server.signal("TERM");
+    assert!(server.end().success());
 }
