@@ -27,8 +27,8 @@ const LARGEST_BODY: usize = 64 * 1024 * 1024;
 /// The server to send requests to, and the token of the caller.
 #[derive(Args)]
 pub(super) struct Server {
-    /// The server's HTTP address [default: the address in TOLLGATE__LISTEN__HTTP, with 0.0.0.0 and
-    /// [::] as the loopback address, or http://127.0.0.1:8080].
+    /// The server's HTTP address [default: the address in TOLLGATE__LISTEN__HTTP, with 0.0.0.0 or
+    /// :: as the loopback address, or http://127.0.0.1:8080].
     #[arg(long, env = "TOLLGATE_SERVER")]
     server: Option<String>,
     /// The token to send, if the server requires one.
@@ -40,7 +40,7 @@ pub(super) struct Server {
 #[derive(Args)]
 pub(super) struct AdminServer {
     /// The address of the server's admin API [default: the address in TOLLGATE__LISTEN__ADMIN, with
-    /// 0.0.0.0 and [::] as the loopback address, or http://127.0.0.1:8082].
+    /// 0.0.0.0 or :: as the loopback address, or http://127.0.0.1:8082].
     #[arg(long, env = "TOLLGATE_ADMIN")]
     admin: Option<String>,
     /// A token from the server's `[admin.tokens]`.

@@ -18,7 +18,7 @@ const DURATION: Duration = Duration::from_secs(10);
 #[derive(Args)]
 pub(super) struct Load {
     /// A server: http://host:port, or grpc://host:port for gRPC. Several, with commas or by repeating
-    /// the option, take turns [default: the address in TOLLGATE__LISTEN__HTTP, with 0.0.0.0 and [::] as
+    /// the option, take turns [default: the address in TOLLGATE__LISTEN__HTTP, with 0.0.0.0 or :: as
     /// the loopback address, or http://127.0.0.1:8080].
     #[arg(long = "server", env = "TOLLGATE_SERVER", value_delimiter = ',')]
     servers: Vec<Address>,
