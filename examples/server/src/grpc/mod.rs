@@ -1,6 +1,7 @@
 //! The gRPC services: the limiter, Envoy's, health and reflection.
 
 mod caller;
+mod collected;
 mod draft_headers;
 mod envoy;
 mod limiter;

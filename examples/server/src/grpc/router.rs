@@ -7,6 +7,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use super::collected::Collected;
 use super::{envoy, limiter};
 use crate::decide::Gate;
 use crate::protocol::DESCRIPTORS;
@@ -14,7 +15,7 @@ use crate::protocol::envoy::service::ratelimit::v3::rate_limit_service_server::R
 use crate::protocol::tollgate::v1::rate_limiter_server::RateLimiterServer;
 
 /// The longest message of a request, in bytes.
-const MAX_MESSAGE: usize = 64 * 1024;
+pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 
 /// The statuses that the health service reports.
 #[derive(Clone)]
@@ -63,9 +64,11 @@ pub(crate) async fn router(gate: Gate) -> anyhow::Result<(Router, Health)> {
         move |request| limiter::authenticate(&gate, request)
     };
     let before_envoy = move |request| envoy::authenticate(&gate, request);
-    let routes = Routes::new(InterceptedService::new(limiter, before_limiter))
-        .add_service(InterceptedService::new(envoy, before_envoy))
-        .add_service(health_service.max_decoding_message_size(MAX_MESSAGE))
+    let routes = Routes::new(InterceptedService::new(Collected(limiter), before_limiter))
+        .add_service(InterceptedService::new(Collected(envoy), before_envoy))
+        .add_service(Collected(
+            health_service.max_decoding_message_size(MAX_MESSAGE),
+        ))
         .add_service(
             reflection()
                 .build_v1()?

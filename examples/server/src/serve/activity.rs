@@ -8,7 +8,7 @@ use tokio::time::Instant;
 /// Bytes of requests and responses that one connection may make the server hold. With the buffers of
 /// HTTP/2 and the tasks of its streams, a connection stays below 1 MiB
 /// (test: `resources::connection_holds_less_than_a_mebibyte`).
-const MAX_HELD: usize = 256 * 1024;
+const MAX_HELD: usize = 192 * 1024;
 
 /// The requests of one connection, as its task, its requests and the table of connections see them.
 #[derive(Debug)]

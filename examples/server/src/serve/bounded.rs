@@ -108,7 +108,13 @@ fn head_size(request: &Request<Incoming>) -> usize {
     let headers = request.headers().iter();
     let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + SLOT);
     let path = request.uri().path_and_query();
-    path.map_or(0, |path| path.as_str().len()) + headers.sum::<usize>()
+    let path = path.map_or("", |path| path.as_str());
+    // Streams of messages have buffers from their beginning.
+    let stream = match path.starts_with("/grpc.reflection.") {
+        true => 16 * 1024,
+        false => 0,
+    };
+    path.len() + stream + headers.sum::<usize>()
 }
 
 /// The memory of a part of a body beside its bytes.

@@ -32,12 +32,14 @@ const GRACE: Duration = Duration::from_secs(30);
 /// has connected, so its request is likely to be on its way.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
-/// Requests that one HTTP/2 connection may have in flight. Each of them costs 10 KiB before its message
-/// has arrived. Envoy opens further connections where one does not suffice, and others wait.
-const MAX_STREAMS: u32 = 32;
+/// Requests that one HTTP/2 connection may have in flight. Clients may begin as many before they know
+/// the server's limit (RFC 9113, section 6.5.2, recommends at least 100). Envoy opens further
+/// connections where one does not suffice, and others wait.
+const MAX_STREAMS: u32 = 100;
 
-/// The longest head of a request, in bytes. A JSON web token can take a good part of it.
-const MAX_HEAD: usize = 16 * 1024;
+/// The longest head of a request, in bytes. A JSON web token can take a good part of it. HTTP/2 counts
+/// 32 bytes more for each header (RFC 9113, section 6.5.2).
+const MAX_HEAD: usize = 8 * 1024;
 
 /// Bytes that an HTTP/2 client may send on a stream, and half of those on a connection, before the
 /// server has read them.

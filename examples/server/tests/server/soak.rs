@@ -51,7 +51,8 @@ async fn by_http(address: SocketAddr, load: Arc<Load>) {
             .header("content-type", "application/json")
             .body(Full::from(body))
             .unwrap();
-        let response = client.request(request).await.expect("an answer");
+        let response = timeout(PATIENCE, client.request(request)).await;
+        let response = response.expect("in time, by HTTP").expect("an answer");
         assert_eq!(response.status(), StatusCode::OK);
         response
             .into_body()
@@ -72,7 +73,8 @@ async fn by_grpc(url: String, load: Arc<Load>) {
             key: format!("k{}", number % 1_000),
             ..Default::default()
         };
-        match client.check_limit(request).await {
+        let response = timeout(PATIENCE, client.check_limit(request)).await;
+        match response.expect("in time, by gRPC") {
             Ok(_) => load.answered.fetch_add(1, Ordering::Relaxed),
             Err(status) if is_unsent(&status) => continue,
             Err(status) => panic!("{status:?}"),
