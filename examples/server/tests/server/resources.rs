@@ -21,7 +21,7 @@ use crate::support::client::{check, get, try_get};
 use crate::support::{PATIENCE, Replica, Server, Wait, file};
 
 /// The preface of HTTP/2 and an empty SETTINGS frame (RFC 9113, section 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 const UNFINISHED: &[u8] = b"POST /check HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
                             content-length: 100\r\n\r\n{";
@@ -93,14 +93,6 @@ where
     let status = head.headers.get("grpc-status").cloned();
     let status = status.or_else(|| trailers?.get("grpc-status").cloned());
     status.expect("a status").to_str().unwrap().to_owned()
-}
-
-/// Resident memory of the server, in KiB.
-fn memory(server: &Replica) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.unwrap().trim().strip_suffix(" kB").unwrap();
-    number.parse().unwrap()
 }
 
 #[tokio::test]
@@ -224,7 +216,7 @@ where
         let calls = (0..STREAMS).map(|_| sender.send_request(call("/", Full::from(Bytes::new()))));
         join_all(calls).await;
     }
-    let before = memory(&server);
+    let before = server.memory();
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
         let mut sender = connect(server.grpc()).await;
@@ -243,7 +235,7 @@ where
         let status = answer.expect("an answer").headers()["grpc-status"].clone();
         assert_eq!(status, "8", "RESOURCE_EXHAUSTED: {path}");
     }
-    let held = memory(&server).saturating_sub(before);
+    let held = server.memory().saturating_sub(before);
     assert!(
         held < CONNECTIONS * 1_024,
         "{CONNECTIONS} connections hold {held} KiB: {path}"

@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
+use crate::resources::PREFACE;
 use crate::support::protocol::tollgate::v1;
 use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
 use crate::support::{PATIENCE, Replica, Server, Wait, file};
@@ -134,17 +135,6 @@ async fn by_outages(redis: Arc<Server>, period: Duration, load: Arc<Load>) {
     }
 }
 
-fn memory(server: &Replica) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", server.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.unwrap()
-        .trim()
-        .strip_suffix(" kB")
-        .unwrap()
-        .parse()
-        .unwrap()
-}
-
 fn descriptors(server: &Replica) -> usize {
     fs::read_dir(format!("/proc/{}/fd", server.id()))
         .unwrap()
@@ -174,7 +164,7 @@ async fn hostile_clients_harm_no_others() {
         clients.push(tokio::spawn(by_http(server.http(), Arc::clone(&load))));
         clients.push(tokio::spawn(by_grpc(server.grpc_url(), Arc::clone(&load))));
     }
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".to_vec();
+    let preface = PREFACE.to_vec();
     let half = b"POST /check HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
                  content-length: 60000\r\n\r\n"
         .to_vec();
@@ -207,10 +197,10 @@ async fn hostile_clients_harm_no_others() {
 
     // The tables and pools are filled by then.
     sleep(duration / 2).await;
-    let (half_time, began) = (memory(&server), Instant::now());
+    let (half_time, began) = (server.memory(), Instant::now());
     let mut most = 0;
     while began.elapsed() < duration / 2 {
-        most = most.max(memory(&server));
+        most = most.max(server.memory());
         sleep(Duration::from_millis(100)).await;
     }
     load.over.store(true, Ordering::Relaxed);
