@@ -1,7 +1,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![warn(clippy::unwrap_used)]
-//! Rate limiting as a tower middleware, for axum, hyper, tonic and any other HTTP service: exact,
-//! bounded in memory, and still answering when the store of its counts is not.
+//! Rate limiting as a tower middleware, for axum, hyper, tonic and any other HTTP service. It is exact,
+//! uses a fixed amount of memory, and keeps working while its store is unavailable.
 //!
 //! ```no_run
 //! use std::net::SocketAddr;
@@ -17,30 +17,30 @@
 //!         .layer(RateLimitLayer::new(Quota::per_second(5).burst(10), LocalStore::new()));
 //!
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
-//!     // The limit is by address, so the server must tell it:
+//!     // The limit is per client address, which the server must provide:
 //!     axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>()).await
 //! }
 //! ```
 //!
-//! Each response says what is left (`X-RateLimit-Limit`, `-Remaining`, `-Reset`), and the eleventh
-//! request at once gets a 429 with `Retry-After` and a problem+json body. Everything else is a
-//! method of [`RateLimitLayer`].
+//! Each response has the headers `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`. The
+//! eleventh request at once gets a 429 with `Retry-After` and a problem+json body. The methods of
+//! [`RateLimitLayer`] are the other options.
 //!
-//! # The parts
+//! # Concepts
 //!
-//! - What is allowed: a [`Quota`] (token bucket, sliding window, fixed window); several of them,
-//!   named, as [`Limits`]. Decided together: if one denies, none is charged.
-//! - Who is asking: an [`Identity`], told by an [`Identify`]. [`UserOrIp`] is the default;
-//!   [`ClientIp`] reads forwarding headers, of proxies you trust.
-//! - Where counts live: a [`Store`]. [`LocalStore`] counts in the process.
+//! - A [`Quota`] is a rate: a token bucket, a sliding window or a fixed window. [`Limits`] are several named
+//!   quotas, which are charged together: if one denies a request, none is charged.
+//! - An [`Identity`] is the client, or another subject that is counted. An [`Identify`] extracts it from a
+//!   request. [`UserOrIp`] is the default; [`ClientIp`] reads the forwarding headers of trusted proxies.
+//! - A [`Store`] keeps the counts. [`LocalStore`] keeps them in the process.
 #![cfg_attr(
     feature = "redis",
-    doc = "  [`RedisStore`] counts in Redis or Valkey, for every process that asks the same server."
+    doc = "  [`RedisStore`] keeps them in Redis or Valkey, shared by all processes."
 )]
-//! - What happens when the store fails: the [`Limiter`] answers, as [`FailureStrategy`] says.
-//! - What was decided: a [`Decision`].
+//! - A [`Limiter`] adds a deadline, a circuit breaker and a [`FailureStrategy`] to a store.
+//! - A [`Decision`] is the result.
 //!
-//! Nothing in a [`Limiter`] knows of HTTP, so it can be asked anywhere:
+//! A [`Limiter`] is independent of HTTP, so it can be used anywhere:
 //!
 //! ```
 //! use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota};
@@ -54,48 +54,45 @@
 //! # }
 //! ```
 //!
-//! # Many machines
+//! # Several replicas
 //!
-//! With the counts in Redis, every replica of an application shares them. Only the store changes:
+//! With the counts in Redis, all replicas of an application share them. Only the store changes:
 //!
 //! ```
 //! # #[cfg(feature = "redis")] {
 //! use tollgate::{Quota, RateLimitLayer, RedisStore};
 //!
-//! // Connects when it is first used. While Redis is away, each process counts by itself.
+//! // Connects when it is first used. While Redis is unavailable, each process counts alone.
 //! let store = RedisStore::new("redis://127.0.0.1:6379")?;
 //! let layer = RateLimitLayer::new(Quota::per_minute(100), store);
 //! # }
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The [guide] has the rest.
+//! The [guide] explains identities, algorithms, stores, failures and operation.
 //!
 //! # Features
 //!
 //! | feature | default | |
 //! |---|---|---|
-//! | `axum` | yes | read the peer's address from axum's `ConnectInfo` |
-//! | `metrics` | yes | count decisions through the `metrics` facade |
-//! | `redis` | yes | share counts in Redis or Valkey |
-//! | `tracing` | yes | log changes of state |
-//! | `redis-cluster` | no | share counts in a Redis Cluster |
-//! | `redis-sentinel` | no | find the server by asking Redis Sentinel |
-//! | `redis-tls` | no | connect to Redis with TLS (rustls) |
-//! | `serde` | no | [`Quota`] and [`Limits`] in configurations |
-//! | `test-util` | no | a manual clock, a programmable store, a conformance suite |
+//! | `axum` | yes | reads the peer's address from axum's `ConnectInfo` |
+//! | `metrics` | yes | counts decisions through the `metrics` facade |
+//! | `redis` | yes | keeps counts in Redis or Valkey |
+//! | `tracing` | yes | logs changes of state |
+//! | `redis-cluster` | no | keeps counts in a Redis Cluster |
+//! | `redis-sentinel` | no | finds the Redis server through Redis Sentinel |
+//! | `redis-tls` | no | connects to Redis with TLS (rustls) |
+//! | `serde` | no | reads [`Quota`], [`Limits`] and [`FailureStrategy`] from configurations |
+//! | `test-util` | no | a manual clock, a programmable store, a conformance suite for stores |
 //!
-//! A feature adds; none changes what the others do.
+//! Features are additive.
 
-// The tests of a module can use what is meant for those in `tests/`.
+// Unit tests use the support code of `tests/`, which names the crate.
 #[cfg(test)]
 extern crate self as tollgate;
 
 mod clock;
-mod deadlines;
-mod decision;
 mod error;
-mod events;
 pub mod guide;
 mod http;
 mod identity;
@@ -103,12 +100,11 @@ mod limiter;
 mod metrics;
 mod quota;
 mod random;
-mod store;
+pub mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 
 pub use clock::{Clock, SystemClock};
-pub use decision::Decision;
 #[cfg(feature = "redis")]
 pub use error::RedisConfigError;
 pub use error::{ClientIpError, LimitsError, NameError, QuotaError};
@@ -117,18 +113,16 @@ pub use identity::{
 };
 pub use ipnet::IpNet;
 pub use limiter::{
-    Checked, CheckedFuture, FailureStrategy, Limiter, LimiterBuilder, PendingDecision,
+    Checked, CheckedFuture, Decision, FailureStrategy, FailureStrategyError, Limiter,
+    LimiterBuilder, PendingDecision,
 };
 #[cfg(feature = "metrics")]
 pub use metrics::describe_metrics;
-pub use quota::{Algorithm, Limits, MAX_POLICIES, Policy, Quota, Scope, State, Status};
+pub use quota::{Algorithm, Limits, MAX_POLICIES, Policy, Quota, Scope, Status};
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub use store::bench;
-pub use store::{
-    BoxFuture, Check, LocalStore, Outcome, OwnedCheck, Step, Store, StoreError, StoreErrorKind,
-    Verdict,
-};
+pub use store::{Check, LocalStore, Store, StoreError, StoreErrorKind};
 #[cfg(feature = "redis")]
 pub use store::{RedisCredentials, RedisStore, RedisStoreBuilder};
 

@@ -1,12 +1,14 @@
-//! The time for a store in the process.
-//!
-//! - `recent`: the monotonic clock, and readings of it that a thread's processor counter extends;
-//! - `wall`: the wall clock in monotonic steps;
-//! - `system`: the two as a [`Clock`].
+//! The time of a store in the process.
 
-mod recent;
+// system:    the clock of applications, and the trait for other clocks
+// cached:    cached readings, for decisions that tolerate a lag of microseconds
+// wall:      time since the Unix epoch without steps
+// monotonic: the operating system's monotonic clock
+
+mod cached;
+mod monotonic;
 mod system;
 mod wall;
 
-pub(crate) use recent::LATE;
+pub(crate) use cached::MAX_LAG;
 pub use system::{Clock, SystemClock};

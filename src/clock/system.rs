@@ -1,17 +1,16 @@
 use std::sync::Arc;
 
-use super::recent::{prepare, recent};
-use super::wall;
+use super::{cached, wall};
 
-/// Tells a store in the process what time it is.
+/// The clock of a store in the process.
 ///
-/// [`LocalStore`](crate::LocalStore) has [`SystemClock`] unless told otherwise;
-/// `test_util::ManualClock` stands still until it is moved.
+/// [`LocalStore`](crate::LocalStore) uses [`SystemClock`] unless set; `test_util::ManualClock` advances
+/// only when a test moves it.
 pub trait Clock: Send + Sync + 'static {
-    /// Microseconds since the Unix epoch.
+    /// Returns microseconds since the Unix epoch.
     ///
-    /// Should never step back. If it does, nothing is minted: a bucket or window waits until the
-    /// clock is where it was, or, after a long step, starts over from full debt.
+    /// The clock should never step back. If it does, no tokens are created: a bucket or window waits
+    /// until the clock reaches its earlier time again or, after a long step, restarts without tokens.
     fn now(&self) -> u64;
 }
 
@@ -24,28 +23,29 @@ impl<C: Clock + ?Sized> Clock for Arc<C> {
 /// The wall clock without its steps: the time never steps back, and no correction of the wall clock
 /// creates tokens.
 ///
-/// The time runs with the machine's monotonic clock. While the two differ, it runs faster or slower
-/// by one part in 4,096 until it agrees with the wall clock again, so that windows stay aligned to
-/// UTC. On Linux the time in which the machine was suspended is added at once, since that has really
-/// passed; elsewhere, and where a virtual machine was paused without its kernel's knowledge, it is
-/// made up for at the same slow rate, which is 21 seconds a day.
+/// The time advances with the machine's monotonic clock. While it differs from the wall clock, it runs
+/// faster or slower by one part in 4,096 (21 seconds a day) until the two agree, so that windows stay
+/// aligned to UTC. On Linux the duration of a suspension is added at once, since that time has really
+/// passed. On other systems, and after a virtual machine was paused without its kernel's knowledge, the
+/// difference is corrected at the slow rate.
 ///
 /// All clocks of a process show the same time. In tests they follow `tokio::time::pause`.
 #[derive(Clone, Copy, Debug)]
 pub struct SystemClock(());
 
 impl SystemClock {
-    /// The clock of this process.
+    /// Returns the clock of this process. The first call calibrates the processor's time stamp counter,
+    /// which takes up to 200 ms.
     pub fn new() -> Self {
-        prepare();
+        cached::calibrate();
         Self(())
     }
 
-    /// The time of a cached reading: never later than what [`now`](Clock::now) returns afterwards,
-    /// and at most [`LATE`](super::LATE) microseconds earlier.
+    /// Returns the time of the cached clock: not later than the next result of [`now`](Clock::now), and at
+    /// most [`MAX_LAG`](super::MAX_LAG) microseconds earlier.
     #[inline]
-    pub(crate) fn recently(&self) -> u64 {
-        recent() / 1_000
+    pub(crate) fn cached_now(&self) -> u64 {
+        cached::now() / 1_000
     }
 }
 

@@ -1,13 +1,13 @@
-//! The wall clock in steps of the monotonic clock, which never steps back.
+//! The time since the Unix epoch, without the steps of the wall clock.
 //!
-//! Windows are aligned to the Unix epoch, so a day of UTC must not drift away from the wall clock. But
-//! the wall clock may step, and a step forward would fill every bucket. So the time runs with the
-//! monotonic clock, and a difference from the wall clock is made up for slowly: the time runs faster or
-//! slower by one part in [`SLEW`] until the two agree. That is less than the kernel itself may slew the
-//! monotonic clock (500 parts per million, adjtimex(2)).
+//! Windows are aligned to the Unix epoch, so they must follow the wall clock. But the wall clock may
+//! step, and a step forward would fill every bucket. So the time advances with the monotonic clock. A
+//! difference from the wall clock is slewed: the time runs faster or slower by one part in [`MAX_SLEW`]
+//! until the two agree. That is less than the kernel itself may slew the monotonic clock (500 parts per
+//! million, adjtimex(2)).
 //!
-//! The monotonic clock of Linux stands still while the machine is suspended. The kernel tells for how
-//! long, and that time has really passed, so it is added at once.
+//! The monotonic clock of Linux stops while the machine is suspended. The kernel counts the duration of
+//! suspensions, and this module adds it at once, since that time has really passed.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
@@ -16,21 +16,21 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
-use super::recent::{is_virtual, monotonic};
+use super::monotonic::{self, may_be_paused};
 
-/// The part of the time that passes by which a difference shrinks: 244 parts per million, 21 seconds
-/// a day.
-pub(super) const SLEW: u64 = 4_096;
+/// The inverse of the slew rate: 1/4096 is 244 parts per million, or 21 seconds a day.
+pub(super) const MAX_SLEW: u64 = 4_096;
 
-/// A difference from the wall clock that is left alone, in nanoseconds: readings of the two are
-/// apart by less.
-const TOLERATED: u64 = 1_000_000;
+/// The largest difference from the wall clock that is ignored, in nanoseconds. The two clocks are not
+/// read at the same instant.
+const TOLERANCE: u64 = 1_000_000;
 
-/// The monotonic time between two comparisons with the wall clock, in nanoseconds.
-const COMPARED_EVERY: u64 = 1_000_000_000;
+/// The time between two comparisons with the wall clock, in nanoseconds.
+const COMPARISON_INTERVAL: u64 = 1_000_000_000;
 
-/// A suspension that is shorter is not told from the time between two readings, in nanoseconds.
-const SHORTEST_SUSPENSION: u64 = 1_000_000_000;
+/// The shortest suspension that is recognized, in nanoseconds. The two clocks that measure it are not
+/// read at the same instant.
+const MIN_SUSPENSION: u64 = 1_000_000_000;
 
 static WALL: LazyLock<Wall> = LazyLock::new(Wall::new);
 
@@ -39,47 +39,47 @@ pub(super) fn now() -> u64 {
     let wall = &*WALL;
     let (monotonic, now) = wall.read();
     let compared_at = wall.compared_at.load(Ordering::Relaxed);
-    if monotonic.saturating_sub(compared_at) >= COMPARED_EVERY && !is_virtual() {
+    if monotonic.saturating_sub(compared_at) >= COMPARISON_INTERVAL && !may_be_paused() {
         wall.compare(compared_at, monotonic);
     }
     now
 }
 
-/// How the monotonic clock becomes the time: all in nanoseconds.
+/// Maps the monotonic clock to the time. All fields are in nanoseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Anchor {
-    /// By the monotonic clock.
+    /// A reading of the monotonic clock.
     at: u64,
     /// The time at that instant.
     time: u64,
-    /// The lead of the wall clock over that time, which is made up for slowly.
+    /// The lead of the wall clock over the time, which is being slewed.
     error: i64,
 }
 
 impl Anchor {
-    /// The time when the monotonic clock shows `monotonic`.
+    /// Returns the time when the monotonic clock shows `monotonic`.
     fn time_at(&self, monotonic: u64) -> u64 {
         let Some(passed) = monotonic.checked_sub(self.at) else {
             // A paused clock may show an earlier instant.
             return self.time.saturating_sub(self.at - monotonic);
         };
-        let most = (passed / SLEW) as i64;
-        let slewed = self.error.clamp(-most, most);
+        let max = (passed / MAX_SLEW) as i64;
+        let slewed = self.error.clamp(-max, max);
         (self.time + passed).saturating_add_signed(slewed)
     }
 
-    /// Returns the lead of the wall clock over the time, after a suspension is counted in.
+    /// Returns the lead of the wall clock over the time, after a suspension was added.
     fn error(&self, monotonic: u64, wall: u64, suspended: u64) -> i64 {
         let time = self.time_at(monotonic).saturating_add(suspended);
         let error = wall.wrapping_sub(time) as i64;
-        if error.unsigned_abs() <= TOLERATED {
+        if error.unsigned_abs() <= TOLERANCE {
             0
         } else {
             error
         }
     }
 
-    /// The anchor from `monotonic` on.
+    /// Returns the anchor to use from `monotonic` on.
     fn moved(&self, monotonic: u64, suspended: u64, error: i64) -> Self {
         Self {
             at: monotonic,
@@ -89,21 +89,21 @@ impl Anchor {
     }
 }
 
-/// The process's anchor. A sequence number that is odd while the anchor is written lets readers find
-/// out that they must read again (a sequence lock), so that reading takes no lock.
+/// The anchor of the process, guarded by a sequence lock: the sequence number is odd while the anchor is
+/// written, and a reader that sees it change reads again.
 struct Wall {
     sequence: AtomicU64,
     at: AtomicU64,
     time: AtomicU64,
     error: AtomicI64,
     compared_at: AtomicU64,
-    /// For how long the machine had been suspended at the last comparison, in nanoseconds.
+    /// The duration of all suspensions until the last comparison, in nanoseconds.
     suspended: Mutex<u64>,
 }
 
 impl Wall {
     fn new() -> Self {
-        let at = monotonic();
+        let at = monotonic::now();
         Self {
             sequence: AtomicU64::new(0),
             at: AtomicU64::new(at),
@@ -122,15 +122,16 @@ impl Wall {
         }
     }
 
-    /// Reads the monotonic clock and the time. The clock is read within the section that the sequence
-    /// number guards: so no thread reads an instant by an old anchor that is later than the instant at
-    /// which the new one begins, and the time never steps back from one thread to another.
+    /// Returns the monotonic clock and the time.
+    ///
+    /// The clock is read while the sequence number guards the anchor. So no thread applies an old anchor
+    /// to an instant after the start of a new one, and the time never steps back between threads.
     fn read(&self) -> (u64, u64) {
         loop {
             let sequence = self.sequence.load(Ordering::Acquire);
             if sequence.is_multiple_of(2) {
                 let anchor = self.anchor();
-                let monotonic = monotonic();
+                let monotonic = monotonic::now();
                 fence(Ordering::Acquire);
                 if self.sequence.load(Ordering::Relaxed) == sequence {
                     return (monotonic, anchor.time_at(monotonic));
@@ -140,8 +141,8 @@ impl Wall {
         }
     }
 
-    /// Compares the time with the wall clock, unless another thread does, and moves the anchor where
-    /// they differ.
+    /// Compares the time with the wall clock, and moves the anchor if they differ. Does nothing if another
+    /// thread compares them.
     #[cold]
     fn compare(&self, compared_at: u64, monotonic: u64) {
         let order = Ordering::Relaxed;
@@ -153,7 +154,7 @@ impl Wall {
         }
         let mut known = self.suspended.lock();
         let suspended = match suspended().saturating_sub(*known) {
-            passed @ SHORTEST_SUSPENSION.. => passed,
+            passed @ MIN_SUSPENSION.. => passed,
             _ => 0,
         };
         let (monotonic, _) = self.read();
@@ -164,13 +165,13 @@ impl Wall {
         }
     }
 
-    /// The caller holds the lock, so that no other thread writes.
+    /// Writes a new anchor. The caller holds the mutex, so that no other thread writes.
     fn move_anchor(&self, suspended: u64, error: i64) {
         let sequence = self.sequence.load(Ordering::Relaxed);
         self.sequence.store(sequence + 1, Ordering::Relaxed);
-        // The odd number is seen by all before the clock is read.
+        // Every thread sees the odd number before the clock is read.
         fence(Ordering::SeqCst);
-        let anchor = self.anchor().moved(monotonic(), suspended, error);
+        let anchor = self.anchor().moved(monotonic::now(), suspended, error);
         self.at.store(anchor.at, Ordering::Relaxed);
         self.time.store(anchor.time, Ordering::Relaxed);
         self.error.store(anchor.error, Ordering::Relaxed);
@@ -183,7 +184,7 @@ fn wall_clock() -> u64 {
     wall.unwrap_or_default().as_nanos() as u64
 }
 
-/// For how long the machine has been suspended since it started, in nanoseconds.
+/// Returns how long the machine has been suspended since it was started, in nanoseconds.
 #[cfg(target_os = "linux")]
 fn suspended() -> u64 {
     use rustix::time::{ClockId, clock_gettime};
@@ -192,12 +193,12 @@ fn suspended() -> u64 {
         let time = clock_gettime(clock);
         time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
     };
-    // In this order, the time between the two readings makes a suspension shorter and never longer.
+    // In this order, the time between the two readings can only make the suspension shorter.
     let boot = nanos(ClockId::Boottime);
     boot.saturating_sub(nanos(ClockId::Monotonic))
 }
 
-/// The monotonic clocks of other systems are not compared.
+/// On other systems no suspension is recognized.
 #[cfg(not(target_os = "linux"))]
 fn suspended() -> u64 {
     0
@@ -218,10 +219,10 @@ mod tests {
         error: 0,
     };
 
-    /// Events between two comparisons: for how long the machine runs, for how long it is
-    /// suspended, and by how much the wall clock is stepped.
+    /// The events between two comparisons: how long the machine runs, how long it is suspended, and by how
+    /// much the wall clock is stepped.
     fn events() -> impl Strategy<Value = Vec<(u64, u64, i64)>> {
-        let suspended = prop_oneof![9 => Just(0), 1 => SHORTEST_SUSPENSION..100_000 * SECOND];
+        let suspended = prop_oneof![9 => Just(0), 1 => MIN_SUSPENSION..100_000 * SECOND];
         let step = prop_oneof![
             5 => Just(0_i64),
             2 => -(SECOND as i64)..SECOND as i64,
@@ -242,9 +243,9 @@ mod tests {
                 let error = anchor.error(monotonic, wall as u64, suspended);
                 anchor = anchor.moved(monotonic, suspended, error);
                 let passed = anchor.time_at(monotonic) - before;
-                // No more tokens than the time that has really passed is worth, but for the slew.
-                prop_assert!(passed <= ran + suspended + ran / SLEW);
-                prop_assert!(passed >= ran + suspended - ran / SLEW);
+                // The time advances by the time that has really passed, within the slew.
+                prop_assert!(passed <= ran + suspended + ran / MAX_SLEW);
+                prop_assert!(passed >= ran + suspended - ran / MAX_SLEW);
             }
         }
 
@@ -252,13 +253,13 @@ mod tests {
         fn time_converges_to_the_wall_clock(step in -100 * SECOND as i64..100 * SECOND as i64) {
             let wall_at = |monotonic: u64| (START.time + (monotonic - START.at)).wrapping_add_signed(step);
             let (mut anchor, mut monotonic) = (START, START.at);
-            for _ in 0..100 * SLEW {
+            for _ in 0..100 * MAX_SLEW {
                 monotonic += SECOND;
                 let error = anchor.error(monotonic, wall_at(monotonic), 0);
                 anchor = anchor.moved(monotonic, 0, error);
             }
             let error = anchor.time_at(monotonic).abs_diff(wall_at(monotonic));
-            prop_assert!(error <= TOLERATED, "{error} ns");
+            prop_assert!(error <= TOLERANCE, "{error} ns");
         }
     }
 
@@ -270,20 +271,27 @@ mod tests {
     #[test]
     fn comparison_finds_the_lead_of_the_wall_clock() {
         let wall = Wall::new();
-        // As if the wall clock had been set forward by ten seconds.
+        // The wall clock then leads by ten seconds.
         wall.time.fetch_sub(10 * SECOND, Ordering::Relaxed);
         let compared_at = wall.compared_at.load(Ordering::Relaxed);
         let (_, before) = wall.read();
-        wall.compare(compared_at, compared_at + COMPARED_EVERY);
+        wall.compare(compared_at, compared_at + COMPARISON_INTERVAL);
         let error = wall.error.load(Ordering::Relaxed);
         assert!(
             error.unsigned_abs().abs_diff(10 * SECOND) < SECOND,
             "{error}"
         );
         let (_, after) = wall.read();
-        assert!(before <= after && after < before + 5 * SECOND, "no jump");
-        wall.compare(compared_at, compared_at + COMPARED_EVERY);
-        assert_eq!(wall.error.load(Ordering::Relaxed), error, "compared once");
+        assert!(
+            before <= after && after < before + 5 * SECOND,
+            "the time must not jump"
+        );
+        wall.compare(compared_at, compared_at + COMPARISON_INTERVAL);
+        assert_eq!(
+            wall.error.load(Ordering::Relaxed),
+            error,
+            "only one thread compares"
+        );
     }
 
     #[test]

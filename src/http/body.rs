@@ -7,8 +7,8 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The body of a response: the inner service's, streamed through as it comes, or a
-    /// rejection's.
+    /// The body of a response: the inner service's body, which is streamed through, or the body of a
+    /// rejection.
     #[derive(Debug)]
     pub struct ResponseBody<B> {
         #[pin]
@@ -25,8 +25,8 @@ pin_project! {
     }
 }
 
-/// A rejection's bytes, if it has any, behind one pointer: so no response is larger for them, and
-/// each is moved sooner.
+/// The bytes of a rejection, if it has any. They are behind one pointer, so that responses, which are moved
+/// often, stay small.
 #[derive(Clone, Debug, Default)]
 pub(super) struct RejectionBody(Option<Arc<Bytes>>);
 

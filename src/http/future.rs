@@ -11,16 +11,16 @@ use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::{RejectionBody, ResponseBody};
-use super::config::Config;
-use super::header::Announcement;
+use super::handler::Handler;
+use super::rate_limit_headers::RateLimitHeaders;
 use crate::limiter::PendingDecision;
 
 pin_project! {
-    /// The response of a [`RateLimit`](crate::RateLimit), to come.
+    /// The response future of [`RateLimit`](crate::RateLimit).
     ///
     /// # Panics
     ///
-    /// When polled after it is done.
+    /// If it is polled again after it returned the response.
     #[must_use = "futures do nothing unless awaited"]
     pub struct ResponseFuture<S, ReqBody>
     where
@@ -34,25 +34,25 @@ pin_project! {
 pin_project! {
     #[project = StateProjection]
     enum State<S, ReqBody, F> {
-        // Boxed, so that the future of a request that is decided on the spot is small.
+        // Boxed, so that the future is small if the limiter decides at once.
         Deciding {
             deciding: Box<Deciding<S, ReqBody>>,
         },
         Calling {
             #[pin]
-            called: F,
-            announcement: Option<Announcement>,
+            response: F,
+            headers: Option<RateLimitHeaders>,
         },
-        Answered {
+        Rejected {
             response: Option<Response<RejectionBody>>,
         },
     }
 }
 
-/// A request that waits for its decision, and the service that is ready for it.
+/// A request that waits for its decision, and the ready service to call.
 struct Deciding<S, ReqBody> {
     decision: PendingDecision,
-    config: Arc<Config>,
+    handler: Arc<Handler>,
     inner: S,
     request: Option<Request<ReqBody>>,
 }
@@ -63,7 +63,7 @@ where
 {
     pub(super) fn deciding(
         decision: PendingDecision,
-        config: Arc<Config>,
+        handler: Arc<Handler>,
         inner: S,
         request: Request<ReqBody>,
     ) -> Self {
@@ -71,7 +71,7 @@ where
             state: State::Deciding {
                 deciding: Box::new(Deciding {
                     decision,
-                    config,
+                    handler,
                     inner,
                     request: Some(request),
                 }),
@@ -79,18 +79,15 @@ where
         }
     }
 
-    pub(super) fn calling(called: S::Future, announcement: Option<Announcement>) -> Self {
+    pub(super) fn calling(response: S::Future, headers: Option<RateLimitHeaders>) -> Self {
         Self {
-            state: State::Calling {
-                called,
-                announcement,
-            },
+            state: State::Calling { response, headers },
         }
     }
 
-    pub(super) fn answered(response: Response<RejectionBody>) -> Self {
+    pub(super) fn rejected(response: Response<RejectionBody>) -> Self {
         Self {
-            state: State::Answered {
+            state: State::Rejected {
                 response: Some(response),
             },
         }
@@ -111,33 +108,30 @@ where
                 StateProjection::Deciding { deciding } => {
                     let decision = ready!(Pin::new(&mut deciding.decision).poll(cx));
                     let request = deciding.request.take();
-                    let mut request = request.expect("a request is decided once");
-                    let config = &deciding.config;
-                    let next = if config.lets_pass(&decision) {
-                        let announcement = config.announce(&decision, request.extensions_mut());
+                    let mut request = request.expect("a request is taken once");
+                    let handler = &deciding.handler;
+                    let next = if handler.admits(&decision) {
+                        let headers = handler.admit(&decision, request.extensions_mut());
                         State::Calling {
-                            called: deciding.inner.call(request),
-                            announcement: Some(announcement),
+                            response: deciding.inner.call(request),
+                            headers: Some(headers),
                         }
                     } else {
-                        State::Answered {
-                            response: Some(config.reject(&decision, request)),
+                        State::Rejected {
+                            response: Some(handler.reject(&decision, request)),
                         }
                     };
                     state.set(next);
                 }
-                StateProjection::Calling {
-                    called,
-                    announcement,
-                } => {
-                    let mut response = ready!(called.poll(cx))?;
-                    if let Some(announcement) = announcement {
-                        announcement.add_to(&mut response);
+                StateProjection::Calling { response, headers } => {
+                    let mut response = ready!(response.poll(cx))?;
+                    if let Some(headers) = headers.take() {
+                        headers.add_to(&mut response);
                     }
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
-                StateProjection::Answered { response } => {
-                    let response = response.take().expect("polled after it was done");
+                StateProjection::Rejected { response } => {
+                    let response = response.take().expect("polled after completion");
                     return Poll::Ready(Ok(response.map(ResponseBody::rejection)));
                 }
             }
@@ -153,7 +147,7 @@ where
         let state = match &self.state {
             State::Deciding { .. } => "Deciding",
             State::Calling { .. } => "Calling",
-            State::Answered { .. } => "Answered",
+            State::Rejected { .. } => "Rejected",
         };
         f.debug_struct("ResponseFuture")
             .field("state", &state)

@@ -6,7 +6,7 @@ use http::request::Parts;
 use http::{Response, StatusCode};
 use tower_layer::Layer;
 
-use super::config::Config;
+use super::handler::Handler;
 use super::header::ResponseHeaders;
 use super::rejection::Rejection;
 use super::service::RateLimit;
@@ -14,7 +14,7 @@ use crate::identity::{Identifier, Identify, Identity};
 use crate::limiter::{FailureStrategy, Limiter};
 use crate::quota::{Limits, Scope};
 
-/// Rate-limits a service: one line for most applications.
+/// A layer that rate-limits a service.
 ///
 /// ```
 /// use std::net::SocketAddr;
@@ -25,52 +25,53 @@ use crate::quota::{Limits, Scope};
 ///     .route("/", get(|| async { "hello" }))
 ///     .layer(RateLimitLayer::new(Quota::per_second(5).burst(10), LocalStore::new()));
 ///
-/// // The limit is per client address, which the server must tell:
+/// // The limit is per client address, which the server must provide:
 /// let service = app.into_make_service_with_connect_info::<SocketAddr>();
 /// ```
 ///
-/// A layer decides who is asking by [`UserOrIp`](crate::UserOrIp), charges each request 1, and
-/// answers a denied one with 429, unless it is told otherwise by its methods. It is applied to a
-/// service by tower's or axum's `layer`; applied to several, they share its counts.
+/// Unless its methods change it, a layer identifies clients by [`UserOrIp`](crate::UserOrIp), charges each
+/// request a cost of 1, and rejects a denied request with the status 429. A layer is applied to a service
+/// with tower's or axum's `layer`. The services of one layer share its counts.
 ///
-/// Without a peer address every request is answered with a 500, which is the most common mistake:
-/// serve with `into_make_service_with_connect_info`, insert a [`PeerAddr`](crate::PeerAddr) with
-/// servers other than axum's, and in tests add axum's `MockConnectInfo(SocketAddr)` as the outermost
-/// layer. Debug builds say so in the response's body, the log says it once for each layer, and
+/// Without a peer address a layer rejects every request with the status 500. This is the most common
+/// mistake. Serve with `into_make_service_with_connect_info`; with servers other than axum's, insert a
+/// [`PeerAddr`](crate::PeerAddr); in tests add axum's `MockConnectInfo(SocketAddr)` as the outermost layer.
+/// Debug builds give the reason in the response's body, the log has it once for each layer, and
 /// `rate_limit_unidentified_total` counts such requests.
 ///
 /// # Shared counts
 ///
-/// Counts are told apart by scope, policy, quota and identity. Two layers on one store with the same
-/// of all of these share a count, even through two limiters. A warning says so, once. A layer that
-/// a request passes twice, for instance as a layer of the router and of a route, charges it twice;
-/// debug builds warn of that, once.
+/// Counts are separate for each scope, policy, quota and identity. Two layers on one store that agree in
+/// all of these share a count, even through two limiters. The log warns of that once. A layer that a
+/// request passes twice, for instance as a layer of the router and of a route, charges it twice; debug
+/// builds log a warning once.
 #[derive(Clone)]
 pub struct RateLimitLayer {
-    config: Arc<Config>,
+    handler: Arc<Handler>,
 }
 
 impl RateLimitLayer {
-    /// A layer that enforces `limits` (a [`Quota`](crate::Quota) or [`Limits`]) with counts in
-    /// `limiter` (a store or a [`Limiter`]).
+    /// Creates a layer that enforces `limits` (a [`Quota`](crate::Quota) or [`Limits`]) with `limiter` (a
+    /// store or a [`Limiter`]).
     pub fn new(limits: impl Into<Limits>, limiter: impl Into<Limiter>) -> Self {
         Self {
-            config: Arc::new(Config::new(limits.into(), limiter.into())),
+            handler: Arc::new(Handler::new(limits.into(), limiter.into())),
         }
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
-        change(Arc::make_mut(&mut self.config));
+    fn with(mut self, change: impl FnOnce(&mut Handler)) -> Self {
+        change(Arc::make_mut(&mut self.handler));
         self
     }
 
-    /// How to tell who is asking: [`UserOrIp`](crate::UserOrIp) unless set.
+    /// Sets how requests are identified: by [`UserOrIp`](crate::UserOrIp) unless set.
     #[must_use]
     pub fn identify_by(self, identify: impl Identify) -> Self {
-        self.with(|config| config.identifier = Identifier::new(identify))
+        self.with(|handler| handler.identifier = Identifier::new(identify))
     }
 
-    /// Limits for each request: by route, by the identity's plan. `None` stands for the layer's.
+    /// Sets limits for each request, for instance by its route or by the identity's plan. If the closure
+    /// returns `None`, the layer's limits apply.
     ///
     /// ```
     /// use http::request::Parts;
@@ -87,27 +88,29 @@ impl RateLimitLayer {
         self,
         limits_for: impl Fn(&Parts, &Identity) -> Option<Limits> + Send + Sync + 'static,
     ) -> Self {
-        self.with(|config| config.limits_for = Some(Arc::new(limits_for)))
+        self.with(|handler| handler.limits_for = Some(Arc::new(limits_for)))
     }
 
-    /// What a request costs: 1 unless set. A request of cost 0 is let through uncharged.
+    /// Sets the cost of each request: 1 unless set. A request of cost 0 is allowed without a charge.
     #[must_use]
     pub fn cost_for(self, cost_for: impl Fn(&Parts) -> u32 + Send + Sync + 'static) -> Self {
-        self.with(|config| config.cost_for = Some(Arc::new(cost_for)))
+        self.with(|handler| handler.cost_for = Some(Arc::new(cost_for)))
     }
 
-    /// Which requests are exempt: neither counted nor identified, their responses untouched.
+    /// Sets which requests are exempt. They are neither identified nor charged, and their responses get no
+    /// headers.
     #[must_use]
     pub fn skip(self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
-        self.with(|config| config.skip = Some(Arc::new(skip)))
+        self.with(|handler| handler.skip = Some(Arc::new(skip)))
     }
 
-    /// Whose counts these are: layers with different scopes never share. `default` unless set.
+    /// Sets the scope of the layer's counts: `default` unless set. Layers with different scopes never share
+    /// a count.
     ///
     /// # Panics
     ///
-    /// If the name is not one to 64 ASCII letters, digits, `.`, `_` and `-`. For a name from a
-    /// configuration, use [`Scope::new`] and [`in_scope`](RateLimitLayer::in_scope).
+    /// If the name is not 1 to 64 ASCII letters, digits, `.`, `_` and `-`. For a name from a configuration,
+    /// use [`Scope::new`] and [`in_scope`](RateLimitLayer::in_scope).
     #[must_use]
     pub fn scope(self, name: &str) -> Self {
         match Scope::new(name) {
@@ -116,27 +119,26 @@ impl RateLimitLayer {
         }
     }
 
-    /// Whose counts these are, by a scope made before.
+    /// Sets the scope of the layer's counts to an existing [`Scope`].
     #[must_use]
     pub fn in_scope(self, scope: Scope) -> Self {
-        self.with(|config| config.scope = scope)
+        self.with(|handler| handler.scope = scope)
     }
 
-    /// What to do when the store does not decide: the limiter's own strategy unless set.
+    /// Sets how requests are decided while the store cannot: by the limiter's strategy unless set.
     #[must_use]
     pub fn failure_strategy(self, strategy: FailureStrategy) -> Self {
-        self.with(|config| config.limiter = config.limiter.clone().failure_strategy(strategy))
+        self.with(|handler| handler.limiter = handler.limiter.clone().failure_strategy(strategy))
     }
 
-    /// Which headers to add to responses: [`ResponseHeaders::x_rate_limit`] unless set.
+    /// Sets the headers of responses: [`ResponseHeaders::x_rate_limit`] unless set.
     #[must_use]
     pub fn headers(self, headers: ResponseHeaders) -> Self {
-        self.with(|config| config.headers = headers)
+        self.with(|handler| handler.responses.headers = headers)
     }
 
-    /// Makes another response to denied requests. `Retry-After` and `Cache-Control` are added to
-    /// it unless it has them; the headers of [`headers`](RateLimitLayer::headers) are the layer's
-    /// in any case.
+    /// Sets the response to rejected requests. The layer adds `Retry-After` and `Cache-Control` unless the
+    /// response has them, and always writes the headers of [`headers`](RateLimitLayer::headers).
     ///
     /// ```
     /// use bytes::Bytes;
@@ -154,46 +156,47 @@ impl RateLimitLayer {
         self,
         on_reject: impl Fn(&Rejection<'_>) -> Response<Bytes> + Send + Sync + 'static,
     ) -> Self {
-        self.with(|config| config.on_reject = Some(Arc::new(on_reject)))
+        self.with(|handler| handler.on_reject = Some(Arc::new(on_reject)))
     }
 
-    /// The status of a response that [`FailureStrategy::Closed`] refuses: 429 unless set. Another
-    /// choice is 503.
+    /// Sets the status of responses to requests that [`FailureStrategy::Closed`] refuses: 429 unless set.
+    /// The usual alternative is 503.
     #[must_use]
     pub fn refused_status(self, status: StatusCode) -> Self {
-        self.with(|config| config.set_refused_status(status))
+        self.with(|handler| handler.responses.set_refused_status(status))
     }
 
-    /// The status of the response to a request without an identity: 500 unless set.
+    /// Sets the status of responses to requests without an identity: 500 unless set.
     #[must_use]
     pub fn unidentified_status(self, status: StatusCode) -> Self {
-        self.with(|config| config.unidentified_status = status)
+        self.with(|handler| handler.responses.unidentified_status = status)
     }
 
-    /// Whether gRPC calls are rejected as gRPC clients expect: true unless set.
+    /// Sets whether gRPC calls are rejected with a gRPC status: true unless set.
     ///
-    /// A POST of `application/grpc` over HTTP/2, or of gRPC-Web's content types, is then answered with
-    /// 200 and `grpc-status` instead of a 429 with a problem+json.
+    /// The response to a POST of `application/grpc` over HTTP/2, or of gRPC-Web's content types, then has
+    /// the status 200 and a `grpc-status`, instead of the status 429 and a problem+json body.
     #[must_use]
     pub fn grpc_responses(self, grpc_responses: bool) -> Self {
-        self.with(|config| config.grpc_responses = grpc_responses)
+        self.with(|handler| handler.responses.grpc_responses = grpc_responses)
     }
 
-    /// Decides, counts and reports, but never rejects: to try limits out.
+    /// Sets whether the layer only observes: in shadow mode it decides and counts, but never rejects. False
+    /// unless set.
     ///
-    /// A response that would have been a rejection has the header `X-RateLimit-Shadow: true`, and
-    /// `rate_limit_shadow_blocked_total` counts it. The other headers are there to see, unless
-    /// another layer, which does enforce its limits, has numbers to tell.
+    /// The response to a request that would have been rejected has the header `X-RateLimit-Shadow: true`,
+    /// and `rate_limit_shadow_blocked_total` counts it. The other headers are sent too, unless an enforcing
+    /// layer sends its own.
     #[must_use]
     pub fn shadow(self, shadow: bool) -> Self {
-        self.with(|config| config.limiter = config.limiter.clone().shadow(shadow))
+        self.with(|handler| handler.limiter = handler.limiter.clone().shadow(shadow))
     }
 
-    /// Puts the [`Decision<'static>`](crate::Decision) into the extensions of each request that
-    /// passes, for handlers to read.
+    /// Sets whether the [`Decision<'static>`](crate::Decision) is inserted into the extensions of each
+    /// allowed request, for handlers to read. False unless set.
     #[must_use]
     pub fn expose_decision(self, expose: bool) -> Self {
-        self.with(|config| config.expose_decision = expose)
+        self.with(|handler| handler.expose_decision = expose)
     }
 }
 
@@ -201,18 +204,18 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        self.config.claim_counts();
-        RateLimit::new(inner, self.config.clone())
+        self.handler.register();
+        RateLimit::new(inner, self.handler.clone())
     }
 }
 
 impl fmt::Debug for RateLimitLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer")
-            .field("limits", self.config.fixed.limits())
-            .field("scope", &self.config.scope.as_str())
-            .field("limiter", &self.config.limiter)
-            .field("headers", &self.config.headers)
+            .field("limits", self.handler.responses.templates.limits())
+            .field("scope", &self.handler.scope.as_str())
+            .field("limiter", &self.handler.limiter)
+            .field("headers", &self.handler.responses.headers)
             .finish_non_exhaustive()
     }
 }

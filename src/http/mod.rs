@@ -1,18 +1,32 @@
-//! All that knows of HTTP and tower: the layer, its service, headers and rejections.
-//!
-//! The service asks who, what and whether; everything it needs for that is in its layer's
-//! configuration. [`header`] names the headers that responses carry.
+//! The tower layer and its service.
+
+// layer:              the layer, with its options
+// service:            the service, which calls the handler
+// future:             the service's response future
+// handler:            decides a request by the layer's options
+// rejection:          the responses to denied requests
+// rate_limit_headers: the headers of a decision
+// settings:           the options for responses
+// templates:          the parts of responses that are built once for each layer
+// header_template:    a header map with three numbers to fill in
+// number:             numbers as header values
+// body:               the body of a response
+// header:             the names of the headers
+// events:             the log
 
 mod body;
-mod config;
-mod fixed;
+mod events;
 mod future;
+mod handler;
 pub mod header;
+mod header_template;
 mod layer;
 mod number;
-mod prepared;
+mod rate_limit_headers;
 mod rejection;
 mod service;
+mod settings;
+mod templates;
 
 pub use body::ResponseBody;
 pub use future::ResponseFuture;

@@ -6,25 +6,23 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use super::body::RejectionBody;
-use super::config::Config;
-use super::fixed::{Denial, NO_STORE, PROBLEM_JSON, header_value};
-use super::header::{
-    Announcement, GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS, ResponseHeaders, retry_after,
-    seconds,
-};
-use super::number::lasting;
-use crate::decision::Decision;
+use super::header::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS, ResponseHeaders};
+use super::number::number;
+use super::rate_limit_headers::{RateLimitHeaders, retry_after, seconds};
+use super::settings::ResponseSettings;
+use super::templates::{NO_STORE, PROBLEM_JSON, header_value};
 use crate::identity::Unidentified;
+use crate::limiter::Decision;
 
-/// The parts of a request's head from which a rejection follows.
+/// The parts of a request that select the format of a rejection.
 #[derive(Clone, Copy)]
-pub(super) struct Head<'a> {
-    method: &'a Method,
-    version: Version,
-    headers: &'a HeaderMap,
+pub(super) struct RequestHead<'a> {
+    pub(super) method: &'a Method,
+    pub(super) version: Version,
+    pub(super) headers: &'a HeaderMap,
 }
 
-impl<'a> Head<'a> {
+impl<'a> RequestHead<'a> {
     pub(super) fn of_request<B>(request: &'a Request<B>) -> Self {
         Self {
             method: request.method(),
@@ -33,11 +31,11 @@ impl<'a> Head<'a> {
         }
     }
 
-    pub(super) fn of_parts(method: &'a Method, version: Version, headers: &'a HeaderMap) -> Self {
+    pub(super) fn of_parts(parts: &'a Parts) -> Self {
         Self {
-            method,
-            version,
-            headers,
+            method: &parts.method,
+            version: parts.version,
+            headers: &parts.headers,
         }
     }
 }
@@ -47,10 +45,10 @@ const RESOURCE_EXHAUSTED: u8 = 8;
 const INTERNAL: u8 = 13;
 const UNAVAILABLE: u8 = 14;
 
-/// A request that is about to be turned away, for
+/// A request that is being rejected, for
 /// [`RateLimitLayer::on_reject`](crate::RateLimitLayer::on_reject).
 pub struct Rejection<'a> {
-    pub(super) config: &'a Config,
+    pub(super) settings: &'a ResponseSettings,
     pub(super) decision: &'a Decision<'a>,
     pub(super) parts: &'a Parts,
 }
@@ -66,98 +64,94 @@ impl fmt::Debug for Rejection<'_> {
 }
 
 impl<'a> Rejection<'a> {
-    /// Why: which policies denied, and how long to wait.
+    /// Returns the decision: the policies that denied the request, and how long to wait.
     ///
-    /// [`is_refused`](Decision::is_refused) tells that the store was away and no limit reached.
+    /// If [`is_refused`](Decision::is_refused) is true, no limit was reached, but the store is unavailable.
     pub fn decision(&self) -> &'a Decision<'a> {
         self.decision
     }
 
-    /// The head of the request.
+    /// Returns the head of the request.
     pub fn parts(&self) -> &'a Parts {
         self.parts
     }
 
-    /// The status of the response, but for a gRPC request's: 429, or what
-    /// [`refused_status`](crate::RateLimitLayer::refused_status) says.
+    /// Returns the status of the default response, unless the request is a gRPC call: 429, or for a refusal
+    /// the [`refused_status`](crate::RateLimitLayer::refused_status).
     pub fn status(&self) -> StatusCode {
-        self.config.status(self.decision)
+        self.settings.status(self.decision)
     }
 
-    /// The response that is sent unless there is another.
+    /// Returns the default response.
     ///
-    /// `application/problem+json` (RFC 9457) of the types that section 5 of
+    /// Its body is an `application/problem+json` (RFC 9457) of a type that section 5 of
     /// draft-ietf-httpapi-ratelimit-headers-11 defines: `quota-exceeded`, with the names of the
-    /// `violated-policies`, or `temporary-reduced-capacity` where the store was away. A gRPC call (see
-    /// [`grpc_responses`](crate::RateLimitLayer::grpc_responses)) gets the status
-    /// `RESOURCE_EXHAUSTED` instead, with the pushback of gRFC A6; or `UNAVAILABLE`, if refusals have
-    /// a status other than 429.
+    /// `violated-policies`, or `temporary-reduced-capacity` if the store is unavailable. A gRPC call (see
+    /// [`grpc_responses`](crate::RateLimitLayer::grpc_responses)) gets the status `RESOURCE_EXHAUSTED`
+    /// instead, with the pushback of gRFC A6; or `UNAVAILABLE`, if refusals have a status other than 429.
     ///
-    /// No header describes the length or the coding of the body, so another body may take its place.
+    /// No header describes the length or the encoding of the body, so the body may be replaced.
     pub fn response(&self) -> Response<Bytes> {
-        let parts = self.parts;
-        let head = Head::of_parts(&parts.method, parts.version, &parts.headers);
-        response(self.config, self.decision, head).map(Bytes::from)
+        let head = RequestHead::of_parts(self.parts);
+        default_response(self.settings, self.decision, head).map(Bytes::from)
     }
 }
 
-fn response(
-    config: &Config,
+fn default_response(
+    settings: &ResponseSettings,
     decision: &Decision<'_>,
-    request: Head<'_>,
+    request: RequestHead<'_>,
 ) -> Response<RejectionBody> {
-    match grpc_content_type(config, request) {
-        Some(content_type) => grpc_response(config, decision, content_type),
+    match grpc_content_type(settings, request) {
+        Some(content_type) => grpc_response(settings, decision, content_type),
         None => {
-            let body = config.rejection_body(decision);
-            with_type(config.status(decision), PROBLEM_JSON, body)
+            let body = settings.body(decision);
+            with_type(settings.status(decision), PROBLEM_JSON, body)
         }
     }
 }
 
-/// The response that is sent unless there is another, with all of its headers.
-pub(super) fn complete_response(
-    config: &Config,
+/// Returns the default response with all of its headers.
+pub(super) fn response(
+    settings: &ResponseSettings,
     decision: &Decision<'_>,
-    request: Head<'_>,
+    request: RequestHead<'_>,
 ) -> Response<RejectionBody> {
-    let Some((denial, retry_after)) = usual_denial(config, decision, request) else {
-        let mut response = response(config, decision, request);
-        complete(config, decision, response.headers_mut());
+    if let Some(response) = response_from_template(settings, decision, request) {
         return response;
-    };
-    let mut response = Response::new(denial.body.clone());
-    *response.status_mut() = config.status(decision);
-    *response.headers_mut() = denial.headers([
-        retry_after,
-        decision.remaining().into(),
-        seconds(decision.reset_after()),
-    ]);
+    }
+    let mut response = default_response(settings, decision, request);
+    complete(settings, decision, response.headers_mut());
     response
 }
 
-/// Where nothing is special, what is made already, and `Retry-After`.
-fn usual_denial<'a>(
-    config: &'a Config,
+/// Returns the default response with all of its headers, if there is a template for it.
+fn response_from_template(
+    settings: &ResponseSettings,
     decision: &Decision<'_>,
-    request: Head<'_>,
-) -> Option<(&'a Denial, u64)> {
-    let is_special = config.headers != ResponseHeaders::default()
+    request: RequestHead<'_>,
+) -> Option<Response<RejectionBody>> {
+    let needs_other_headers = settings.headers != ResponseHeaders::default()
         || decision.is_degraded()
-        || grpc_content_type(config, request).is_some();
-    if is_special {
+        || grpc_content_type(settings, request).is_some();
+    if needs_other_headers {
         return None;
     }
-    Some((config.fixed.denial(decision)?, retry_after(decision)?))
+    let (template, retry_after) = (settings.templates.denial(decision)?, retry_after(decision)?);
+    let reset = seconds(decision.reset_after());
+    let mut response = Response::new(template.body.clone());
+    *response.status_mut() = settings.status(decision);
+    *response.headers_mut() = template.headers(retry_after, decision.remaining(), reset);
+    Some(response)
 }
 
 fn grpc_response(
-    config: &Config,
+    settings: &ResponseSettings,
     decision: &Decision<'_>,
     content_type: HeaderValue,
 ) -> Response<RejectionBody> {
-    // Any other status configured for refusals says that the server is at fault.
-    let mut response = match config.status(decision) {
+    // Any other status of refusals is a server error.
+    let mut response = match settings.status(decision) {
         StatusCode::TOO_MANY_REQUESTS => {
             let message = HeaderValue::from_static("rate limit exceeded");
             grpc(content_type, RESOURCE_EXHAUSTED, message)
@@ -176,32 +170,35 @@ fn grpc_response(
     response
 }
 
-/// Adds what every rejection says, whoever made it.
-pub(super) fn complete(config: &Config, decision: &Decision<'_>, headers: &mut HeaderMap) {
-    // Unless it says so already.
+/// Adds the headers of every rejection to a default response or an application's response.
+pub(super) fn complete(
+    settings: &ResponseSettings,
+    decision: &Decision<'_>,
+    headers: &mut HeaderMap,
+) {
     headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
     if let Some(retry_after) = retry_after(decision) {
-        headers.entry(RETRY_AFTER).or_insert(lasting(retry_after));
+        headers.entry(RETRY_AFTER).or_insert(number(retry_after));
     }
-    Announcement::new(decision, config.headers, &config.fixed, false).write_to(headers);
+    RateLimitHeaders::new(decision, settings.headers, &settings.templates, false).write_to(headers);
 }
 
-/// The response to a request without an identity. Only a debug build tells the client why: the
-/// reason may name internals.
+/// Returns the response to a request without an identity. Only a debug build includes the reason, which
+/// may name internals.
 pub(super) fn unidentified(
-    config: &Config,
-    request: Head<'_>,
+    settings: &ResponseSettings,
+    request: RequestHead<'_>,
     reason: &Unidentified,
 ) -> Response<RejectionBody> {
     let reason = cfg!(debug_assertions).then(|| reason.to_string());
-    if let Some(content_type) = grpc_content_type(config, request) {
+    if let Some(content_type) = grpc_content_type(settings, request) {
         let message = match reason {
             Some(reason) => header_value(percent_encoded(&reason)),
             None => HeaderValue::from_static("the request could not be identified"),
         };
         return grpc(content_type, INTERNAL, message);
     }
-    let status = config.unidentified_status;
+    let status = settings.unidentified_status;
     let title = status.canonical_reason().unwrap_or("Error");
     let detail = reason.map(|reason| format!(r#","detail":{}"#, json_string(&reason)));
     let body = format!(
@@ -212,7 +209,7 @@ pub(super) fn unidentified(
     with_type(status, PROBLEM_JSON, Bytes::from(body).into())
 }
 
-/// A text as a JSON string (RFC 8259, section 7).
+/// Formats a text as a JSON string (RFC 8259, section 7).
 fn json_string(text: &str) -> String {
     let mut json = String::from('"');
     for character in text.chars() {
@@ -229,7 +226,7 @@ fn json_string(text: &str) -> String {
     json
 }
 
-/// A text as the value of `grpc-message`: percent-encoded UTF-8, as gRPC over HTTP/2 asks.
+/// Formats a text as the value of `grpc-message`: percent-encoded UTF-8, as gRPC over HTTP/2 requires.
 fn percent_encoded(text: &str) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
@@ -254,8 +251,8 @@ fn with_type(
     response
 }
 
-/// A response of trailers alone, as gRPC over HTTP/2 has it: generated clients take a bare 429 for
-/// UNAVAILABLE and retry.
+/// Returns a trailers-only response, as gRPC over HTTP/2 defines it. Generated clients treat a plain 429 as
+/// UNAVAILABLE, and retry.
 fn grpc(content_type: HeaderValue, code: u8, message: HeaderValue) -> Response<RejectionBody> {
     let mut response = with_type(StatusCode::OK, content_type, RejectionBody::default());
     let headers = response.headers_mut();
@@ -264,12 +261,12 @@ fn grpc(content_type: HeaderValue, code: u8, message: HeaderValue) -> Response<R
     response
 }
 
-/// The content type with which a gRPC call is answered: its own. `None` for any other request.
+/// Returns the content type of a gRPC call, which its response has too, or `None` for any other request.
 ///
-/// A gRPC call is a POST of `application/grpc`, perhaps with a message format (`+proto`), over HTTP/2
-/// or later; or of gRPC-Web's `application/grpc-web` or `application/grpc-web-text` over any version.
-fn grpc_content_type(config: &Config, request: Head<'_>) -> Option<HeaderValue> {
-    if !config.grpc_responses || request.method != Method::POST {
+/// A gRPC call is a POST of `application/grpc`, with or without a message format (`+proto`), over HTTP/2 or
+/// later; or of gRPC-Web's `application/grpc-web` or `application/grpc-web-text` over any version.
+fn grpc_content_type(settings: &ResponseSettings, request: RequestHead<'_>) -> Option<HeaderValue> {
+    if !settings.grpc_responses || request.method != Method::POST {
         return None;
     }
     let content_type = request.headers.get(CONTENT_TYPE)?;

@@ -9,20 +9,35 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::config::{Config, Next};
 use super::future::ResponseFuture;
-use super::rejection::Head;
+use super::handler::{Action, Handler};
+use super::rejection::RequestHead;
 
-/// A service behind a rate limit, as [`RateLimitLayer`](crate::RateLimitLayer) makes it.
+/// A service with a rate limit, created by a [`RateLimitLayer`](crate::RateLimitLayer).
 #[derive(Clone)]
 pub struct RateLimit<S> {
     inner: S,
-    config: Arc<Config>,
+    handler: Arc<Handler>,
 }
 
 impl<S> RateLimit<S> {
-    pub(super) fn new(inner: S, config: Arc<Config>) -> Self {
-        Self { inner, config }
+    pub(super) fn new(inner: S, handler: Arc<Handler>) -> Self {
+        Self { inner, handler }
+    }
+
+    /// Returns a reference to the inner service.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+
+    /// Returns a mutable reference to the inner service.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+
+    /// Returns the inner service.
+    pub fn into_inner(self) -> S {
+        self.inner
     }
 }
 
@@ -40,34 +55,34 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let config = &self.config;
-        let next = match config.identify_by_head(request.headers(), request.extensions()) {
+        let handler = &self.handler;
+        let action = match handler.identify_by_head(request.headers(), request.extensions()) {
             Some(Ok(identity)) => {
                 let mut extensions = mem::take(request.extensions_mut());
-                let head = Head::of_request(&request);
-                let next = config.ask(&identity, None, 1, head, &mut extensions);
+                let head = RequestHead::of_request(&request);
+                let action = handler.decide(&identity, None, 1, head, &mut extensions);
                 *request.extensions_mut() = extensions;
-                next
+                action
             }
-            Some(Err(reason)) => config.unidentified(Head::of_request(&request), &reason),
+            Some(Err(reason)) => handler.unidentified(RequestHead::of_request(&request), &reason),
             None => {
                 let (mut parts, body) = request.into_parts();
-                let next = config.next_by_parts(&mut parts);
+                let action = handler.decide_by_parts(&mut parts);
                 request = Request::from_parts(parts, body);
-                next
+                action
             }
         };
-        match next {
-            Next::Call(announcement) => {
-                ResponseFuture::calling(self.inner.call(request), announcement)
+        match action {
+            Action::Call(headers) => ResponseFuture::calling(self.inner.call(request), headers),
+            Action::Respond(response) => ResponseFuture::rejected(response),
+            Action::Reject(decision) => {
+                ResponseFuture::rejected(handler.reject(&decision, request))
             }
-            Next::Answer(response) => ResponseFuture::answered(response),
-            Next::Reject(decision) => ResponseFuture::answered(config.reject(&decision, request)),
-            Next::Await(decision) => {
-                // The service that was polled ready is the one to call; its clone is not ready.
+            Action::Wait(decision) => {
+                // Call the service that was polled ready. Its clone is not ready.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
-                ResponseFuture::deciding(decision, config.clone(), inner, request)
+                ResponseFuture::deciding(decision, handler.clone(), inner, request)
             }
         }
     }

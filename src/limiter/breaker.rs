@@ -1,29 +1,30 @@
-//! A circuit breaker as a pure state machine: it is told what happened and when, reads no clock
-//! and starts no task. The [`Limiter`](super::Limiter) drives one for each of a store's lanes.
+//! A circuit breaker as a pure state machine: its methods take the time of each event, so it reads no
+//! clock and starts no task.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// The first wait before a probe, and the longest.
+/// The wait before the first probe, and the longest wait before a probe.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// A store that fails again sooner than this after it came back is still the same trouble.
+/// A breaker that stayed closed for this time starts over with [`FIRST_WAIT`] when it opens again.
 const STABLE: Duration = Duration::from_secs(10);
 
-/// A probe that is so much overdue will not come: its runtime has ended or stands still.
-const OVERDUE: Duration = Duration::from_secs(1);
+/// After this delay the result of a probe is no longer expected: the probe's runtime has shut down or is
+/// blocked.
+const PROBE_OVERDUE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Breaker {
-    /// So many failures in a row open it.
-    threshold: u32,
+    /// The number of consecutive failures that opens the breaker.
+    failures_to_open: u32,
     state: State,
-    /// The wait before the next probe, before jitter.
+    /// The wait before the next probe, without jitter.
     wait: Duration,
     closed_at: Option<Instant>,
-    /// How many times it has opened. Whoever probes for an earlier time is too late.
+    /// The number of times that the breaker has opened. A probing task belongs to one opening.
     openings: u64,
 }
 
@@ -31,12 +32,13 @@ pub(super) struct Breaker {
 enum State {
     Closed {
         failures: u32,
+        /// The time of the last failure that was counted.
         counted_at: Option<Instant>,
-        /// When the first check was sent since the last answer or counted failure.
-        unanswered: Option<Instant>,
+        /// When the first check was sent after the last answer or counted failure.
+        unanswered_since: Option<Instant>,
     },
     Open {
-        /// When the answer to a probe will be known, if anybody probes.
+        /// When the result of the next probe is known at the latest.
         probed_by: Instant,
     },
 }
@@ -44,13 +46,13 @@ enum State {
 const CLOSED: State = State::Closed {
     failures: 0,
     counted_at: None,
-    unanswered: None,
+    unanswered_since: None,
 };
 
 impl Breaker {
-    pub(super) fn new(threshold: u32) -> Self {
+    pub(super) fn new(failures_to_open: u32) -> Self {
         Self {
-            threshold,
+            failures_to_open,
             state: CLOSED,
             wait: FIRST_WAIT,
             closed_at: None,
@@ -58,11 +60,12 @@ impl Breaker {
         }
     }
 
-    /// Whether it is open, and nobody is to ask. It closes if nobody probes either.
+    /// Returns whether the breaker is open, so that no check may be sent. Closes the breaker if the result
+    /// of a probe is overdue.
     pub(super) fn is_open(&mut self, now: Instant) -> bool {
         match self.state {
             State::Closed { .. } => false,
-            State::Open { probed_by } if now > probed_by + OVERDUE => {
+            State::Open { probed_by } if now > probed_by + PROBE_OVERDUE => {
                 self.close(now);
                 false
             }
@@ -70,41 +73,45 @@ impl Breaker {
         }
     }
 
-    /// Reports a check that was sent. Says, once, whether those before it have been unanswered for
-    /// longer than the deadline: a check that nobody waits for until then is never heard of again.
+    /// Records a check that was sent. Returns true, once, if no check has been answered for longer than
+    /// the deadline. Callers that drop their futures before the deadline report no failures, so this is
+    /// the only sign of an unresponsive store then.
     pub(super) fn is_unanswered(&mut self, now: Instant, deadline: Duration) -> bool {
-        let State::Closed { unanswered, .. } = &mut self.state else {
-            return false;
-        };
-        let since = *unanswered.get_or_insert(now);
-        let overdue = now.duration_since(since) > deadline;
-        if overdue {
-            *unanswered = None;
-        }
-        overdue
-    }
-
-    /// Reports a round trip that failed or timed out. Says whether this opened the breaker.
-    ///
-    /// Many checks share a round trip, and those that were under way when a failure was counted
-    /// most likely failed with it. So a failure counts only if it began after the last one
-    /// counted: a hundred checks that time out together are one failure.
-    pub(super) fn failed(&mut self, began: Instant, now: Instant) -> bool {
         let State::Closed {
-            failures,
-            counted_at,
-            unanswered,
+            unanswered_since, ..
         } = &mut self.state
         else {
             return false;
         };
-        if counted_at.is_some_and(|counted_at| began <= counted_at) {
+        let since = *unanswered_since.get_or_insert(now);
+        let is_overdue = now.duration_since(since) > deadline;
+        if is_overdue {
+            *unanswered_since = None;
+        }
+        is_overdue
+    }
+
+    /// Records a failed check that was started at `started`. Returns whether this opened the breaker.
+    ///
+    /// Many checks share a round trip, and checks that were in flight when a failure was counted most
+    /// likely failed with it. So a failure counts only if its check started after the last failure that
+    /// was counted: a hundred checks that time out together are one failure.
+    pub(super) fn failed(&mut self, started: Instant, now: Instant) -> bool {
+        let State::Closed {
+            failures,
+            counted_at,
+            unanswered_since,
+        } = &mut self.state
+        else {
+            return false;
+        };
+        if counted_at.is_some_and(|counted_at| started <= counted_at) {
             return false;
         }
         *failures += 1;
         *counted_at = Some(now);
-        *unanswered = None;
-        if *failures < self.threshold {
+        *unanswered_since = None;
+        if *failures < self.failures_to_open {
             return false;
         }
         self.state = State::Open { probed_by: now };
@@ -118,32 +125,33 @@ impl Breaker {
         true
     }
 
-    /// Reports an answer. One to a check from before the breaker opened does not close it.
+    /// Records an answer. The late answer to a check that was sent before the breaker opened does not
+    /// close the breaker.
     pub(super) fn succeeded(&mut self) {
         if let State::Closed {
             failures,
-            unanswered,
+            unanswered_since,
             ..
         } = &mut self.state
         {
             *failures = 0;
-            *unanswered = None;
+            *unanswered_since = None;
         }
     }
 
-    /// How many times it has opened.
+    /// Returns the number of times that the breaker has opened.
     pub(super) fn openings(&self) -> u64 {
         self.openings
     }
 
-    /// Whether it has been open since that opening.
+    /// Returns whether the breaker has been open since that opening.
     pub(super) fn is_open_since(&self, opening: u64) -> bool {
         self.openings == opening && matches!(self.state, State::Open { .. })
     }
 
-    /// How long to wait before the next probe, which may take `patience`: twice as long each time,
-    /// and of that a random part of at least half, so that many replicas do not probe in step.
-    /// `jitter` is from 0 to 1.
+    /// Returns the wait before the next probe, which takes up to `patience`. The wait doubles each time
+    /// up to [`LONGEST_WAIT`]; jitter (from 0 to 1) takes away up to half of it, so that the replicas do
+    /// not probe in step.
     pub(super) fn next_wait(&mut self, jitter: f64, now: Instant, patience: Duration) -> Duration {
         let wait = self.wait.mul_f64(0.5 + jitter.clamp(0.0, 1.0) / 2.0);
         self.wait = (2 * self.wait).min(LONGEST_WAIT);
@@ -153,7 +161,7 @@ impl Breaker {
         wait
     }
 
-    /// Reports a probe that was answered.
+    /// Records a successful probe.
     pub(super) fn close(&mut self, now: Instant) {
         self.state = CLOSED;
         self.closed_at = Some(now);
@@ -174,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn opens_after_failures_in_a_row() {
+    fn opens_after_consecutive_failures() {
         let start = Instant::now();
         let mut breaker = Breaker::new(3);
         assert!(!breaker.failed(start, start));
@@ -207,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn waits_double_to_a_second_and_start_over_once_stable() {
+    fn probe_waits_double_and_restart_once_stable() {
         let start = Instant::now();
         let mut now = start;
         let mut breaker = Breaker::new(3);
@@ -220,7 +228,11 @@ mod tests {
         breaker.close(now);
         now += STABLE / 2;
         open(&mut breaker, now);
-        assert_eq!(wait(&mut breaker, 1.0), LONGEST_WAIT, "the same trouble");
+        assert_eq!(
+            wait(&mut breaker, 1.0),
+            LONGEST_WAIT,
+            "failed again before it was stable"
+        );
 
         breaker.close(now);
         now += STABLE;
@@ -229,12 +241,12 @@ mod tests {
     }
 
     #[test]
-    fn checks_that_nobody_waits_for_are_missed() {
+    fn checks_without_answers_are_reported_once_a_deadline() {
         let start = Instant::now();
         let deadline = 50 * MS;
         let mut breaker = Breaker::new(3);
-        let missed = (0..200).filter(|i| breaker.is_unanswered(start + *i * MS, deadline));
-        assert_eq!(missed.collect::<Vec<_>>(), [51, 51 + 52, 51 + 2 * 52]);
+        let reports = (0..200).filter(|i| breaker.is_unanswered(start + *i * MS, deadline));
+        assert_eq!(reports.collect::<Vec<_>>(), [51, 51 + 52, 51 + 2 * 52]);
 
         let mut breaker = Breaker::new(3);
         for i in 0..1_000 {
@@ -244,12 +256,12 @@ mod tests {
     }
 
     #[test]
-    fn closes_if_nobody_probes() {
+    fn closes_if_probe_is_overdue() {
         let start = Instant::now();
         let mut breaker = Breaker::new(3);
         open(&mut breaker, start);
         let wait = breaker.next_wait(1.0, start, 50 * MS);
-        let overdue = start + wait + 50 * MS + OVERDUE;
+        let overdue = start + wait + 50 * MS + PROBE_OVERDUE;
         assert!(breaker.is_open(overdue));
         assert!(breaker.is_open_since(1));
         assert!(!breaker.is_open(overdue + MS));

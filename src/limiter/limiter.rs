@@ -1,31 +1,27 @@
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::any_store::{AnyStore, Waiting};
-use super::breaker::LONGEST_WAIT;
-use super::builder::LimiterBuilder;
-use super::claims::Claim;
-use super::failure::{FailureStrategy, Fallback, Held};
-use super::lane::{Lane, Lanes};
-use super::pending::{Checked, PendingDecision, within};
-use crate::deadlines::Deadlines;
-use crate::decision::Decision;
-use crate::metrics::{Meter, Operation};
+use super::engine::{Checked, Engine};
+use super::failure::FailureStrategy;
+use super::fallback::Fallback;
+use super::guarded_store::GuardedStore;
+use super::shared_counts::LayerRegistration;
+use crate::metrics::Operation;
 use crate::quota::{Limits, Scope};
-use crate::store::{Check, Outcome, Reply, Store, StoreError, StoreErrorKind, Verdict};
+use crate::store::{Check, Store, StoreError};
 
-/// A store with a deadline, breakers, a fallback and metrics: everything that decides, and nothing
-/// that knows of HTTP.
+/// Decides checks by a store, with a deadline, a circuit breaker, a fallback and metrics. It is
+/// independent of HTTP.
 ///
-/// Cheap to clone and meant to be shared: ten layers on one limiter have one breaker and one
-/// fallback. A store becomes one by [`From`], or with options by [`Limiter::builder`].
+/// A limiter is cheap to clone and meant to be shared: ten layers on one limiter have one breaker and
+/// one fallback. A store is converted into a limiter by [`From`], or with options by
+/// [`Limiter::builder`].
 ///
-/// A check never fails. Where the store does not answer within the deadline, or the breaker is
-/// open since it did not for a while, the [`FailureStrategy`] decides, and the [`Decision`] says
-/// that it is degraded. [The guide](crate::guide::failures) tells the whole story.
+/// A check never fails. If the store does not answer within the deadline, or if the circuit breaker is
+/// open, the [`FailureStrategy`] decides, and [`Decision::is_degraded`](crate::Decision::is_degraded)
+/// returns true. See [the guide](crate::guide::failures).
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,69 +36,35 @@ use crate::store::{Check, Outcome, Reply, Store, StoreError, StoreErrorKind, Ver
 /// ```
 #[derive(Clone)]
 pub struct Limiter {
-    pub(super) shared: Arc<Shared>,
-    fallback: Arc<Fallback>,
-    strategy: FailureStrategy,
-    shadow: bool,
+    engine: Engine,
 }
-
-pub(super) struct Shared {
-    pub(super) store: AnyStore,
-    pub(super) is_infallible: bool,
-    pub(super) deadline: Duration,
-    pub(super) lanes: Lanes,
-    pub(super) meter: Meter,
-    pub(super) deadlines: Deadlines,
-}
-
-/// A question that was put to the store.
-pub(super) struct Asked {
-    operation: Operation,
-    /// The cost that the caller asked for; a peek asks the store for 0.
-    cost: u32,
-    lane: AskedLane,
-    /// None where the store needs no fallback.
-    held: Option<Held>,
-    /// Whether the answer is waited for as long as any is.
-    patient: bool,
-}
-
-impl Asked {
-    pub(super) fn began(&self) -> Option<Instant> {
-        self.lane.as_ref().map(|(_, began)| *began)
-    }
-}
-
-/// The lane that a question went by, and when; none where the store vouches for itself.
-type AskedLane = Option<(Arc<Lane>, Instant)>;
 
 impl Limiter {
-    /// A limiter with options.
+    /// Creates a builder, for a limiter with options.
     pub fn builder(store: impl Store) -> LimiterBuilder {
-        LimiterBuilder::new(AnyStore::new(store))
-    }
-
-    pub(super) fn new(shared: Shared, fallback: Fallback, strategy: FailureStrategy) -> Self {
-        Self {
-            shared: Arc::new(shared),
-            fallback: Arc::new(fallback),
-            strategy,
-            shadow: false,
+        LimiterBuilder {
+            store: Box::new(store),
+            deadline: Duration::from_millis(50),
+            failures_to_open: const { NonZeroU32::new(3).expect("3 is not 0") },
+            strategy: FailureStrategy::default(),
+            fallback_capacity: 100_000,
+            fallback_replicas: NonZeroU32::MIN,
         }
     }
 
-    /// The same limiter, with the same counts and breakers, that answers failures otherwise.
+    /// Returns a limiter with the same store, breakers and fallback, and with this failure strategy.
     #[must_use]
-    pub fn failure_strategy(self, strategy: FailureStrategy) -> Self {
-        Self { strategy, ..self }
+    pub fn failure_strategy(mut self, strategy: FailureStrategy) -> Self {
+        self.engine.strategy = strategy;
+        self
     }
 
-    /// The same limiter, with the same store and breakers, and a fallback of its own that has room for
-    /// this many counts (identities times policies, at 64 bytes each).
+    /// Returns a limiter with the same store and breakers, and with a fallback of its own that has room for
+    /// `capacity` entries (identities times policies) of 64 bytes each.
     ///
-    /// A full fallback evicts counts, so a tenant that is asked about ever new identities can evict
-    /// those of other tenants. It cannot if they have limiters with separate fallbacks. A store in the
-    /// process has no fallback: there each tenant needs a [`LocalStore`](crate::LocalStore) of its own.
+    /// A full fallback evicts entries, so a tenant whose requests have ever new identities can evict
+    /// those of other tenants. Tenants with separate fallbacks cannot. A store in the process has no
+    /// fallback: there each tenant needs a [`LocalStore`](crate::LocalStore) of its own.
     ///
     /// ```
     /// # use tollgate::{Limiter, LocalStore};
@@ -111,36 +73,39 @@ impl Limiter {
     /// let acme = limiter.clone().separate_fallback(10_000);
     /// ```
     #[must_use]
-    pub fn separate_fallback(self, capacity: usize) -> Self {
-        let capacity = self.shared.fallback_capacity(capacity);
-        let fallback = Arc::new(Fallback::new(capacity, self.fallback.share()));
-        Self { fallback, ..self }
+    pub fn separate_fallback(mut self, capacity: usize) -> Self {
+        let capacity = self.engine.store.fallback_capacity(capacity);
+        self.engine.fallback = Arc::new(self.engine.fallback.separate(capacity));
+        self
     }
 
-    /// The same limiter for decisions that will not be enforced: metrics count its denials apart.
+    /// Returns the same limiter in shadow mode, or not. In shadow mode its decisions are not enforced, and
+    /// the metrics count its denials separately.
     #[must_use]
-    pub fn shadow(self, shadow: bool) -> Self {
-        Self { shadow, ..self }
+    pub fn shadow(mut self, shadow: bool) -> Self {
+        self.engine.shadow = shadow;
+        self
     }
 
-    /// Whether its decisions will not be enforced.
+    /// Returns whether the limiter is in shadow mode.
     pub fn is_shadow(&self) -> bool {
-        self.shadow
+        self.engine.shadow
     }
 
     /// Decides a check, charging all of its policies or none.
     ///
-    /// The answer is there at once where the store is in the process; to wait for it in either
-    /// case, `.await` it. Waiting needs a Tokio runtime with its timer enabled.
+    /// With a store in the process the decision is ready at once; `.await` works in either case. A
+    /// pending decision needs a Tokio runtime with its timer enabled.
     pub fn check<'a>(&self, check: &Check<'a>) -> Checked<'a> {
-        self.ask(check, Operation::Check)
+        self.engine.run(check, Operation::Check)
     }
 
-    /// Tells what a check would get, without charging it.
+    /// Returns the decision that a check would get, without charging it.
     ///
-    /// The decision is allowed if the check's cost fits now, and its
-    /// [`retry_after`](Decision::retry_after) says when it will. What remains is told uncharged, so a
-    /// peek of cost 0 asks for that alone, and is always allowed.
+    /// The decision is allowed if the check's cost fits now. Otherwise its
+    /// [`retry_after`](crate::Decision::retry_after) is the time until it fits.
+    /// [`remaining`](crate::Decision::remaining) does not include the cost. A peek of cost 0 is always
+    /// allowed.
     ///
     /// ```
     /// use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota};
@@ -157,215 +122,30 @@ impl Limiter {
     /// # }
     /// ```
     pub fn peek<'a>(&self, check: &Check<'a>) -> Checked<'a> {
-        self.ask(check, Operation::Peek)
+        self.engine.run(check, Operation::Peek)
     }
 
-    fn ask<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
-        let shared = &self.shared;
-        if operation == Operation::Check
-            && let Some(status) = shared.store.decide_one(check)
-        {
-            let decision = Decision::of_one(check, status);
-            shared.meter.operation(operation, None);
-            self.report(check, operation, &decision);
-            return Checked::Ready(decision);
-        }
-        if shared.is_infallible {
-            // Nothing to guard against, and nothing to carry: so the check is asked as it is.
-            let asked = Asked {
-                operation,
-                cost: check.cost,
-                lane: None,
-                held: None,
-                patient: true,
-            };
-            let reply = shared.store.ask(&operation.charged(check));
-            return self.answered(check, asked, reply);
-        }
-        let Ok(lane) = shared.lane(check) else {
-            let decision = self.degraded(check, operation, true);
-            self.report(check, operation, &decision);
-            return Checked::Ready(decision);
-        };
-        let held = lane.as_ref().map(|_| self.fallback.held(check));
-        let carried = held.as_ref().and_then(|held| held.carried.as_deref());
-        let patience = check.time_left.min(shared.deadline);
-        let began = lane.as_ref().map(|(_, began)| *began);
-        let charged = operation.charged(check);
-        let reply = shared
-            .store
-            .ask(&charged.time_left(patience).asked(began).carrying(carried));
-        let asked = Asked {
-            operation,
-            cost: check.cost,
-            lane,
-            held,
-            patient: patience == shared.deadline,
-        };
-        self.answered(check, asked, reply)
-    }
-
-    #[inline]
-    fn answered<'a>(&self, check: &Check<'a>, asked: Asked, reply: Reply<Waiting>) -> Checked<'a> {
-        match reply {
-            Reply::Known(result) => Checked::Ready(self.conclude(check, &asked, &result)),
-            Reply::Pending(waiting) => {
-                if let Some((lane, began)) = &asked.lane {
-                    self.shared.sent(lane, *began);
-                }
-                let patience = check.time_left.min(self.shared.deadline);
-                let pending = PendingDecision::new(self.clone(), asked, waiting, patience);
-                Checked::Pending(pending)
-            }
-        }
-    }
-
-    /// Makes a decision of what the store said, or of its failure.
-    #[inline]
-    pub(super) fn conclude<'a>(
-        &self,
-        check: &Check<'a>,
-        asked: &Asked,
-        result: &Result<Verdict, StoreError>,
-    ) -> Decision<'a> {
-        let check = &check.cost(asked.cost);
-        let verdict = match result {
-            Ok(verdict) => verdict,
-            Err(error) => return self.undecided(check, asked, error),
-        };
-        let charged = &asked.operation.charged(check);
-        let replayed = match &asked.held {
-            Some(held) if !verdict.remembered => self.fallback.settle(charged, held, verdict),
-            _ => Decision::replay(charged, verdict),
-        };
-        let decision = match replayed {
-            Ok(_) if asked.operation == Operation::Peek => Decision::preview(check, verdict),
-            Ok(decision) => decision,
-            Err(error) => return self.undecided(check, asked, &error),
-        };
-        if !verdict.remembered {
-            self.shared.heard(asked.operation, &asked.lane, Ok(()));
-        }
-        self.report(check, asked.operation, &decision);
-        decision
-    }
-
-    #[cold]
-    fn undecided<'a>(&self, check: &Check<'a>, asked: &Asked, error: &StoreError) -> Decision<'a> {
-        let slow = error.kind() == StoreErrorKind::TimedOut;
-        // One who would not wait longer says nothing of the store.
-        let impatient = slow && !asked.patient;
-        let lane = if impatient { &None } else { &asked.lane };
-        self.shared.heard(asked.operation, lane, Err(error));
-        // A slow answer may be this check's alone.
-        let open = |(lane, _): &(Arc<Lane>, _)| lane.is_open(Instant::now());
-        let away = !slow || asked.lane.as_ref().is_some_and(open);
-        let decision = self.degraded(check, asked.operation, away);
-        self.report(check, asked.operation, &decision);
-        decision
-    }
-
-    /// What the strategy makes of a store that does not decide this check, or is away for all.
-    fn degraded<'a>(&self, check: &Check<'a>, operation: Operation, away: bool) -> Decision<'a> {
-        match self.strategy {
-            FailureStrategy::Open => self.fallback.check(check, operation, away),
-            FailureStrategy::OpenUnlimited => Decision::unlimited(check),
-            FailureStrategy::Closed => Decision::refused(check, LONGEST_WAIT),
-        }
-    }
-
-    fn report(&self, check: &Check<'_>, operation: Operation, decision: &Decision<'_>) {
-        if operation == Operation::Check {
-            let meter = &self.shared.meter;
-            meter.decided(check.identity, decision, self.shadow);
-        }
-    }
-
-    /// Claims the counts of a layer, and gives its policies rows of their own in the metrics.
-    pub(crate) fn claim(&self, scope: &Scope, limits: &Limits) -> Claim {
-        self.shared.meter.configure(limits);
-        Claim::new(self.shared.store.instance(), scope, limits)
-    }
-
-    /// Forgets what was counted for the check's identity, scope and policies, in the store and in
-    /// the fallback.
+    /// Deletes the state of the check's identity under each of the check's policies, in its scope, from
+    /// the store and the fallback.
     ///
     /// # Errors
     ///
-    /// If the store did not answer that it did it. It may have.
+    /// If the store did not confirm the deletion. It may have deleted the state nevertheless.
     pub async fn reset(&self, check: &Check<'_>) -> Result<(), StoreError> {
-        let shared = &self.shared;
-        self.fallback.reset(check);
-        let lane = shared.lane(check)?;
-        let outcome = shared.store.reset(&check.time_left(shared.deadline));
-        shared.done(Operation::Reset, lane, outcome).await
+        self.engine.fallback.reset(check);
+        self.engine.store.reset(check).await
+    }
+
+    /// Registers a layer: its policies get metrics of their own, and a layer that counts in the same
+    /// entries is warned of.
+    pub(crate) fn register_layer(&self, scope: &Scope, limits: &Limits) -> LayerRegistration {
+        let guarded = &self.engine.store;
+        guarded.meter.configure(limits);
+        LayerRegistration::new(guarded.store.instance(), scope, limits)
     }
 }
 
-/// The breaker is open: the store is not to be asked.
-struct Away;
-
-impl From<Away> for StoreError {
-    fn from(Away: Away) -> Self {
-        StoreErrorKind::Unavailable.into()
-    }
-}
-
-impl Shared {
-    /// The capacity of a fallback that is asked for this much. Where no check can fail, a fallback is
-    /// never used, and takes no memory.
-    pub(super) fn fallback_capacity(&self, wanted: usize) -> usize {
-        match self.is_infallible {
-            true => 0,
-            false => wanted,
-        }
-    }
-
-    /// The lane to ask by, from now; none where the store needs no breaker.
-    fn lane(&self, check: &Check<'_>) -> Result<AskedLane, Away> {
-        if self.is_infallible {
-            return Ok(None);
-        }
-        let (lane, now) = (self.lanes.get(self.store.lane(check)), Instant::now());
-        if lane.is_open(now) {
-            Err(Away)
-        } else {
-            Ok(Some((lane, now)))
-        }
-    }
-
-    /// Takes note of an answer, or of an error in its place.
-    fn heard(
-        self: &Arc<Self>,
-        operation: Operation,
-        lane: &AskedLane,
-        answer: Result<(), &StoreError>,
-    ) {
-        self.meter
-            .operation(operation, answer.err().map(StoreError::kind));
-        match (lane, answer) {
-            (None, _) => {}
-            (Some((lane, _)), Ok(())) => lane.succeeded(),
-            (Some((lane, began)), Err(error)) => self.failed(lane, *began, error),
-        }
-    }
-
-    async fn done(
-        self: &Arc<Self>,
-        operation: Operation,
-        lane: AskedLane,
-        outcome: Outcome<()>,
-    ) -> Result<(), StoreError> {
-        let result = match outcome {
-            Outcome::Ready(result) => result,
-            Outcome::Pending(answer) => within(self.deadline, answer).await,
-        };
-        self.heard(operation, &lane, result.as_ref().copied());
-        result
-    }
-}
-
-/// With a deadline of 50 ms, [`FailureStrategy::Open`] and a fallback for 100,000 counts.
+/// Uses the defaults of [`LimiterBuilder`].
 impl<S: Store> From<S> for Limiter {
     fn from(store: S) -> Self {
         Self::builder(store).build()
@@ -375,10 +155,99 @@ impl<S: Store> From<S> for Limiter {
 impl fmt::Debug for Limiter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Limiter")
-            .field("store", &self.shared.store.name())
-            .field("deadline", &self.shared.deadline)
-            .field("failure_strategy", &self.strategy)
-            .field("shadow", &self.shadow)
+            .field("store", &self.engine.store.store.name())
+            .field("deadline", &self.engine.store.deadline)
+            .field("failure_strategy", &self.engine.strategy)
+            .field("shadow", &self.engine.shadow)
             .finish_non_exhaustive()
+    }
+}
+
+/// Builds a [`Limiter`] with options.
+#[must_use = "call `build` to get the limiter"]
+pub struct LimiterBuilder {
+    store: Box<dyn Store>,
+    deadline: Duration,
+    failures_to_open: NonZeroU32,
+    strategy: FailureStrategy,
+    fallback_capacity: usize,
+    fallback_replicas: NonZeroU32,
+}
+
+impl LimiterBuilder {
+    /// Sets the longest time that a check may take: 50 ms unless set. A check that takes longer counts as
+    /// a failure of the store.
+    ///
+    /// # Panics
+    ///
+    /// If the deadline is zero.
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        assert!(
+            !deadline.is_zero(),
+            "a deadline of zero leaves a store no time to answer; use 1 ms or more"
+        );
+        self.deadline = deadline;
+        self
+    }
+
+    /// Sets the number of consecutive failed round trips that opens a circuit breaker: 3 unless set.
+    pub fn failures_to_open(mut self, failures: NonZeroU32) -> Self {
+        self.failures_to_open = failures;
+        self
+    }
+
+    /// Sets how requests are decided while the store cannot: [`FailureStrategy::Open`] unless set. A layer
+    /// can override it.
+    pub fn failure_strategy(mut self, strategy: FailureStrategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// Sets the number of entries (identities times policies) that the fallback of
+    /// [`FailureStrategy::Open`] has room for: 100,000 unless set, at 64 bytes each. A store in the
+    /// process has no fallback.
+    pub fn fallback_capacity(mut self, capacity: usize) -> Self {
+        self.fallback_capacity = capacity;
+        self
+    }
+
+    /// Sets the number of replicas of the application that share the limits: 1 unless set.
+    ///
+    /// While the store is unavailable, each replica counts alone, so that `n` replicas together would
+    /// allow `n` times the limit. With this option the fallback charges each admission for all replicas,
+    /// as if the others admitted as much. A check that only timed out, while the breaker is closed, is
+    /// charged once. An identity with a full quota is always admitted once, so at least one request
+    /// passes in each replica.
+    pub fn fallback_replicas(mut self, replicas: NonZeroU32) -> Self {
+        self.fallback_replicas = replicas;
+        self
+    }
+
+    /// Builds the limiter.
+    #[must_use]
+    pub fn build(self) -> Limiter {
+        let store = GuardedStore::new(self.store, self.deadline, self.failures_to_open);
+        let capacity = store.fallback_capacity(self.fallback_capacity);
+        Limiter {
+            engine: Engine {
+                store: Arc::new(store),
+                fallback: Arc::new(Fallback::new(capacity, self.fallback_replicas.get())),
+                strategy: self.strategy,
+                shadow: false,
+            },
+        }
+    }
+}
+
+impl fmt::Debug for LimiterBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimiterBuilder")
+            .field("store", &self.store.name())
+            .field("deadline", &self.deadline)
+            .field("failures_to_open", &self.failures_to_open)
+            .field("failure_strategy", &self.strategy)
+            .field("fallback_capacity", &self.fallback_capacity)
+            .field("fallback_replicas", &self.fallback_replicas)
+            .finish()
     }
 }

@@ -1,22 +1,34 @@
-//! Deciding whatever happens: a store with a deadline, breakers, a fallback and metrics.
-//!
-//! Knows nothing of HTTP, so that every front door can share it.
+//! The limiter: a store with a deadline, circuit breakers, a fallback and metrics. It knows nothing of
+//! HTTP.
 
-mod any_store;
+// limiter:       the public handle and its builder
+// engine:        the path of a check from the store's answer to a decision
+// decision:      the result that a caller gets
+// fallback:      the table that decides while the store is unavailable
+// failure:       the strategies for an unavailable store
+// guarded_store: the store with its lanes, its deadline and its probes
+// lanes:         the lanes of a store, each with a circuit breaker
+// breaker:       the circuit breaker's state machine
+// events:        the log
+// shared_counts: the warning about layers that share entries by accident
+
 mod breaker;
-mod builder;
-mod claims;
+mod decision;
+mod engine;
+mod events;
 mod failure;
-mod lane;
+mod fallback;
+mod guarded_store;
+mod lanes;
 #[expect(
     clippy::module_inception,
     reason = "the module is named for its subject"
 )]
 mod limiter;
-mod pending;
+mod shared_counts;
 
-pub use builder::LimiterBuilder;
-pub(crate) use claims::Claim;
-pub use failure::FailureStrategy;
-pub use limiter::Limiter;
-pub use pending::{Checked, CheckedFuture, PendingDecision};
+pub use decision::Decision;
+pub use engine::{Checked, CheckedFuture, PendingDecision};
+pub use failure::{FailureStrategy, FailureStrategyError};
+pub use limiter::{Limiter, LimiterBuilder};
+pub(crate) use shared_counts::LayerRegistration;

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use super::Operation;
-use crate::decision::Decision;
 use crate::identity::Identity;
+use crate::limiter::Decision;
 use crate::quota::Limits;
 use crate::store::StoreErrorKind;
 

@@ -9,8 +9,8 @@ use metrics::{
 };
 
 use super::Operation;
-use crate::decision::Decision;
 use crate::identity::Identity;
+use crate::limiter::Decision;
 use crate::quota::{Limits, Policy};
 use crate::store::StoreErrorKind;
 

@@ -56,7 +56,7 @@ impl Quota {
     /// A state in such numbers, joined by `:`, the first of them relative to `now`: a debt, or the
     /// start of its window from the start of this one. None where it counts for nothing.
     pub(crate) fn relative(&self, state: State, now: u64) -> Option<String> {
-        if state.is_spent(now) {
+        if state.is_expired(now) {
             return None;
         }
         Some(match &self.0 {

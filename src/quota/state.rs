@@ -35,7 +35,7 @@ impl State {
     }
 
     /// Whether the state may be forgotten at `now` (microseconds since the Unix epoch).
-    pub const fn is_spent(self, now: u64) -> bool {
+    pub const fn is_expired(self, now: u64) -> bool {
         self.expires_at() <= now
     }
 }

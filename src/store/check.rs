@@ -3,13 +3,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::error::{StoreError, StoreErrorKind};
 use super::verdict::{PerPolicy, Step, Verdict};
 use crate::identity::Identity;
 use crate::quota::{Limits, Quota, Scope, State, Status};
 
 static DEFAULT_SCOPE: LazyLock<Scope> = LazyLock::new(Scope::default);
 
-/// A question to decide: may this identity spend this cost now, under these limits?
+/// A request to a [`Limiter`](crate::Limiter) or a store: may this identity spend this cost now, under
+/// these limits?
 ///
 /// ```
 /// use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota};
@@ -27,29 +29,31 @@ static DEFAULT_SCOPE: LazyLock<Scope> = LazyLock::new(Scope::default);
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Check<'a> {
-    /// Who is asking.
+    /// The identity to charge.
     pub identity: &'a Identity,
-    /// The policies to decide by, all at once.
+    /// The policies to charge, all at once.
     pub limits: &'a Limits,
-    /// Whose counts these are: different scopes never share.
+    /// The scope of the identity's entries: the same identity and limits in another scope are counted
+    /// separately.
     pub scope: &'a Scope,
-    /// How much is to be spent. A cost of 0 only looks.
+    /// The cost to charge. A cost of 0 charges nothing and reads the state.
     pub cost: u32,
-    /// How long the asker will wait from now. A store should not begin what cannot end by then.
+    /// The time for which the caller waits, from the creation of the check on. A store should not start
+    /// work that cannot finish in that time.
     pub time_left: Duration,
-    /// When that was, if the clock has been read.
+    /// When the caller began to wait, if it has read the clock already.
     #[cfg_attr(
         not(feature = "redis"),
-        expect(dead_code, reason = "no other store waits")
+        expect(dead_code, reason = "only RedisStore computes a deadline")
     )]
-    asked: Option<Instant>,
-    carried: Option<&'a Carried>,
-    /// How many times over each admission is charged.
-    share: u32,
+    started: Option<Instant>,
+    fallback: Option<&'a FallbackStates>,
+    /// The number of replicas that each admission is charged for.
+    replicas: u32,
 }
 
 impl<'a> Check<'a> {
-    /// A check of cost 1 in the default scope.
+    /// Creates a check of cost 1 in the default scope.
     pub fn new(identity: &'a Identity, limits: &'a Limits) -> Self {
         Self {
             identity,
@@ -57,19 +61,19 @@ impl<'a> Check<'a> {
             scope: &DEFAULT_SCOPE,
             cost: 1,
             time_left: Duration::MAX,
-            asked: None,
-            carried: None,
-            share: 1,
+            started: None,
+            fallback: None,
+            replicas: 1,
         }
     }
 
-    /// The same check of another cost.
+    /// Sets the cost: 1 unless set.
     #[must_use]
     pub fn cost(self, cost: u32) -> Self {
         Self { cost, ..self }
     }
 
-    /// The same check in another scope.
+    /// Sets the scope: `default` unless set.
     #[must_use]
     pub fn scope(self, scope: &'a Scope) -> Self {
         Self { scope, ..self }
@@ -79,30 +83,33 @@ impl<'a> Check<'a> {
         Self { time_left, ..self }
     }
 
-    pub(crate) fn asked(self, asked: Option<Instant>) -> Self {
-        Self { asked, ..self }
+    /// Sets when the caller began to wait, which saves the store a clock reading.
+    pub(crate) fn started(self, started: Option<Instant>) -> Self {
+        Self { started, ..self }
     }
 
-    /// When it was asked: now, unless that is known.
+    /// Returns when the caller began to wait: now, if that was not set.
     #[cfg(feature = "redis")]
-    pub(crate) fn asked_at(&self) -> Instant {
-        self.asked.unwrap_or_else(Instant::now)
+    pub(crate) fn started_at(&self) -> Instant {
+        self.started.unwrap_or_else(Instant::now)
     }
 
-    pub(crate) fn carrying(self, carried: Option<&'a Carried>) -> Self {
-        Self { carried, ..self }
+    /// Sets the states that the fallback counted and the store has not seen.
+    pub(crate) fn with_fallback(self, fallback: Option<&'a FallbackStates>) -> Self {
+        Self { fallback, ..self }
     }
 
-    /// Whether it is charged once, and nothing was counted elsewhere.
+    /// Whether the check is charged once and brings no states of the fallback.
     pub(crate) fn is_plain(&self) -> bool {
-        self.carried.is_none() && self.share == 1
+        self.fallback.is_none() && self.replicas == 1
     }
 
-    pub(crate) fn shared_by(self, share: u32) -> Self {
-        Self { share, ..self }
+    /// Charges each admission for this many replicas.
+    pub(crate) fn for_replicas(self, replicas: u32) -> Self {
+        Self { replicas, ..self }
     }
 
-    /// The same check, owning what it asks.
+    /// Converts the check into one that owns its parts.
     pub fn into_owned(self) -> OwnedCheck {
         OwnedCheck {
             identity: self.identity.clone(),
@@ -110,37 +117,37 @@ impl<'a> Check<'a> {
             scope: self.scope.clone(),
             cost: self.cost,
             time_left: self.time_left,
-            carried: self.carried.cloned().map(Box::new),
-            share: self.share,
+            fallback: self.fallback.cloned().map(Box::new),
+            replicas: self.replicas,
         }
     }
 
-    /// What the [`Limiter`](crate::Limiter) counted under the `policy`-th policy while the store was
-    /// away, by a clock that shows `now` (microseconds since the Unix epoch).
+    /// Returns the state that the limiter's fallback counted under the policy at index `policy` while
+    /// the store was unavailable, moved to a clock that shows `now` (microseconds since the Unix
+    /// epoch).
     ///
-    /// [`decide`](Check::decide) sees to it. A store that decides otherwise must
-    /// [join](Quota::join) it with its own state, and keep that, whatever it decides.
-    pub fn carried(&self, policy: usize, now: u64) -> Option<State> {
-        let carried = self.carried?;
+    /// [`decide`](Check::decide) joins it with the store's state. A store that decides by other means
+    /// must [join](Quota::join) the two itself, and write the result even if it denies the check.
+    pub fn fallback_state(&self, policy: usize, now: u64) -> Option<State> {
+        let fallback = self.fallback?;
         let quota = self.limits.policies().get(policy)?.quota();
-        Some(quota.rebase(*carried.states.get(policy)?, carried.now, now))
+        Some(quota.rebase(*fallback.states.get(policy)?, fallback.now, now))
     }
 
-    /// What was counted elsewhere.
     #[cfg(feature = "redis")]
-    pub(crate) fn carries(&self) -> Option<&'a Carried> {
-        self.carried
+    pub(crate) fn fallback_states(&self) -> Option<&'a FallbackStates> {
+        self.fallback
     }
 
-    /// Decides this check upon the states of its policies, in order, at `now` (microseconds since
-    /// the Unix epoch): all or nothing.
+    /// Decides this check by the states of its policies, in order, at `now` (microseconds since the
+    /// Unix epoch). It charges all policies or none.
     ///
-    /// Missing states are those of an identity never seen. This includes whatever the
-    /// [`Limiter`](crate::Limiter) counted while the store was away.
+    /// A missing state is that of an identity without earlier requests. The states that the
+    /// [`Limiter`](crate::Limiter)'s fallback counted while the store was unavailable are joined in.
     pub fn decide(&self, now: u64, states: impl IntoIterator<Item = State>) -> Step {
         let mut states = states.into_iter();
         if let [policy] = self.limits.policies() {
-            // Nearly always, and without a loop.
+            // Most limits have one policy (bench: steps::local::store).
             let state = states.next().unwrap_or_default();
             let (state, next, status) = self.step(0, policy.quota(), state, now);
             return Step {
@@ -162,8 +169,8 @@ impl<'a> Check<'a> {
             step.next.push(next);
         }
         if !verdict.allowed {
-            // Those that would have let it through are not charged. But a state from a clock that
-            // has stepped back is put right.
+            // The policies that would have admitted the check are not charged. A cost of 0 still
+            // corrects a state that a clock which stepped back has left in the future.
             for (policy, quota) in self.quotas().enumerate() {
                 if verdict.statuses[policy].is_allowed() {
                     let (next, status) = quota.step(verdict.states[policy], now, 0);
@@ -175,8 +182,8 @@ impl<'a> Check<'a> {
         step
     }
 
-    /// Each policy's state after this check, unless it is denied: what [`decide`](Check::decide)
-    /// says of it, sooner.
+    /// Returns each policy's state after this check, or `None` if a policy denies it. Agrees with
+    /// [`decide`](Check::decide).
     #[cfg(feature = "redis")]
     pub(crate) fn charge(&self, now: u64, states: &[State]) -> Option<PerPolicy<State>> {
         let mut charged = PerPolicy::new();
@@ -190,8 +197,30 @@ impl<'a> Check<'a> {
         Some(charged)
     }
 
-    /// The status of each policy if this check were made upon these states: the status of the denial
-    /// where the cost does not fit, else that of the state as it is.
+    /// Computes the status of each policy from a verdict, by the arithmetic that decided it.
+    ///
+    /// # Errors
+    ///
+    /// If the verdict has the wrong number of states, or says otherwise than its states.
+    pub(crate) fn replay(&self, verdict: &Verdict) -> Result<PerPolicy<Status>, StoreError> {
+        let statuses = match &verdict.statuses[..] {
+            [] => {
+                let states = verdict.states.iter().copied();
+                let replayed = self.with_fallback(None).decide(verdict.now, states);
+                replayed.verdict.statuses
+            }
+            statuses => PerPolicy::from_slice(statuses),
+        };
+        let is_complete = verdict.states.len() == self.limits.policies().len();
+        if !is_complete || verdict.allowed != statuses.iter().all(Status::is_allowed) {
+            let contradiction = "the verdict contradicts its states";
+            return Err(StoreError::new(StoreErrorKind::Unusable, contradiction));
+        }
+        Ok(statuses)
+    }
+
+    /// Computes the status that each policy would give this check by these states: the status of the
+    /// denial if the cost does not fit, and otherwise the status without the charge.
     pub(crate) fn preview(&self, now: u64, states: &[State]) -> PerPolicy<Status> {
         let preview = |(quota, state): (&Quota, &State)| {
             let (_, status) = quota.step(*state, now, self.cost_under(quota));
@@ -204,12 +233,12 @@ impl<'a> Check<'a> {
         self.quotas().zip(states).map(preview).collect()
     }
 
-    /// What one policy makes of a state: that state, with what was counted elsewhere, the one after
-    /// this check, and what is left then.
+    /// Charges one policy. Returns its state before the charge, with the fallback's state joined in,
+    /// the state after it, and the status.
     #[inline]
     fn step(&self, policy: usize, quota: &Quota, state: State, now: u64) -> (State, State, Status) {
-        let carried = self.carried(policy, now);
-        let state = carried.map_or(state, |carried| quota.join(state, carried, now));
+        let fallback = self.fallback_state(policy, now);
+        let state = fallback.map_or(state, |fallback| quota.join(state, fallback, now));
         let (next, status) = quota.step(state, now, self.cost_under(quota));
         (state, next, status.in_units_of(self.unit_under(quota)))
     }
@@ -218,18 +247,18 @@ impl<'a> Check<'a> {
         self.limits.policies().iter().map(|policy| policy.quota())
     }
 
-    /// What is charged to one of the policies.
+    /// Returns the cost that a policy is charged.
     pub(crate) fn cost_under(&self, quota: &Quota) -> u32 {
-        quota.shared_cost(self.cost, self.share)
+        quota.shared_cost(self.cost, self.replicas)
     }
 
-    /// What a cost of 1 is charged to one of the policies.
+    /// Returns the cost that a policy is charged for a check of cost 1.
     pub(crate) fn unit_under(&self, quota: &Quota) -> u32 {
-        quota.shared_cost(1, self.share)
+        quota.shared_cost(1, self.replicas)
     }
 }
 
-/// A [`Check`] that owns what it asks, for a store whose answer is pending.
+/// A [`Check`] that owns its parts, for a store whose answer is pending.
 #[derive(Clone, Debug)]
 pub struct OwnedCheck {
     identity: Identity,
@@ -237,13 +266,13 @@ pub struct OwnedCheck {
     scope: Scope,
     cost: u32,
     time_left: Duration,
-    /// Boxed, as it is seldom there.
-    carried: Option<Box<Carried>>,
-    share: u32,
+    /// Boxed, since few checks have it.
+    fallback: Option<Box<FallbackStates>>,
+    replicas: u32,
 }
 
 impl OwnedCheck {
-    /// The check, as it was.
+    /// Returns the check.
     pub fn borrow(&self) -> Check<'_> {
         Check {
             identity: &self.identity,
@@ -251,23 +280,25 @@ impl OwnedCheck {
             scope: &self.scope,
             cost: self.cost,
             time_left: self.time_left,
-            asked: None,
-            carried: self.carried.as_deref(),
-            share: self.share,
+            started: None,
+            fallback: self.fallback.as_deref(),
+            replicas: self.replicas,
         }
     }
 }
 
-/// What was counted elsewhere while the store was away, by another clock.
+/// The states of a check's policies that the limiter's fallback counted while the store was
+/// unavailable.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Carried {
+pub(crate) struct FallbackStates {
     pub(crate) states: PerPolicy<State>,
+    /// The fallback's clock when the states were read, in microseconds since the Unix epoch.
     pub(crate) now: u64,
 }
 
 #[cfg(feature = "redis")]
-impl Carried {
-    /// Takes on what another one says of the same limits.
+impl FallbackStates {
+    /// Joins in the states of another check of the same limits.
     pub(crate) fn join(&mut self, limits: &Limits, other: &Self) {
         let states = self.states.iter_mut().zip(&other.states);
         for (policy, (state, other_state)) in limits.policies().iter().zip(states) {
@@ -277,22 +308,22 @@ impl Carried {
         }
     }
 
-    /// What it says of the `policy`-th of the limits, relative to now, as
-    /// [`Quota::relative`](crate::Quota::relative) writes it.
+    /// Returns the state of the policy at index `policy` relative to `now`, as
+    /// [`Quota::relative`](crate::Quota::relative) formats it.
     pub(crate) fn relative(&self, limits: &Limits, policy: usize) -> Option<String> {
         let quota = limits.policies().get(policy)?.quota();
         quota.relative(*self.states.get(policy)?, self.now)
     }
 }
 
-/// The identity of a probe: requests do not have it.
+/// The identity of probes, which no request has.
 pub(super) fn probe_identity() -> &'static Identity {
     static IDENTITY: LazyLock<Identity> =
-        LazyLock::new(|| Identity::new("tollgate", "probe").expect("a good kind"));
+        LazyLock::new(|| Identity::new("tollgate", "probe").expect("a valid kind"));
     &IDENTITY
 }
 
-/// The check that a probe makes.
+/// The check that a probe sends.
 pub(super) fn probe(time_left: Duration) -> Check<'static> {
     static LIMITS: LazyLock<Limits> = LazyLock::new(|| Quota::per_second(1_000).into());
     Check::new(probe_identity(), &LIMITS).time_left(time_left)

@@ -2,39 +2,39 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-/// Why a store did not decide.
+/// The error of a store that could not decide a check.
 ///
-/// No client ever sees it: the [`Limiter`](crate::Limiter) turns it into the answer that the
-/// [`FailureStrategy`](crate::FailureStrategy) asks for.
+/// A client never sees it: the [`Limiter`](crate::Limiter) decides by its
+/// [`FailureStrategy`](crate::FailureStrategy) instead.
 #[derive(Clone, Debug)]
 pub struct StoreError {
     kind: StoreErrorKind,
     source: Option<Arc<dyn Error + Send + Sync>>,
 }
 
-/// What kind of failure a [`StoreError`] is. Its label counts in `rate_limit_errors_total`.
+/// The kind of a [`StoreError`]: the label `kind` of `rate_limit_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// The store cannot be reached, or the connection broke.
+    /// The store cannot be reached, or the connection was lost.
     Unavailable,
     /// No answer came within the deadline.
     TimedOut,
-    /// The store answered that it will not: read-only, out of memory, access denied.
+    /// The store answered with an error: it is read-only, out of memory, or denies access.
     Rejected,
-    /// Too many checks are waiting already; this one was never sent.
+    /// The store's queue is full. The check was not sent.
     Overloaded,
-    /// The store is well, but cannot decide for this identity: what it holds or says makes no
-    /// sense, or is being moved.
+    /// The store works, but cannot decide for this identity: its state is unreadable, its answer is
+    /// invalid, or its keys are being moved to another node.
     Unusable,
 }
 
 impl StoreErrorKind {
-    /// How many kinds there are.
+    /// The number of kinds.
     #[cfg(feature = "metrics")]
     pub(crate) const COUNT: usize = Self::Unusable as usize + 1;
 
-    /// The kind in metrics and logs.
+    /// Returns the kind's name in metrics and logs.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unavailable => "unavailable",
@@ -47,7 +47,7 @@ impl StoreErrorKind {
 }
 
 impl StoreError {
-    /// An error with the one that caused it.
+    /// Creates an error with its cause.
     pub fn new(kind: StoreErrorKind, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self {
             kind,
@@ -55,7 +55,7 @@ impl StoreError {
         }
     }
 
-    /// The same error, of the server at this address.
+    /// Adds the address of the server to the cause.
     #[cfg(feature = "redis")]
     pub(crate) fn at(&self, address: &impl fmt::Display) -> Self {
         let error = match &self.source {
@@ -65,7 +65,7 @@ impl StoreError {
         Self::new(self.kind, error)
     }
 
-    /// What kind of failure it is.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> StoreErrorKind {
         self.kind
     }

@@ -2,26 +2,27 @@ use smallvec::SmallVec;
 
 use crate::quota::{MAX_POLICIES, State, Status};
 
-/// A value a policy. Most limits have one policy or two, and these are moved often.
+/// One value for each policy of a check. Two fit inline: most limits have no more policies.
 pub(crate) type PerPolicy<T> = SmallVec<[T; 2]>;
 
-/// What a store says of a check: whether it charged, by which clock, and each policy's state as it
-/// was before.
+/// A store's result of a check: whether the check was charged, when, and the state of each policy
+/// before it.
 #[derive(Clone, Debug, Eq)]
 pub struct Verdict {
     pub(crate) allowed: bool,
     pub(crate) now: u64,
     pub(crate) states: PerPolicy<State>,
-    /// What follows from the states, where [`Check::decide`](super::Check::decide) has said it.
+    /// The status of each policy, or empty if [`Check::decide`](super::Check::decide) did not compute
+    /// it.
     pub(crate) statuses: PerPolicy<Status>,
     pub(crate) remembered: bool,
 }
 
 impl Verdict {
-    /// A verdict at `now`, in microseconds since the Unix epoch by the store's clock, with the
-    /// state before the check of each of its policies, in order.
+    /// Creates a verdict. `now` is the time of the store's clock, in microseconds since the Unix epoch;
+    /// `states` are the states of the check's policies before it, in order.
     ///
-    /// States past the [`MAX_POLICIES`](crate::MAX_POLICIES)th are dropped.
+    /// States after the first [`MAX_POLICIES`](crate::MAX_POLICIES) are dropped.
     pub fn new(allowed: bool, now: u64, states: impl IntoIterator<Item = State>) -> Self {
         let states = states.into_iter().take(MAX_POLICIES).collect();
         Self {
@@ -33,7 +34,7 @@ impl Verdict {
         }
     }
 
-    /// The verdict of the only policy there is.
+    /// Creates the verdict on a check of one policy.
     #[inline(always)]
     pub(crate) fn of_one(now: u64, state: State, status: Status) -> Self {
         Self {
@@ -45,8 +46,8 @@ impl Verdict {
         }
     }
 
-    /// The same verdict, given from memory without asking where the counts live: it proves nothing
-    /// of the store's health.
+    /// Marks the verdict as one that the store's client remembered instead of sending the check: it is
+    /// not a sign that the store works.
     #[must_use]
     pub fn remembered(self) -> Self {
         Self {
@@ -55,43 +56,43 @@ impl Verdict {
         }
     }
 
-    /// When it was decided, in microseconds since the Unix epoch by the store's clock.
+    /// Returns the time of the decision by the store's clock, in microseconds since the Unix epoch.
     pub fn now(&self) -> u64 {
         self.now
     }
 
-    /// The state before the check of each of its policies, in order.
+    /// Returns the state of each of the check's policies before it, in order.
     pub fn states(&self) -> &[State] {
         &self.states
     }
 
-    /// Whether the check was let through, and charged.
+    /// Returns whether the check was allowed, and so charged.
     pub fn is_allowed(&self) -> bool {
         self.allowed
     }
 }
 
-/// Whether they say the same: what follows from the states need not have been said.
+/// Ignores the statuses, which follow from the other fields.
 impl PartialEq for Verdict {
     fn eq(&self, other: &Self) -> bool {
-        let said = |verdict: &Self| (verdict.allowed, verdict.now, verdict.remembered);
-        said(self) == said(other) && self.states == other.states
+        (self.allowed, self.now, self.remembered, &self.states)
+            == (other.allowed, other.now, other.remembered, &other.states)
     }
 }
 
-/// A check decided upon states: the verdict, and the states to keep.
+/// The result of [`Check::decide`](super::Check::decide): the verdict, and the states to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What the store is to answer.
+    /// The verdict that the store returns.
     pub verdict: Verdict,
     pub(crate) next: PerPolicy<State>,
 }
 
 impl Step {
-    /// Each policy's state after the check, in order.
+    /// Returns each policy's state after the check, in order.
     ///
-    /// To be written even if the check was denied or only looked, unless it is what the store
-    /// holds already: it may have been joined with what was counted elsewhere.
+    /// The store must write a state that differs from its own even if the check was denied or had a
+    /// cost of 0, since a state of the limiter's fallback may have been joined in.
     pub fn states(&self) -> &[State] {
         &self.next
     }

@@ -25,11 +25,10 @@ use tokio::task::JoinSet;
 
 use super::ManualClock;
 use crate::clock::Clock;
-use crate::decision::Decision;
 use crate::identity::Identity;
-use crate::limiter::{FailureStrategy, Limiter};
+use crate::limiter::{Decision, FailureStrategy, Limiter};
 use crate::quota::{Limits, Policy, Quota, Scope, State};
-use crate::store::{Carried, Check, Store};
+use crate::store::{Check, FallbackStates, Store};
 
 /// Long enough for nothing to be regained, and for no window to end, while the suite runs.
 const PERIOD: Duration = Duration::from_secs(3_650 * 86_400);
@@ -260,7 +259,7 @@ impl Subject {
         // By a clock that has nothing to do with the store's.
         let now = 1_234_567_890_000_000;
         let (elsewhere, _) = quota.step(State::default(), now, 8);
-        let carried = Carried {
+        let carried = FallbackStates {
             states: [elsewhere].into_iter().collect(),
             now,
         };
@@ -272,7 +271,7 @@ impl Subject {
                 // What is joined twice counts once, and stays whatever the check's own fate.
                 let carrying = check
                     .cost(if again { 0 } else { cost })
-                    .carrying(Some(&carried));
+                    .with_fallback(Some(&carried));
                 self.store
                     .check(&carrying)
                     .wait()

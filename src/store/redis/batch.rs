@@ -163,7 +163,7 @@ fn is_alike(waiters: &[Waiter], good_for: u64, group: &Group, known: &[Waiter]) 
     (waiters[0].operation, check.cost, waiters.len(), good_for)
         == (group.operation, group.cost, group.times, group.good_for)
         && check.limits.is(same.limits)
-        && both.all(|waiter| waiter.check.borrow().carries().is_none())
+        && both.all(|waiter| waiter.check.borrow().fallback_states().is_none())
 }
 
 /// What waiters ask for together: how often, for how long, and with all that was counted elsewhere.
@@ -171,7 +171,7 @@ fn group(waiters: &[Waiter], good_for: u64) -> Group {
     let first = waiters[0].check.borrow();
 
     let checks = waiters.iter().map(|waiter| waiter.check.borrow());
-    let mut carrying = checks.filter_map(|check| Some((check.limits, check.carries()?)));
+    let mut carrying = checks.filter_map(|check| Some((check.limits, check.fallback_states()?)));
     let carried = carrying.next().map(|(limits, first)| {
         let mut carried = first.clone();
         carrying.for_each(|(_, other)| carried.join(limits, other));

@@ -25,7 +25,6 @@ use super::servers::Servers;
 use super::tls::{ClientCertificate, Tls};
 use super::url;
 use super::{Core, RedisStore};
-use crate::deadlines::Deadlines;
 use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
 use crate::quota::check_name;
@@ -362,7 +361,6 @@ impl RedisStoreBuilder {
             script,
             denials: Denials::new(),
             meter: BatchMeter::new(),
-            deadlines: Deadlines::default(),
             servers,
         };
         Ok(RedisStore {

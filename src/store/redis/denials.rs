@@ -8,8 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::subject::Subject;
-use crate::decision::Decision;
-use crate::quota::State;
+use crate::quota::{State, Status};
 use crate::store::verdict::PerPolicy;
 use crate::store::{Check, Verdict};
 
@@ -55,7 +54,7 @@ impl Denials {
     ///
     /// A check that carries what was counted elsewhere is for the server to know.
     pub(super) fn recall(&self, subject: &Subject, check: &Check<'_>) -> Option<Verdict> {
-        if check.cost == 0 || check.carries().is_some() {
+        if check.cost == 0 || check.fallback_states().is_some() {
             return None;
         }
         let bucket = self.bucket(subject.identity);
@@ -79,11 +78,17 @@ impl Denials {
         verdict: &Verdict,
         asked: Instant,
     ) {
-        let Ok(decision) = Decision::replay(check, verdict) else {
+        let Ok(statuses) = check.replay(verdict) else {
             return;
         };
-        // What can never fit has no end to wait for.
-        let wait = decision.retry_after().unwrap_or(LONGEST).min(LONGEST);
+        // A cost above the capacity never fits, and has no `retry_after`.
+        let wait = |status: &Status| status.retry_after().unwrap_or(LONGEST);
+        let wait = statuses
+            .iter()
+            .map(wait)
+            .max()
+            .unwrap_or_default()
+            .min(LONGEST);
         let denial = Denial {
             subject: *subject,
             cost: check.cost,

@@ -15,7 +15,7 @@ use redis::{Pipeline, Value};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::Core;
 use super::batch::{Call, calls, fail};
@@ -334,7 +334,7 @@ impl Driver {
         let patience = last_gone.saturating_duration_since(began);
         let end = began + patience + patience.min(PATIENCE);
         let sent = connection.send(&commands);
-        let replied = self.core.deadlines.within(end, sent).await;
+        let replied = timeout_at(end, sent).await.ok();
         let timed_out = || StoreError::new(StoreErrorKind::TimedOut, "no answer in time");
         let replied = replied.ok_or_else(timed_out);
         match replied.and_then(|sent| sent.map_err(|error| broken(&error))) {

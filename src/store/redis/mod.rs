@@ -58,11 +58,11 @@ use self::refusal::unavailable;
 use self::script::{Operation, Script};
 use self::servers::Servers;
 use self::subject::Subject;
-pub(crate) use self::waiter::Answer;
 use self::waiter::Wait;
-use super::check;
-use super::{Check, Outcome, Reply, Store, StoreError, Verdict};
-use crate::deadlines::Deadlines;
+use super::check::{self, Check};
+use super::error::StoreError;
+use super::store::{Outcome, Store};
+use super::verdict::Verdict;
 use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
 
@@ -161,26 +161,26 @@ impl RedisStore {
         }
         Ok(())
     }
-
-    /// What [`check`](Store::check) does, for those who know how to wait for an [`Answer`].
-    pub(crate) fn ask(&self, check: &Check<'_>) -> Reply<Answer> {
-        let subject = Subject::new(check);
-        if let Some(verdict) = self.core.denials.recall(&subject, check) {
-            self.core.meter.remembered();
-            return Reply::Known(Ok(verdict));
-        }
-        self.core.put(Operation::Check, check, subject, false)
-    }
 }
 
 impl Store for RedisStore {
     fn check(&self, check: &Check<'_>) -> Outcome {
-        self.ask(check).into()
+        let subject = Subject::new(check);
+        if let Some(verdict) = self.core.denials.recall(&subject, check) {
+            self.core.meter.remembered();
+            return Outcome::Ready(Ok(verdict));
+        }
+        self.core.put(Operation::Check, check, subject, false)
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
         let subject = Subject::new(check);
-        done(self.core.put(Operation::Reset, check, subject, false))
+        match self.core.put(Operation::Reset, check, subject, false) {
+            Outcome::Ready(result) => Outcome::Ready(result.map(drop)),
+            Outcome::Pending(answer) => {
+                Outcome::Pending(Box::pin(async { answer.await.map(drop) }))
+            }
+        }
     }
 
     fn lane(&self, check: &Check<'_>) -> usize {
@@ -195,9 +195,7 @@ impl Store for RedisStore {
         let mut probe = check::probe(time_left);
         probe.identity = &identity;
         let subject = Subject::new(&probe);
-        self.core
-            .put(Operation::Check, &probe, subject, true)
-            .into()
+        self.core.put(Operation::Check, &probe, subject, true)
     }
 
     fn lane_name(&self, lane: usize) -> String {
@@ -221,23 +219,6 @@ impl fmt::Debug for RedisStore {
     }
 }
 
-impl From<Reply<Answer>> for Outcome {
-    fn from(reply: Reply<Answer>) -> Self {
-        match reply {
-            Reply::Known(result) => Self::Ready(result),
-            Reply::Pending(answer) => Self::Pending(Box::pin(answer)),
-        }
-    }
-}
-
-/// Converts the answer to a reset, whose verdict says nothing.
-fn done(reply: Reply<Answer>) -> Outcome<()> {
-    match reply {
-        Reply::Known(result) => Outcome::Ready(result.map(drop)),
-        Reply::Pending(answer) => Outcome::Pending(Box::pin(async { answer.await.map(drop) })),
-    }
-}
-
 /// What all clones and tasks of a store share.
 struct Core {
     prefix: String,
@@ -247,7 +228,6 @@ struct Core {
     script: Script,
     denials: Denials,
     meter: BatchMeter,
-    deadlines: Deadlines,
     servers: Servers,
 }
 
@@ -259,20 +239,20 @@ impl Core {
         check: &Check<'_>,
         subject: Subject,
         probes: bool,
-    ) -> Reply<Answer> {
+    ) -> Outcome {
         let Ok(runtime) = Handle::try_current() else {
-            return Reply::Known(Err(unavailable("RedisStore needs a Tokio runtime")));
+            return Outcome::Ready(Err(unavailable("RedisStore needs a Tokio runtime")));
         };
         let patience = match check.time_left {
             Duration::MAX => UNSAID_PATIENCE,
             said => said.min(LONGEST_PATIENCE),
         };
-        let until = check.asked_at() + patience;
+        let until = check.started_at() + patience;
         let mut wait = Wait::new(operation, check.into_owned(), subject, patience, until);
         wait.probes = probes;
         wait.slot = self.servers.slot_of(check.identity);
         let (waiter, answer) = wait.begin();
         self.servers.ask(self, &runtime, waiter);
-        Reply::Pending(answer)
+        Outcome::Pending(Box::pin(answer))
     }
 }

@@ -266,7 +266,7 @@ fn carried_state(quota: &Quota, words: Option<[u64; 2]>) -> Option<State> {
     let state = State::from_words([ELSEWHERE + ahead, rest]);
     let state = quota.join(State::default(), state, ELSEWHERE);
     // What counts for nothing is not carried.
-    (!state.is_spent(ELSEWHERE)).then_some(state)
+    (!state.is_expired(ELSEWHERE)).then_some(state)
 }
 
 fn entries_of(acts: &[Act]) -> impl Iterator<Item = (&Act, usize)> {

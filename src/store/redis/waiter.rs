@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::refusal::unavailable;
 use super::script::Operation;
 use super::subject::Subject;
-use crate::store::{Check, OwnedCheck, StoreError, Verdict};
+use crate::store::{OwnedCheck, StoreError, Verdict};
 
 type Answered = Result<Verdict, StoreError>;
 
@@ -33,7 +33,7 @@ pub(super) struct Waiter {
 }
 
 /// An answer, to come.
-pub(crate) struct Answer(Arc<Wait>);
+pub(super) struct Answer(Arc<Wait>);
 
 /// What is asked, and a place for the answer.
 pub(super) struct Wait {
@@ -159,12 +159,7 @@ impl Drop for Waiter {
 }
 
 impl Answer {
-    /// What was asked.
-    pub(crate) fn check(&self) -> Check<'_> {
-        self.0.check.borrow()
-    }
-
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Answered> {
+    pub(super) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Answered> {
         let mut place = self.0.place();
         if let Some(answer) = place.answer.take() {
             return Poll::Ready(answer);

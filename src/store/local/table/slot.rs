@@ -1,105 +1,142 @@
-//! One slot of the table, and how its count is charged without the bucket's lock.
+//! A slot of the table, and the lock-free charge of its entry.
 //!
-//! The state of most token buckets fits in one word. A charge exchanges that word for the same word
-//! with [`Count::HELD`] set, compares the tag, and stores the new word: three accesses to one cache
-//! line. Operations that need more lock the bucket first and then hold the slot, which keeps charges
-//! without the lock out.
+//! The state of most token buckets fits in one word. Such an entry is *compact*. A lock-free charge
+//! exchanges that word for the same word with [`Entry::HELD`] set, compares the tag, and stores the new
+//! word: three accesses to one cache line. All other operations lock the set's mutex and then hold the
+//! slot, which keeps lock-free charges out.
 
-use super::super::sync::{AtomicU64, Ordering, yield_now};
-use super::Key;
-use crate::quota::{Quota, State, TokenBucket};
+use super::sync::{AtomicU64, Ordering, yield_now};
+use crate::quota::{Policy, Quota, State, TokenBucket};
+use crate::store::check::Check;
+
+/// The hash of an identity, a scope, a policy's name and its quota.
+#[derive(Clone, Copy)]
+pub(super) struct Key(u128);
+
+impl Key {
+    #[inline(always)]
+    pub(super) fn new(check: &Check<'_>, policy: &Policy) -> Self {
+        // Clients choose identities, so their hash has a secret key. The fingerprints are unkeyed hashes of
+        // the application's names.
+        Self(check.identity.secret_hash() ^ check.scope.fingerprint() ^ policy.fingerprint())
+    }
+
+    fn tag(self) -> u64 {
+        self.0 as u64 & Entry::KEY_MASK
+    }
+
+    /// Returns the index of the first candidate set among `sets`.
+    #[inline(always)]
+    pub(super) fn first_set(self, sets: usize) -> usize {
+        scale((self.0 >> 64) as u32, sets)
+    }
+
+    /// Returns the index of the second candidate set, another one of the same group.
+    #[inline(always)]
+    pub(super) fn second_set(self, first: usize, sets_per_group: usize) -> usize {
+        first ^ (1 + scale((self.0 >> 96) as u32, sets_per_group - 1))
+    }
+}
+
+/// Maps a hash to an index below `count`.
+#[inline(always)]
+fn scale(hash: u32, count: usize) -> usize {
+    ((u64::from(hash) * count as u64) >> 32) as usize
+}
 
 #[derive(Default)]
 #[repr(C)]
 pub(super) struct Slot {
-    /// From the top: 55 bits of the key's hash, 8 bits for the part of the quota that was used when the
-    /// count was last charged under the lock, and one bit for the mark. Changes only while the slot is
-    /// held.
+    /// From the top: 55 bits of the key's hash; 8 bits for the share of the quota that was used when the
+    /// entry was last charged under the mutex; the flag [`Entry::UNSYNCED`]. The tag changes only while the
+    /// slot is held.
     tag: AtomicU64,
-    /// From the top: the instant at which the state expires, in 52 bits; 10 bits of its rest;
-    /// [`Count::COMPACT`]; [`Count::HELD`].
+    /// From the top: 52 bits for the instant at which the state expires; 10 bits for the second word of a
+    /// compact state; the flags [`Entry::COMPACT`] and [`Entry::HELD`].
     word: AtomicU64,
 }
 
-/// The contents of a slot, its third word included.
+/// The contents of a slot, including its third word.
 #[derive(Clone, Copy)]
-pub(super) struct Count {
+pub(super) struct Entry {
     pub(super) tag: u64,
     word: u64,
-    /// The state's rest; or, where the word has the rest, the time in which the token bucket fills.
-    pub(super) rest: u64,
+    /// The second word of the state. In a compact entry, the time in which the token bucket fills.
+    pub(super) third_word: u64,
 }
 
-impl Count {
-    pub(super) const NOTHING: Self = Self {
+impl Entry {
+    pub(super) const EMPTY: Self = Self {
         tag: 0,
         word: 0,
-        rest: 0,
+        third_word: 0,
     };
-    pub(super) const KEY: u64 = !0x1ff;
-    const MARK: u64 = 1;
+    pub(super) const KEY_MASK: u64 = !0x1ff;
+    /// The limiter's fallback charged the entry, and the store does not know of it yet.
+    const UNSYNCED: u64 = 1;
 
-    /// The latest instant that fits, in microseconds since the epoch: in the year 2112.
-    const LATEST: u64 = (1 << 52) - 1;
-    const PART: u64 = (1 << 10) - 1;
-    /// The word holds the whole state, so that it can be charged without the lock.
+    /// The latest instant that fits, in microseconds since the Unix epoch: in the year 2112.
+    const MAX_INSTANT: u64 = (1 << 52) - 1;
+    /// The largest second word of a state that fits.
+    const MAX_COMPACT: u64 = (1 << 10) - 1;
+    /// The entry is compact, so that it can be charged without the mutex.
     const COMPACT: u64 = 2;
-    /// Exactly one thread may write the slot: one that holds the bucket's lock, or a charge without
-    /// the lock, for the few instructions between its exchange and its store.
+    /// One thread may write the slot: the owner of the set's mutex, or a lock-free charge between its
+    /// exchange and its store.
     const HELD: u64 = 1;
 
-    pub(super) fn new(key: Key, quota: &Quota, state: State, now: u64, mark: bool) -> Self {
-        let [until, rest] = state.words();
-        let until = until.min(Self::LATEST) << 12;
-        let (word, rest, used) = match Self::compact(quota) {
+    pub(super) fn new(key: Key, quota: &Quota, state: State, now: u64, is_unsynced: bool) -> Self {
+        let [until, second] = state.words();
+        let until = until.min(Self::MAX_INSTANT) << 12;
+        let (word, third_word, used) = match Self::compact_bucket(quota) {
             Some(bucket) => {
-                // A state may come from another store, which may hold any number.
-                let rest = rest.min(Self::PART);
-                (until | rest << 2 | Self::COMPACT, bucket.life(), 0)
+                // The state of another store may hold any number.
+                let second = second.min(Self::MAX_COMPACT);
+                (until | second << 2 | Self::COMPACT, bucket.life(), 0)
             }
-            None => (until, rest, quota.used(state, now)),
+            None => (until, second, quota.used(state, now)),
         };
         Self {
-            tag: key.tag() | u64::from(used) << 1 | u64::from(mark),
+            tag: key.tag() | u64::from(used) << 1 | u64::from(is_unsynced),
             word,
-            rest,
+            third_word,
         }
     }
 
-    /// The quota's token bucket, if its states fit in one word.
+    /// Returns the quota's token bucket, if its entries are compact.
     #[inline]
-    pub(super) fn compact(quota: &Quota) -> Option<&TokenBucket> {
-        quota.token_bucket_in(Self::PART + 1)
+    pub(super) fn compact_bucket(quota: &Quota) -> Option<&TokenBucket> {
+        quota.token_bucket_in(Self::MAX_COMPACT + 1)
     }
 
     #[inline]
     pub(super) fn state(&self) -> State {
-        let rest = match self.word & Self::COMPACT {
-            0 => self.rest,
-            _ => self.word >> 2 & Self::PART,
+        let second = match self.word & Self::COMPACT {
+            0 => self.third_word,
+            _ => self.word >> 2 & Self::MAX_COMPACT,
         };
-        State::from_words([self.word >> 12, rest])
+        State::from_words([self.word >> 12, second])
     }
 
-    /// The word of the slot, without [`Count::HELD`].
+    /// Returns the slot's word, without [`Entry::HELD`].
     pub(super) fn word(&self) -> u64 {
         self.word
     }
 
-    pub(super) fn is_marked(&self, now: u64) -> bool {
-        self.tag & Self::MARK != 0 && !self.state().is_spent(now)
+    pub(super) fn is_unsynced(&self, now: u64) -> bool {
+        self.tag & Self::UNSYNCED != 0 && !self.state().is_expired(now)
     }
 
-    /// The order of eviction, smallest first: by the used part of the quota, which compares quotas of
-    /// any period, and then by the state.
-    pub(super) fn debt(&self, now: u64) -> (u8, [u64; 2]) {
+    /// Returns the order of eviction, smallest first: the used share of the quota in units of 1/255, which
+    /// compares quotas of any period, and then the state.
+    pub(super) fn used(&self, now: u64) -> (u8, [u64; 2]) {
         let words = self.state().words();
         let used = match self.word & Self::COMPACT {
             0 => (self.tag >> 1) as u8,
             _ => {
-                let debt = words[0].saturating_sub(now).min(self.rest);
-                // A bucket fills in at most ten years, so the product is small enough.
-                (debt * 255 / self.rest.max(1)) as u8
+                let debt = words[0].saturating_sub(now).min(self.third_word);
+                // A bucket fills in at most ten years, so the product does not overflow.
+                (debt * 255 / self.third_word.max(1)) as u8
             }
         };
         (used, words)
@@ -109,117 +146,114 @@ impl Count {
 impl Slot {
     #[inline]
     pub(super) fn has(&self, key: Key) -> bool {
-        self.tag.load(Ordering::Relaxed) & Count::KEY == key.tag()
+        self.tag.load(Ordering::Relaxed) & Entry::KEY_MASK == key.tag()
     }
 
-    /// Loads the count, with a rest that was loaded before.
-    pub(super) fn look(&self, rest: u64) -> Count {
-        Count {
+    /// Loads the entry. The caller has loaded its third word.
+    pub(super) fn load(&self, third_word: u64) -> Entry {
+        Entry {
             tag: self.tag.load(Ordering::Relaxed),
-            word: self.word.load(Ordering::Relaxed) & !Count::HELD,
-            rest,
+            word: self.word.load(Ordering::Relaxed) & !Entry::HELD,
+            third_word,
         }
     }
 
-    /// Holds the slot if its count can be charged without the lock, and says whether it did. The
-    /// caller has locked the bucket, so only such a charge can be in the way, and that ends after a
-    /// few instructions.
+    /// Holds the slot if its entry is compact, and returns whether it did. The caller has locked the set, so
+    /// only a lock-free charge can hold the slot, for a few instructions.
     pub(super) fn hold(&self) -> bool {
         loop {
             let word = self.word.load(Ordering::Relaxed);
-            if word & Count::COMPACT == 0 {
+            if word & Entry::COMPACT == 0 {
                 return false;
             }
-            if word & Count::HELD == 0 && self.hold_if(word) {
+            if word & Entry::HELD == 0 && self.hold_if(word) {
                 return true;
             }
             yield_now();
         }
     }
 
-    /// Holds the slot if its word is still `word` and no other thread holds it.
+    /// Holds the slot if its word is still `word`, and returns whether it did.
     #[inline]
     pub(super) fn hold_if(&self, word: u64) -> bool {
-        let (held, order) = (word | Count::HELD, Ordering::Acquire);
+        let (held, order) = (word | Entry::HELD, Ordering::Acquire);
         self.word
             .compare_exchange(word, held, order, Ordering::Relaxed)
             .is_ok()
     }
 
-    /// Whether another thread holds the slot.
+    /// Returns whether another thread holds the slot.
     #[cold]
     pub(super) fn is_held(&self) -> bool {
-        self.word.load(Ordering::Relaxed) & Count::HELD != 0
+        self.word.load(Ordering::Relaxed) & Entry::HELD != 0
     }
 
-    /// Writes a count, except for its rest, into a held slot, and releases the slot.
-    pub(super) fn set(&self, count: Count) {
-        self.tag.store(count.tag, Ordering::Relaxed);
-        // Release: a thread that sees this word sees its tag and its rest too.
-        self.word.store(count.word, Ordering::Release);
+    /// Writes an entry, except its third word, into a held slot, and releases the slot.
+    pub(super) fn store_and_release(&self, entry: Entry) {
+        self.tag.store(entry.tag, Ordering::Relaxed);
+        // Release: a thread that loads this word also sees the tag and the third word.
+        self.word.store(entry.word, Ordering::Release);
     }
 
     /// Releases a held slot.
     pub(super) fn release(&self) {
         let word = self.word.load(Ordering::Relaxed);
-        self.word.store(word & !Count::HELD, Ordering::Release);
+        self.word.store(word & !Entry::HELD, Ordering::Release);
     }
 
-    /// Loads a key's state if it fits in one word and no thread holds the slot.
+    /// Loads a key's entry if it is compact and not held.
     #[inline]
-    pub(super) fn compact(&self, key: Key) -> Option<Compact<'_>> {
+    pub(super) fn load_compact(&self, key: Key) -> Option<CompactEntry<'_>> {
         let word = self.word.load(Ordering::Acquire);
-        let is_free = word & (Count::COMPACT | Count::HELD) == Count::COMPACT;
-        // The tag is loaded after the word, so that a word which another key wrote comes with that
-        // key's tag.
+        let is_free = word & (Entry::COMPACT | Entry::HELD) == Entry::COMPACT;
+        // Load the tag after the word: if the word was written for another key, the tag is that key's.
         let tag = self.tag.load(Ordering::Relaxed);
         let slot = self;
-        (is_free && tag & Count::KEY == key.tag()).then_some(Compact { slot, tag, word })
+        (is_free && tag & Entry::KEY_MASK == key.tag()).then_some(CompactEntry { slot, tag, word })
     }
 }
 
-/// A loaded state that fits in one word.
-pub(super) struct Compact<'a> {
+/// A compact entry that was loaded without a lock.
+pub(super) struct CompactEntry<'a> {
     slot: &'a Slot,
     tag: u64,
     word: u64,
 }
 
-impl Compact<'_> {
-    /// The loaded count without the time in which the bucket fills. It may be another key's, if the
-    /// slot was evicted and reused between the two loads.
-    pub(super) fn count(&self) -> Count {
-        Count {
+impl CompactEntry<'_> {
+    /// Returns the entry without its third word. The state may be another key's, if the slot was evicted and
+    /// reused between the two loads.
+    pub(super) fn entry(&self) -> Entry {
+        Entry {
             tag: self.tag,
             word: self.word,
-            rest: 0,
+            third_word: 0,
         }
     }
 
     #[inline]
     pub(super) fn state(&self) -> State {
-        State::from_words([self.word >> 12, self.word >> 2 & Count::PART])
+        State::from_words([self.word >> 12, self.word >> 2 & Entry::MAX_COMPACT])
     }
 
-    /// Replaces the state; false if the slot was changed or held since the state was loaded. `None`
-    /// if the new state does not fit in a word.
+    /// Replaces the state. Returns false if the slot was changed or held since the state was loaded, and
+    /// `None` if the new state is not compact.
     ///
-    /// ABA: since the load, the slot may have been evicted and reused for another key whose state is
-    /// the same word, for instance where two identities are charged the same in one microsecond. The
-    /// exchange then succeeds, but it only holds the slot. The tag is compared while the slot is
-    /// held, and no thread can change the tag of a slot that it does not hold, so the new state is
-    /// never written over another key's.
+    /// ABA: since the load, the slot may have been evicted and reused for another key whose word is equal,
+    /// for instance if two identities are charged the same cost in the same microsecond. The exchange then
+    /// succeeds, but it only holds the slot. The tag is compared while the slot is held, and a thread
+    /// changes the tag only of a slot that it holds, so the new state never overwrites another key's.
     #[inline]
     pub(super) fn replace(&self, next: State) -> Option<bool> {
-        let [until, rest] = next.words();
-        if until > Count::LATEST {
+        let [until, second] = next.words();
+        if until > Entry::MAX_INSTANT {
             return None;
         }
         if !self.slot.hold_if(self.word) {
             return Some(false);
         }
         let is_same_key = self.slot.tag.load(Ordering::Relaxed) == self.tag;
-        let next = until << 12 | rest << 2 | Count::COMPACT;
+        let next = until << 12 | second << 2 | Entry::COMPACT;
         let word = if is_same_key { next } else { self.word };
         self.slot.word.store(word, Ordering::Release);
         Some(is_same_key)
@@ -231,12 +265,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn foreign_fraction_does_not_change_the_instant() {
+    fn oversized_second_word_keeps_the_instant() {
         let (quota, until) = (Quota::per_second(3), 1_000_000);
-        for rest in [0, 2, 1_023, 1_024, u64::MAX] {
-            let state = State::from_words([until, rest]);
-            let count = Count::new(Key(0), &quota, state, 0, false);
-            assert_eq!(count.state().words()[0], until, "{rest}");
+        for second in [0, 2, 1_023, 1_024, u64::MAX] {
+            let state = State::from_words([until, second]);
+            let entry = Entry::new(Key(0), &quota, state, 0, false);
+            assert_eq!(entry.state().words()[0], until, "{second}");
         }
     }
 }

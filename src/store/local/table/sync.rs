@@ -1,5 +1,5 @@
-//! The lock and the atomics of the table: those of the system, or under `cfg(tollgate_loom)` those
-//! of the model checker. (Some dependencies do not build under its own `cfg(loom)`.)
+//! The mutex and the atomics of the table. Under `cfg(tollgate_loom)` they are those of the model
+//! checker loom. (Some dependencies do not build under loom's own `cfg(loom)`.)
 
 #[cfg(all(test, tollgate_loom))]
 pub(super) use self::model::*;
@@ -9,10 +9,9 @@ pub(super) use self::system::*;
 #[cfg(not(all(test, tollgate_loom)))]
 mod system {
     pub(in super::super) use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+    pub(in super::super) use std::thread::yield_now;
 
     pub(in super::super) use parking_lot::{Mutex, MutexGuard};
-
-    pub(in super::super) use std::thread::yield_now;
 }
 
 #[cfg(all(test, tollgate_loom))]
@@ -26,7 +25,7 @@ mod model {
 
     impl<T> Mutex<T> {
         pub(in super::super) fn lock(&self) -> MutexGuard<'_, T> {
-            self.0.lock().expect("a thread that panics ends the model")
+            self.0.lock().expect("a panic ends the model")
         }
     }
 }

@@ -1,0 +1,166 @@
+use std::borrow::Cow;
+use std::time::Duration;
+
+use crate::quota::{Limits, Policy, Quota, State, Status};
+use crate::store::{Check, PerPolicy, StoreError, Verdict};
+
+/// The result of a check, with the numbers for the client.
+///
+/// The numbers are those of the *binding* policy: on a denial the policy with the longest wait,
+/// otherwise the policy with the least remaining.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision<'a> {
+    limits: Cow<'a, Limits>,
+    statuses: PerPolicy<Status>,
+    binding: usize,
+    allowed: bool,
+    degraded: bool,
+    refused: bool,
+}
+
+impl<'a> Decision<'a> {
+    /// Computes the decision from a store's verdict.
+    #[inline]
+    pub(super) fn replay(check: &Check<'a>, verdict: &Verdict) -> Result<Self, StoreError> {
+        Ok(Self::new(check, check.replay(verdict)?))
+    }
+
+    /// Computes the decision that a check would get, from the states of a verdict that charged nothing.
+    pub(super) fn preview(check: &Check<'a>, verdict: &Verdict) -> Self {
+        Self::new(check, check.preview(verdict.now(), verdict.states()))
+    }
+
+    #[inline]
+    pub(super) fn of_one(check: &Check<'a>, status: Status) -> Self {
+        Self {
+            limits: Cow::Borrowed(check.limits),
+            statuses: PerPolicy::from_buf_and_len([status; 2], 1),
+            binding: 0,
+            allowed: status.is_allowed(),
+            degraded: false,
+            refused: false,
+        }
+    }
+
+    /// Allows the request without a limit.
+    pub(super) fn unlimited(check: &Check<'a>) -> Self {
+        let full = |quota: &Quota| quota.step(State::default(), 0, 0).1;
+        Self::new(check, check.quotas().map(full).collect()).degraded()
+    }
+
+    /// Refuses the request, to be retried after `wait`.
+    pub(super) fn refused(check: &Check<'a>, wait: Duration) -> Self {
+        let refused = check.quotas().map(|_| Status::refused(wait)).collect();
+        Self {
+            refused: true,
+            ..Self::new(check, refused).degraded()
+        }
+    }
+
+    #[inline]
+    fn new(check: &Check<'a>, statuses: PerPolicy<Status>) -> Self {
+        let allowed = statuses.iter().all(Status::is_allowed);
+        let wait = |status: &Status| status.retry_after().unwrap_or(Duration::MAX);
+        // Of equal policies, the first one binds.
+        let binding = (1..statuses.len()).fold(0, |binding, index| {
+            let (current, next) = (&statuses[binding], &statuses[index]);
+            let is_tighter = match allowed {
+                true => next.remaining() < current.remaining(),
+                false => wait(next) > wait(current),
+            };
+            if is_tighter { index } else { binding }
+        });
+        let limits = Cow::Borrowed(check.limits);
+        Self {
+            limits,
+            statuses,
+            binding,
+            allowed,
+            degraded: false,
+            refused: false,
+        }
+    }
+
+    pub(super) fn degraded(self) -> Self {
+        Self {
+            degraded: true,
+            ..self
+        }
+    }
+
+    /// Converts the decision into one that borrows nothing.
+    pub fn into_owned(self) -> Decision<'static> {
+        Decision {
+            limits: Cow::Owned(self.limits.into_owned()),
+            ..self
+        }
+    }
+
+    /// Returns whether the request may proceed.
+    pub fn is_allowed(&self) -> bool {
+        self.allowed
+    }
+
+    /// Returns whether a [`FailureStrategy`](crate::FailureStrategy) decided, since the store did not.
+    pub fn is_degraded(&self) -> bool {
+        self.degraded
+    }
+
+    /// Returns whether the request was refused because the store was unavailable, and not because a
+    /// limit was reached.
+    pub fn is_refused(&self) -> bool {
+        self.refused
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Returns the index of the binding policy.
+    pub(crate) fn binding(&self) -> usize {
+        self.binding
+    }
+
+    /// Returns the binding policy.
+    pub fn policy(&self) -> &Policy {
+        &self.limits.policies()[self.binding]
+    }
+
+    /// Returns the [`capacity`](Quota::capacity) of the binding policy's quota: the cost that it allows
+    /// at once, and the value of `X-RateLimit-Limit`. The quota's rate is [`Quota::limit`].
+    pub fn capacity(&self) -> u32 {
+        self.policy().quota().capacity()
+    }
+
+    /// Returns the cost that the binding policy still allows now, of its
+    /// [`capacity`](Decision::capacity).
+    pub fn remaining(&self) -> u32 {
+        self.status().remaining()
+    }
+
+    /// Returns the time until the same request would be allowed: zero if it was allowed, `None` if its
+    /// cost exceeds the capacity, so that it never will be.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.status().retry_after()
+    }
+
+    /// Returns the time until the binding policy allows its whole capacity again.
+    pub fn reset_after(&self) -> Duration {
+        self.status().reset_after()
+    }
+
+    fn status(&self) -> &Status {
+        &self.statuses[self.binding]
+    }
+
+    /// Returns the policies that denied the request.
+    pub(crate) fn violated(&self) -> impl Iterator<Item = &Policy> {
+        let denied = self.policies().filter(|(_, status)| !status.is_allowed());
+        denied.map(|(policy, _)| policy)
+    }
+
+    /// Returns every policy with its status, in order.
+    pub fn policies(&self) -> impl Iterator<Item = (&Policy, &Status)> + Clone {
+        self.limits.policies().iter().zip(&self.statuses)
+    }
+}

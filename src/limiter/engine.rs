@@ -1,0 +1,240 @@
+use std::fmt;
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+
+use super::breaker::LONGEST_WAIT;
+use super::decision::Decision;
+use super::failure::FailureStrategy;
+use super::fallback::{Fallback, Snapshot};
+use super::guarded_store::{GuardedStore, LaneUse};
+use crate::metrics::Operation;
+use crate::store::{BoxFuture, Check, Outcome, StoreError, StoreErrorKind, Verdict};
+
+/// A limiter's parts, which turn a check into a decision.
+#[derive(Clone)]
+pub(super) struct Engine {
+    pub(super) store: Arc<GuardedStore>,
+    pub(super) fallback: Arc<Fallback>,
+    pub(super) strategy: FailureStrategy,
+    pub(super) shadow: bool,
+}
+
+/// A check that was sent to the store.
+struct SentCheck {
+    operation: Operation,
+    /// `None` if the store needs no breaker.
+    lane: Option<LaneUse>,
+    /// `None` if the store needs no fallback.
+    fallback: Option<Snapshot>,
+    /// The time for which the caller waits: the limiter's deadline or less.
+    patience: Duration,
+}
+
+impl Engine {
+    pub(super) fn run<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
+        let guarded = &self.store;
+        if operation == Operation::Check
+            && let Some(status) = guarded.store.check_now(check)
+        {
+            let decision = Decision::of_one(check, status);
+            guarded.meter.operation(operation, None);
+            self.count(check, operation, &decision);
+            return Checked::Ready(decision);
+        }
+        let Ok(lane) = guarded.enter(check) else {
+            let decision = self.degraded(check, operation, true);
+            self.count(check, operation, &decision);
+            return Checked::Ready(decision);
+        };
+        let patience = check.time_left.min(guarded.deadline);
+        let sent = SentCheck {
+            operation,
+            fallback: lane.as_ref().map(|_| self.fallback.snapshot(check)),
+            lane,
+            patience,
+        };
+        let unsynced = sent.fallback.as_ref();
+        let charged = operation
+            .charged(check)
+            .time_left(patience)
+            .started(sent.lane.as_ref().map(|lane| lane.started))
+            .with_fallback(unsynced.and_then(|fallback| fallback.unsynced.as_deref()));
+        match guarded.store.check(&charged) {
+            Outcome::Ready(result) => Checked::Ready(self.conclude(check, &sent, &result)),
+            Outcome::Pending(answer) => {
+                if let Some(lane) = &sent.lane {
+                    guarded.sent(lane);
+                }
+                Checked::Pending(PendingDecision(Box::pin(
+                    self.clone().wait(check, sent, answer),
+                )))
+            }
+        }
+    }
+
+    /// Waits for a pending answer until the check's deadline.
+    fn wait(
+        self,
+        check: &Check<'_>,
+        sent: SentCheck,
+        answer: BoxFuture<Result<Verdict, StoreError>>,
+    ) -> impl Future<Output = Decision<'static>> + Send + use<> {
+        let started = sent.lane.as_ref().map(|lane| lane.started);
+        let started = started.unwrap_or_else(Instant::now);
+        // A deadline that no clock can represent is no deadline.
+        let deadline = started.checked_add(sent.patience);
+        let check = check.with_fallback(None).into_owned();
+        async move {
+            let result = match deadline {
+                Some(deadline) => timeout_at(deadline, answer)
+                    .await
+                    .unwrap_or_else(|_| Err(StoreErrorKind::TimedOut.into())),
+                None => answer.await,
+            };
+            self.store.meter.waited(started.elapsed());
+            self.conclude(&check.borrow(), &sent, &result).into_owned()
+        }
+    }
+
+    /// Converts the store's answer, or its error, into a decision.
+    #[inline]
+    fn conclude<'a>(
+        &self,
+        check: &Check<'a>,
+        sent: &SentCheck,
+        result: &Result<Verdict, StoreError>,
+    ) -> Decision<'a> {
+        let verdict = match result {
+            Ok(verdict) => verdict,
+            Err(error) => return self.failed(check, sent, error),
+        };
+        let charged = &sent.operation.charged(check);
+        let decision = match &sent.fallback {
+            Some(fallback) if !verdict.remembered => {
+                self.fallback.record(charged, fallback, verdict)
+            }
+            _ => Decision::replay(charged, verdict),
+        };
+        let decision = match decision {
+            Ok(_) if sent.operation == Operation::Peek => Decision::preview(check, verdict),
+            Ok(decision) => decision,
+            Err(error) => return self.failed(check, sent, &error),
+        };
+        if !verdict.remembered {
+            let lane = sent.lane.as_ref();
+            self.store.answered(sent.operation, lane, Ok(()));
+        }
+        self.count(check, sent.operation, &decision);
+        decision
+    }
+
+    #[cold]
+    fn failed<'a>(&self, check: &Check<'a>, sent: &SentCheck, error: &StoreError) -> Decision<'a> {
+        let timed_out = error.kind() == StoreErrorKind::TimedOut;
+        // A timeout caused by the caller's shorter `time_left` is not counted against the store.
+        let counts = !timed_out || sent.patience == self.store.deadline;
+        let lane = sent.lane.as_ref().filter(|_| counts);
+        self.store.answered(sent.operation, lane, Err(error));
+        // With a closed breaker, other replicas may have had their answers in time.
+        let is_open = sent.lane.as_ref().is_some_and(LaneUse::is_breaker_open);
+        let decision = self.degraded(check, sent.operation, !timed_out || is_open);
+        self.count(check, sent.operation, &decision);
+        decision
+    }
+
+    /// Decides by the failure strategy. `is_outage` says whether the store is unavailable to all replicas,
+    /// and not only slow for this check.
+    fn degraded<'a>(
+        &self,
+        check: &Check<'a>,
+        operation: Operation,
+        is_outage: bool,
+    ) -> Decision<'a> {
+        match self.strategy {
+            FailureStrategy::Open => self.fallback.check(check, operation, is_outage),
+            FailureStrategy::OpenUnlimited => Decision::unlimited(check),
+            FailureStrategy::Closed => Decision::refused(check, LONGEST_WAIT),
+        }
+    }
+
+    /// Counts a decision in the metrics.
+    fn count(&self, check: &Check<'_>, operation: Operation, decision: &Decision<'_>) {
+        if operation == Operation::Check {
+            let meter = &self.store.meter;
+            meter.decided(check.identity, decision, self.shadow);
+        }
+    }
+}
+
+/// A limiter's decision, which may be pending. `.await` returns it in either case.
+#[derive(Debug)]
+#[must_use = "a check that is not awaited may be charged without its decision being used"]
+pub enum Checked<'a> {
+    /// The limiter has decided already.
+    Ready(Decision<'a>),
+    /// The decision must be awaited. It takes the limiter's deadline at most.
+    Pending(PendingDecision),
+}
+
+impl<'a> IntoFuture for Checked<'a> {
+    type Output = Decision<'a>;
+    type IntoFuture = CheckedFuture<'a>;
+
+    fn into_future(self) -> CheckedFuture<'a> {
+        CheckedFuture(Some(self))
+    }
+}
+
+/// The future of a [`Checked`].
+///
+/// # Panics
+///
+/// If it is polled again after it returned the decision.
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct CheckedFuture<'a>(Option<Checked<'a>>);
+
+impl<'a> Future for CheckedFuture<'a> {
+    type Output = Decision<'a>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Decision<'a>> {
+        match self.0.take().expect("polled after completion") {
+            Checked::Ready(decision) => Poll::Ready(decision),
+            Checked::Pending(mut pending) => {
+                let decision = Pin::new(&mut pending).poll(cx);
+                self.0 = decision.is_pending().then_some(Checked::Pending(pending));
+                decision
+            }
+        }
+    }
+}
+
+/// The future of a decision that waits for the store, for the limiter's deadline at most.
+///
+/// Needs a Tokio runtime with its timer enabled. If the future is dropped, the store may still charge
+/// the check.
+///
+/// # Panics
+///
+/// If it is polled again after it returned the decision.
+#[must_use = "futures do nothing unless awaited"]
+pub struct PendingDecision(BoxFuture<Decision<'static>>);
+
+impl Future for PendingDecision {
+    type Output = Decision<'static>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Decision<'static>> {
+        self.0.as_mut().poll(cx)
+    }
+}
+
+impl fmt::Debug for PendingDecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingDecision").finish_non_exhaustive()
+    }
+}
