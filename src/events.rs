@@ -1,17 +1,14 @@
-//! What is logged: changes of state only, never a line a request. Without the feature `tracing`,
-//! nothing is.
+//! Log events: changes of state only, never one for each request. Without the feature `tracing`,
+//! these functions do nothing.
 
+use std::error::Error;
 use std::fmt::Display;
 
-use crate::store::StoreError;
-
-/// A circuit breaker opened. The lane is named, mostly by its server's address.
-pub(crate) fn breaker_opened(store: &str, lane: &str, error: &StoreError) {
+/// Logs that a lane's circuit breaker opened. `lane` is usually the server's address.
+pub(crate) fn breaker_opened(store: &str, lane: &str, error: &dyn Error) {
     #[cfg(feature = "tracing")]
     {
-        let cause = std::error::Error::source(error)
-            .map(ToString::to_string)
-            .unwrap_or_default();
+        let cause = error.source().map(ToString::to_string).unwrap_or_default();
         tracing::warn!(
             store, lane, %error, cause,
             "circuit breaker opened: the failure strategy decides until the rate limit store answers"
@@ -21,7 +18,7 @@ pub(crate) fn breaker_opened(store: &str, lane: &str, error: &StoreError) {
     let _ = (store, lane, error);
 }
 
-/// A circuit breaker closed.
+/// Logs that a lane's circuit breaker closed.
 pub(crate) fn breaker_closed(store: &str, lane: &str) {
     #[cfg(feature = "tracing")]
     tracing::info!(
@@ -33,19 +30,19 @@ pub(crate) fn breaker_closed(store: &str, lane: &str) {
     let _ = (store, lane);
 }
 
-/// A layer met its first request without an identity.
+/// Logs a layer's first request without an identity.
 pub(crate) fn unidentified(scope: &str, reason: &dyn Display) {
     #[cfg(feature = "tracing")]
     tracing::error!(
         scope, %reason,
-        "request without an identity rejected, unless the layer is in shadow mode; further ones are \
-         counted by rate_limit_unidentified_total and not logged"
+        "request without an identity rejected, unless the layer is in shadow mode; further such \
+         requests are counted by rate_limit_unidentified_total and not logged"
     );
     #[cfg(not(feature = "tracing"))]
     let _ = (scope, reason);
 }
 
-/// A layer has charged one request twice.
+/// Logs that a layer charged one request twice.
 pub(crate) fn charged_twice(scope: &str) {
     #[cfg(feature = "tracing")]
     tracing::warn!(
@@ -57,13 +54,14 @@ pub(crate) fn charged_twice(scope: &str) {
     let _ = scope;
 }
 
-/// Two layers share a count, perhaps by accident.
+/// Logs that two layers share a count.
 pub(crate) fn shared_count(scope: &str, policy: &str) {
     #[cfg(feature = "tracing")]
     tracing::warn!(
         scope,
         policy,
-        "two rate limit layers share this count; give one of them another `scope` unless it is meant"
+        "two rate limit layers share this count; unless that is intended, give one of them another \
+         `scope`"
     );
     #[cfg(not(feature = "tracing"))]
     let _ = (scope, policy);

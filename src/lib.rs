@@ -111,9 +111,9 @@ pub use clock::{Clock, SystemClock};
 pub use decision::Decision;
 #[cfg(feature = "redis")]
 pub use error::RedisConfigError;
-pub use error::{ClientIpError, LimitsError, NameError, QuotaError};
 pub use identity::{
-    ClientIp, ForwardingHeader, Identify, Identity, PeerAddr, Unidentified, UserId, UserOrIp,
+    ClientIp, ClientIpError, ForwardingHeader, Identify, IdentifyError, Identity, PeerAddr, UserId,
+    UserOrIp,
 };
 pub use ipnet::IpNet;
 pub use limiter::{
@@ -121,7 +121,10 @@ pub use limiter::{
 };
 #[cfg(feature = "metrics")]
 pub use metrics::describe_metrics;
-pub use quota::{Algorithm, Limits, MAX_POLICIES, Policy, Quota, Scope, State, Status};
+pub use quota::{
+    Algorithm, Limits, LimitsError, MAX_POLICIES, NameError, Policy, Quota, QuotaError, Scope,
+    State, Status,
+};
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub use store::bench;

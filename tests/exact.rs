@@ -105,14 +105,14 @@ proptest! {
             prop_assert!(!fits(now + reset - 1));
         }
         prop_assert!(state.expires_at() <= now + reset + 1 || quota.algorithm() == Algorithm::SlidingWindow);
-        prop_assert!(state == State::default() || state.is_spent(now + reset + 1)
+        prop_assert!(state == State::default() || state.is_expired(now + reset + 1)
             || quota.algorithm() == Algorithm::SlidingWindow);
     }
 
     #[test]
     fn a_spent_state_is_as_good_as_none((quota, state, now) in states(), cost in 0..100u32) {
         let later = now.max(state.expires_at());
-        prop_assert!(state.is_spent(later));
+        prop_assert!(state.is_expired(later));
         let statuses = [state, State::default()].map(|state| quota.step(state, later, cost).1);
         prop_assert_eq!(statuses[0], statuses[1]);
     }

@@ -13,7 +13,7 @@ use super::header::{Announcement, ResponseHeaders};
 use super::rejection::{self, Head, Rejection};
 use crate::decision::Decision;
 use crate::events;
-use crate::identity::{Identifier, Identity, Unidentified};
+use crate::identity::{Identifier, IdentifyError, Identity};
 use crate::limiter::{Checked, Claim, Limiter, PendingDecision};
 use crate::metrics;
 use crate::quota::{Limits, Scope};
@@ -111,11 +111,11 @@ impl Config {
         &self,
         headers: &HeaderMap,
         extensions: &Extensions,
-    ) -> Option<Result<Identity, Unidentified>> {
+    ) -> Option<Result<Identity, IdentifyError>> {
         if self.skip.is_some() || self.limits_for.is_some() || self.cost_for.is_some() {
             return None;
         }
-        self.identifier.by_head(headers, extensions)
+        self.identifier.identify_head(headers, extensions)
     }
 
     /// What to do where there are closures.
@@ -170,7 +170,7 @@ impl Config {
 
     /// What to do with a request without an identity: it is rejected, except in shadow mode.
     #[cold]
-    pub(super) fn unidentified(&self, head: Head<'_>, reason: &Unidentified) -> Next {
+    pub(super) fn unidentified(&self, head: Head<'_>, reason: &IdentifyError) -> Next {
         metrics::unidentified();
         if !self.unidentified_logged.0.swap(true, Ordering::Relaxed) {
             events::unidentified(self.scope.as_str(), reason);

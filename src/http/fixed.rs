@@ -80,7 +80,7 @@ impl Fixed {
 
     /// The value of `RateLimit-Policy`.
     pub(super) fn ietf(&self, decision: &Decision<'_>) -> HeaderValue {
-        match decision.limits().is(&self.limits) {
+        match decision.limits().ptr_eq(&self.limits) {
             true => self.ietf.clone(),
             false => ietf(decision.limits()),
         }
@@ -90,7 +90,8 @@ impl Fixed {
     pub(super) fn denial(&self, decision: &Decision<'_>) -> Option<&Denial> {
         let is_alone = decision.violated().nth(1).is_none();
         // It is the binding one then.
-        (is_alone && decision.limits().is(&self.limits)).then(|| &self.denials[decision.binding()])
+        (is_alone && decision.limits().ptr_eq(&self.limits))
+            .then(|| &self.denials[decision.binding()])
     }
 
     /// The body of a rejection, where limits were reached.

@@ -14,7 +14,7 @@ use super::header::{
 };
 use super::number::lasting;
 use crate::decision::Decision;
-use crate::identity::Unidentified;
+use crate::identity::IdentifyError;
 
 /// The parts of a request's head from which a rejection follows.
 #[derive(Clone, Copy)]
@@ -191,7 +191,7 @@ pub(super) fn complete(config: &Config, decision: &Decision<'_>, headers: &mut H
 pub(super) fn unidentified(
     config: &Config,
     request: Head<'_>,
-    reason: &Unidentified,
+    reason: &IdentifyError,
 ) -> Response<RejectionBody> {
     let reason = cfg!(debug_assertions).then(|| reason.to_string());
     if let Some(content_type) = grpc_content_type(config, request) {

@@ -220,7 +220,7 @@ impl Table {
         };
         self.estimate(key, now);
         let late = if is_exact { 0 } else { LATE };
-        let status = bucket.report_unless_late(charge, late);
+        let status = bucket.status_if_exact(charge, late);
         // Always `Some` for a denial: either the clock is exact, or the next token is over a second away.
         let status = status.unwrap_or_else(|| self.report(policy.quota(), &charge));
         Some((now, state, status))
@@ -236,7 +236,7 @@ impl Table {
     #[inline(always)]
     fn hash(check: &Check<'_>) -> u128 {
         // The fingerprints are hashes of names that no client chooses.
-        check.identity.secret_hash() ^ check.scope.fingerprint()
+        check.identity.keyed_hash() ^ check.scope.fingerprint()
     }
 
     /// The two different buckets in which a key may be.
@@ -286,7 +286,7 @@ impl Table {
         let counted = buckets.len().min(BUCKETS_COUNTED);
         let places = buckets[..counted].iter().flat_map(Bucket::places);
         let live = places
-            .filter(|place| !place.look().state().is_spent(now))
+            .filter(|place| !place.look().state().is_expired(now))
             .count();
         let live = (live * buckets.len() / counted) as i64;
         self.meter.live(live - part.live.swap(live, order));

@@ -148,7 +148,7 @@ impl<'a> Row<'a> {
         let Cell { key, found, .. } = self.cells[policy];
         let place = match found {
             Some(place) => place,
-            None if state.is_spent(self.now) => return,
+            None if state.is_expired(self.now) => return,
             None => self.make_room(policy),
         };
         self.cells[policy].is_held = false;
@@ -194,7 +194,7 @@ impl<'a> Row<'a> {
             let room = self.room(policy);
             // The exchange fails if the victim has been charged without the lock since.
             if room.place.slot.hold_if(room.count.word()) {
-                if !room.count.state().is_spent(self.now) {
+                if !room.count.state().is_expired(self.now) {
                     self.table.meter.evicted();
                 }
                 self.cells[policy].found = Some(room.place);
@@ -221,7 +221,7 @@ impl<'a> Row<'a> {
                 let count = place.look();
                 let (state, debt) = (count.state(), count.debt(self.now));
                 let room = Room { place, count };
-                if state.is_spent(self.now) {
+                if state.is_expired(self.now) {
                     free += 1;
                     let since = state.expires_at();
                     if longest_spent.is_none_or(|(longest, _)| since < longest) {

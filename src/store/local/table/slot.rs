@@ -55,7 +55,7 @@ impl Count {
             Some(bucket) => {
                 // A state may come from another store, which may hold any number.
                 let rest = rest.min(Self::PART);
-                (until | rest << 2 | Self::COMPACT, bucket.life(), 0)
+                (until | rest << 2 | Self::COMPACT, bucket.lifetime(), 0)
             }
             None => (until, rest, quota.used(state, now)),
         };
@@ -69,7 +69,7 @@ impl Count {
     /// The quota's token bucket, if its states fit in one word.
     #[inline]
     pub(super) fn compact(quota: &Quota) -> Option<&TokenBucket> {
-        quota.token_bucket_in(Self::PART + 1)
+        quota.token_bucket_within(Self::PART + 1)
     }
 
     #[inline]
@@ -87,7 +87,7 @@ impl Count {
     }
 
     pub(super) fn is_marked(&self, now: u64) -> bool {
-        self.tag & Self::MARK != 0 && !self.state().is_spent(now)
+        self.tag & Self::MARK != 0 && !self.state().is_expired(now)
     }
 
     /// The order of eviction, smallest first: by the used part of the quota, which compares quotas of
