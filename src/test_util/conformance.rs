@@ -1,8 +1,7 @@
-//! The suite that every store must pass.
+//! The test suite that every store must pass.
 //!
-//! [`check`] proves what can be proved of any store, a shared one included: it uses identities of
-//! its own. [`check_with_clock`] also follows the algorithms through time, for a store that takes
-//! its time from a [`ManualClock`].
+//! [`check`] tests any store, including a shared one: its identities are unique to each run.
+//! [`check_with_clock`] compares a store that reads a [`ManualClock`] with the algorithms over time.
 //!
 //! ```
 //! use tollgate::LocalStore;
@@ -31,10 +30,10 @@ use crate::limiter::{FailureStrategy, Limiter};
 use crate::quota::{Limits, Policy, Quota, Scope, State};
 use crate::store::{Carried, Check, Store};
 
-/// Long enough for nothing to be regained, and for no window to end, while the suite runs.
+/// A period in which nothing is refilled, and no window ends, while the suite runs.
 const PERIOD: Duration = Duration::from_secs(3_650 * 86_400);
 
-/// Each algorithm, with room for `limit`.
+/// Returns a quota of each algorithm with a capacity of `limit`.
 fn quotas(limit: u32) -> [Quota; 3] {
     [
         Quota::token_bucket(limit, PERIOD),
@@ -43,43 +42,41 @@ fn quotas(limit: u32) -> [Quota; 3] {
     ]
 }
 
-/// All of these at once, as `policy-0`, `policy-1` and so on.
-fn several(quotas: impl IntoIterator<Item = Quota>) -> Limits {
+/// Returns limits of these quotas, named `policy-0`, `policy-1` and so on.
+fn limits_of(quotas: impl IntoIterator<Item = Quota>) -> Limits {
     let named = |(index, quota)| Policy::new(format!("policy-{index}"), quota);
-    Limits::new(quotas.into_iter().enumerate().map(named)).expect("few, with good names")
+    Limits::new(quotas.into_iter().enumerate().map(named)).expect("the limits are valid")
 }
 
-/// Checks that a store decides as every store must.
+/// Tests that a store decides correctly.
 ///
 /// # Panics
 ///
-/// If it does not, saying what was expected.
+/// If it does not. The message says what was expected.
 pub async fn check(store: impl Store) {
     let subject = Subject::new(store);
     for quota in quotas(10) {
         subject.admits_the_limit_and_no_more(quota).await;
         subject.charges_nothing_when_it_denies(quota).await;
-        subject.knows_the_edges_of_cost(quota).await;
-        subject.looks_without_charging(quota).await;
+        subject.handles_extreme_costs(quota).await;
+        subject.peek_charges_nothing(quota).await;
         subject.reset_forgets_counts(quota).await;
-        subject.keeps_counts_apart(quota).await;
-        subject.takes_on_what_was_counted_elsewhere(quota).await;
+        subject.keeps_counts_separate(quota).await;
+        subject.joins_carried_counts(quota).await;
         subject
-            .admits_exactly_the_limit_to_many_at_once(quota)
+            .concurrent_checks_admit_exactly_the_limit(quota)
             .await;
     }
     subject.charges_all_policies_or_none().await;
-    subject
-        .admits_exactly_the_tightest_of_several_to_many_at_once()
-        .await;
+    subject.concurrent_checks_admit_the_tightest_limit().await;
 }
 
-/// Checks that a store follows the algorithms through time, forth and back, step by step, with
-/// one policy and with several.
+/// Tests that a store decides like [`Quota::step`] while its clock moves forward and back, under one
+/// policy and under several.
 ///
 /// # Panics
 ///
-/// If it does not, saying where.
+/// If it does not. The message names the first step that differs.
 pub async fn check_with_clock(store: impl Store, clock: &ManualClock) {
     let subject = Subject::new(store);
     let second = Duration::from_secs(1);
@@ -95,14 +92,14 @@ pub async fn check_with_clock(store: impl Store, clock: &ManualClock) {
         ],
     ];
     for plan in plans {
-        subject.follows_the_steps(&plan, clock).await;
+        subject.matches_quota_steps(&plan, clock).await;
     }
 }
 
 struct Subject {
     store: Arc<dyn Store>,
     limiter: Limiter,
-    /// Sets this run's identities apart from those of other runs on the same store.
+    /// Part of each identity, so that runs on the same store do not share counts.
     run: u64,
 }
 
@@ -123,7 +120,7 @@ impl Subject {
 
     fn identity(&self, test: &str, subject: impl std::fmt::Debug) -> Identity {
         Identity::new("conformance", &format!("{:x}-{test}-{subject:?}", self.run))
-            .expect("a good kind")
+            .expect("the kind is valid")
     }
 
     async fn decide<'a>(&self, check: Check<'a>) -> Decision<'a> {
@@ -149,11 +146,11 @@ impl Subject {
         let decision = self.decide(Check::new(&identity, &limits)).await;
         assert!(
             !decision.is_allowed(),
-            "{quota}: one over the limit was let through"
+            "{quota}: admitted one over the limit"
         );
         assert!(
             decision.retry_after() > Some(Duration::ZERO),
-            "{quota}: no wait"
+            "{quota}: a denial without a wait"
         );
     }
 
@@ -173,7 +170,7 @@ impl Subject {
         );
     }
 
-    async fn knows_the_edges_of_cost(&self, quota: Quota) {
+    async fn handles_extreme_costs(&self, quota: Quota) {
         let (identity, limits) = (self.identity("cost", quota), Limits::from(quota));
         let check = Check::new(&identity, &limits);
         for cost in [quota.capacity() + 1, u32::MAX] {
@@ -197,15 +194,15 @@ impl Subject {
         assert!(decision.is_allowed(), "{quota}: cost 0 is allowed");
         assert!(
             self.decide(check.cost(quota.capacity())).await.is_allowed(),
-            "{quota}: all at once"
+            "{quota}: denied its whole capacity"
         );
         assert!(
             self.decide(check.cost(0)).await.is_allowed(),
-            "{quota}: cost 0 only looks"
+            "{quota}: cost 0 is allowed on an exhausted quota"
         );
     }
 
-    async fn looks_without_charging(&self, quota: Quota) {
+    async fn peek_charges_nothing(&self, quota: Quota) {
         let (identity, limits) = (self.identity("peek", quota), Limits::from(quota));
         let check = Check::new(&identity, &limits);
         self.decide(check.cost(3)).await;
@@ -213,7 +210,7 @@ impl Subject {
             assert_eq!(
                 self.limiter.peek(&check).await.remaining(),
                 7,
-                "{quota}: a look was charged"
+                "{quota}: a peek was charged"
             );
         }
     }
@@ -222,23 +219,26 @@ impl Subject {
         let (identity, limits) = (self.identity("reset", quota), Limits::from(quota));
         let check = Check::new(&identity, &limits);
         self.decide(check.cost(10)).await;
-        self.limiter.reset(&check).await.expect("the store resets");
+        self.limiter
+            .reset(&check)
+            .await
+            .expect("the store answers a reset");
         assert_eq!(
             self.limiter.peek(&check).await.remaining(),
             10,
-            "{quota}: a reset forgets"
+            "{quota}: remaining after a reset"
         );
         assert!(
             self.decide(check.cost(10)).await.is_allowed(),
-            "{quota}: a reset forgets"
+            "{quota}: denied after a reset"
         );
     }
 
-    async fn keeps_counts_apart(&self, quota: Quota) {
-        let scope = Scope::new("other").expect("a good name");
+    async fn keeps_counts_separate(&self, quota: Quota) {
+        let scope = Scope::new("other").expect("the name is valid");
         let [one, two] = ["apart-1", "apart-2"].map(|name| self.identity(name, quota));
         let limits = Limits::from(quota);
-        let renamed = Limits::new([Policy::new("renamed", quota)]).expect("a good name");
+        let renamed = Limits::new([Policy::new("renamed", quota)]).expect("the name is valid");
         let changed = Limits::from(quotas(11)[0]);
         let check = Check::new(&one, &limits);
         self.decide(check.cost(10)).await;
@@ -250,18 +250,18 @@ impl Subject {
         ] {
             assert!(
                 self.decide(other.cost(10)).await.is_allowed(),
-                "{other:?} shares with {check:?}"
+                "{other:?} shares a count with {check:?}"
             );
         }
     }
 
-    async fn takes_on_what_was_counted_elsewhere(&self, quota: Quota) {
+    async fn joins_carried_counts(&self, quota: Quota) {
         let limits = Limits::from(quota);
-        // By a clock that has nothing to do with the store's.
+        // The fallback's clock, which is unrelated to the store's.
         let now = 1_234_567_890_000_000;
-        let (elsewhere, _) = quota.step(State::default(), now, 8);
+        let (fallback, _) = quota.step(State::default(), now, 8);
         let carried = Carried {
-            states: [elsewhere].into_iter().collect(),
+            states: [fallback].into_iter().collect(),
             now,
         };
         for cost in [0, 5, 11, 1] {
@@ -269,7 +269,7 @@ impl Subject {
             let check = Check::new(&identity, &limits);
             self.decide(check.cost(3)).await;
             for again in [false, true] {
-                // What is joined twice counts once, and stays whatever the check's own fate.
+                // Joining is idempotent, and the joined state is kept even if the check is denied.
                 let carrying = check
                     .cost(if again { 0 } else { cost })
                     .carrying(Some(&carried));
@@ -277,20 +277,20 @@ impl Subject {
                     .check(&carrying)
                     .wait()
                     .await
-                    .expect("the store decides");
+                    .expect("the store answers a check");
             }
             let left = if cost == 1 { 1 } else { 2 };
             let found = self.limiter.peek(&check).await.remaining();
             assert_eq!(
                 found, left,
-                "{quota}: 3 here, 8 elsewhere, then cost {cost}"
+                "{quota}: 3 in the store, 8 carried, then cost {cost}"
             );
         }
     }
 
     async fn charges_all_policies_or_none(&self) {
-        let roomy = several(quotas(10));
-        let tight = several(quotas(10).into_iter().chain([quotas(4)[0]]));
+        let roomy = limits_of(quotas(10));
+        let tight = limits_of(quotas(10).into_iter().chain([quotas(4)[0]]));
         let identity = self.identity("all-or-none", ());
 
         assert!(
@@ -299,8 +299,8 @@ impl Subject {
                 .is_allowed()
         );
         let denied = self.decide(Check::new(&identity, &tight).cost(1)).await;
-        assert!(!denied.is_allowed(), "one policy of four is spent");
-        assert_eq!(denied.policy().name(), "policy-3", "it is the binding one");
+        assert!(!denied.is_allowed(), "one policy of four is exhausted");
+        assert_eq!(denied.policy().name(), "policy-3", "the binding policy");
         for (policy, status) in denied.policies().take(3) {
             assert_eq!(
                 status.remaining(),
@@ -315,17 +315,18 @@ impl Subject {
         );
     }
 
-    async fn admits_exactly_the_limit_to_many_at_once(&self, quota: Quota) {
+    async fn concurrent_checks_admit_exactly_the_limit(&self, quota: Quota) {
         let identity = self.identity("many", quota);
-        self.hammer(identity, Limits::from(quota)).await;
+        self.check_concurrently(identity, Limits::from(quota)).await;
     }
 
-    async fn admits_exactly_the_tightest_of_several_to_many_at_once(&self) {
-        let limits = several(quotas(10).into_iter().chain(quotas(12)));
-        self.hammer(self.identity("many", &limits), limits).await;
+    async fn concurrent_checks_admit_the_tightest_limit(&self) {
+        let limits = limits_of(quotas(10).into_iter().chain(quotas(12)));
+        self.check_concurrently(self.identity("many", &limits), limits)
+            .await;
     }
 
-    async fn hammer(&self, identity: Identity, limits: Limits) {
+    async fn check_concurrently(&self, identity: Identity, limits: Limits) {
         let mut tasks = JoinSet::new();
         for _ in 0..16 {
             let (limiter, identity, limits) =
@@ -342,11 +343,11 @@ impl Subject {
             });
         }
         let admitted: u32 = tasks.join_all().await.into_iter().sum();
-        assert_eq!(admitted, 10, "{limits:?}: admitted of 80 at once");
+        assert_eq!(admitted, 10, "{limits:?}: admitted of 80 concurrent checks");
     }
 
-    async fn follows_the_steps(&self, quotas: &[Quota], clock: &ManualClock) {
-        let limits = several(quotas.iter().copied());
+    async fn matches_quota_steps(&self, quotas: &[Quota], clock: &ManualClock) {
+        let limits = limits_of(quotas.iter().copied());
         let identity = self.identity("steps", quotas);
         let start = clock.now();
         let mut random = Random(0x5eed);
@@ -375,9 +376,9 @@ impl Subject {
                 allowed,
                 "{limits:?}, step {index}, cost {cost}"
             );
-            for ((_, told), (_, expected)) in decision.policies().zip(&charged) {
+            for ((_, actual), (_, expected)) in decision.policies().zip(&charged) {
                 if allowed || !expected.is_allowed() {
-                    assert_eq!(told, expected, "{limits:?}, step {index}, cost {cost}");
+                    assert_eq!(actual, expected, "{limits:?}, step {index}, cost {cost}");
                 }
             }
             let kept = if allowed { charged } else { steps(0) };
@@ -386,7 +387,7 @@ impl Subject {
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): the same numbers in every run.
+/// SplitMix64 (Steele, Lea and Flood, 2014), with a fixed seed so that runs are reproducible.
 struct Random(u64);
 
 impl Random {

@@ -1,5 +1,5 @@
-//! What tests need (feature `test-util`): a clock set by hand, a store that does as it is told,
-//! and the suite that every store must pass.
+//! Test utilities (feature `test-util`): a manual clock, a programmable store, and the suite that
+//! every store must pass.
 
 mod clock;
 pub mod conformance;
