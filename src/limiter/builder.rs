@@ -6,8 +6,8 @@ use super::any_store::AnyStore;
 use super::failure::{FailureStrategy, Fallback};
 use super::lane::Lanes;
 use super::limiter::{Limiter, Shared};
+use super::metrics::Meter;
 use crate::deadlines::Deadlines;
-use crate::metrics::Meter;
 
 /// Options of a [`Limiter`].
 #[must_use = "call `build` to get the limiter"]

@@ -1,5 +1,5 @@
+use super::metrics::Operation;
 use crate::decision::Decision;
-use crate::metrics::Operation;
 use crate::quota::State;
 use crate::store::{Carried, Check, PerPolicy, StoreError, Table, Verdict};
 

@@ -8,9 +8,10 @@ use tokio::time::{Instant, sleep};
 
 use super::breaker::{Breaker, LONGEST_WAIT};
 use super::limiter::Shared;
+use super::metrics::Operation;
 use super::pending::within;
 use crate::events;
-use crate::metrics::{self, Operation};
+use crate::metrics;
 use crate::random::jitter;
 use crate::store::{StoreError, StoreErrorKind, Verdict};
 

@@ -10,10 +10,10 @@ use super::builder::LimiterBuilder;
 use super::claims::Claim;
 use super::failure::{FailureStrategy, Fallback, Held};
 use super::lane::{Lane, Lanes};
+use super::metrics::{Meter, Operation};
 use super::pending::{Checked, PendingDecision, within};
 use crate::deadlines::Deadlines;
 use crate::decision::Decision;
-use crate::metrics::{Meter, Operation};
 use crate::quota::{Limits, Scope};
 use crate::store::{Check, Outcome, Reply, Store, StoreError, StoreErrorKind, Verdict};
 

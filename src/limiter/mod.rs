@@ -13,6 +13,7 @@ mod lane;
     reason = "the module is named for its subject"
 )]
 mod limiter;
+mod metrics;
 mod pending;
 
 pub use builder::LimiterBuilder;

@@ -31,7 +31,6 @@ pub enum StoreErrorKind {
 
 impl StoreErrorKind {
     /// How many kinds there are.
-    #[cfg(feature = "metrics")]
     pub(crate) const COUNT: usize = Self::Unusable as usize + 1;
 
     /// The kind in metrics and logs.
