@@ -67,7 +67,8 @@ mod tests {
     #[test]
     fn empty_value_is_rejected() {
         let (parts, ()) = http::Request::new(()).into_parts();
-        let error = Identifier::new(empty).identify(&parts).unwrap_err();
+        let identified = Identifier::new(empty).identify(&parts);
+        let error = identified.expect_err("the value is empty");
         assert!(error.to_string().contains("empty value"), "{error}");
     }
 }
