@@ -1,14 +1,14 @@
-//! How to use it well: more than fits beside any one type.
+//! The guide: subjects that span several types.
 //!
-//! - [`algorithms`]: what the three algorithms promise, and how to choose.
-//! - [`identities`]: who is asking, and how to sit behind a proxy safely.
-//! - [`failures`]: what happens when the store does not answer.
+//! - [`algorithms`]: the guarantees of the three algorithms, and how to choose one.
+//! - [`identities`]: how requests are identified, also behind a proxy.
+//! - [`failures`]: how requests are decided when the store does not answer.
 #![cfg_attr(
     feature = "redis",
-    doc = "- [`redis`]: how to run it with Redis, and what happens when that fails."
+    doc = "- [`redis`]: how to operate the crate with Redis, and what happens when Redis fails."
 )]
-//! - [`stores`]: how to write one.
-//! - [`metrics`]: what is counted.
+//! - [`stores`]: how to implement a store.
+//! - [`metrics`]: the metrics and their labels.
 
 #[doc = include_str!("guide/algorithms.md")]
 pub mod algorithms {}

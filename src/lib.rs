@@ -107,9 +107,9 @@ pub mod test_util;
 pub use clock::{Clock, SystemClock};
 #[cfg(feature = "redis")]
 pub use error::RedisConfigError;
-pub use error::{ClientIpError, LimitsError, NameError, QuotaError};
 pub use identity::{
-    ClientIp, ForwardingHeader, Identify, Identity, PeerAddr, Unidentified, UserId, UserOrIp,
+    ClientIp, ClientIpError, ForwardingHeader, Identify, IdentifyError, Identity, PeerAddr, UserId,
+    UserOrIp,
 };
 pub use ipnet::IpNet;
 pub use limiter::{
@@ -118,7 +118,10 @@ pub use limiter::{
 };
 #[cfg(feature = "metrics")]
 pub use metrics::describe_metrics;
-pub use quota::{Algorithm, Limits, MAX_POLICIES, Policy, Quota, Scope, Status};
+pub use quota::{
+    Algorithm, Limits, LimitsError, MAX_POLICIES, NameError, Policy, Quota, QuotaError, Scope,
+    Status,
+};
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub use store::bench;

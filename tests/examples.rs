@@ -243,7 +243,7 @@ fn what_is_wrong_is_a_clear_error() {
     for (name, variable, value, reason) in [
         ("axum", "PORT", "70000", "PORT=70000 is not a port"),
         ("hyper", "PORT", "70000", "PORT=70000 is not a port"),
-        ("axum", "LIMIT", "10", "LIMIT: `10` is no quota"),
+        ("axum", "LIMIT", "10", "LIMIT: `10` is not a quota"),
         ("axum", "REDIS_URL", "redis:/here", "REDIS_URL: `"),
         ("axum", "FAILURE_STRATEGY", "never", strategy),
         ("redis", "REDIS_URL", NOBODY, nobody),

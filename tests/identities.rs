@@ -16,8 +16,8 @@ use http::{HeaderValue, Method, StatusCode, Version};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tollgate::{
-    Check, ClientIp, ForwardingHeader, Identify, Identity, Limits, LocalStore, PeerAddr, Quota,
-    RateLimitLayer, Unidentified, UserId, UserOrIp,
+    Check, ClientIp, ForwardingHeader, Identify, IdentifyError, Identity, Limits, LocalStore,
+    PeerAddr, Quota, RateLimitLayer, UserId, UserOrIp,
 };
 use tower::ServiceExt;
 
@@ -155,7 +155,7 @@ async fn only_a_debug_build_tells_the_client_the_reason() {
     record();
     let layer = once()
         .scope("no-tenant")
-        .identify_by(|_: &Parts| Err(Unidentified::new("tenant table is empty")))
+        .identify_by(|_: &Parts| Err(IdentifyError::new("tenant table is empty")))
         .unidentified_status(StatusCode::FORBIDDEN);
     let call = grpc_call("application/grpc", Method::POST, Version::HTTP_2);
     for (request, status) in [(request("alice"), 403), (call, 200)] {
@@ -187,8 +187,8 @@ async fn a_closure_can_tell_who_is_asking() {
         let kind = parts
             .headers
             .get("kind")
-            .ok_or(Unidentified::new("no kind"))?;
-        let kind = kind.to_str().map_err(|_| Unidentified::new("odd kind"))?;
+            .ok_or(IdentifyError::new("no kind"))?;
+        let kind = kind.to_str().map_err(|_| IdentifyError::new("odd kind"))?;
         Ok(Identity::new(kind, "acme")?)
     });
     for (kind, status) in [

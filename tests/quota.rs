@@ -90,7 +90,7 @@ fn numbers_that_make_no_quota_are_refused_with_the_fix() {
             vec!["only a token bucket has a burst"],
         ),
     ] {
-        let error = quota.expect_err("it is no quota").to_string();
+        let error = quota.expect_err("it is not a quota").to_string();
         for part in said {
             assert!(error.contains(part), "`{error}` does not say `{part}`");
         }
@@ -137,7 +137,7 @@ fn texts_that_make_no_quota_are_refused_with_examples() {
         "5/99999d",
     ] {
         let error = text.parse::<Quota>().expect_err(text).to_string();
-        assert!(!error.contains("is no quota"), "{error}");
+        assert!(!error.contains("is not a quota"), "{error}");
     }
     let long = "9"
         .repeat(1_000_000)

@@ -19,7 +19,7 @@ use support::{DAY, DEADLINE, DOWN, PROBED, admitted, alice, check, open_breaker,
 async fn open_limits_from_what_the_last_shared_decision_left() {
     // The server's clock need not agree with ours.
     let clock = ManualClock::new();
-    let store = ProgrammableStore::counting_in(LocalStore::new().clock(clock));
+    let store = ProgrammableStore::with_store(LocalStore::new().clock(clock));
     let limiter = Limiter::from(store.clone());
     for quota in [
         Quota::per_day(10),
@@ -64,7 +64,7 @@ async fn what_the_fallback_counted_is_joined_and_not_added() {
         Quota::fixed_window(10, 3_650 * DAY),
     ] {
         let clock = ManualClock::new();
-        let store = ProgrammableStore::counting_in(LocalStore::new().clock(clock));
+        let store = ProgrammableStore::with_store(LocalStore::new().clock(clock));
         let replicas = [(); 3].map(|()| Limiter::from(store.clone()));
         let limits = quota.into();
         for replica in &replicas {
@@ -275,7 +275,7 @@ async fn an_answer_from_before_a_reset_does_not_outlive_it() {
 #[tokio::test(start_paused = true)]
 async fn a_window_that_ended_by_the_servers_clock_does_not_come_back_by_ours() {
     let clock = ManualClock::new();
-    let store = ProgrammableStore::counting_in(LocalStore::new().clock(clock.clone()));
+    let store = ProgrammableStore::with_store(LocalStore::new().clock(clock.clone()));
     let limiter = Limiter::from(store.clone());
     let limits = Limits::from(Quota::fixed_window(10, 10 * DAY));
     let alice = alice();

@@ -12,7 +12,7 @@ use super::events;
 use super::rate_limit_headers::RateLimitHeaders;
 use super::rejection::{self, Rejection, RequestHead};
 use super::settings::ResponseSettings;
-use crate::identity::{Identifier, Identity, Unidentified};
+use crate::identity::{Identifier, IdentifyError, Identity};
 use crate::limiter::{Checked, Decision, LayerRegistration, Limiter, PendingDecision};
 use crate::metrics;
 use crate::quota::{Limits, Scope};
@@ -98,11 +98,11 @@ impl Handler {
         &self,
         headers: &HeaderMap,
         extensions: &Extensions,
-    ) -> Option<Result<Identity, Unidentified>> {
+    ) -> Option<Result<Identity, IdentifyError>> {
         if self.skip.is_some() || self.limits_for.is_some() || self.cost_for.is_some() {
             return None;
         }
-        self.identifier.by_head(headers, extensions)
+        self.identifier.identify_head(headers, extensions)
     }
 
     /// Decides a request by the layer's closures.
@@ -162,7 +162,7 @@ impl Handler {
 
     /// Handles a request without an identity: rejects it, except in shadow mode.
     #[cold]
-    pub(super) fn unidentified(&self, head: RequestHead<'_>, reason: &Unidentified) -> Action {
+    pub(super) fn unidentified(&self, head: RequestHead<'_>, reason: &IdentifyError) -> Action {
         metrics::unidentified();
         if !self.has_logged_unidentified.0.swap(true, Ordering::Relaxed) {
             events::unidentified(self.scope.as_str(), reason);

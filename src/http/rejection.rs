@@ -11,7 +11,7 @@ use super::number::number;
 use super::rate_limit_headers::{RateLimitHeaders, retry_after, seconds};
 use super::settings::ResponseSettings;
 use super::templates::{NO_STORE, PROBLEM_JSON, header_value};
-use crate::identity::Unidentified;
+use crate::identity::IdentifyError;
 use crate::limiter::Decision;
 
 /// The parts of a request that select the format of a rejection.
@@ -188,7 +188,7 @@ pub(super) fn complete(
 pub(super) fn unidentified(
     settings: &ResponseSettings,
     request: RequestHead<'_>,
-    reason: &Unidentified,
+    reason: &IdentifyError,
 ) -> Response<RejectionBody> {
     let reason = cfg!(debug_assertions).then(|| reason.to_string());
     if let Some(content_type) = grpc_content_type(settings, request) {

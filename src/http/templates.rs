@@ -79,7 +79,7 @@ impl Templates {
 
     /// Returns the value of `RateLimit-Policy` for a decision.
     pub(super) fn ratelimit_policy(&self, decision: &Decision<'_>) -> HeaderValue {
-        match decision.limits().is(&self.limits) {
+        match decision.limits().ptr_eq(&self.limits) {
             true => self.ratelimit_policy.clone(),
             false => ratelimit_policy(decision.limits()),
         }
@@ -88,7 +88,7 @@ impl Templates {
     /// Returns the template of a denial, if one of the layer's policies alone denied the request.
     pub(super) fn denial(&self, decision: &Decision<'_>) -> Option<&DenialTemplate> {
         let is_single = decision.violated().nth(1).is_none();
-        let has_template = is_single && decision.limits().is(&self.limits);
+        let has_template = is_single && decision.limits().ptr_eq(&self.limits);
         // The only policy that denied is the binding one.
         has_template.then(|| &self.denials[decision.binding()])
     }

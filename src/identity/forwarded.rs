@@ -1,21 +1,21 @@
-//! Reads addresses out of the headers in which proxies say whom they forward for.
+//! Parses the client addresses in `X-Forwarded-For` and `Forwarded`.
 //!
-//! What stands to the left in such a header was written by whoever came first, so it may be
-//! anything. Lines are therefore read from the right, an entry at a time and no further than
-//! asked, and each entry tells by itself where it begins. `None` is an entry that cannot be read.
+//! The client controls the left end of such a header, so it may hold anything. Lines are therefore
+//! parsed lazily from the right, entry by entry, and the start of an entry does not depend on the
+//! text to its left. An entry that cannot be parsed is `None`.
 
 use std::iter;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str;
 
-use super::client_ip::canonical;
+use super::address::canonical;
 
-/// The entries of a line of `X-Forwarded-For`, from the right.
+/// Parses the entries of a line of `X-Forwarded-For`, from the right.
 pub(super) fn addresses(line: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
     line.rsplit(|&byte| byte == b',').map(address)
 }
 
-/// An entry of `X-Forwarded-For`: an address, perhaps with a port.
+/// Parses an entry of `X-Forwarded-For`: an address, optionally with a port.
 pub(super) fn address(entry: &[u8]) -> Option<IpAddr> {
     let entry = entry.trim_ascii();
     match ipv6(entry) {
@@ -24,16 +24,16 @@ pub(super) fn address(entry: &[u8]) -> Option<IpAddr> {
     }
 }
 
-/// The elements of a line of `Forwarded`, from the right.
+/// Parses the elements of a line of `Forwarded`, from the right.
 ///
-/// A proxy may have put its own after a quote that the client left open:
-/// `for="6.6.6.6, for=203.0.113.7`. From the right that reads as the proxy meant it, whatever is
-/// in front: no comma of its own is inside a string, and within its strings every quote is
-/// escaped. From the left the whole is one string that never ends. The two must agree, else the
-/// line cannot be read; so what a client sends can make its entry unreadable, but never change it.
-/// Lines further left are not asked: each one's quotes are its own.
+/// A proxy may append its element after a quote that the client left open:
+/// `for="6.6.6.6, for=203.0.113.7`. Parsed from the right, the proxy's element is found whatever
+/// precedes it: it has no comma outside of a string, and escapes every quote within one. Parsed from
+/// the left, the whole line is one unterminated string. Such a line is rejected, so that a client can
+/// make the proxy's element unreadable but cannot change it. Other lines are not affected, since
+/// quoted strings do not span lines.
 pub(super) fn elements(line: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
-    let closed = closes_its_quotes(line);
+    let is_balanced = has_balanced_quotes(line);
     let mut unread = Some(line);
     iter::from_fn(move || {
         let mut element = Backwards {
@@ -43,15 +43,15 @@ pub(super) fn elements(line: &[u8]) -> impl Iterator<Item = Option<IpAddr>> {
         if element.skip(b',') {
             unread = Some(element.unread);
         } else if !element.unread.is_empty() {
-            // It begins in the middle of something else.
+            // The element is not preceded by a comma.
             return Some(None);
         }
-        Some(address.filter(|_| closed))
+        Some(address.filter(|_| is_balanced))
     })
 }
 
-/// Whether every quoted string has an end, as read from the left.
-fn closes_its_quotes(line: &[u8]) -> bool {
+/// Returns whether every quoted string is terminated, parsed from the left.
+fn has_balanced_quotes(line: &[u8]) -> bool {
     let mut bytes = line.iter();
     while bytes.any(|&byte| byte == b'"') {
         loop {
@@ -66,20 +66,20 @@ fn closes_its_quotes(line: &[u8]) -> bool {
     true
 }
 
-/// A reader of `Forwarded` that takes from the end of what it has not read yet.
+/// A parser of `Forwarded` that consumes a line from its end.
 struct Backwards<'a> {
     unread: &'a [u8],
 }
 
-/// A parameter's value as it stands in the line.
+/// A parameter's value as it appears in the line.
 enum Value<'a> {
     Bare(&'a [u8]),
-    /// What is between the quotes, with its escapes.
+    /// The text between the quotes, with its escapes.
     Quoted(&'a [u8]),
 }
 
 impl<'a> Backwards<'a> {
-    /// Reads one element, `for=203.0.113.7;proto=https`, up to the comma in front of it.
+    /// Parses one element, such as `for=203.0.113.7;proto=https`, up to the comma that precedes it.
     fn address(&mut self) -> Option<IpAddr> {
         let mut found = None;
         loop {
@@ -112,13 +112,13 @@ impl<'a> Backwards<'a> {
         (!name.is_empty()).then_some((name, value))
     }
 
-    /// Reads a string whose closing quote has been read. Quotes inside are escaped, so the first
-    /// that has no backslash in front of it is the opening one.
+    /// Parses a string whose closing quote has been consumed. Quotes inside are escaped, so the first
+    /// quote without a backslash before it is the opening one.
     fn quoted(&mut self) -> Option<&'a [u8]> {
         let text = self.unread;
         let escapes = |reader: &mut Self| reader.skip_while(|byte| byte == b'\\').len();
         if escapes(self) % 2 == 1 {
-            // Even the closing quote is escaped.
+            // The closing quote is escaped.
             return None;
         }
         loop {
@@ -159,8 +159,9 @@ impl Value<'_> {
         const LONGEST: usize = 1 + 45 + 16 + 2 + 5;
 
         match self {
-            // RFC 7239 has a port quoted, which some proxies forget. No character of a bare value
-            // could be mistaken for its end. Brackets must be quoted, so this is no IPv6 address.
+            // RFC 7239 requires quotes around a port, which some proxies omit. Parsing stays
+            // unambiguous, since no delimiter is part of a bare value. An IPv6 address in brackets
+            // must be quoted.
             Self::Bare([b'[', ..]) => None,
             Self::Bare(text) => node(text, is_port_of_forwarded),
             Self::Quoted(text) => {
@@ -183,15 +184,15 @@ fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t')
 }
 
-/// Wider than a token of RFC 9110, since proxies forget to quote `host=example.com:8080`; but of
-/// nothing that could be mistaken for the end of a name or a value.
+/// Returns whether a byte may be part of a name or an unquoted value. More than a token of RFC 9110
+/// allows, since proxies omit the quotes in `host=example.com:8080`, but no delimiter.
 fn is_bare(byte: u8) -> bool {
     byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\' | b',' | b';' | b'=')
 }
 
-/// `203.0.113.7` or `[2001:db8::1]`, perhaps with a port.
+/// Parses `203.0.113.7` or `[2001:db8::1]`, optionally with a port.
 fn node(text: &[u8], is_port: impl Fn(&[u8]) -> bool) -> Option<IpAddr> {
-    let find = |text: &[u8], mark| text.iter().position(|&byte| byte == mark);
+    let find = |text: &[u8], wanted| text.iter().position(|&byte| byte == wanted);
     let (address, rest) = match text.strip_prefix(b"[") {
         Some(text) => {
             let (address, rest) = text.split_at(find(text, b']')?);
@@ -202,12 +203,12 @@ fn node(text: &[u8], is_port: impl Fn(&[u8]) -> bool) -> Option<IpAddr> {
             (ipv4(address)?, rest)
         }
     };
-    let readable = rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port);
-    readable.then_some(address)
+    let is_valid = rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port);
+    is_valid.then_some(address)
 }
 
 fn is_port(text: &[u8]) -> bool {
-    // Digits alone: Rust's own parser would take a sign.
+    // Rust's parser would accept a sign.
     let digits = text.iter().all(u8::is_ascii_digit);
     digits && str::from_utf8(text).is_ok_and(|text| text.parse::<u16>().is_ok())
 }
@@ -216,26 +217,25 @@ fn is_port_of_forwarded(text: &[u8]) -> bool {
     is_port(text) || is_obfuscated(text)
 }
 
-/// A port that a proxy does not disclose: `_`, and a name (RFC 7239, section 6.2).
+/// Returns whether a port is obfuscated: `_` and a name (RFC 7239, section 6.2).
 fn is_obfuscated(port: &[u8]) -> bool {
     port.strip_prefix(b"_")
         .is_some_and(|name| !name.is_empty() && name.iter().copied().all(is_unreserved))
 }
 
-/// Four decimal numbers: Rust's parser takes no octal, hexadecimal or shortened form.
+/// Parses an IPv4 address. Rust's parser accepts no octal, hexadecimal or shortened form.
 fn ipv4(text: &[u8]) -> Option<IpAddr> {
     let address: Ipv4Addr = str::from_utf8(text).ok()?.parse().ok()?;
     specified(address.into())
 }
 
-/// An IPv6 address. A zone means something only on the machine that wrote it, and is dropped.
+/// Parses an IPv6 address, without its zone, which has a meaning only on the proxy itself.
 fn ipv6(text: &[u8]) -> Option<IpAddr> {
     let mut parts = text.splitn(2, |&byte| byte == b'%');
     let address = parts.next()?;
     if let Some(zone) = parts.next() {
         // RFC 6874 writes the `%` as `%25`, as in a URL.
-        let named = |&byte: &u8| is_unreserved(byte);
-        if zone.is_empty() || !zone.iter().all(named) {
+        if zone.is_empty() || !zone.iter().copied().all(is_unreserved) {
             return None;
         }
     }
@@ -247,7 +247,7 @@ fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-' | b'~')
 }
 
-/// Nobody sends from `0.0.0.0` or `::`, so a proxy that writes them does not know.
+/// Rejects `0.0.0.0` and `::`, with which a proxy reports an unknown client.
 fn specified(address: IpAddr) -> Option<IpAddr> {
     (!canonical(address).is_unspecified()).then_some(address)
 }

@@ -1,173 +1,157 @@
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 use http::request::Parts;
 use http::{Extensions, HeaderMap};
 
-use super::client_ip::ClientIp;
 use super::identity::Identity;
-use crate::error::NameError;
+use crate::quota::NameError;
 
-/// Tells who is asking, from a request's head.
+/// Determines the identity of a request's sender.
 ///
-/// Implemented by [`UserOrIp`], by [`ClientIp`] and by closures:
+/// [`UserOrIp`](crate::UserOrIp), [`ClientIp`](crate::ClientIp) and closures implement it, and so do
+/// `Arc<T>`, `Box<dyn Identify>` and boxed closures:
 ///
 /// ```
 /// use http::request::Parts;
-/// use tollgate::{Identify, Identity, Unidentified};
+/// use tollgate::{Identify, IdentifyError, Identity};
 ///
-/// fn by_api_key(parts: &Parts) -> Result<Identity, Unidentified> {
-///     // Only a key that has been verified may be an identity: anyone can make keys up.
-///     let key = parts.extensions.get::<VerifiedKey>().ok_or(Unidentified::new("no API key"))?;
+/// fn by_api_key(parts: &Parts) -> Result<Identity, IdentifyError> {
+///     // Only a verified key may be an identity: a client can make up a new key for each request.
+///     let key = parts.extensions.get::<VerifiedKey>().ok_or(IdentifyError::new("no API key"))?;
 ///     Ok(Identity::secret("key", &key.0)?)
 /// }
 /// # #[derive(Clone)] struct VerifiedKey(String);
 /// # fn assert_identifies(_: impl Identify) {}
 /// # assert_identifies(by_api_key);
+/// # assert_identifies(std::sync::Arc::new(by_api_key));
+/// # assert_identifies(Box::new(by_api_key));
+/// # assert_identifies(Box::new(by_api_key) as Box<dyn Identify>);
 /// ```
 pub trait Identify: Send + Sync + 'static {
-    /// The identity behind the request, or why it cannot be told.
-    fn identify(&self, parts: &Parts) -> Result<Identity, Unidentified>;
+    /// Returns the sender's identity, or the reason why it cannot be determined.
+    fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError>;
+
+    /// Returns the same identity from headers and extensions alone, or `None` if these are not
+    /// enough.
+    ///
+    /// The layer calls this method first. Where it returns `Some`, the layer does not split the
+    /// request into [`Parts`] and a body, which saves moving the request twice. The default returns
+    /// `None`.
+    ///
+    /// ```
+    /// use http::request::Parts;
+    /// use http::{Extensions, HeaderMap};
+    /// use tollgate::{Identify, IdentifyError, Identity};
+    ///
+    /// #[derive(Clone)]
+    /// struct Tenant(String);
+    ///
+    /// struct ByTenant;
+    ///
+    /// impl ByTenant {
+    ///     fn tenant(&self, extensions: &Extensions) -> Result<Identity, IdentifyError> {
+    ///         let tenant = extensions.get::<Tenant>().ok_or(IdentifyError::new("no tenant"))?;
+    ///         Ok(Identity::new("tenant", &tenant.0)?)
+    ///     }
+    /// }
+    ///
+    /// impl Identify for ByTenant {
+    ///     fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
+    ///         self.tenant(&parts.extensions)
+    ///     }
+    ///
+    ///     fn identify_head(
+    ///         &self,
+    ///         _: &HeaderMap,
+    ///         extensions: &Extensions,
+    ///     ) -> Option<Result<Identity, IdentifyError>> {
+    ///         Some(self.tenant(extensions))
+    ///     }
+    /// }
+    /// ```
+    fn identify_head(
+        &self,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Option<Result<Identity, IdentifyError>> {
+        let _ = (headers, extensions);
+        None
+    }
 }
 
 impl<F> Identify for F
 where
-    F: Fn(&Parts) -> Result<Identity, Unidentified> + Send + Sync + 'static,
+    F: Fn(&Parts) -> Result<Identity, IdentifyError> + Send + Sync + 'static,
 {
-    fn identify(&self, parts: &Parts) -> Result<Identity, Unidentified> {
+    fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
         self(parts)
     }
 }
 
-/// The application's own user where it has verified one, else the client's address: the default.
-///
-/// A user is a [`UserId`] in the request's extensions, put there by the application's
-/// authentication, in a layer outside this one. A header or an unverified token is never an
-/// identity: anyone can send another one with each request.
-#[derive(Clone, Debug, Default)]
-pub struct UserOrIp(ClientIp);
-
-impl UserOrIp {
-    /// Users by their id, all others by their address as `client_ip` tells it.
-    pub fn new(client_ip: ClientIp) -> Self {
-        Self(client_ip)
+impl<T: Identify + ?Sized> Identify for Arc<T> {
+    fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
+        (**self).identify(parts)
     }
-}
 
-impl UserOrIp {
-    pub(super) fn by_head(
+    fn identify_head(
         &self,
         headers: &HeaderMap,
         extensions: &Extensions,
-    ) -> Result<Identity, Unidentified> {
-        match extensions.get::<UserId>() {
-            Some(UserId(identity)) => Unidentified::unless_empty(identity.clone()),
-            None => self.0.by_head(headers, extensions),
-        }
+    ) -> Option<Result<Identity, IdentifyError>> {
+        (**self).identify_head(headers, extensions)
     }
 }
 
-impl Identify for UserOrIp {
-    fn identify(&self, parts: &Parts) -> Result<Identity, Unidentified> {
-        self.by_head(&parts.headers, &parts.extensions)
+/// Not for every `Box<T>`: a boxed closure is a closure, so it implements `Identify` already.
+impl Identify for Box<dyn Identify> {
+    fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
+        (**self).identify(parts)
     }
-}
 
-impl ClientIp {
-    pub(super) fn by_head(
+    fn identify_head(
         &self,
         headers: &HeaderMap,
         extensions: &Extensions,
-    ) -> Result<Identity, Unidentified> {
-        let address = self.known_address(peer(extensions), headers);
-        address
-            .map(Identity::exact_ip)
-            .ok_or(Unidentified(Reason::NoPeer))
+    ) -> Option<Result<Identity, IdentifyError>> {
+        (**self).identify_head(headers, extensions)
     }
 }
 
-/// By address alone, whoever is logged in.
-impl Identify for ClientIp {
-    fn identify(&self, parts: &Parts) -> Result<Identity, Unidentified> {
-        self.by_head(&parts.headers, &parts.extensions)
-    }
-}
-
-/// The address at the other end of the connection, as the server told it.
-fn peer(extensions: &Extensions) -> Option<IpAddr> {
-    if let Some(PeerAddr(address)) = extensions.get() {
-        return Some(address.ip());
-    }
-    #[cfg(feature = "axum")]
-    {
-        use axum::extract::ConnectInfo;
-        use axum::extract::connect_info::MockConnectInfo;
-
-        if let Some(ConnectInfo(address)) = extensions.get::<ConnectInfo<SocketAddr>>() {
-            return Some(address.ip());
-        }
-        if let Some(MockConnectInfo(address)) = extensions.get::<MockConnectInfo<SocketAddr>>() {
-            return Some(address.ip());
-        }
-    }
-    None
-}
-
-/// A request extension: the id of the user, as verified by the application's authentication.
+/// The reason why a request's identity cannot be determined.
 ///
-/// ```
-/// # let mut request = http::Request::new(());
-/// request.extensions_mut().insert(tollgate::UserId::new("42"));
-/// ```
+/// The reason is logged. The response says that the request could not be identified, and gives the
+/// reason only in debug builds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UserId(Identity);
-
-impl UserId {
-    /// A user's id, of any length and with any characters. A request whose id is empty has no
-    /// identity, since all users without an id would share one count.
-    pub fn new(id: impl AsRef<str>) -> Self {
-        Self(Identity::user(id.as_ref()))
-    }
-}
-
-/// A request extension: the address at the other end of the connection, for servers other than
-/// axum's.
-///
-/// With axum, `into_make_service_with_connect_info::<SocketAddr>()` tells it instead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PeerAddr(pub SocketAddr);
-
-/// Why a request's identity cannot be told.
-///
-/// The log holds the reason. The client is told that the request could not be identified, and the
-/// reason only by debug builds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unidentified(Reason);
+pub struct IdentifyError(Reason);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Reason {
     NoPeer,
-    /// The identity of this kind has an empty value.
-    Empty(String),
-    Own(String),
+    /// The value of an identity of this kind is empty.
+    EmptyValue(String),
+    Other(String),
 }
 
-impl Unidentified {
-    /// A reason of your own.
+impl IdentifyError {
+    /// Creates an error with the application's reason.
     pub fn new(reason: impl Into<String>) -> Self {
-        Self(Reason::Own(reason.into()))
+        Self(Reason::Other(reason.into()))
     }
 
-    /// The identity, unless its value is empty: all requests without a value would share one count.
-    pub(super) fn unless_empty(identity: Identity) -> Result<Identity, Self> {
+    pub(super) const NO_PEER: Self = Self(Reason::NoPeer);
+
+    /// Returns the identity unless its value is empty: all requests with an empty value would share
+    /// one count.
+    pub(super) fn check_not_empty(identity: Identity) -> Result<Identity, Self> {
         match identity.is_empty() {
-            true => Err(Self(Reason::Empty(identity.kind().to_owned()))),
+            true => Err(Self(Reason::EmptyValue(identity.kind().to_owned()))),
             false => Ok(identity),
         }
     }
 }
 
-impl fmt::Display for Unidentified {
+impl fmt::Display for IdentifyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.0 {
             Reason::NoPeer => f.write_str(
@@ -177,21 +161,21 @@ impl fmt::Display for Unidentified {
                  with another server, or over a Unix socket, insert `tollgate::PeerAddr` into each \
                  request's extensions",
             ),
-            Reason::Empty(kind) => write!(
+            Reason::EmptyValue(kind) => write!(
                 f,
-                "the request's identity of kind `{kind}` has an empty value; return \
-                 `Unidentified`, or another identity, for a request without one"
+                "the request's identity of kind `{kind}` has an empty value; return an \
+                 `IdentifyError`, or another identity, for a request without a value"
             ),
-            Reason::Own(reason) => f.write_str(reason),
+            Reason::Other(reason) => f.write_str(reason),
         }
     }
 }
 
-impl std::error::Error for Unidentified {}
+impl std::error::Error for IdentifyError {}
 
-/// So that a closure can use `?` on [`Identity::new`].
-impl From<NameError> for Unidentified {
+/// Lets a closure use `?` on the result of [`Identity::new`].
+impl From<NameError> for IdentifyError {
     fn from(error: NameError) -> Self {
-        Self(Reason::Own(error.to_string()))
+        Self(Reason::Other(error.to_string()))
     }
 }

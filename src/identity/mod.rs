@@ -1,9 +1,10 @@
-//! Who is asking: identities, and the ways to tell one from a request.
+//! The identity of a request's sender, and the ways to determine it.
 //!
-//! An [`Identity`] is an address or an id that the application has verified. An [`Identify`] makes
-//! one of a request's head; [`UserOrIp`] is the default. [The guide](crate::guide::identities)
-//! says how to sit behind a proxy safely.
+//! An [`Identity`] is an address, or an id that the application has verified. An [`Identify`]
+//! determines it from a request's head; the default is [`UserOrIp`].
+//! [The guide](crate::guide::identities) explains the safe setup behind a proxy.
 
+mod address;
 mod client_ip;
 mod forwarded;
 mod identifier;
@@ -13,9 +14,13 @@ mod identify;
     reason = "the module is named for its subject"
 )]
 mod identity;
-mod secret;
+mod keyed_hash;
+mod peer;
+mod user;
 
-pub use client_ip::{ClientIp, ForwardingHeader};
+pub use client_ip::{ClientIp, ClientIpError, ForwardingHeader};
 pub(crate) use identifier::Identifier;
-pub use identify::{Identify, PeerAddr, Unidentified, UserId, UserOrIp};
+pub use identify::{Identify, IdentifyError};
 pub use identity::Identity;
+pub use peer::PeerAddr;
+pub use user::{UserId, UserOrIp};

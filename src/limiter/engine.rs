@@ -12,7 +12,7 @@ use super::decision::Decision;
 use super::failure::FailureStrategy;
 use super::fallback::{Fallback, Snapshot};
 use super::guarded_store::{GuardedStore, LaneUse};
-use crate::metrics::Operation;
+use super::metrics::Operation;
 use crate::store::{BoxFuture, Check, Outcome, StoreError, StoreErrorKind, Verdict};
 
 /// A limiter's parts, which turn a check into a decision.

@@ -1,5 +1,5 @@
 use super::decision::Decision;
-use crate::metrics::Operation;
+use super::metrics::Operation;
 use crate::quota::State;
 use crate::store::{Check, FallbackStates, PerPolicy, StoreError, Table, Verdict};
 

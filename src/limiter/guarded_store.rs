@@ -10,7 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::breaker::{Breaker, LONGEST_WAIT};
 use super::events;
 use super::lanes::{Lane, Lanes};
-use crate::metrics::{self, Meter, Operation};
+use super::metrics::{Meter, Operation};
+use crate::metrics;
 use crate::random::jitter;
 use crate::store::{Check, Outcome, Store, StoreError, StoreErrorKind, Verdict};
 

@@ -7,8 +7,8 @@ use super::engine::{Checked, Engine};
 use super::failure::FailureStrategy;
 use super::fallback::Fallback;
 use super::guarded_store::GuardedStore;
+use super::metrics::Operation;
 use super::shared_counts::LayerRegistration;
-use crate::metrics::Operation;
 use crate::quota::{Limits, Scope};
 use crate::store::{Check, Store, StoreError};
 

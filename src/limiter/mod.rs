@@ -10,6 +10,7 @@
 // lanes:         the lanes of a store, each with a circuit breaker
 // breaker:       the circuit breaker's state machine
 // events:        the log
+// metrics:       the metrics of decisions and of the store's operations
 // shared_counts: the warning about layers that share entries by accident
 
 mod breaker;
@@ -25,6 +26,7 @@ mod lanes;
     reason = "the module is named for its subject"
 )]
 mod limiter;
+mod metrics;
 mod shared_counts;
 
 pub use decision::Decision;

@@ -1,40 +1,46 @@
-//! What is counted, through the `metrics` facade. Without the feature `metrics`, nothing is: the
-//! same calls do nothing.
+//! Metrics through the `metrics` facade. Without the feature `metrics`, all of this does nothing.
+//!
+//! Every metric is registered when it is first needed, and its handle is kept. Callers pass plain
+//! values, so this module depends on [`quota`](crate::quota) only.
 
-use crate::store::Check;
+#[cfg(feature = "redis")]
+mod batch;
+mod table;
 
 #[cfg(feature = "metrics")]
-mod on;
-#[cfg(all(feature = "metrics", feature = "redis"))]
-pub(crate) use on::BatchMeter;
+mod decisions;
 #[cfg(feature = "metrics")]
-pub use on::describe_metrics;
+mod describe;
 #[cfg(feature = "metrics")]
-pub(crate) use on::{Meter, TableMeter, breaker, unidentified};
+mod handles;
+#[cfg(feature = "metrics")]
+mod uncached;
 
 #[cfg(not(feature = "metrics"))]
 mod off;
-#[cfg(all(not(feature = "metrics"), feature = "redis"))]
-pub(crate) use off::BatchMeter;
+
+#[cfg(feature = "redis")]
+pub(crate) use batch::BatchMeter;
+#[cfg(feature = "metrics")]
+pub(crate) use decisions::DecisionMeter;
+#[cfg(feature = "metrics")]
+pub use describe::describe_metrics;
+#[cfg(feature = "metrics")]
+pub(crate) use handles::{LazyCounter, LazyGauge, LazyHistogram};
 #[cfg(not(feature = "metrics"))]
-pub(crate) use off::{Meter, TableMeter, breaker, unidentified};
+pub(crate) use off::{DecisionMeter, LazyCounter, LazyGauge, LazyHistogram, breaker, unidentified};
+pub(crate) use table::TableMeter;
+#[cfg(feature = "metrics")]
+pub(crate) use uncached::{breaker, unidentified};
 
-/// What a store is asked to do.
+/// The labels of a metric.
+type Labels<'a> = &'a [(&'static str, &'static str)];
+
+/// How a decision is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
-    Check,
-    /// A check of cost 0, upon whose states the check that was asked for is previewed.
-    Peek,
-    Reset,
-    Probe,
-}
-
-impl Operation {
-    /// The check that the store is asked to make.
-    pub(crate) fn charged<'a>(self, check: &Check<'a>) -> Check<'a> {
-        match self {
-            Self::Peek => check.cost(0),
-            _ => *check,
-        }
-    }
+pub(crate) enum DecisionResult {
+    Allowed,
+    Blocked,
+    /// Denied in shadow mode.
+    ShadowBlocked,
 }

@@ -1,53 +1,50 @@
-use std::time::Duration;
+//! The same items without the feature `metrics`: they do nothing.
 
-use super::Operation;
-use crate::identity::Identity;
-use crate::limiter::Decision;
-use crate::quota::Limits;
-use crate::store::StoreErrorKind;
+use super::{DecisionResult, Labels};
+use crate::quota::{Limits, Policy};
 
-pub(crate) struct Meter;
+pub(crate) struct DecisionMeter;
 
-impl Meter {
-    pub(crate) fn new(_store: &'static str) -> Self {
-        Self
-    }
-
-    pub(crate) fn configure(&self, _: &Limits) {}
-
-    pub(crate) fn decided(&self, _: &Identity, _: &Decision<'_>, _shadow: bool) {}
-
-    pub(crate) fn operation(&self, _: Operation, _: Option<StoreErrorKind>) {}
-
-    pub(crate) fn waited(&self, _: Duration) {}
-}
-
-pub(crate) fn unidentified() {}
-
-pub(crate) fn breaker(_store: &str, _lane: &str, _open: bool) {}
-
-pub(crate) struct TableMeter;
-
-impl TableMeter {
-    pub(crate) fn new(_store: &'static str) -> Self {
-        Self
-    }
-
-    pub(crate) fn live(&self, _change: i64) {}
-
-    pub(crate) fn evicted(&self) {}
-}
-
-#[cfg(feature = "redis")]
-pub(crate) struct BatchMeter;
-
-#[cfg(feature = "redis")]
-impl BatchMeter {
+impl DecisionMeter {
     pub(crate) fn new() -> Self {
         Self
     }
 
-    pub(crate) fn batch(&self, _checks: usize) {}
+    pub(crate) fn reserve_rows(&self, _: &Limits) {}
 
-    pub(crate) fn remembered(&self) {}
+    pub(crate) fn record(&self, _: &str, _: &Policy, _: DecisionResult, _remaining: u32) {}
 }
+
+pub(crate) struct LazyCounter;
+
+impl LazyCounter {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
+    pub(crate) fn increment(&self, _name: &str, _: Labels<'_>) {}
+}
+
+pub(crate) struct LazyGauge;
+
+impl LazyGauge {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
+    pub(crate) fn increment(&self, _name: &str, _: Labels<'_>, _change: f64) {}
+}
+
+pub(crate) struct LazyHistogram;
+
+impl LazyHistogram {
+    pub(crate) const fn new() -> Self {
+        Self
+    }
+
+    pub(crate) fn record(&self, _name: &str, _: Labels<'_>, _value: f64) {}
+}
+
+pub(crate) fn breaker(_store: &str, _lane: &str, _open: bool) {}
+
+pub(crate) fn unidentified() {}

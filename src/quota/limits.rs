@@ -1,37 +1,36 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::name::{check_name, fingerprint};
+use super::name::{NameError, check_name, fingerprint};
 use super::quota::Quota;
-use crate::error::LimitsError;
 
-/// How many policies [`Limits`] can hold.
+/// The largest number of policies in [`Limits`].
 pub const MAX_POLICIES: usize = 8;
 
-/// A quota with a name: `burst`, `daily`.
+/// A quota with a name, such as `burst` or `daily`.
 ///
-/// The name is shown to clients in headers and rejections, and labels metrics.
+/// Headers and rejections show the name to clients, and it is a label of metrics.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct Policy {
     name: Arc<str>,
     quota: Quota,
     fingerprint: u128,
-    /// A hash of the name alone.
+    /// A hash of the name without the quota.
     #[cfg(feature = "metrics")]
     name_hash: u64,
-    /// The end of a count's key in a store.
+    /// The policy's part of a store's key.
     #[cfg(feature = "redis")]
     key: Arc<str>,
 }
 
 impl Policy {
-    /// Names a quota. [`Limits::new`] checks the name: one to 64 of ASCII letters, digits, `.`,
-    /// `_` and `-`.
+    /// Names a quota. [`Limits::new`] checks the name: 1 to 64 ASCII letters, digits, `.`, `_` and
+    /// `-`.
     ///
     /// # Panics
     ///
-    /// If the quota's final numbers cannot be counted exactly, which only a quota made by a
-    /// constructor that panics can be: see the rules of [`Quota`].
+    /// If the quota cannot be counted exactly. [`Quota::token_bucket`] and the constructors named for
+    /// a period leave this check to `Policy::new`: see the rules of [`Quota`].
     #[track_caller]
     pub fn new(name: impl Into<Arc<str>>, quota: Quota) -> Self {
         let name = name.into();
@@ -49,28 +48,28 @@ impl Policy {
         }
     }
 
-    /// The policy's name.
+    /// Returns the policy's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The policy's quota.
+    /// Returns the policy's quota.
     pub fn quota(&self) -> &Quota {
         &self.quota
     }
 
-    /// Tells this name and quota from every other: a hash of both.
+    /// Returns a hash of the name and the quota, which differs for every policy and scope.
     pub(crate) fn fingerprint(&self) -> u128 {
         self.fingerprint
     }
 
-    /// Tells this policy's name from every other: metrics have one row for all quotas of one name.
+    /// Returns a hash of the name. Metrics have one row for all quotas of one name.
     #[cfg(feature = "metrics")]
     pub(crate) fn name_hash(&self) -> u64 {
         self.name_hash
     }
 
-    /// Name and quota, as they stand in a count's key.
+    /// Returns the policy's part of a store's key: name and quota.
     #[cfg(feature = "redis")]
     pub(crate) fn key(&self) -> &str {
         &self.key
@@ -85,7 +84,7 @@ impl fmt::Debug for Policy {
 
 /// One to eight policies that are decided together: **if any of them denies, none is charged.**
 ///
-/// Cheap to clone.
+/// Clones share the policies.
 ///
 /// ```
 /// use tollgate::{Limits, Policy, Quota};
@@ -103,41 +102,40 @@ impl fmt::Debug for Policy {
 pub struct Limits(Arc<[Policy]>);
 
 impl Limits {
-    /// Gathers policies, whose order is kept.
+    /// Groups policies, in their order.
     ///
     /// # Errors
     ///
-    /// If there is none or more than [`MAX_POLICIES`], if two have the same name, or if a name
-    /// has a character that cannot stand in a header or a key.
+    /// If there is no policy or more than [`MAX_POLICIES`], if two have the same name, or if a name is
+    /// not 1 to 64 ASCII letters, digits, `.`, `_` and `-`.
     pub fn new(policies: impl IntoIterator<Item = Policy>) -> Result<Self, LimitsError> {
         let policies: Arc<[Policy]> = policies.into_iter().collect();
         if policies.is_empty() || policies.len() > MAX_POLICIES {
-            return Err(LimitsError::count(policies.len()));
+            return Err(LimitsError(LimitsErrorKind::Count(policies.len())));
         }
         for (index, policy) in policies.iter().enumerate() {
             check_name("policy", &policy.name)?;
-            if policies[..index]
-                .iter()
-                .any(|earlier| earlier.name == policy.name)
-            {
-                return Err(LimitsError::duplicate(&policy.name));
+            let mut earlier = policies[..index].iter();
+            if earlier.any(|earlier| earlier.name == policy.name) {
+                let name = policy.name.to_string();
+                return Err(LimitsError(LimitsErrorKind::Duplicate(name)));
             }
         }
         Ok(Self(policies))
     }
 
-    /// The policies, in order.
+    /// Returns the policies, in order.
     pub fn policies(&self) -> &[Policy] {
         &self.0
     }
 
-    /// Whether these are those, and not only like them.
-    pub(crate) fn is(&self, other: &Self) -> bool {
+    /// Returns whether both are clones of the same limits.
+    pub(crate) fn ptr_eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-/// A single policy, named `default`. Panics where [`Policy::new`] does.
+/// Creates limits of a single policy, named `default`. Panics where [`Policy::new`] does.
 impl From<Quota> for Limits {
     #[track_caller]
     fn from(quota: Quota) -> Self {
@@ -150,5 +148,53 @@ impl fmt::Debug for Limits {
         f.debug_map()
             .entries(self.0.iter().map(|policy| (&policy.name, &policy.quota)))
             .finish()
+    }
+}
+
+/// An invalid list of policies for [`Limits`].
+///
+/// ```
+/// use tollgate::{Limits, Policy, Quota};
+///
+/// let quota = Quota::per_minute(60);
+/// assert!(Limits::new([]).unwrap_err().is_policy_count());
+/// let twice = Limits::new([Policy::new("api", quota), Policy::new("api", quota)]);
+/// assert!(twice.unwrap_err().is_duplicate_name());
+/// assert!(Limits::new([Policy::new("an api", quota)]).unwrap_err().is_invalid_name());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct LimitsError(LimitsErrorKind);
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum LimitsErrorKind {
+    #[error("limits hold 1 to {MAX_POLICIES} policies, not {0}; stack layers for more")]
+    Count(usize),
+    #[error("two policies are named `{0}`; give each its own name")]
+    Duplicate(String),
+    #[error(transparent)]
+    Name(NameError),
+}
+
+impl LimitsError {
+    /// Returns whether there is no policy, or more than [`MAX_POLICIES`].
+    pub fn is_policy_count(&self) -> bool {
+        matches!(self.0, LimitsErrorKind::Count(_))
+    }
+
+    /// Returns whether two policies have the same name.
+    pub fn is_duplicate_name(&self) -> bool {
+        matches!(self.0, LimitsErrorKind::Duplicate(_))
+    }
+
+    /// Returns whether a policy's name is invalid.
+    pub fn is_invalid_name(&self) -> bool {
+        matches!(self.0, LimitsErrorKind::Name(_))
+    }
+}
+
+impl From<NameError> for LimitsError {
+    fn from(error: NameError) -> Self {
+        Self(LimitsErrorKind::Name(error))
     }
 }

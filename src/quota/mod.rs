@@ -1,29 +1,35 @@
-//! What is allowed: quotas, the policies that name them, and the limits that gather them.
+//! Quotas, the policies that name them, and the limits that group policies.
 //!
-//! Everything here is pure. No function reads a clock, locks or waits: [`Quota::step`] is given a
-//! [`State`], the time and a cost, and returns the next state with a [`Status`] to report. That is
-//! why one implementation serves every [`Store`](crate::Store), and why it can be tested to the
-//! microsecond. [The guide](crate::guide::algorithms) says how to choose among the algorithms.
+//! This module is pure arithmetic: no function reads a clock, takes a lock or blocks.
+//! [`Quota::step`] takes a [`State`], the time and a cost, and returns the next state and a
+//! [`Status`], so every [`Store`](crate::Store) shares one implementation and tests are exact to the
+//! microsecond. [The guide](crate::guide::algorithms) compares the algorithms.
 
+#[cfg(feature = "redis")]
+mod encoding;
+mod error;
 mod limits;
 mod name;
-#[cfg(feature = "redis")]
-mod numbers;
+mod parse;
 #[expect(
     clippy::module_inception,
     reason = "the module is named for its subject"
 )]
 mod quota;
+mod scope;
+#[cfg(feature = "serde")]
+mod serde;
 mod state;
-mod text;
 mod token_bucket;
 mod window;
 
-pub use limits::{Limits, MAX_POLICIES, Policy};
-pub use name::Scope;
-pub(crate) use name::check_name;
 #[cfg(feature = "redis")]
-pub(crate) use numbers::Numbers;
+pub(crate) use encoding::EncodedQuota;
+pub use error::QuotaError;
+pub use limits::{Limits, LimitsError, MAX_POLICIES, Policy};
+pub use name::NameError;
+pub(crate) use name::check_name;
 pub use quota::{Algorithm, Quota};
+pub use scope::Scope;
 pub use state::{State, Status};
 pub(crate) use token_bucket::{Charge, TokenBucket};

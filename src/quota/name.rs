@@ -1,71 +1,75 @@
-use std::fmt;
-use std::sync::Arc;
-
 use sha2::{Digest, Sha256};
 
-use crate::error::NameError;
+use crate::error::shortened;
 
-/// Checks a name of a policy, a scope or an identity's kind: `[A-Za-z0-9._-]{1,64}`.
+/// Checks the name of a policy, a scope or an identity's kind: `[A-Za-z0-9._-]{1,64}`.
 ///
-/// Such a name can stand in a header, a metric's label and a store's key as it is.
-pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), NameError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if (1..=64).contains(&name.len()) && name.bytes().all(plain) {
+/// A valid name needs no escaping in headers, metric labels and store keys. `item` says what the
+/// name is for, in the error's text.
+pub(crate) fn check_name(item: &'static str, name: &str) -> Result<(), NameError> {
+    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
+    if (1..=64).contains(&name.len()) && name.bytes().all(is_valid) {
         Ok(())
     } else {
-        Err(NameError::new(what, name))
+        let name = shortened(name);
+        Err(NameError(NameErrorKind::Invalid { item, name }))
     }
 }
 
-/// A part of the application with counts of its own: layers with different scopes never share.
-///
-/// The default scope is named `default`.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Scope {
-    /// None if it is the default one, which nearly all are: that is copied sooner.
-    name: Option<Arc<str>>,
-    fingerprint: u128,
-}
-
-const DEFAULT: &str = "default";
-
-impl Scope {
-    /// A scope by its name: one to 64 of ASCII letters, digits, `.`, `_` and `-`.
-    pub fn new(name: &str) -> Result<Self, NameError> {
-        check_name("scope", name)?;
-        Ok(Self {
-            name: (name != DEFAULT).then(|| name.into()),
-            fingerprint: fingerprint("scope", name),
-        })
-    }
-
-    /// Tells this scope from every other, as [`Policy::fingerprint`](super::Policy::fingerprint)
-    /// does a policy.
-    pub(crate) fn fingerprint(&self) -> u128 {
-        self.fingerprint
-    }
-
-    /// The scope's name.
-    pub fn as_str(&self) -> &str {
-        self.name.as_deref().unwrap_or(DEFAULT)
-    }
-}
-
-/// Half a SHA-256, made once, so that a store need not hash what never changes.
-pub(super) fn fingerprint(what: &str, text: &str) -> u128 {
-    let digest = Sha256::digest(format!("{what} {text}"));
+/// Returns the first half of a SHA-256, which is computed once for each item and then used by
+/// stores in their keys.
+pub(super) fn fingerprint(item: &str, text: &str) -> u128 {
+    let digest = Sha256::digest(format!("{item} {text}"));
     let (half, _) = digest.split_at(16);
-    u128::from_le_bytes(half.try_into().expect("a half of 32 bytes is 16"))
+    u128::from_le_bytes(half.try_into().expect("half of 32 bytes is 16"))
 }
 
-impl Default for Scope {
-    fn default() -> Self {
-        Self::new(DEFAULT).expect("a good name")
+/// An invalid name of a policy, a scope or an identity's kind, or an invalid text of an identity.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct NameError(NameErrorKind);
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum NameErrorKind {
+    #[error(
+        "`{name}` cannot be the name of a {item}: use 1 to 64 ASCII letters, digits, `.`, `_` and `-`"
+    )]
+    Invalid { item: &'static str, name: String },
+    // The text is not part of the message: it may be a secret value without its kind.
+    #[error("an identity's text has no `:`; write `kind:value`")]
+    MissingKind,
+    #[error(
+        "the text of a `{kind}` identity holds a digest, from which the identity cannot be restored; \
+         use the value itself"
+    )]
+    Digest { kind: String },
+}
+
+impl NameError {
+    pub(crate) fn missing_kind() -> Self {
+        Self(NameErrorKind::MissingKind)
     }
-}
 
-impl fmt::Debug for Scope {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Scope({})", self.as_str())
+    pub(crate) fn digest(kind: &str) -> Self {
+        let kind = shortened(kind);
+        Self(NameErrorKind::Digest { kind })
+    }
+
+    /// Returns whether the name is empty, longer than 64 bytes, or has a character other than
+    /// ASCII letters, digits, `.`, `_` and `-`.
+    pub fn is_invalid_name(&self) -> bool {
+        matches!(self.0, NameErrorKind::Invalid { .. })
+    }
+
+    /// Returns whether the text of an [`Identity`](crate::Identity) is not of the form
+    /// `kind:value`.
+    pub fn is_missing_kind(&self) -> bool {
+        matches!(self.0, NameErrorKind::MissingKind)
+    }
+
+    /// Returns whether the text of an [`Identity`](crate::Identity) holds the digest of a value
+    /// instead of the value.
+    pub fn is_digest(&self) -> bool {
+        matches!(self.0, NameErrorKind::Digest { .. })
     }
 }

@@ -1,26 +1,26 @@
 use std::time::Duration;
 
-/// What a store keeps of one identity under one quota: sixteen bytes, to be kept as they are.
+/// The state of one identity under one quota: sixteen bytes that a store keeps unchanged.
 ///
-/// Only [`Quota`](crate::Quota)'s methods give the two words a meaning. The default state is that
-/// of an identity never seen. A state belongs to the quota that made it: under another quota it
-/// decides something arbitrary, though never with a panic.
+/// Only the methods of [`Quota`](crate::Quota) interpret the two words. The default state is that of
+/// an identity without any charge. A state belongs to the quota that returned it: another quota
+/// decides arbitrarily with it, but does not panic.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct State {
-    /// When this state is as good as none, in microseconds since the Unix epoch (rounded down).
+    /// When the state expires, in microseconds since the Unix epoch (rounded down).
     pub(super) until: u64,
     /// Token bucket: the fraction of a microsecond that `until` leaves out. Windows: the counts of
-    /// the window before (high half) and of this one (low half).
+    /// the previous window (high half) and the current window (low half).
     pub(super) rest: u64,
 }
 
 impl State {
-    /// The state as two integers, for a store that writes it down.
+    /// Returns the state as two integers, for a store that serializes it.
     pub const fn words(self) -> [u64; 2] {
         [self.until, self.rest]
     }
 
-    /// The state that [`words`](State::words) took apart. Any two integers make some state.
+    /// Restores a state from its [`words`](State::words). Any two integers are a valid state.
     pub const fn from_words(words: [u64; 2]) -> Self {
         Self {
             until: words[0],
@@ -28,49 +28,49 @@ impl State {
         }
     }
 
-    /// When the state means nothing any more and may be forgotten without loss, in microseconds
-    /// since the Unix epoch. At most one microsecond late, never early.
+    /// Returns when the state expires, in microseconds since the Unix epoch: from then on it equals
+    /// the default state. At most one microsecond late, never early.
     pub const fn expires_at(self) -> u64 {
         self.until.saturating_add((self.rest > 0) as u64)
     }
 
-    /// Whether the state may be forgotten at `now` (microseconds since the Unix epoch).
+    /// Returns whether the state has expired at `now` (microseconds since the Unix epoch), so that a
+    /// store may drop it.
     pub const fn is_expired(self, now: u64) -> bool {
         self.expires_at() <= now
     }
 }
 
-/// What one quota says of one check: let through or not, and what is left afterwards.
+/// The result of one check under one quota: whether it is admitted, and what remains afterwards.
 ///
-/// A policy that would have let the check through, had not another policy denied it, reports what
-/// it has left uncharged.
+/// If one policy denies a check, the other policies report what remains without a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
     pub(super) remaining: u32,
-    /// Microseconds; 0 when allowed, [`NEVER`] when no wait helps.
+    /// Microseconds: 0 when allowed, [`NEVER`] when the cost exceeds the capacity.
     pub(super) retry_after: u64,
     /// Microseconds.
     pub(super) reset_after: u64,
 }
 
-/// The wait of a check whose cost is above the capacity.
+/// The `retry_after` of a check whose cost exceeds the capacity.
 pub(super) const NEVER: u64 = u64::MAX;
 
 impl Status {
-    /// Whether this quota lets the check through.
+    /// Returns whether this quota admits the check.
     pub const fn is_allowed(&self) -> bool {
         self.retry_after == 0
     }
 
-    /// How much cost the quota would still admit at this instant.
+    /// Returns how much cost the quota would still admit at this instant.
     pub const fn remaining(&self) -> u32 {
         self.remaining
     }
 
-    /// How long to wait until the same check fits, if nothing else is charged meanwhile.
+    /// Returns how long until the same check is admitted, if nothing else is charged meanwhile.
     ///
-    /// Exact to the microsecond: earlier it would be denied again. Zero for an allowed check;
-    /// `None` where the cost is above the quota's capacity, so that no wait helps.
+    /// The time is exact to the microsecond: an earlier retry is denied. It is zero for an allowed
+    /// check, and `None` for a cost above the quota's capacity, which is never admitted.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self.retry_after {
             NEVER => None,
@@ -78,18 +78,19 @@ impl Status {
         }
     }
 
-    /// How long until the whole quota is available again, if nothing else is charged meanwhile.
+    /// Returns how long until the whole quota is available again, if nothing else is charged
+    /// meanwhile.
     pub const fn reset_after(&self) -> Duration {
         Duration::from_micros(self.reset_after)
     }
 
-    /// The same status where each unit of cost is charged as `unit`.
-    pub(crate) const fn in_units_of(mut self, unit: u32) -> Self {
+    /// Divides the remaining cost by what a cost of 1 is charged.
+    pub(crate) const fn divide_remaining(mut self, unit: u32) -> Self {
         self.remaining /= unit;
         self
     }
 
-    /// A refusal that says nothing of any count, since none could be read.
+    /// Creates the status of a check that was refused without reading any state.
     pub(crate) const fn refused(wait: Duration) -> Self {
         let wait = wait.as_micros() as u64;
         Self {

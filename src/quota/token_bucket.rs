@@ -1,42 +1,46 @@
-//! The token bucket, kept as the generic cell rate algorithm (GCRA, ITU-T I.371): instead of a
-//! level that must be refilled, the state is the instant at which the bucket is full again.
+//! The token bucket, as the generic cell rate algorithm (GCRA, ITU-T I.371): instead of a level that
+//! must be refilled, the state is the instant at which the bucket is full again.
 //!
-//! A token takes `period / limit` microseconds, which is rarely a whole number. It is kept as a
-//! fraction in lowest terms, `per / num`, and instants as whole microseconds plus `part / num`.
-//! Spans and instants are compared as pairs, so no product exceeds `burst * num`.
+//! A token takes `period / limit` microseconds to refill, which is rarely a whole number. It is kept
+//! as a fraction in lowest terms, `numerator / denominator`, and instants as whole microseconds plus
+//! `fraction / denominator`. Spans and instants are compared as pairs, so no product exceeds
+//! `burst * denominator`.
 
-#[cfg(feature = "redis")]
-use super::numbers::Numbers;
+use super::error::QuotaFlaw;
 use super::state::{NEVER, State, Status};
-use crate::error::QuotaFlaw;
 
-/// 2^53: up to here a double, which is every number Lua has, counts exactly.
-pub(super) const EXACT: u128 = 1 << 53;
+/// 2^53: doubles, the only numbers of Lua in Redis, represent every smaller integer exactly.
+pub(super) const MAX_EXACT: u128 = 1 << 53;
 
-/// Ten years, leap days included, in microseconds.
-pub(super) const LONGEST: u128 = 3_653 * 86_400 * 1_000_000;
+/// Ten years with leap days, in microseconds.
+pub(super) const MAX_PERIOD: u128 = 3_653 * 86_400 * 1_000_000;
 
-/// A length of time: `whole + part / num` microseconds, `part < num`.
+/// A length of time: `whole + fraction / denominator` microseconds, `fraction < denominator`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Span {
     whole: u64,
-    part: u64,
+    fraction: u64,
 }
 
 impl Span {
-    const ZERO: Self = Self { whole: 0, part: 0 };
-    /// What no wait makes up for.
+    const ZERO: Self = Self {
+        whole: 0,
+        fraction: 0,
+    };
     const NEVER: Self = Self {
         whole: NEVER,
-        part: 0,
+        fraction: 0,
     };
 }
 
-/// A decision: by how much the price exceeds what there is, which is nothing if it was charged.
+/// The result of [`TokenBucket::charge`].
 #[derive(Clone, Copy)]
 pub(crate) struct Charge {
+    /// The state to keep.
     pub(crate) next: State,
+    /// How long until the bucket is full.
     debt: Span,
+    /// How long until the cost fits: zero for an admitted charge.
     excess: Span,
 }
 
@@ -46,11 +50,13 @@ pub(crate) struct TokenBucket {
     pub(super) burst: u32,
     /// Microseconds.
     pub(super) period: u64,
-    /// `period / limit` in lowest terms is `per / num`.
-    num: u64,
-    per: u64,
-    token: Span,
-    full: Span,
+    /// `period / limit` in lowest terms is `numerator / denominator`.
+    denominator: u64,
+    numerator: u64,
+    /// The refill time of one token.
+    token_time: Span,
+    /// The refill time of an empty bucket.
+    fill_time: Span,
 }
 
 impl TokenBucket {
@@ -62,74 +68,71 @@ impl TokenBucket {
             return Err(QuotaFlaw::ZeroBurst);
         }
         let divisor = greatest_common_divisor(limit as u64, period);
-        let (num, per) = (limit as u64 / divisor, period / divisor);
-        let fill = burst as u128 * per as u128;
-        if fill > LONGEST * num as u128 {
+        let (denominator, numerator) = (limit as u64 / divisor, period / divisor);
+        let fill = burst as u128 * numerator as u128;
+        if fill > MAX_PERIOD * denominator as u128 {
             return Err(QuotaFlaw::FillTooLong {
-                seconds: (fill / num as u128 / 1_000_000) as u64,
+                seconds: (fill / denominator as u128 / 1_000_000) as u64,
             });
         }
-        let token = Span {
-            whole: per / num,
-            part: per % num,
+        let token_time = Span {
+            whole: numerator / denominator,
+            fraction: numerator % denominator,
         };
-        let full = Span {
-            whole: (fill / num as u128) as u64,
-            part: (fill % num as u128) as u64,
+        let fill_time = Span {
+            whole: (fill / denominator as u128) as u64,
+            fraction: (fill % denominator as u128) as u64,
         };
         Ok(Self {
             limit,
             burst,
             period,
-            num,
-            per,
-            token,
-            full,
+            denominator,
+            numerator,
+            token_time,
+            fill_time,
         })
     }
 
-    /// Checks that every product of the arithmetic stays below 2^53. It is not part of
-    /// [`new`](TokenBucket::new), since a bucket whose burst is the limit may be exact only with the
-    /// smaller burst that is set next.
+    /// Checks that every product of the arithmetic stays below 2^53. [`new`](TokenBucket::new) does
+    /// not call it, since a bucket whose burst is the limit may be exact only with the smaller
+    /// burst that is set next.
     pub(super) const fn check_exact(&self) -> Result<(), QuotaFlaw> {
-        if self.burst as u128 * self.num as u128 >= EXACT {
+        if self.burst as u128 * self.denominator as u128 >= MAX_EXACT {
             return Err(QuotaFlaw::Inexact {
-                factors: [self.burst as u64, self.num],
+                factors: [self.burst as u64, self.denominator],
             });
         }
         Ok(())
     }
 
-    /// The time to fill an empty bucket, if it is a whole number of microseconds.
-    pub(super) const fn fill_time(&self) -> Option<u64> {
-        if self.full.part == 0 {
-            Some(self.full.whole)
+    /// Returns the time to fill an empty bucket, if it is a whole number of microseconds.
+    pub(super) const fn whole_fill_time(&self) -> Option<u64> {
+        if self.fill_time.fraction == 0 {
+            Some(self.fill_time.whole)
         } else {
             None
         }
     }
 
-    /// How many values an instant's fraction has.
-    pub(super) fn parts(&self) -> u64 {
-        self.num
+    /// Returns the denominator of every fraction of a microsecond in this bucket's states.
+    pub(super) fn denominator(&self) -> u64 {
+        self.denominator
     }
 
+    /// Returns the refill time of one token: whole microseconds, and the numerator of the rest.
     #[cfg(feature = "redis")]
-    pub(super) fn numbers(&self) -> Numbers {
-        Numbers::TokenBucket {
-            burst: self.burst,
-            num: self.num,
-            token: [self.token.whole, self.token.part],
-        }
+    pub(super) fn token_time(&self) -> [u64; 2] {
+        [self.token_time.whole, self.token_time.fraction]
     }
 
     #[inline]
     pub(super) fn step(&self, state: State, now: u64, cost: u32) -> (State, Status) {
         let charge = self.charge(state, now, cost);
-        (charge.next, self.report(charge))
+        (charge.next, self.status(charge))
     }
 
-    /// Decides, and leaves it to [`report`](TokenBucket::report) to say what is left.
+    /// Charges `cost` if it fits. [`status`](TokenBucket::status) computes what remains.
     #[inline(always)]
     pub(crate) fn charge(&self, state: State, now: u64, cost: u32) -> Charge {
         let (debt, state) = self.debt(state, now);
@@ -145,155 +148,165 @@ impl TokenBucket {
             return denied(Span::NEVER);
         }
         let charged = self.add(debt, self.price(cost));
-        if charged > self.full {
-            return denied(self.subtract(charged, self.full));
+        if charged > self.fill_time {
+            return denied(self.subtract(charged, self.fill_time));
         }
         Charge {
-            next: at(now, charged),
+            next: state_at(now, charged),
             debt: charged,
             excess: Span::ZERO,
         }
     }
 
-    #[inline]
-    fn report(&self, charge: Charge) -> Status {
-        self.status(charge.debt, ceiling(charge.excess))
+    fn status(&self, charge: Charge) -> Status {
+        Status {
+            remaining: self.remaining(charge.debt).0,
+            retry_after: round_up(charge.excess),
+            reset_after: round_up(charge.debt),
+        }
     }
 
-    /// What is left after a charge, unless that may be one more within `late` microseconds.
+    /// Returns the status after a charge by a clock that lags by at most `max_lag` microseconds, or
+    /// `None` if one more token may have been refilled by the exact time.
     #[inline(always)]
-    pub(crate) fn report_unless_late(&self, charge: Charge, late: u64) -> Option<Status> {
+    pub(crate) fn status_if_exact(&self, charge: Charge, max_lag: u64) -> Option<Status> {
         let (remaining, missing) = self.remaining(charge.debt);
-        let late = late * self.num;
-        // More than one token a moment are not told apart by anybody.
-        let is_sure = late == 0 || missing > late || late > self.per || charge.debt == Span::ZERO;
-        is_sure.then_some(Status {
+        let max_lag = max_lag * self.denominator;
+        let is_exact = max_lag == 0
+            || missing > max_lag
+            // Tokens that refill within the lag make `remaining` approximate in any case.
+            || max_lag > self.numerator
+            || charge.debt == Span::ZERO;
+        is_exact.then_some(Status {
             remaining,
-            retry_after: ceiling(charge.excess),
-            reset_after: ceiling(charge.debt),
+            retry_after: round_up(charge.excess),
+            reset_after: round_up(charge.debt),
         })
     }
 
-    /// Whether a state may have been written later than `now`: at `now` its debt would be a full
+    /// Returns whether `state` may have been written later than `now`: its debt at `now` is a full
     /// bucket or more. A smaller debt is the same at `now`, whenever it was charged.
     #[inline]
     pub(crate) fn is_ahead(&self, state: State, now: u64) -> bool {
-        state.until.saturating_sub(now) >= self.full.whole
+        state.until.saturating_sub(now) >= self.fill_time.whole
     }
 
-    /// Whether a charge was denied, and will be for as long as that from now on, in microseconds.
+    /// Returns whether the charge was denied and stays denied for more than `time` microseconds.
     #[inline]
     pub(crate) fn denies_for(&self, charge: &Charge, time: u64) -> bool {
         charge.excess.whole > time
     }
 
-    pub(super) fn join(&self, one: State, other: State, now: u64) -> State {
-        let (one_debt, one) = self.debt(one, now);
-        let (other_debt, other) = self.debt(other, now);
-        if other_debt > one_debt { other } else { one }
+    pub(super) fn join(&self, a: State, b: State, now: u64) -> State {
+        let (a_debt, a) = self.debt(a, now);
+        let (b_debt, b) = self.debt(b, now);
+        if b_debt > a_debt { b } else { a }
     }
 
-    /// How long a state lasts, in whole microseconds.
-    pub(crate) fn life(&self) -> u64 {
-        self.full.whole
+    /// Returns the longest lifetime of a state, in microseconds (rounded down).
+    pub(crate) fn lifetime(&self) -> u64 {
+        self.fill_time.whole
     }
 
-    /// The part of the bucket that is empty, in parts of 255.
+    /// Returns the used share of the bucket: 0 for a full bucket, 255 for an empty one.
     pub(super) fn used(&self, state: State, now: u64) -> u8 {
-        let debt = state.until.saturating_sub(now).min(self.full.whole);
-        // A bucket fills in at most ten years, so the product is small enough.
-        (debt * 255 / self.full.whole.max(1)) as u8
+        let full = self.fill_time.whole;
+        let debt = state.until.saturating_sub(now).min(full);
+        // A bucket fills in at most ten years, so the product does not overflow.
+        (debt * 255 / full.max(1)) as u8
     }
 
-    /// The bucket's deficit at `now`. More than a full bucket means that the clock has stepped
-    /// back since the state was written: the debt is then a full bucket from now on.
+    /// Returns how long the bucket takes to be full at `now`, and the state. More than the fill time
+    /// means that the clock has stepped back since the state was written: the bucket is then taken
+    /// to be empty at `now`.
     fn debt(&self, state: State, now: u64) -> (Span, State) {
         let Some(whole) = state.until.checked_sub(now) else {
             return (Span::ZERO, state);
         };
         let debt = Span {
             whole,
-            part: state.rest.min(self.num - 1),
+            fraction: state.rest.min(self.denominator - 1),
         };
-        if debt > self.full {
-            (self.full, at(now, self.full))
+        if debt > self.fill_time {
+            (self.fill_time, state_at(now, self.fill_time))
         } else {
             (debt, state)
         }
     }
 
-    fn status(&self, debt: Span, retry_after: u64) -> Status {
-        Status {
-            remaining: self.remaining(debt).0,
-            retry_after,
-            reset_after: ceiling(debt),
-        }
-    }
-
-    /// How many tokens there are, and what is missing of one more, in parts of a microsecond.
+    /// Returns the number of whole tokens, and how long until the next one in units of
+    /// `1 / denominator` microseconds.
     #[inline(always)]
     fn remaining(&self, debt: Span) -> (u32, u64) {
-        let left = self.subtract(self.full, debt);
-        let parts = left.whole.checked_mul(self.num);
-        match parts.and_then(|parts| parts.checked_add(left.part)) {
-            Some(parts) => ((parts / self.per) as u32, self.per - parts % self.per),
-            // At most `burst` tokens are left, so the quotient is small again.
+        let filled = self.subtract(self.fill_time, debt);
+        let units = filled.whole.checked_mul(self.denominator);
+        match units.and_then(|units| units.checked_add(filled.fraction)) {
+            Some(units) => (
+                (units / self.numerator) as u32,
+                self.numerator - units % self.numerator,
+            ),
+            // The quotient fits in 32 bits: it is at most `burst`.
             None => {
-                let (per, num) = (u128::from(self.per), u128::from(self.num));
-                let parts = u128::from(left.whole) * num + u128::from(left.part);
-                ((parts / per) as u32, self.per - (parts % per) as u64)
+                let (numerator, denominator) =
+                    (u128::from(self.numerator), u128::from(self.denominator));
+                let units = u128::from(filled.whole) * denominator + u128::from(filled.fraction);
+                (
+                    (units / numerator) as u32,
+                    self.numerator - (units % numerator) as u64,
+                )
             }
         }
     }
 
-    /// What `cost` tokens take; `cost` is at most the burst, so both products stay exact.
+    /// Returns the refill time of `cost` tokens. `cost` is at most the burst, so both products are
+    /// exact.
     fn price(&self, cost: u32) -> Span {
         if cost == 1 {
-            // Nearly always, and without a division.
-            return self.token;
+            // The common case needs no division.
+            return self.token_time;
         }
         let cost = u64::from(cost);
-        let parts = cost * self.token.part;
+        let units = cost * self.token_time.fraction;
         Span {
-            whole: cost * self.token.whole + parts / self.num,
-            part: parts % self.num,
+            whole: cost * self.token_time.whole + units / self.denominator,
+            fraction: units % self.denominator,
         }
     }
 
-    fn add(&self, one: Span, other: Span) -> Span {
-        let part = one.part + other.part;
-        let carry = u64::from(part >= self.num);
+    fn add(&self, a: Span, b: Span) -> Span {
+        let fraction = a.fraction + b.fraction;
+        let carry = u64::from(fraction >= self.denominator);
         Span {
-            whole: one.whole + other.whole + carry,
-            part: part - carry * self.num,
+            whole: a.whole + b.whole + carry,
+            fraction: fraction - carry * self.denominator,
         }
     }
 
-    /// `one - other`, which the caller knows not to be negative.
-    fn subtract(&self, one: Span, other: Span) -> Span {
-        let borrow = u64::from(one.part < other.part);
+    /// Returns `a - b`, for `b` at most `a`.
+    fn subtract(&self, a: Span, b: Span) -> Span {
+        let borrow = u64::from(a.fraction < b.fraction);
         Span {
-            whole: one.whole - other.whole - borrow,
-            part: one.part + borrow * self.num - other.part,
+            whole: a.whole - b.whole - borrow,
+            fraction: a.fraction + borrow * self.denominator - b.fraction,
         }
     }
 }
 
-fn at(now: u64, debt: Span) -> State {
+fn state_at(now: u64, debt: Span) -> State {
     State {
         until: now.saturating_add(debt.whole),
-        rest: debt.part,
+        rest: debt.fraction,
     }
 }
 
-/// The span in whole microseconds, rounded up.
-fn ceiling(span: Span) -> u64 {
-    span.whole + u64::from(span.part > 0)
+/// Returns the span in whole microseconds, rounded up.
+fn round_up(span: Span) -> u64 {
+    span.whole + u64::from(span.fraction > 0)
 }
 
-const fn greatest_common_divisor(mut one: u64, mut other: u64) -> u64 {
-    while other > 0 {
-        (one, other) = (other, one % other);
+const fn greatest_common_divisor(mut a: u64, mut b: u64) -> u64 {
+    while b > 0 {
+        (a, b) = (b, a % b);
     }
-    one
+    a
 }

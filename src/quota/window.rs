@@ -1,27 +1,30 @@
-//! The two window algorithms. Windows are aligned to the Unix epoch and tick in whole
-//! milliseconds, so that every product stays exact.
+//! The two window algorithms. Windows are aligned to the Unix epoch and measured in whole
+//! milliseconds, so that every product is exact.
 //!
-//! The sliding window is the sliding window *counter*: this window's count plus that part of the
-//! last window's that is still in view, taken as if it had come evenly. Cloudflare described it in
-//! "How we built rate limiting capable of scaling to millions of domains" (2017).
+//! The sliding window is a sliding window *counter*: the current window's count plus the previous
+//! window's count, weighted by its overlap with the last period, as if its requests had been evenly
+//! spread. Cloudflare described it in "How we built rate limiting capable of scaling to millions of
+//! domains" (2017).
 
+use super::error::QuotaFlaw;
 use super::state::{NEVER, State, Status};
-use super::token_bucket::EXACT;
-use crate::error::QuotaFlaw;
+use super::token_bucket::MAX_EXACT;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Window {
     pub(super) limit: u32,
     /// Milliseconds.
     pub(super) period: u64,
-    /// Whether the last window still counts for as much of it as is in view.
+    /// Whether the previous window counts, weighted by its overlap with the last period.
     pub(super) sliding: bool,
 }
 
-/// A state as seen at some instant: `start` and `elapsed` in milliseconds.
+/// A state's counts at some instant.
 #[derive(Clone, Copy)]
 struct View {
+    /// The start of the current window, in milliseconds since the Unix epoch.
     start: u64,
+    /// Milliseconds since `start`.
     elapsed: u64,
     previous: u32,
     current: u32,
@@ -32,8 +35,8 @@ impl Window {
         if limit == 0 {
             return Err(QuotaFlaw::ZeroLimit);
         }
-        // A fixed window only compares counts, so it has no product to keep exact.
-        if sliding && limit as u128 * period as u128 >= EXACT {
+        // A fixed window only compares counts and multiplies nothing.
+        if sliding && limit as u128 * period as u128 >= MAX_EXACT {
             return Err(QuotaFlaw::Inexact {
                 factors: [limit as u64, period],
             });
@@ -47,7 +50,7 @@ impl Window {
 
     pub(super) fn step(&self, state: State, now: u64, cost: u32) -> (State, Status) {
         let view = self.view(state, now);
-        let unchanged = if view.start < self.start(state) {
+        let unchanged = if view.start < self.start_of(state) {
             self.state(view)
         } else {
             state
@@ -59,7 +62,7 @@ impl Window {
             return (unchanged, self.status(view, now, NEVER));
         }
         if !self.fits(view, cost) {
-            let wait = until(self.fits_at(view, cost), now);
+            let wait = micros_until(self.fits_at(view, cost), now);
             return (unchanged, self.status(view, now, wait));
         }
         let charged = View {
@@ -69,28 +72,28 @@ impl Window {
         (self.state(charged), self.status(charged, now, 0))
     }
 
-    pub(super) fn join(&self, one: State, other: State, now: u64) -> State {
-        let (one, other) = (self.view(one, now), self.view(other, now));
-        let start = one.start.max(other.start);
-        let (one, other) = (self.roll(one, start), self.roll(other, start));
+    pub(super) fn join(&self, a: State, b: State, now: u64) -> State {
+        let (a, b) = (self.view(a, now), self.view(b, now));
+        let start = a.start.max(b.start);
+        let (a, b) = (self.roll(a, start), self.roll(b, start));
         self.state(View {
-            previous: one.previous.max(other.previous),
-            current: one.current.max(other.current),
-            ..one
+            previous: a.previous.max(b.previous),
+            current: a.current.max(b.current),
+            ..a
         })
     }
 
-    /// The larger of the two windows' counts, in parts of 255 of the limit.
+    /// Returns the used share of the limit by the larger of the two counts: 255 for all of it.
     pub(super) fn used(&self, state: State) -> u8 {
         let count = ((state.rest >> 32) as u32).max(state.rest as u32);
         (u64::from(count.min(self.limit)) * 255 / u64::from(self.limit)) as u8
     }
 
-    /// Moves a state from one clock to another: as many windows ago as it was.
+    /// Moves a state from one clock to another, at the same number of windows from the current one.
     pub(super) fn rebase(&self, state: State, from: u64, to: u64) -> State {
-        let (from, to) = (self.aligned(from / 1_000), self.aligned(to / 1_000));
+        let (from, to) = (self.align(from / 1_000), self.align(to / 1_000));
         let shift = |milliseconds: u64| milliseconds.saturating_sub(from).saturating_add(to);
-        let start = self.start(state);
+        let start = self.start_of(state);
         let start = if start >= from {
             shift(start)
         } else {
@@ -99,24 +102,26 @@ impl Window {
         self.state_from(start, state.rest)
     }
 
-    /// The state as it counts at `now`: rolled into the window of `now`. Where it is from the
-    /// next window the clock stands at that window's start. From further ahead, the clock has
-    /// stepped back: both counts are taken to be this window's, so that nothing is minted.
+    /// Returns the state's counts at `now`, rolled into the window of `now`.
+    ///
+    /// A state of the next window is viewed at that window's start. A state from further ahead means
+    /// that the clock has stepped back: both counts are then charged to the current window, so that
+    /// the step admits nothing extra.
     fn view(&self, state: State, now: u64) -> View {
         let now = now / 1_000;
-        let current_start = self.aligned(now);
-        let start = self.start(state);
-        // A count above the limit was never written by this quota: it is as good as the limit.
-        let [last, this] = [(state.rest >> 32) as u32, state.rest as u32];
+        let current_start = self.align(now);
+        let start = self.start_of(state);
+        // This quota never writes a count above its limit; another quota's state may have one.
+        let [previous, current] = [(state.rest >> 32) as u32, state.rest as u32];
         let mut view = View {
             start,
             elapsed: 0,
             previous: if self.sliding {
-                last.min(self.limit)
+                previous.min(self.limit)
             } else {
                 0
             },
-            current: this.min(self.limit),
+            current: current.min(self.limit),
         };
         if start > current_start.saturating_add(self.period) {
             view.start = current_start;
@@ -129,7 +134,7 @@ impl Window {
         view
     }
 
-    /// The view as of the window at `start`, if that is a later one.
+    /// Moves the view to the window at `start`, if that is later.
     fn roll(&self, view: View, start: u64) -> View {
         if view.start >= start {
             return view;
@@ -153,7 +158,7 @@ impl Window {
         }
     }
 
-    /// The first millisecond since the epoch at which a denied `cost` (at most the limit) fits.
+    /// Returns when a denied `cost` (at most the limit) fits, in milliseconds since the Unix epoch.
     fn fits_at(&self, view: View, cost: u32) -> u64 {
         let left = self.limit - cost;
         let end = view.start + self.period;
@@ -161,16 +166,16 @@ impl Window {
             return end;
         }
         match left.checked_sub(view.current) {
-            // Within this window, once little enough of the last one is in view.
-            Some(left) => end - self.in_view(left, view.previous),
-            // Within the next window, where this one's count is the last one's.
-            None => end + self.period - self.in_view(left, view.current),
+            // In the current window, once the previous one overlaps little enough.
+            Some(left) => end - self.max_overlap(left, view.previous),
+            // In the next window, whose previous count is the current one.
+            None => end + self.period - self.max_overlap(left, view.current),
         }
     }
 
-    /// How many milliseconds of a window that counted `count` may be in view for it to weigh no
-    /// more than `left`.
-    fn in_view(&self, left: u32, count: u32) -> u64 {
+    /// Returns the longest overlap, in milliseconds, at which a previous count of `count` weighs at
+    /// most `left`.
+    fn max_overlap(&self, left: u32, count: u32) -> u64 {
         match count {
             0 => self.period,
             count => (product(left, self.period) / u64::from(count)).min(self.period),
@@ -178,8 +183,8 @@ impl Window {
     }
 
     fn status(&self, view: View, now: u64, retry_after: u64) -> Status {
-        let seen = product(view.previous, self.period - view.elapsed);
-        let used = seen.div_ceil(self.period) + u64::from(view.current);
+        let weighted = product(view.previous, self.period - view.elapsed);
+        let used = weighted.div_ceil(self.period) + u64::from(view.current);
         let remaining = u64::from(self.limit).saturating_sub(used) as u32;
         let reset = match (view.current, view.previous) {
             (0, 0) => None,
@@ -187,7 +192,7 @@ impl Window {
             _ if self.sliding => Some(view.start + 2 * self.period),
             _ => Some(view.start + self.period),
         };
-        let reset_after = reset.map_or(0, |reset| until(reset, now));
+        let reset_after = reset.map_or(0, |reset| micros_until(reset, now));
         Status {
             remaining,
             retry_after,
@@ -195,12 +200,13 @@ impl Window {
         }
     }
 
-    pub(super) fn aligned(&self, now: u64) -> u64 {
+    /// Returns the start of the window that contains `now` (milliseconds).
+    pub(super) fn align(&self, now: u64) -> u64 {
         now - now % self.period
     }
 
-    /// How long after its start a window's count means nothing any more.
-    pub(super) fn life(&self) -> u64 {
+    /// Returns how long after a window's start its count expires, in milliseconds.
+    fn lifetime(&self) -> u64 {
         if self.sliding {
             2 * self.period
         } else {
@@ -208,8 +214,9 @@ impl Window {
         }
     }
 
-    pub(super) fn start(&self, state: State) -> u64 {
-        (state.until / 1_000).saturating_sub(self.life())
+    /// Returns the start of a state's window, in milliseconds since the Unix epoch.
+    pub(super) fn start_of(&self, state: State) -> u64 {
+        (state.until / 1_000).saturating_sub(self.lifetime())
     }
 
     fn state_from(&self, start: u64, rest: u64) -> State {
@@ -217,7 +224,7 @@ impl Window {
             return State::default();
         }
         State {
-            until: start.saturating_add(self.life()).saturating_mul(1_000),
+            until: start.saturating_add(self.lifetime()).saturating_mul(1_000),
             rest,
         }
     }
@@ -228,13 +235,13 @@ impl Window {
     }
 }
 
-/// Below 2^53 in a sliding window, since the count is at most the limit and the time at most the
-/// period. In a fixed window the count is 0.
+/// The product is below 2^53 in a sliding window, since the count is at most the limit and the time
+/// at most the period. In a fixed window the count is 0.
 fn product(count: u32, milliseconds: u64) -> u64 {
     u64::from(count) * milliseconds
 }
 
-/// From `now` (microseconds) to `instant` (milliseconds), in microseconds.
-fn until(instant: u64, now: u64) -> u64 {
+/// Returns the microseconds from `now` (microseconds) to `instant` (milliseconds).
+fn micros_until(instant: u64, now: u64) -> u64 {
     instant.saturating_mul(1_000).saturating_sub(now)
 }

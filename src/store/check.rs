@@ -174,7 +174,7 @@ impl<'a> Check<'a> {
             for (policy, quota) in self.quotas().enumerate() {
                 if verdict.statuses[policy].is_allowed() {
                     let (next, status) = quota.step(verdict.states[policy], now, 0);
-                    verdict.statuses[policy] = status.in_units_of(self.unit_under(quota));
+                    verdict.statuses[policy] = status.divide_remaining(self.unit_under(quota));
                     step.next[policy] = next;
                 }
             }
@@ -228,7 +228,7 @@ impl<'a> Check<'a> {
                 true => quota.step(*state, now, 0).1,
                 false => status,
             };
-            status.in_units_of(self.unit_under(quota))
+            status.divide_remaining(self.unit_under(quota))
         };
         self.quotas().zip(states).map(preview).collect()
     }
@@ -240,7 +240,7 @@ impl<'a> Check<'a> {
         let fallback = self.fallback_state(policy, now);
         let state = fallback.map_or(state, |fallback| quota.join(state, fallback, now));
         let (next, status) = quota.step(state, now, self.cost_under(quota));
-        (state, next, status.in_units_of(self.unit_under(quota)))
+        (state, next, status.divide_remaining(self.unit_under(quota)))
     }
 
     pub(crate) fn quotas(&self) -> impl Iterator<Item = &'a Quota> + use<'a> {
@@ -309,10 +309,10 @@ impl FallbackStates {
     }
 
     /// Returns the state of the policy at index `policy` relative to `now`, as
-    /// [`Quota::relative`](crate::Quota::relative) formats it.
+    /// [`Quota::encode_relative`](crate::Quota::encode_relative) formats it.
     pub(crate) fn relative(&self, limits: &Limits, policy: usize) -> Option<String> {
         let quota = limits.policies().get(policy)?.quota();
-        quota.relative(*self.states.get(policy)?, self.now)
+        quota.encode_relative(*self.states.get(policy)?, self.now)
     }
 }
 

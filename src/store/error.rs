@@ -31,7 +31,6 @@ pub enum StoreErrorKind {
 
 impl StoreErrorKind {
     /// The number of kinds.
-    #[cfg(feature = "metrics")]
     pub(crate) const COUNT: usize = Self::Unusable as usize + 1;
 
     /// Returns the kind's name in metrics and logs.

@@ -19,6 +19,8 @@
 // redis:   a script on a Redis server
 
 mod check;
+#[cfg(feature = "test-util")]
+pub mod conformance;
 mod error;
 mod local;
 #[cfg(feature = "redis")]

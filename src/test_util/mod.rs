@@ -1,9 +1,8 @@
-//! What tests need (feature `test-util`): a clock set by hand, a store that does as it is told,
-//! and the suite that every store must pass.
+//! Utilities for tests of applications (feature `test-util`): a clock that a test sets, and a store that
+//! a test makes fail. The suite for stores is [`store::conformance`](crate::store::conformance).
 
-mod clock;
-pub mod conformance;
 mod programmable;
 
-pub use clock::ManualClock;
 pub use programmable::{Behavior, ProgrammableStore};
+
+pub use crate::clock::ManualClock;

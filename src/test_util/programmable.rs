@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use crate::store::{Check, LocalStore, Outcome, Store, StoreErrorKind, Verdict};
 
-/// A store that does as it is told, to see what becomes of a request when a store does it.
+/// A store that answers, fails, hangs or delays its answers on command, for tests of an application.
 ///
-/// It counts like the [`LocalStore`] within. Clones are the same store, so that one can be kept to
-/// command it. With tokio's paused time, everything happens in virtual time.
+/// It counts in a [`LocalStore`]. Clones share the store, so that a test can keep a clone to change
+/// its behavior. With Tokio's paused clock, delays take virtual time.
 ///
 /// ```
 /// use tollgate::test_util::{Behavior, ProgrammableStore};
@@ -35,37 +35,38 @@ struct Program {
     probes: AtomicUsize,
 }
 
-/// What a [`ProgrammableStore`] does when asked.
+/// The behavior of a [`ProgrammableStore`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Behavior {
     /// Answers at once.
     #[default]
     Answer,
-    /// Charges at once, and answers so much later.
+    /// Charges at once, and answers after this time.
     AnswerAfter(Duration),
-    /// Answers at once from memory, telling nothing of its health.
+    /// Answers at once with verdicts marked as [remembered](Verdict::remembered), which are no sign
+    /// of the store's health.
     Remember,
     /// Fails at once, without charging.
     Fail(StoreErrorKind),
-    /// Never answers, nor charges.
+    /// Neither charges nor answers.
     Hang,
-    /// Says the contrary of what follows from its states.
+    /// Answers with the opposite of the decision that follows from its states.
     Lie,
 }
 
 impl ProgrammableStore {
-    /// A store that answers.
+    /// Creates a store that answers.
     pub fn new() -> Self {
-        Self::counting_in(LocalStore::new())
+        Self::with_store(LocalStore::new())
     }
 
-    /// A store that counts in `counts`, which may have a clock of its own.
-    pub fn counting_in(counts: LocalStore) -> Self {
+    /// Creates a store that counts in `counts`, for example with a [`ManualClock`](super::ManualClock).
+    pub fn with_store(counts: LocalStore) -> Self {
         Self::with_lanes(counts, |_| 0)
     }
 
-    /// A store of several lanes, told apart by `lane_of`.
+    /// Creates a store with several lanes; `lane_of` returns the lane of a check.
     pub fn with_lanes(
         counts: LocalStore,
         lane_of: impl Fn(&Check<'_>) -> usize + Send + Sync + 'static,
@@ -79,12 +80,12 @@ impl ProgrammableStore {
         }))
     }
 
-    /// What to do from now on, in lane 0.
+    /// Sets the behavior of lane 0.
     pub fn behave(&self, behavior: Behavior) {
         self.behave_in(0, behavior);
     }
 
-    /// What to do from now on, in one lane.
+    /// Sets the behavior of a lane.
     pub fn behave_in(&self, lane: usize, behavior: Behavior) {
         self.0
             .behaviors
@@ -93,12 +94,12 @@ impl ProgrammableStore {
             .insert(lane, behavior);
     }
 
-    /// The number of checks and resets that the store was asked for so far, without probes.
+    /// Returns how many times the store was asked for a check or a reset, without probes.
     pub fn calls(&self) -> usize {
         self.0.calls.load(Ordering::SeqCst)
     }
 
-    /// How many times it was probed so far.
+    /// Returns how many times the store was probed.
     pub fn probes(&self) -> usize {
         self.0.probes.load(Ordering::SeqCst)
     }

@@ -28,7 +28,7 @@ impl Backoff {
             *self = Self::default();
         } else {
             self.wait = (2 * self.wait).clamp(FIRST, LONGEST);
-            self.until = Some(Instant::now() + random::part_of(self.wait));
+            self.until = Some(Instant::now() + random::with_jitter(self.wait));
         }
     }
 }

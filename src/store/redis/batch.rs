@@ -162,7 +162,7 @@ fn is_alike(waiters: &[Waiter], good_for: u64, group: &Group, known: &[Waiter]) 
     let mut both = waiters.iter().chain(known);
     (waiters[0].operation, check.cost, waiters.len(), good_for)
         == (group.operation, group.cost, group.times, group.good_for)
-        && check.limits.is(same.limits)
+        && check.limits.ptr_eq(same.limits)
         && both.all(|waiter| waiter.check.borrow().fallback_states().is_none())
 }
 

@@ -84,7 +84,7 @@ impl Asked {
             for _ in 0..*entries {
                 numbers.push(group.times as u64);
                 let states = group.counts.iter();
-                let states = states.map(|(quota, _)| quota.numbers_of_state());
+                let states = states.map(|(quota, _)| quota.encoded_state_len());
                 numbers.extend(vec![0; states.sum()]);
             }
         }

@@ -90,7 +90,7 @@ impl Connection {
             at: now,
             round_trip: Duration::ZERO,
         };
-        let age = core.max_connection_age.map(random::part_of);
+        let age = core.max_connection_age.map(random::with_jitter);
         Ok(Self {
             client,
             address: endpoint.address.clone(),

@@ -111,7 +111,7 @@ impl Queue {
         if self.followed.is_some_and(|followed| now < followed) {
             return false;
         }
-        self.followed = Some(now + random::part_of(FOLLOWED));
+        self.followed = Some(now + random::with_jitter(FOLLOWED));
         true
     }
 }

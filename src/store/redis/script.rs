@@ -5,7 +5,7 @@ use std::{fmt, iter, mem};
 use redis::{Cmd, Value};
 
 use super::refusal::Refusal;
-use crate::quota::{Numbers, Quota, State};
+use crate::quota::{EncodedQuota, Quota, State};
 use crate::store::verdict::PerPolicy;
 
 const SOURCE: &str = include_str!("check.lua");
@@ -96,13 +96,13 @@ fn push<const N: usize>(bytes: &mut Vec<u8>, numbers: [u64; N]) {
 }
 
 fn quota_numbers(quota: &Quota) -> [u64; 5] {
-    match quota.numbers() {
-        Numbers::TokenBucket {
+    match quota.encode() {
+        EncodedQuota::TokenBucket {
             burst,
-            num,
-            token: [whole, part],
-        } => [1, burst.into(), num, whole, part],
-        Numbers::Window {
+            denominator,
+            token: [whole, fraction],
+        } => [1, burst.into(), denominator, whole, fraction],
+        EncodedQuota::Window {
             sliding,
             limit,
             period,
@@ -266,11 +266,11 @@ impl ReplyNumbers<'_> {
         let mut before = PerPolicy::new();
         for (quota, _) in &group.counts {
             let mut state = [0; 3];
-            let state = &mut state[..quota.numbers_of_state()];
+            let state = &mut state[..quota.encoded_state_len()];
             for number in state.iter_mut() {
                 *number = self.next_unsigned()?;
             }
-            let state = quota.state_from_numbers(state);
+            let state = quota.decode_state(state);
             before.push(state.ok_or(Refusal::Unintelligible)?);
         }
         Ok(charged.map(|times| Charged { times, before }))

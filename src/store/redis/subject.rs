@@ -11,7 +11,7 @@ pub(super) struct Subject {
 
 impl Subject {
     pub(super) fn new(check: &Check<'_>) -> Self {
-        let hash = check.identity.secret_hash();
+        let hash = check.identity.keyed_hash();
         // The fingerprints are hashes too, of what no client chooses. Turned, they tell the order.
         let policies = check.limits.policies().iter();
         let what = policies.fold(check.scope.fingerprint(), |what, policy| {

@@ -22,10 +22,11 @@ use tokio::runtime::Runtime;
 use super::script::{Group, Question};
 use super::*;
 use crate::clock::Clock;
+use crate::clock::ManualClock;
 use crate::identity::Identity;
-use crate::quota::{Limits, Numbers, Quota, State};
+use crate::quota::{EncodedQuota, Limits, Quota, State};
+use crate::store::conformance;
 use crate::store::verdict::PerPolicy;
-use crate::test_util::{ManualClock, conformance};
 
 const CLOCK: &str = "clock";
 
@@ -259,9 +260,9 @@ const ELSEWHERE: u64 = 1_234_567_890_123_456;
 fn carried_state(quota: &Quota, words: Option<[u64; 2]>) -> Option<State> {
     let [ahead, rest] = words?;
     // As the quota itself would make it.
-    let rest = match quota.numbers() {
-        Numbers::TokenBucket { num, .. } => rest % num,
-        Numbers::Window { .. } => rest,
+    let rest = match quota.encode() {
+        EncodedQuota::TokenBucket { denominator, .. } => rest % denominator,
+        EncodedQuota::Window { .. } => rest,
     };
     let state = State::from_words([ELSEWHERE + ahead, rest]);
     let state = quota.join(State::default(), state, ELSEWHERE);
@@ -287,7 +288,7 @@ fn questions(acts: &[Act], run: u64) -> Vec<Question> {
         let counts = act.counts.iter().map(|(key, carried)| {
             let quota = quotas[*key];
             let carried = carried_state(&quota, *carried);
-            let joined = carried.and_then(|state| quota.relative(state, ELSEWHERE));
+            let joined = carried.and_then(|state| quota.encode_relative(state, ELSEWHERE));
             (quota, joined)
         });
         let group = Group {

@@ -189,7 +189,7 @@ fn mistakes_are_refused_with_line_and_field() {
             "50/1s",
             "50/1x",
             21,
-            "limits.paid.burst: `50/1x` is no quota",
+            "limits.paid.burst: `50/1x` is not a quota",
         ),
         (
             "\"free\"",

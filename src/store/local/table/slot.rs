@@ -18,7 +18,7 @@ impl Key {
     pub(super) fn new(check: &Check<'_>, policy: &Policy) -> Self {
         // Clients choose identities, so their hash has a secret key. The fingerprints are unkeyed hashes of
         // the application's names.
-        Self(check.identity.secret_hash() ^ check.scope.fingerprint() ^ policy.fingerprint())
+        Self(check.identity.keyed_hash() ^ check.scope.fingerprint() ^ policy.fingerprint())
     }
 
     fn tag(self) -> u64 {
@@ -92,7 +92,7 @@ impl Entry {
             Some(bucket) => {
                 // The state of another store may hold any number.
                 let second = second.min(Self::MAX_COMPACT);
-                (until | second << 2 | Self::COMPACT, bucket.life(), 0)
+                (until | second << 2 | Self::COMPACT, bucket.lifetime(), 0)
             }
             None => (until, second, quota.used(state, now)),
         };
@@ -106,7 +106,7 @@ impl Entry {
     /// Returns the quota's token bucket, if its entries are compact.
     #[inline]
     pub(super) fn compact_bucket(quota: &Quota) -> Option<&TokenBucket> {
-        quota.token_bucket_in(Self::MAX_COMPACT + 1)
+        quota.token_bucket_within(Self::MAX_COMPACT + 1)
     }
 
     #[inline]

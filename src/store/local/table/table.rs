@@ -110,7 +110,7 @@ impl Table {
         };
         self.storage.update_estimate(key, now);
         let lag = if is_exact { 0 } else { MAX_LAG };
-        let status = bucket.report_unless_late(charge, lag);
+        let status = bucket.status_if_exact(charge, lag);
         let status = status.unwrap_or_else(|| self.exact_status(policy.quota(), &charge));
         Some((now, state, status))
     }

@@ -1,12 +1,12 @@
-//! The suite that every store must pass.
+//! The test suite that every store must pass.
 //!
-//! [`check`] proves what can be proved of any store, a shared one included: it uses identities of
-//! its own. [`check_with_clock`] also follows the algorithms through time, for a store that takes
-//! its time from a [`ManualClock`].
+//! [`check`] tests any store, including a shared one: its identities are unique to each run.
+//! [`check_with_clock`] compares a store that reads a [`ManualClock`] with the algorithms over time.
 //!
 //! ```
 //! use tollgate::LocalStore;
-//! use tollgate::test_util::{ManualClock, conformance};
+//! use tollgate::store::conformance;
+//! use tollgate::test_util::ManualClock;
 //!
 //! # #[tokio::main] async fn main() {
 //! conformance::check(LocalStore::new()).await;
@@ -17,23 +17,22 @@
 //! ```
 
 use std::hash::{BuildHasher, RandomState};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::task::JoinSet;
 
-use super::ManualClock;
-use crate::clock::Clock;
+use super::check::{Check, FallbackStates};
+use super::store::Store;
+use super::verdict::PerPolicy;
+use crate::clock::{Clock, ManualClock};
 use crate::identity::Identity;
-use crate::limiter::{Decision, FailureStrategy, Limiter};
-use crate::quota::{Limits, Policy, Quota, Scope, State};
-use crate::store::{Check, FallbackStates, Store};
+use crate::quota::{Limits, Policy, Quota, Scope, State, Status};
 
-/// Long enough for nothing to be regained, and for no window to end, while the suite runs.
+/// A period in which nothing is refilled, and no window ends, while the suite runs.
 const PERIOD: Duration = Duration::from_secs(3_650 * 86_400);
 
-/// Each algorithm, with room for `limit`.
+/// Returns a quota of each algorithm with a capacity of `limit`.
 fn quotas(limit: u32) -> [Quota; 3] {
     [
         Quota::token_bucket(limit, PERIOD),
@@ -42,45 +41,30 @@ fn quotas(limit: u32) -> [Quota; 3] {
     ]
 }
 
-/// All of these at once, as `policy-0`, `policy-1` and so on.
-fn several(quotas: impl IntoIterator<Item = Quota>) -> Limits {
+/// Returns limits of these quotas, named `policy-0`, `policy-1` and so on.
+fn limits_of(quotas: impl IntoIterator<Item = Quota>) -> Limits {
     let named = |(index, quota)| Policy::new(format!("policy-{index}"), quota);
-    Limits::new(quotas.into_iter().enumerate().map(named)).expect("few, with good names")
+    Limits::new(quotas.into_iter().enumerate().map(named)).expect("the limits are valid")
 }
 
-/// Checks that a store decides as every store must.
+/// Tests that a store decides correctly.
 ///
 /// # Panics
 ///
-/// If it does not, saying what was expected.
+/// If it does not. The message says what was expected.
 pub async fn check(store: impl Store) {
-    let subject = Subject::new(store);
-    for quota in quotas(10) {
-        subject.admits_the_limit_and_no_more(quota).await;
-        subject.charges_nothing_when_it_denies(quota).await;
-        subject.knows_the_edges_of_cost(quota).await;
-        subject.looks_without_charging(quota).await;
-        subject.reset_forgets_counts(quota).await;
-        subject.keeps_counts_apart(quota).await;
-        subject.takes_on_what_was_counted_elsewhere(quota).await;
-        subject
-            .admits_exactly_the_limit_to_many_at_once(quota)
-            .await;
+    for subject in Subject::new(store) {
+        subject.decides_like_every_store().await;
     }
-    subject.charges_all_policies_or_none().await;
-    subject
-        .admits_exactly_the_tightest_of_several_to_many_at_once()
-        .await;
 }
 
-/// Checks that a store follows the algorithms through time, forth and back, step by step, with
-/// one policy and with several.
+/// Tests that a store decides like [`Quota::step`] while its clock moves forward and back, under one
+/// policy and under several.
 ///
 /// # Panics
 ///
-/// If it does not, saying where.
+/// If it does not. The message names the first step that differs.
 pub async fn check_with_clock(store: impl Store, clock: &ManualClock) {
-    let subject = Subject::new(store);
     let second = Duration::from_secs(1);
     let plans = [
         vec![Quota::per_second(3)],
@@ -93,45 +77,86 @@ pub async fn check_with_clock(store: impl Store, clock: &ManualClock) {
             Quota::fixed_window(50, 30 * second),
         ],
     ];
-    for plan in plans {
-        subject.follows_the_steps(&plan, clock).await;
+    for subject in Subject::new(store) {
+        for plan in &plans {
+            subject.matches_quota_steps(plan, clock).await;
+        }
     }
 }
 
+#[derive(Clone)]
 struct Subject {
     store: Arc<dyn Store>,
-    limiter: Limiter,
-    /// Sets this run's identities apart from those of other runs on the same store.
+    /// Whether checks try [`Store::check_now`] first, as the limiter does.
+    tries_check_now: bool,
+    /// Part of each identity, so that runs on the same store do not share counts.
     run: u64,
 }
 
+/// The status of each policy after a check.
+struct Statuses(PerPolicy<Status>);
+
+impl Statuses {
+    fn is_allowed(&self) -> bool {
+        self.0.iter().all(Status::is_allowed)
+    }
+
+    /// Returns the remaining cost of the first policy.
+    fn remaining(&self) -> u32 {
+        self.0[0].remaining()
+    }
+
+    /// Returns `retry_after` of the first policy.
+    fn retry_after(&self) -> Option<Duration> {
+        self.0[0].retry_after()
+    }
+}
+
 impl Subject {
-    fn new(store: impl Store) -> Self {
+    /// Creates a subject for each of the two methods that decide.
+    fn new(store: impl Store) -> [Self; 2] {
         let store: Arc<dyn Store> = Arc::new(store);
-        let limiter = Limiter::builder(store.clone())
-            .deadline(Duration::from_secs(60))
-            .failures_to_open(NonZeroU32::MAX)
-            .failure_strategy(FailureStrategy::Closed)
-            .build();
-        Self {
-            store,
-            limiter,
+        [false, true].map(|tries_check_now| Self {
+            store: store.clone(),
+            tries_check_now,
             run: RandomState::new().hash_one(0),
+        })
+    }
+
+    async fn decides_like_every_store(&self) {
+        for quota in quotas(10) {
+            self.admits_the_limit_and_no_more(quota).await;
+            self.charges_nothing_when_it_denies(quota).await;
+            self.handles_extreme_costs(quota).await;
+            self.peek_charges_nothing(quota).await;
+            self.reset_forgets_counts(quota).await;
+            self.keeps_counts_separate(quota).await;
+            self.joins_states_of_the_fallback(quota).await;
+            self.concurrent_checks_admit_exactly_the_limit(quota).await;
         }
+        self.charges_all_policies_or_none().await;
+        self.concurrent_checks_admit_the_tightest_limit().await;
     }
 
     fn identity(&self, test: &str, subject: impl std::fmt::Debug) -> Identity {
         Identity::new("conformance", &format!("{:x}-{test}-{subject:?}", self.run))
-            .expect("a good kind")
+            .expect("the kind is valid")
     }
 
-    async fn decide<'a>(&self, check: Check<'a>) -> Decision<'a> {
-        let decision = self.limiter.check(&check).await;
-        assert!(
-            !decision.is_degraded(),
-            "the store failed to decide {check:?}"
-        );
-        decision
+    async fn decide(&self, check: Check<'_>) -> Statuses {
+        if self.tries_check_now
+            && let Some(status) = self.store.check_now(&check)
+        {
+            return Statuses([status].into_iter().collect());
+        }
+        let verdict = self.store.check(&check).wait().await;
+        let verdict =
+            verdict.unwrap_or_else(|error| panic!("the store failed to decide {check:?}: {error}"));
+        let statuses = check.replay(&verdict);
+        Statuses(
+            statuses
+                .unwrap_or_else(|error| panic!("the verdict on {check:?} is invalid: {error:?}")),
+        )
     }
 
     async fn admits_the_limit_and_no_more(&self, quota: Quota) {
@@ -148,11 +173,11 @@ impl Subject {
         let decision = self.decide(Check::new(&identity, &limits)).await;
         assert!(
             !decision.is_allowed(),
-            "{quota}: one over the limit was let through"
+            "{quota}: admitted one over the limit"
         );
         assert!(
             decision.retry_after() > Some(Duration::ZERO),
-            "{quota}: no wait"
+            "{quota}: a denial without a wait"
         );
     }
 
@@ -172,7 +197,7 @@ impl Subject {
         );
     }
 
-    async fn knows_the_edges_of_cost(&self, quota: Quota) {
+    async fn handles_extreme_costs(&self, quota: Quota) {
         let (identity, limits) = (self.identity("cost", quota), Limits::from(quota));
         let check = Check::new(&identity, &limits);
         for cost in [quota.capacity() + 1, u32::MAX] {
@@ -196,23 +221,23 @@ impl Subject {
         assert!(decision.is_allowed(), "{quota}: cost 0 is allowed");
         assert!(
             self.decide(check.cost(quota.capacity())).await.is_allowed(),
-            "{quota}: all at once"
+            "{quota}: denied its whole capacity"
         );
         assert!(
             self.decide(check.cost(0)).await.is_allowed(),
-            "{quota}: cost 0 only looks"
+            "{quota}: cost 0 is allowed on an exhausted quota"
         );
     }
 
-    async fn looks_without_charging(&self, quota: Quota) {
+    async fn peek_charges_nothing(&self, quota: Quota) {
         let (identity, limits) = (self.identity("peek", quota), Limits::from(quota));
         let check = Check::new(&identity, &limits);
         self.decide(check.cost(3)).await;
         for _ in 0..3 {
             assert_eq!(
-                self.limiter.peek(&check).await.remaining(),
+                self.decide(check.cost(0)).await.remaining(),
                 7,
-                "{quota}: a look was charged"
+                "{quota}: a peek was charged"
             );
         }
     }
@@ -221,23 +246,24 @@ impl Subject {
         let (identity, limits) = (self.identity("reset", quota), Limits::from(quota));
         let check = Check::new(&identity, &limits);
         self.decide(check.cost(10)).await;
-        self.limiter.reset(&check).await.expect("the store resets");
+        let reset = self.store.reset(&check).wait().await;
+        reset.expect("the store resets");
         assert_eq!(
-            self.limiter.peek(&check).await.remaining(),
+            self.decide(check.cost(0)).await.remaining(),
             10,
-            "{quota}: a reset forgets"
+            "{quota}: remaining after a reset"
         );
         assert!(
             self.decide(check.cost(10)).await.is_allowed(),
-            "{quota}: a reset forgets"
+            "{quota}: denied after a reset"
         );
     }
 
-    async fn keeps_counts_apart(&self, quota: Quota) {
-        let scope = Scope::new("other").expect("a good name");
+    async fn keeps_counts_separate(&self, quota: Quota) {
+        let scope = Scope::new("other").expect("the name is valid");
         let [one, two] = ["apart-1", "apart-2"].map(|name| self.identity(name, quota));
         let limits = Limits::from(quota);
-        let renamed = Limits::new([Policy::new("renamed", quota)]).expect("a good name");
+        let renamed = Limits::new([Policy::new("renamed", quota)]).expect("the name is valid");
         let changed = Limits::from(quotas(11)[0]);
         let check = Check::new(&one, &limits);
         self.decide(check.cost(10)).await;
@@ -249,47 +275,41 @@ impl Subject {
         ] {
             assert!(
                 self.decide(other.cost(10)).await.is_allowed(),
-                "{other:?} shares with {check:?}"
+                "{other:?} shares a count with {check:?}"
             );
         }
     }
 
-    async fn takes_on_what_was_counted_elsewhere(&self, quota: Quota) {
+    async fn joins_states_of_the_fallback(&self, quota: Quota) {
         let limits = Limits::from(quota);
-        // By a clock that has nothing to do with the store's.
+        // The fallback's clock, which is unrelated to the store's.
         let now = 1_234_567_890_000_000;
-        let (elsewhere, _) = quota.step(State::default(), now, 8);
-        let carried = FallbackStates {
-            states: [elsewhere].into_iter().collect(),
+        let (fallback, _) = quota.step(State::default(), now, 8);
+        let fallback = FallbackStates {
+            states: [fallback].into_iter().collect(),
             now,
         };
         for cost in [0, 5, 11, 1] {
-            let identity = self.identity("carried", (quota, cost));
+            let identity = self.identity("fallback", (quota, cost));
             let check = Check::new(&identity, &limits);
             self.decide(check.cost(3)).await;
             for again in [false, true] {
-                // What is joined twice counts once, and stays whatever the check's own fate.
-                let carrying = check
-                    .cost(if again { 0 } else { cost })
-                    .with_fallback(Some(&carried));
-                self.store
-                    .check(&carrying)
-                    .wait()
-                    .await
-                    .expect("the store decides");
+                // Joining is idempotent, and the joined state is kept even if the check is denied.
+                let check = check.cost(if again { 0 } else { cost });
+                self.decide(check.with_fallback(Some(&fallback))).await;
             }
             let left = if cost == 1 { 1 } else { 2 };
-            let found = self.limiter.peek(&check).await.remaining();
+            let found = self.decide(check.cost(0)).await.remaining();
             assert_eq!(
                 found, left,
-                "{quota}: 3 here, 8 elsewhere, then cost {cost}"
+                "{quota}: 3 in the store, 8 in the fallback, then cost {cost}"
             );
         }
     }
 
     async fn charges_all_policies_or_none(&self) {
-        let roomy = several(quotas(10));
-        let tight = several(quotas(10).into_iter().chain([quotas(4)[0]]));
+        let roomy = limits_of(quotas(10));
+        let tight = limits_of(quotas(10).into_iter().chain([quotas(4)[0]]));
         let identity = self.identity("all-or-none", ());
 
         assert!(
@@ -298,13 +318,18 @@ impl Subject {
                 .is_allowed()
         );
         let denied = self.decide(Check::new(&identity, &tight).cost(1)).await;
-        assert!(!denied.is_allowed(), "one policy of four is spent");
-        assert_eq!(denied.policy().name(), "policy-3", "it is the binding one");
-        for (policy, status) in denied.policies().take(3) {
+        assert!(!denied.is_allowed(), "one policy of four is exhausted");
+        let denials: Vec<_> = denied.0.iter().map(|status| !status.is_allowed()).collect();
+        assert_eq!(
+            denials,
+            [false, false, false, true],
+            "the exhausted policy denies"
+        );
+        for status in &denied.0[..3] {
             assert_eq!(
                 status.remaining(),
                 6,
-                "{policy:?} was charged though another denied"
+                "charged though another policy denied"
             );
         }
         assert!(
@@ -314,38 +339,37 @@ impl Subject {
         );
     }
 
-    async fn admits_exactly_the_limit_to_many_at_once(&self, quota: Quota) {
+    async fn concurrent_checks_admit_exactly_the_limit(&self, quota: Quota) {
         let identity = self.identity("many", quota);
-        self.hammer(identity, Limits::from(quota)).await;
+        self.check_concurrently(identity, Limits::from(quota)).await;
     }
 
-    async fn admits_exactly_the_tightest_of_several_to_many_at_once(&self) {
-        let limits = several(quotas(10).into_iter().chain(quotas(12)));
-        self.hammer(self.identity("many", &limits), limits).await;
+    async fn concurrent_checks_admit_the_tightest_limit(&self) {
+        let limits = limits_of(quotas(10).into_iter().chain(quotas(12)));
+        self.check_concurrently(self.identity("many", &limits), limits)
+            .await;
     }
 
-    async fn hammer(&self, identity: Identity, limits: Limits) {
+    async fn check_concurrently(&self, identity: Identity, limits: Limits) {
         let mut tasks = JoinSet::new();
         for _ in 0..16 {
-            let (limiter, identity, limits) =
-                (self.limiter.clone(), identity.clone(), limits.clone());
+            let (subject, identity, limits) = (self.clone(), identity.clone(), limits.clone());
             tasks.spawn(async move {
                 let mut admitted = 0;
                 for _ in 0..5 {
-                    let decision = limiter.check(&Check::new(&identity, &limits)).await;
-                    assert!(!decision.is_degraded(), "the store failed to decide");
-                    admitted += u32::from(decision.is_allowed());
+                    let statuses = subject.decide(Check::new(&identity, &limits)).await;
+                    admitted += u32::from(statuses.is_allowed());
                     tokio::task::yield_now().await;
                 }
                 admitted
             });
         }
         let admitted: u32 = tasks.join_all().await.into_iter().sum();
-        assert_eq!(admitted, 10, "{limits:?}: admitted of 80 at once");
+        assert_eq!(admitted, 10, "{limits:?}: admitted of 80 concurrent checks");
     }
 
-    async fn follows_the_steps(&self, quotas: &[Quota], clock: &ManualClock) {
-        let limits = several(quotas.iter().copied());
+    async fn matches_quota_steps(&self, quotas: &[Quota], clock: &ManualClock) {
+        let limits = limits_of(quotas.iter().copied());
         let identity = self.identity("steps", quotas);
         let start = clock.now();
         let mut random = Random(0x5eed);
@@ -374,9 +398,9 @@ impl Subject {
                 allowed,
                 "{limits:?}, step {index}, cost {cost}"
             );
-            for ((_, told), (_, expected)) in decision.policies().zip(&charged) {
+            for (actual, (_, expected)) in decision.0.iter().zip(&charged) {
                 if allowed || !expected.is_allowed() {
-                    assert_eq!(told, expected, "{limits:?}, step {index}, cost {cost}");
+                    assert_eq!(actual, expected, "{limits:?}, step {index}, cost {cost}");
                 }
             }
             let kept = if allowed { charged } else { steps(0) };
@@ -385,7 +409,7 @@ impl Subject {
     }
 }
 
-/// SplitMix64 (Steele, Lea and Flood, 2014): the same numbers in every run.
+/// SplitMix64 (Steele, Lea and Flood, 2014), with a fixed seed so that runs are reproducible.
 struct Random(u64);
 
 impl Random {

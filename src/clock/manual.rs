@@ -2,9 +2,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::clock::Clock;
+use super::system::Clock;
 
-/// A clock that stands still until it is moved. Clones show the same time.
+/// A clock that only moves when it is set or advanced. Clones share the time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -27,17 +27,17 @@ use crate::clock::Clock;
 pub struct ManualClock(Arc<AtomicU64>);
 
 impl ManualClock {
-    /// A clock that shows some instant of 2023.
+    /// Creates a clock that shows an instant of 2023.
     pub fn new() -> Self {
         Self(Arc::new(AtomicU64::new(1_700_000_000_000_000)))
     }
 
-    /// Sets the clock, in microseconds since the Unix epoch, forth or back.
+    /// Sets the time, in microseconds since the Unix epoch. It may be earlier than the current time.
     pub fn set(&self, now: u64) {
         self.0.store(now, Ordering::SeqCst);
     }
 
-    /// Moves the clock on.
+    /// Advances the clock.
     pub fn advance(&self, time: Duration) {
         self.0.fetch_add(time.as_micros() as u64, Ordering::SeqCst);
     }

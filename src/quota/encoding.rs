@@ -1,0 +1,77 @@
+//! The form in which quotas and states are sent to the Redis script, which repeats the arithmetic
+//! of `token_bucket.rs` and `window.rs`.
+
+use super::quota::{Kind, Quota};
+use super::state::State;
+
+/// The numbers from which the script computes a quota's steps.
+pub(crate) enum EncodedQuota {
+    /// A token takes `token[0] + token[1] / denominator` microseconds.
+    TokenBucket {
+        burst: u32,
+        denominator: u64,
+        token: [u64; 2],
+    },
+    /// The period is in milliseconds.
+    Window {
+        sliding: bool,
+        limit: u32,
+        period: u64,
+    },
+}
+
+impl Quota {
+    pub(crate) fn encode(&self) -> EncodedQuota {
+        match &self.0 {
+            Kind::TokenBucket(bucket) => EncodedQuota::TokenBucket {
+                burst: bucket.burst,
+                denominator: bucket.denominator(),
+                token: bucket.token_time(),
+            },
+            Kind::Window(window) => EncodedQuota::Window {
+                sliding: window.sliding,
+                limit: window.limit,
+                period: window.period,
+            },
+        }
+    }
+
+    /// Returns how many numbers encode one state.
+    pub(crate) fn encoded_state_len(&self) -> usize {
+        match self.0 {
+            Kind::TokenBucket(_) => 2,
+            Kind::Window(_) => 3,
+        }
+    }
+
+    /// Decodes a state. Returns `None` for a wrong number of numbers, or for a window's count above
+    /// `u32::MAX`.
+    pub(crate) fn decode_state(&self, numbers: &[u64]) -> Option<State> {
+        match (&self.0, numbers) {
+            (Kind::TokenBucket(_), &[until, rest]) => Some(State { until, rest }),
+            (Kind::Window(_), &[until, previous, current]) => {
+                let [previous, current] = [previous, current].map(u32::try_from);
+                let rest = u64::from(previous.ok()?) << 32 | u64::from(current.ok()?);
+                Some(State { until, rest })
+            }
+            _ => None,
+        }
+    }
+
+    /// Encodes a state relative to `now`, as numbers joined by `:`. The first number is a bucket's
+    /// debt, or the start of a state's window relative to the start of the current window. Returns
+    /// `None` for an expired state.
+    pub(crate) fn encode_relative(&self, state: State, now: u64) -> Option<String> {
+        if state.is_expired(now) {
+            return None;
+        }
+        Some(match &self.0 {
+            Kind::TokenBucket(_) => format!("{}:{}", state.until.checked_sub(now)?, state.rest),
+            Kind::Window(window) => {
+                let start = i128::from(window.start_of(state));
+                let offset = start - i128::from(window.align(now / 1_000));
+                format!("{offset}:{}:{}", state.rest >> 32, state.rest as u32)
+            }
+        })
+    }
+}

@@ -1,0 +1,130 @@
+use std::time::Duration;
+
+use crate::error::shortened;
+
+/// Invalid numbers or an invalid text for a [`Quota`](crate::Quota).
+///
+/// ```
+/// use tollgate::Quota;
+///
+/// assert!("100 per minute".parse::<Quota>().unwrap_err().is_syntax());
+/// assert!("0/1m".parse::<Quota>().unwrap_err().is_zero());
+/// assert!("sliding 100/1m".parse::<Quota>()?.try_burst(20).unwrap_err().is_window_burst());
+/// # Ok::<(), tollgate::QuotaError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(transparent)]
+pub struct QuotaError(QuotaErrorKind);
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+enum QuotaErrorKind {
+    #[error(transparent)]
+    Flaw(#[from] QuotaFlaw),
+    #[error(
+        "`{0}` is not a quota: write `100/1m`, `100/1m burst 20`, `sliding 100/1h` or \
+         `fixed 10/1s`, with the units d, h, m, s, ms, us"
+    )]
+    Syntax(String),
+}
+
+impl QuotaError {
+    pub(super) fn syntax(text: &str) -> Self {
+        Self(QuotaErrorKind::Syntax(shortened(text)))
+    }
+
+    fn flaw(&self) -> Option<QuotaFlaw> {
+        match self.0 {
+            QuotaErrorKind::Flaw(flaw) => Some(flaw),
+            QuotaErrorKind::Syntax(_) => None,
+        }
+    }
+
+    /// Returns whether a text could not be parsed.
+    pub fn is_syntax(&self) -> bool {
+        self.flaw().is_none()
+    }
+
+    /// Returns whether the limit or the burst is 0.
+    pub fn is_zero(&self) -> bool {
+        matches!(
+            self.flaw(),
+            Some(QuotaFlaw::ZeroLimit | QuotaFlaw::ZeroBurst)
+        )
+    }
+
+    /// Returns whether the period is zero, longer than ten years, or not a whole number of ticks.
+    pub fn is_period(&self) -> bool {
+        matches!(
+            self.flaw(),
+            Some(QuotaFlaw::PeriodNotInTicks { .. } | QuotaFlaw::PeriodTooLong { .. })
+        )
+    }
+
+    /// Returns whether an empty bucket would take more than ten years to fill.
+    pub fn is_fill_time(&self) -> bool {
+        matches!(self.flaw(), Some(QuotaFlaw::FillTooLong { .. }))
+    }
+
+    /// Returns whether a burst was set for a window, which has none.
+    pub fn is_window_burst(&self) -> bool {
+        matches!(self.flaw(), Some(QuotaFlaw::BurstOfWindow))
+    }
+
+    /// Returns whether the arithmetic would exceed 2⁵³ and could not be exact.
+    pub fn is_inexact(&self) -> bool {
+        matches!(self.flaw(), Some(QuotaFlaw::Inexact { .. }))
+    }
+}
+
+impl From<QuotaFlaw> for QuotaError {
+    fn from(flaw: QuotaFlaw) -> Self {
+        Self(flaw.into())
+    }
+}
+
+/// The rule that a quota's numbers break. It is `Copy`, so that a `const fn` can return it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum QuotaFlaw {
+    #[error("{}", self.summary())]
+    ZeroLimit,
+    #[error("{}", self.summary())]
+    ZeroBurst,
+    #[error("{}", self.summary())]
+    BurstOfWindow,
+    #[error("a period of {period:?} is not a positive multiple of {tick:?}: {}", self.summary())]
+    PeriodNotInTicks { period: Duration, tick: Duration },
+    #[error("a period of {period:?} is too long: {}", self.summary())]
+    PeriodTooLong { period: Duration },
+    #[error("an empty bucket would take {seconds} s to fill: {}", self.summary())]
+    FillTooLong { seconds: u64 },
+    #[error("{} × {} is 2^53 or more: {}", factors[0], factors[1], self.summary())]
+    Inexact { factors: [u64; 2] },
+}
+
+impl QuotaFlaw {
+    /// Returns the error's text without its numbers, which a `const` panic cannot format.
+    pub(super) const fn summary(self) -> &'static str {
+        match self {
+            Self::ZeroLimit => {
+                "a quota's limit must be at least 1; to admit no request, remove the route"
+            }
+            Self::ZeroBurst => {
+                "a quota's burst must be at least 1: a bucket that holds no token admits nothing"
+            }
+            Self::BurstOfWindow => {
+                "only a token bucket has a burst; a window admits its whole limit at once"
+            }
+            Self::PeriodNotInTicks { .. } => {
+                "token buckets count in microseconds, windows in milliseconds"
+            }
+            Self::PeriodTooLong { .. } => "a quota's period must be at most ten years",
+            Self::FillTooLong { .. } => {
+                "a bucket must fill within ten years; use a smaller burst or a higher rate"
+            }
+            Self::Inexact { .. } => {
+                "the quota cannot be counted exactly; use a smaller burst or limit, \
+                 or numbers with a larger common divisor"
+            }
+        }
+    }
+}
