@@ -37,9 +37,9 @@ impl Script {
             ("redis.call('TIME')", 1, clock.as_str()),
             ("'PXAT', milliseconds)", 2, "'PX', 3600000)"),
             (
-                "'PEXPIREAT', count, end_of(full_at, slack))",
+                "'PEXPIREAT', state_key, end_of(full_at, slack))",
                 1,
-                "'PEXPIRE', count, 3600000)",
+                "'PEXPIRE', state_key, 3600000)",
             ),
         ];
         Self::of(
