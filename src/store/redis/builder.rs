@@ -34,8 +34,10 @@ use crate::quota::check_name;
 const MIN_CONNECTION_AGE: Duration = Duration::from_secs(1);
 
 impl RedisStore {
-    /// A store on one server, at `redis://[user:password@]host[:port][/database]`, `rediss://` for
-    /// TLS (feature `redis-tls`), or `redis+unix:///path[?user=…&pass=…&db=…]` for a Unix socket.
+    /// Creates a store on one server.
+    ///
+    /// The URL is `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS
+    /// (feature `redis-tls`), or `redis+unix:///path[?user=…&pass=…&db=…]` for a Unix socket.
     ///
     /// Percent-encode special characters of the user and password: `@` as `%40`. The store speaks RESP2,
     /// which every server and proxy supports; `?protocol=resp3` selects RESP3.
@@ -47,19 +49,21 @@ impl RedisStore {
         Self::builder(url).build()
     }
 
-    /// A store on one server, with options.
+    /// Returns a builder of a store on one server, at a URL as of [`new`](RedisStore::new).
     pub fn builder(url: &str) -> RedisStoreBuilder {
         RedisStoreBuilder::new([url], Mode::SingleServer)
     }
 
-    /// A store on a Redis Cluster. At least one of these URLs must reach a node. The user and password of
-    /// the first URL are used for all nodes.
+    /// Returns a builder of a store on a Redis Cluster, whose nodes are discovered from these URLs.
+    ///
+    /// At least one of them must reach a node. The user and password of the first are used for all nodes.
     #[cfg(feature = "redis-cluster")]
     pub fn cluster<'a>(urls: impl IntoIterator<Item = &'a str>) -> RedisStoreBuilder {
         RedisStoreBuilder::new(urls, Mode::Cluster)
     }
 
-    /// A store on the primary that the sentinels at these URLs monitor under the name `service`.
+    /// Returns a builder of a store on the primary that Redis Sentinel monitors as `service`. The URLs are
+    /// those of the sentinels.
     ///
     /// User and password in the URLs are for the sentinels. Set user and password for the server on the
     /// builder. If the first URL is for TLS, the connection to the server uses TLS too.
@@ -207,8 +211,8 @@ impl RedisStoreBuilder {
     }
 
     /// Sets the timeout for connecting to a node or sentinel and querying the topology. By default,
-    /// connecting has a timeout of a second, and the query one of twice the time that connecting took, but
-    /// at least 250 ms.
+    /// connecting has a timeout of a second, and the query has a timeout of twice the time that connecting
+    /// took, but at least 250 ms.
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
     pub fn discovery_timeout(self, timeout: Duration) -> Self {
         Self {
@@ -357,7 +361,7 @@ impl RedisStoreBuilder {
         Ok(())
     }
 
-    /// Validates the options, and returns the servers.
+    /// Validates the options.
     fn topology(&self) -> Result<Box<dyn Topology>, RedisConfigError> {
         self.validate()?;
         let servers = self.urls.iter().map(|url| url::parse(url));

@@ -36,7 +36,7 @@ pub(super) struct Connection {
     pub(super) verification: Option<PrimaryVerification>,
 }
 
-/// The time of the server's last reply.
+/// The last reply of the server.
 #[derive(Clone, Copy)]
 struct LastReply {
     /// The server's clock, in microseconds since the Unix epoch.
@@ -201,8 +201,8 @@ impl Connection {
         };
     }
 
-    /// Estimates the server's clock at `instant`. The estimate is never late, so that a call which
-    /// expires at it is not run after `instant`.
+    /// Estimates the server's clock at `instant`. The estimate may lag but is never ahead, so that a call
+    /// that expires at the estimate is not run after `instant`.
     pub(super) fn server_time(&self, instant: Instant) -> u64 {
         let last = *self.last_reply();
         let since = instant

@@ -58,7 +58,7 @@ pub(super) struct Endpoint {
 pub(super) struct Options {
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
     pub(super) map_address: Option<MapAddress>,
-    /// The timeout of a topology query, with connecting.
+    /// The timeout of a topology query, including the time to connect.
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
     pub(super) discovery_timeout: Option<Duration>,
     #[cfg(feature = "redis-tls")]
@@ -175,7 +175,7 @@ impl Endpoint {
         }
     }
 
-    /// The endpoint at an address that the server at this endpoint returned. An empty or unknown (`?`)
+    /// Returns the endpoint at an address that the server at this endpoint returned. An empty or unknown (`?`)
     /// host stands for this server's own.
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
     pub(super) fn resolve(&self, returned_host: &str, port: u16) -> Self {
