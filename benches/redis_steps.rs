@@ -40,18 +40,18 @@ fn build_a_batch(bencher: Bencher<'_, '_>, size: usize) {
     let (steps, checks) = (RedisSteps::new(), checks(size));
     bencher
         .counter(ItemsCount::new(size))
-        .with_inputs(|| steps.waiting(&checks))
-        .bench_refs(|waiting| steps.batch(waiting));
+        .with_inputs(|| steps.queue(&checks))
+        .bench_refs(|queue| steps.batch(queue));
 }
 
 #[divan::bench(args = SIZES)]
 fn read_the_reply(bencher: Bencher<'_, '_>, size: usize) {
     let steps = RedisSteps::new();
-    let batch = steps.batch(&mut steps.waiting(&checks(size)));
-    let (asked, _) = &batch[0];
-    let reply = asked.reply();
+    let batch = steps.batch(&mut steps.queue(&checks(size)));
+    let (call, _) = &batch[0];
+    let reply = call.reply();
     bencher
         .counter(ItemsCount::new(size))
         .with_inputs(|| reply.clone())
-        .bench_values(|reply| asked.read(reply));
+        .bench_values(|reply| call.decode(reply));
 }

@@ -23,7 +23,7 @@ fn what_is_no_url_of_a_server_is_refused() {
     for (url, names) in [
         ("http://x", "http://x"),
         ("127.0.0.1:6379", "127.0.0.1:6379"),
-        ("", "no URL"),
+        ("", "not a URL"),
         ("redis://", "redis://"),
         ("redis://host:port", "redis://host"),
         ("redis://host:99999", "redis://host"),

@@ -52,7 +52,7 @@ async fn the_store_conforms_behind_sentinels() {
     assert_eq!(error.kind(), StoreErrorKind::Rejected);
     let reason = error.source().expect("a reason").to_string();
     assert!(
-        reason.ends_with(": the sentinel knows no `unknown`"),
+        reason.ends_with(": the sentinel monitors no primary named `unknown`"),
         "{reason}"
     );
 }

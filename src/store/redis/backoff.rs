@@ -4,31 +4,29 @@ use tokio::time::Instant;
 
 use crate::random;
 
-/// The first wait after an attempt that failed, and the longest.
-const FIRST: Duration = Duration::from_millis(10);
-const LONGEST: Duration = Duration::from_secs(1);
+const INITIAL_DELAY: Duration = Duration::from_millis(10);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
-/// Keeps attempts to reach a server apart: twice as long after each that fails, and of that a random
-/// part.
+/// Exponential back-off, with jitter, between attempts to reach a server.
 #[derive(Default)]
 pub(super) struct Backoff {
-    wait: Duration,
+    delay: Duration,
     until: Option<Instant>,
 }
 
 impl Backoff {
-    /// Whether to wait before another attempt.
-    pub(super) fn is_on(&self) -> bool {
+    /// Whether the next attempt must still wait.
+    pub(super) fn is_active(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Takes note of how an attempt went.
-    pub(super) fn report(&mut self, succeeded: bool) {
+    /// Records the result of an attempt.
+    pub(super) fn record(&mut self, succeeded: bool) {
         if succeeded {
             *self = Self::default();
         } else {
-            self.wait = (2 * self.wait).clamp(FIRST, LONGEST);
-            self.until = Some(Instant::now() + random::with_jitter(self.wait));
+            self.delay = (2 * self.delay).clamp(INITIAL_DELAY, MAX_DELAY);
+            self.until = Some(Instant::now() + random::with_jitter(self.delay));
         }
     }
 }

@@ -1,16 +1,14 @@
-//! How queued checks become calls of the script, and how answers reach their waiters.
+//! Turns a batch of queued checks into calls of the script.
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
-use super::denials::Denials;
-use super::pace::Pace;
-use super::script::{Charged, Flaw, Group, Keys, Operation, Question};
-use super::waiter::Waiter;
-use super::waiting::{Entry, Waiters};
-use crate::store::{Check, StoreError, StoreErrorKind, Verdict};
+use super::check_queue::{BatchItem, PendingChecks};
+use super::pending::PendingCheck;
+use super::script::{Group, Keys, ScriptInput};
+use crate::store::Check;
 
-/// Adds the names of a check's counts, as operators see them.
+/// Adds the key of each policy's state. The guide documents the format.
 pub(super) fn add_keys(keys: &mut Keys, prefix: &str, check: &Check<'_>) {
     let scope = check.scope.as_str();
     for policy in check.limits.policies() {
@@ -26,240 +24,152 @@ pub(super) fn add_keys(keys: &mut Keys, prefix: &str, check: &Check<'_>) {
     }
 }
 
-/// Waiters that share a call: all of one slot.
+/// A call of the script, and its checks: all of one hash slot.
 pub(super) struct Call {
-    pub(super) question: Question,
+    pub(super) input: ScriptInput,
     pub(super) asking: bool,
-    /// Those who asked for each entry.
-    waiters: Vec<Waiters>,
+    /// The checks of each batch item, in the order of `input`.
+    pub(super) items: Vec<PendingChecks>,
 }
 
-/// Makes calls of entries, to be sent at `now`: one for each slot, or for each entry if `separate`.
-/// An entry that must be alone has a call of its own, and so has a further entry of an identity, since
-/// a call has each key once.
-pub(super) fn calls(entries: Vec<Entry>, separate: bool, prefix: &str, now: Instant) -> Vec<Call> {
-    // Entries share a call if this is equal.
-    let shared = |entry: &Entry| {
-        let first = &entry.waiters[0];
-        let is_alone = separate || first.alone;
-        (!is_alone).then_some((first.slot, first.asking, entry.earlier))
+/// Splits a batch into calls, to be sent at `now`: one for each hash slot, or one for each identity if
+/// `one_identity_per_call`. An item that must be sent alone has its own call. A second item of an
+/// identity goes into another call than the first, since each key may occur once in a call.
+pub(super) fn calls(
+    batch: Vec<BatchItem>,
+    one_identity_per_call: bool,
+    prefix: &str,
+    now: Instant,
+) -> Vec<Call> {
+    // Items with equal keys share a call.
+    let call_key = |item: &BatchItem| {
+        let first = &item.checks[0];
+        let is_alone = one_identity_per_call || first.alone;
+        (!is_alone).then_some((first.slot, first.asking, item.preceding))
     };
-    let mut calls: Vec<Vec<Entry>> = Vec::new();
-    for entry in entries {
-        let common = shared(&entry);
-        let fitting = common.and_then(|_| calls.iter_mut().find(|call| shared(&call[0]) == common));
-        match fitting {
-            Some(call) => call.push(entry),
-            None => calls.push(vec![entry]),
+    let mut calls: Vec<Vec<BatchItem>> = Vec::new();
+    for item in batch {
+        let key = call_key(&item);
+        let call = key.and_then(|_| calls.iter_mut().find(|call| call_key(&call[0]) == key));
+        match call {
+            Some(call) => call.push(item),
+            None => calls.push(vec![item]),
         }
     }
     let calls = calls.into_iter();
-    let calls = calls.map(|entries| Call::new(entries, prefix, now));
+    let calls = calls.map(|items| Call::new(items, prefix, now));
     calls.collect()
 }
 
 impl Call {
-    fn new(entries: Vec<Entry>, prefix: &str, now: Instant) -> Self {
-        let asking = entries[0].waiters[0].asking;
+    fn new(items: Vec<BatchItem>, prefix: &str, now: Instant) -> Self {
+        let asking = items[0].checks[0].asking;
         let mut call = Self {
-            question: Question {
-                keys: Keys::with_capacity(entries.len()),
+            input: ScriptInput {
+                keys: Keys::with_capacity(items.len()),
                 groups: Vec::with_capacity(1),
             },
             asking,
-            waiters: Vec::with_capacity(entries.len()),
+            items: Vec::with_capacity(items.len()),
         };
-        let mut groups: Vec<(Group, Vec<Waiters>)> = Vec::new();
-        for Entry { waiters, .. } in entries {
-            let good_for = good_for(&waiters, now);
-            let alike = |(group, entries): &&mut (Group, Vec<Waiters>)| {
-                is_alike(&waiters, good_for, group, &entries[0])
+        let mut groups: Vec<(Group, Vec<PendingChecks>)> = Vec::new();
+        for BatchItem { checks, .. } in items {
+            let valid_for = valid_for(&checks, now);
+            let matches = |(group, items): &&mut (Group, Vec<PendingChecks>)| {
+                is_of_group(&checks, valid_for, group, &items[0])
             };
-            if let Some((_, entries)) = groups.iter_mut().find(alike) {
-                entries.push(waiters);
+            if let Some((_, items)) = groups.iter_mut().find(matches) {
+                items.push(checks);
                 continue;
             }
-            let group = group(&waiters, good_for);
+            let group = group(&checks, valid_for);
             match groups.iter_mut().find(|(known, _)| *known == group) {
-                Some((_, entries)) => entries.push(waiters),
-                None => groups.push((group, vec![waiters])),
+                Some((_, items)) => items.push(checks),
+                None => groups.push((group, vec![checks])),
             }
         }
-        for (group, entries) in groups {
-            call.question.groups.push((group, entries.len()));
-            for waiters in entries {
-                let check = waiters[0].check.borrow();
-                add_keys(&mut call.question.keys, prefix, &check);
-                call.waiters.push(waiters);
+        for (group, items) in groups {
+            call.input.groups.push((group, items.len()));
+            for checks in items {
+                let check = checks[0].check.borrow();
+                add_keys(&mut call.input.keys, prefix, &check);
+                call.items.push(checks);
             }
         }
         call
     }
 
-    /// The number of different checks and resets in the call.
-    pub(super) fn entries(&self) -> usize {
-        self.waiters.len()
-    }
-
     /// The number of checks and resets in the call.
-    pub(super) fn len(&self) -> usize {
-        self.waiters.iter().map(SmallVec::len).sum()
+    pub(super) fn checks(&self) -> usize {
+        self.items.iter().map(SmallVec::len).sum()
     }
 
-    /// When the last of its waiters will have gone.
-    pub(super) fn last_gone(&self) -> Option<Instant> {
-        self.waiters
+    /// The latest deadline of its checks.
+    pub(super) fn last_deadline(&self) -> Option<Instant> {
+        self.items
             .iter()
             .flatten()
-            .map(|waiter| waiter.until)
+            .map(|check| check.deadline)
             .max()
     }
 
-    pub(super) fn into_waiters(self) -> impl Iterator<Item = Waiter> {
-        self.waiters.into_iter().flatten()
-    }
-
-    /// Hands the script's answer, to a call made at `asked`, to those who are still there.
-    pub(super) async fn answer(
-        self,
-        now: u64,
-        entries: Vec<Result<Charged, Flaw>>,
-        asked: Instant,
-        denials: &Denials,
-        pace: &mut Pace,
-    ) -> Undone {
-        let mut undone = Undone::default();
-        for (waiters, entry) in self.waiters.into_iter().zip(entries) {
-            match entry {
-                Ok(charged) => hand_out(waiters, now, charged, asked, denials, pace).await,
-                Err(Flaw::Refused) => undone.refused.extend(waiters),
-                Err(Flaw::TooLate) => undone.late.extend(waiters),
-                Err(Flaw::WrongType) => {
-                    fail(
-                        waiters,
-                        &unusable("a key holds something else than a count: delete it"),
-                    );
-                }
-                Err(Flaw::Unreadable) => {
-                    fail(waiters, &unusable("a key's value is no count: delete it"));
-                }
-            }
-        }
-        undone
+    pub(super) fn into_checks(self) -> impl Iterator<Item = PendingCheck> {
+        self.items.into_iter().flatten()
     }
 }
 
-/// How long after `now` an entry may still be done.
-fn good_for(waiters: &[Waiter], now: Instant) -> u64 {
-    let until = waiters.iter().map(|waiter| waiter.until).min();
-    let good_for = until.unwrap_or(now).saturating_duration_since(now);
-    rounded(good_for.as_micros() as u64)
+/// The microseconds from `now` to the earliest deadline.
+fn valid_for(checks: &[PendingCheck], now: Instant) -> u64 {
+    let deadline = checks.iter().map(|check| check.deadline).min();
+    let valid_for = deadline.unwrap_or(now).saturating_duration_since(now);
+    round_down(valid_for.as_micros() as u64)
 }
 
-/// Whether waiters clearly ask for what this group's do: the common case, quickly told.
-fn is_alike(waiters: &[Waiter], good_for: u64, group: &Group, known: &[Waiter]) -> bool {
-    let (check, same) = (waiters[0].check.borrow(), known[0].check.borrow());
-    let mut both = waiters.iter().chain(known);
-    (waiters[0].operation, check.cost, waiters.len(), good_for)
-        == (group.operation, group.cost, group.times, group.good_for)
-        && check.limits.ptr_eq(same.limits)
-        && both.all(|waiter| waiter.check.borrow().fallback_states().is_none())
+/// Rounds down by at most a sixteenth, so that checks that arrived together share a group.
+fn round_down(valid_for: u64) -> u64 {
+    let bits = (valid_for / 16).checked_ilog2().unwrap_or(0);
+    valid_for >> bits << bits
 }
 
-/// What waiters ask for together: how often, for how long, and with all that was counted elsewhere.
-fn group(waiters: &[Waiter], good_for: u64) -> Group {
-    let first = waiters[0].check.borrow();
+/// Whether a batch item belongs to a group, of which `known` is an item. Decides the common case
+/// without making a [`Group`]; `false` may be wrong.
+fn is_of_group(
+    checks: &[PendingCheck],
+    valid_for: u64,
+    group: &Group,
+    known: &[PendingCheck],
+) -> bool {
+    let (check, known_check) = (checks[0].check.borrow(), known[0].check.borrow());
+    let mut both = checks.iter().chain(known);
+    (checks[0].operation, check.cost, checks.len(), valid_for)
+        == (group.operation, group.cost, group.times, group.valid_for)
+        && check.limits.ptr_eq(known_check.limits)
+        && both.all(|pending| pending.check.borrow().fallback_states().is_none())
+}
 
-    let checks = waiters.iter().map(|waiter| waiter.check.borrow());
-    let mut carrying = checks.filter_map(|check| Some((check.limits, check.fallback_states()?)));
-    let carried = carrying.next().map(|(limits, first)| {
-        let mut carried = first.clone();
-        carrying.for_each(|(_, other)| carried.join(limits, other));
-        carried
+/// The group of one batch item. States that its checks carry are joined.
+fn group(checks: &[PendingCheck], valid_for: u64) -> Group {
+    let first = checks[0].check.borrow();
+
+    let borrowed = checks.iter().map(|pending| pending.check.borrow());
+    let mut with_fallback =
+        borrowed.filter_map(|check| Some((check.limits, check.fallback_states()?)));
+    let fallback = with_fallback.next().map(|(limits, first)| {
+        let mut fallback = first.clone();
+        with_fallback.for_each(|(_, other)| fallback.join(limits, other));
+        fallback
     });
     let policies = first.limits.policies().iter().enumerate();
-    let counts = policies.map(|(index, policy)| {
-        let carried = carried.as_ref();
-        let joined = carried.and_then(|carried| carried.relative(first.limits, index));
+    let policies = policies.map(|(index, policy)| {
+        let fallback = fallback.as_ref();
+        let joined = fallback.and_then(|fallback| fallback.relative(first.limits, index));
         (*policy.quota(), joined)
     });
     Group {
-        operation: waiters[0].operation,
+        operation: checks[0].operation,
         cost: first.cost,
-        times: waiters.len(),
-        good_for,
-        counts: counts.collect(),
-    }
-}
-
-/// Takes off a sixteenth at most, so that what came together is alike.
-fn rounded(good_for: u64) -> u64 {
-    let bits = (good_for / 16).checked_ilog2().unwrap_or(0);
-    good_for >> bits << bits
-}
-
-/// Those whose entries were not done.
-#[derive(Default)]
-pub(super) struct Undone {
-    pub(super) refused: Waiters,
-    pub(super) late: Waiters,
-}
-
-/// Tells waiters why nothing was decided.
-pub(super) fn fail(waiters: impl IntoIterator<Item = Waiter>, error: &StoreError) {
-    for waiter in waiters {
-        waiter.answer(Err(error.clone()));
-    }
-}
-
-fn unusable(reason: &'static str) -> StoreError {
-    StoreError::new(StoreErrorKind::Unusable, reason)
-}
-
-/// Tells the waiters of one entry, of which the first `charged.times` that are still there pass.
-async fn hand_out(
-    waiters: Waiters,
-    now: u64,
-    charged: Charged,
-    asked: Instant,
-    denials: &Denials,
-    pace: &mut Pace,
-) {
-    let (mut states, mut places) = (charged.before, charged.times);
-    let (alone, mut remembered) = (waiters.len() == 1, false);
-    for waiter in waiters {
-        pace.step().await;
-        if waiter.operation != Operation::Check {
-            denials.forget(&waiter.subject);
-            waiter.answer(Ok(Verdict::new(true, now, states.iter().copied())));
-            continue;
-        }
-        if alone && places == 1 {
-            // What follows from the states is found out where it is used.
-            waiter.answer(Ok(Verdict::new(true, now, states)));
-            return;
-        }
-        if waiter.is_gone() {
-            continue;
-        }
-        let check = waiter.check.borrow();
-        let next = check.charge(now, &states);
-        if next.is_some() != (places > 0) {
-            let error = "the script decided otherwise than the library would";
-            waiter.answer(Err(unusable(error)));
-            continue;
-        }
-        let verdict = Verdict::new(next.is_some(), now, states.iter().copied());
-        if next.is_none() && !remembered {
-            denials.remember(&waiter.subject, &check, &verdict, asked);
-            remembered = true;
-        }
-        // If nobody takes it after all, the next waiter does.
-        if waiter.answer(Ok(verdict))
-            && let Some(next) = next
-        {
-            places -= 1;
-            states = next;
-        }
+        times: checks.len(),
+        valid_for,
+        policies: policies.collect(),
     }
 }

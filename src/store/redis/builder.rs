@@ -10,35 +10,78 @@ use redis::ConnectionInfo;
 
 #[cfg(feature = "redis-cluster")]
 use super::cluster::Cluster;
-use super::credentials::{Provider, RedisCredentials};
-use super::denials::Denials;
+use super::credentials::{CredentialsProvider, RedisCredentials};
+use super::denial_cache::DenialCache;
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 use super::endpoint::MapAddress;
 use super::endpoint::{Endpoint, Options};
-use super::link::Link;
 use super::script::Script;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel::Sentinel;
 use super::server::Server;
-use super::servers::Servers;
+use super::server_queue::ServerQueue;
+use super::shared::{Shared, Topology};
+use super::single_server::SingleServer;
+use super::store::RedisStore;
 #[cfg(feature = "redis-tls")]
 use super::tls::{ClientCertificate, Tls};
 use super::url;
-use super::{Core, RedisStore};
 use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
 use crate::quota::check_name;
 
-/// The shortest age at which connections may be replaced.
-const SHORTEST_AGE: Duration = Duration::from_secs(1);
+const MIN_CONNECTION_AGE: Duration = Duration::from_secs(1);
 
-/// Options of a [`RedisStore`]. What is wrong with them is told by
-/// [`build`](RedisStoreBuilder::build).
+impl RedisStore {
+    /// Creates a store on one server.
+    ///
+    /// The URL is `redis://[user:password@]host[:port][/database]`, the same with `rediss://` for TLS
+    /// (feature `redis-tls`), or `redis+unix:///path[?user=…&pass=…&db=…]` for a Unix socket.
+    ///
+    /// Percent-encode special characters of the user and password: `@` as `%40`. The store speaks RESP2,
+    /// which every server and proxy supports; `?protocol=resp3` selects RESP3.
+    ///
+    /// # Errors
+    ///
+    /// If the URL is invalid. [`ping`](RedisStore::ping) tells whether the server can be reached.
+    pub fn new(url: &str) -> Result<Self, RedisConfigError> {
+        Self::builder(url).build()
+    }
+
+    /// Returns a builder of a store on one server, at a URL as of [`new`](RedisStore::new).
+    pub fn builder(url: &str) -> RedisStoreBuilder {
+        RedisStoreBuilder::new([url], Mode::SingleServer)
+    }
+
+    /// Returns a builder of a store on a Redis Cluster, whose nodes are discovered from these URLs.
+    ///
+    /// At least one of them must reach a node. The user and password of the first are used for all nodes.
+    #[cfg(feature = "redis-cluster")]
+    pub fn cluster<'a>(urls: impl IntoIterator<Item = &'a str>) -> RedisStoreBuilder {
+        RedisStoreBuilder::new(urls, Mode::Cluster)
+    }
+
+    /// Returns a builder of a store on the primary that Redis Sentinel monitors as `service`. The URLs are
+    /// those of the sentinels.
+    ///
+    /// User and password in the URLs are for the sentinels. Set user and password for the server on the
+    /// builder. If the first URL is for TLS, the connection to the server uses TLS too.
+    #[cfg(feature = "redis-sentinel")]
+    pub fn sentinel<'a>(
+        urls: impl IntoIterator<Item = &'a str>,
+        service: &str,
+    ) -> RedisStoreBuilder {
+        let service = service.into();
+        RedisStoreBuilder::new(urls, Mode::Sentinel { service })
+    }
+}
+
+/// Options of a [`RedisStore`]. [`build`](RedisStoreBuilder::build) validates them.
 #[must_use = "call `build` to get the store"]
 #[derive(Clone)]
 pub struct RedisStoreBuilder {
     urls: Vec<String>,
-    kind: Kind,
+    mode: Mode,
     username: Option<String>,
     password: Option<String>,
     database: Option<u32>,
@@ -47,7 +90,7 @@ pub struct RedisStoreBuilder {
     most_keys: usize,
     longest_queue: usize,
     one_identity_per_call: bool,
-    credentials: Option<Provider>,
+    credentials: Option<CredentialsProvider>,
     max_connection_age: Option<Duration>,
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
     discovery_timeout: Option<Duration>,
@@ -60,8 +103,8 @@ pub struct RedisStoreBuilder {
 }
 
 #[derive(Clone)]
-enum Kind {
-    One,
+enum Mode {
+    SingleServer,
     #[cfg(feature = "redis-cluster")]
     Cluster,
     #[cfg(feature = "redis-sentinel")]
@@ -71,25 +114,10 @@ enum Kind {
 }
 
 impl RedisStoreBuilder {
-    pub(super) fn one(url: &str) -> Self {
-        Self::new([url], Kind::One)
-    }
-
-    #[cfg(feature = "redis-cluster")]
-    pub(super) fn cluster<'a>(urls: impl IntoIterator<Item = &'a str>) -> Self {
-        Self::new(urls, Kind::Cluster)
-    }
-
-    #[cfg(feature = "redis-sentinel")]
-    pub(super) fn sentinel<'a>(urls: impl IntoIterator<Item = &'a str>, service: &str) -> Self {
-        let service = service.into();
-        Self::new(urls, Kind::Sentinel { service })
-    }
-
-    fn new<'a>(urls: impl IntoIterator<Item = &'a str>, kind: Kind) -> Self {
+    fn new<'a>(urls: impl IntoIterator<Item = &'a str>, mode: Mode) -> Self {
         Self {
             urls: urls.into_iter().map(str::to_owned).collect(),
-            kind,
+            mode,
             username: None,
             password: None,
             database: None,
@@ -111,25 +139,25 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// The user to log in as, instead of the URL's.
+    /// Sets the user, in place of that of the URL.
     pub fn username(self, username: &str) -> Self {
         let username = Some(username.into());
         Self { username, ..self }
     }
 
-    /// The password to log in with, instead of the URL's.
+    /// Sets the password, in place of that of the URL.
     pub fn password(self, password: &str) -> Self {
         let password = Some(password.into());
         Self { password, ..self }
     }
 
-    /// Asks `provider` for user and password whenever a connection is made, instead of taking those of
-    /// the URL: for tokens that expire, and passwords that are rotated.
+    /// Calls `provider` for the user and password of each new connection, in place of those of the URL:
+    /// for tokens that expire, and passwords that are rotated.
     ///
-    /// Connections that are open keep the rights that they were given: set
-    /// [`max_connection_age`](Self::max_connection_age) where the server closes connections whose
-    /// token has expired. The provider has a second, less what connecting takes. When it fails, its
-    /// error is logged as the cause of the outage. The sentinels' users stay those of their URLs.
+    /// An open connection keeps its permissions: set [`max_connection_age`](Self::max_connection_age) if
+    /// the server closes connections whose token has expired. Connecting, with the call of the provider,
+    /// has a timeout of one second. An error of the provider is logged as the cause of the outage. The
+    /// connections to sentinels use the users of their URLs.
     ///
     /// ```
     /// use std::io;
@@ -151,16 +179,16 @@ impl RedisStoreBuilder {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         Self {
-            credentials: Some(Provider::new(provider)),
+            credentials: Some(CredentialsProvider::new(provider)),
             ..self
         }
     }
 
-    /// Replaces a connection in the background when it is half as old as this to as old, at random:
-    /// never unless set, a second at least.
+    /// Replaces each connection in the background at a random age between half of `age` and `age`, which
+    /// must be at least a second. By default, connections are not replaced.
     ///
-    /// Checks go on over the old connection until the new one is ready. An idle connection is replaced
-    /// at its next use.
+    /// The old connection is used until the new one is ready. An idle connection is replaced at its next
+    /// use.
     pub fn max_connection_age(self, age: Duration) -> Self {
         Self {
             max_connection_age: Some(age),
@@ -168,21 +196,22 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// Gives each identity's checks a call of their own: for a proxy that spreads keys over several
-    /// servers and sends a call to the server of its first key, such as Envoy or twemproxy. Off unless
-    /// set. The proxy must honour hash tags, so that all keys of an identity are at one server.
+    /// Sends a call of the script for each identity: for a proxy that distributes keys over several
+    /// servers by the first key of a call, such as Envoy or twemproxy. Off by default. The proxy must
+    /// support hash tags, so that all keys of an identity are on one server.
     ///
-    /// Calls that wait are still sent at once. A cluster, and a proxy that answers `CROSSSLOT`, are
-    /// noticed without this.
-    pub fn one_identity_per_call(self, separate: bool) -> Self {
+    /// The calls of a batch are still sent in one pipeline. A server or proxy that replies `CROSSSLOT` is
+    /// detected without this option.
+    pub fn one_identity_per_call(self, enabled: bool) -> Self {
         Self {
-            one_identity_per_call: separate,
+            one_identity_per_call: enabled,
             ..self
         }
     }
 
-    /// How long a node or sentinel may take to connect and to say where the servers are. Unless set,
-    /// it has a second to connect, and then twice as long as that took to answer, but at least 250 ms.
+    /// Sets the timeout for connecting to a node or sentinel and querying the topology. By default,
+    /// connecting has a timeout of a second, and the query has a timeout of twice the time that connecting
+    /// took, but at least 250 ms.
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
     pub fn discovery_timeout(self, timeout: Duration) -> Self {
         Self {
@@ -191,8 +220,8 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// Translates each address that a node or sentinel names, where servers do not know the addresses
-    /// by which this process reaches them: behind NAT, or in containers.
+    /// Translates each address that a node or sentinel returns. Needed if this process reaches the servers
+    /// at other addresses than they know: behind NAT, or in containers.
     ///
     /// ```
     /// use tollgate::RedisStore;
@@ -213,24 +242,25 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// The number of the database, instead of the URL's: 0 unless set. A cluster has only 0.
+    /// Sets the number of the database, in place of that of the URL. The default is 0, the only database
+    /// of a cluster.
     pub fn database(self, database: u32) -> Self {
         let database = Some(database);
         Self { database, ..self }
     }
 
-    /// What all keys begin with: `tollgate` unless set. Stores with different prefixes never share
-    /// counts.
+    /// Sets the prefix of all keys. The default is `tollgate`. Stores with different prefixes share no
+    /// state.
     pub fn prefix(self, prefix: &str) -> Self {
         let prefix = prefix.into();
         Self { prefix, ..self }
     }
 
-    /// How many connections each runtime makes to the server: 1 unless set, 64 at most. A cluster
-    /// has one to each node.
+    /// Sets the number of connections of each runtime to the server, from 1 to 64. The default is 1. A
+    /// cluster has one connection to each node.
     ///
-    /// One carries more than a hundred thousand checks a second, since they share round trips. More are of
-    /// use where the server is far away or reads on several threads.
+    /// One connection carries more than a hundred thousand checks a second, since they share round trips.
+    /// More can help if the server is far away, or reads on several threads.
     pub fn connections(self, connections: usize) -> Self {
         Self {
             connections,
@@ -238,8 +268,8 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// How many keys (identities times policies) a round trip may carry: 128 unless set, 1,024 at
-    /// most. The server does nothing else meanwhile.
+    /// Sets the maximum number of keys (identities times policies) of a batch, from 1 to 1,024. The default
+    /// is 128. The server runs nothing else during a call of the script.
     pub fn most_keys(self, keys: usize) -> Self {
         Self {
             most_keys: keys,
@@ -247,11 +277,11 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// How many different checks may wait for a connection: 10,000 unless set. One more fails at once,
-    /// and the failure strategy decides it.
+    /// Sets the maximum number of different checks in a queue. The default is 10,000. A check that finds the
+    /// queue full fails at once, and the failure strategy decides it.
     ///
-    /// Equal checks (of the same identity, limits and cost) count once. The checks of one identity may
-    /// take an eighth of the queue.
+    /// Equal checks (of the same identity, limits and cost) count as one. The checks of one identity may
+    /// fill an eighth of the queue.
     pub fn longest_queue(self, checks: usize) -> Self {
         Self {
             longest_queue: checks,
@@ -259,8 +289,7 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// The certificates, in PEM, of the authorities that vouch for the servers, instead of the
-    /// operating system's.
+    /// Sets the trusted root certificates, in PEM, in place of those of the operating system.
     #[cfg(feature = "redis-tls")]
     pub fn root_certificates(self, pem: impl Into<Vec<u8>>) -> Self {
         Self {
@@ -269,7 +298,7 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// The certificate chain and key, both in PEM, that the store shows to servers that ask for them.
+    /// Sets the client certificate, for servers that require one: the chain and the private key, in PEM.
     #[cfg(feature = "redis-tls")]
     pub fn client_certificate(self, chain: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> Self {
         let (chain, key) = (chain.into(), key.into());
@@ -279,103 +308,123 @@ impl RedisStoreBuilder {
         }
     }
 
-    /// The store. It connects when it is first used.
+    /// Builds the store, which connects on first use.
     ///
     /// # Errors
     ///
-    /// If a URL cannot be read or none is given, if the prefix is not one to 64 ASCII letters, digits,
-    /// `.`, `_` and `-`, if a number or a time is out of its range, or if certificates cannot be read.
+    /// If a URL is invalid or none is given, if the prefix is not 1 to 64 ASCII letters, digits, `.`, `_`
+    /// and `-`, if a number or a duration is out of range, or if certificates cannot be parsed.
     pub fn build(self) -> Result<RedisStore, RedisConfigError> {
         self.build_with(Script::new())
     }
 
     pub(super) fn build_with(self, script: Script) -> Result<RedisStore, RedisConfigError> {
+        let topology = self.topology()?;
+        Ok(self.build_on(topology, script))
+    }
+
+    pub(super) fn build_on(self, topology: Box<dyn Topology>, script: Script) -> RedisStore {
+        let shared = Shared {
+            prefix: self.prefix,
+            most_keys: self.most_keys,
+            longest_queue: self.longest_queue,
+            max_connection_age: self.max_connection_age,
+            script,
+            denials: DenialCache::new(),
+            meter: BatchMeter::new(),
+            topology,
+        };
+        RedisStore {
+            shared: Arc::new(shared),
+        }
+    }
+}
+
+impl RedisStoreBuilder {
+    fn validate(&self) -> Result<(), RedisConfigError> {
         check_name("prefix", &self.prefix).map_err(|error| RedisConfigError(error.to_string()))?;
         in_range("connections", self.connections, 64)?;
         in_range("most_keys", self.most_keys, 1_024)?;
         in_range("longest_queue", self.longest_queue, usize::MAX)?;
 
-        if let Some(age) = self.max_connection_age.filter(|age| *age < SHORTEST_AGE) {
+        if let Some(age) = self
+            .max_connection_age
+            .filter(|age| *age < MIN_CONNECTION_AGE)
+        {
             return Err(RedisConfigError(format!(
-                "`max_connection_age` must be at least {SHORTEST_AGE:?}, not {age:?}"
+                "`max_connection_age` must be at least {MIN_CONNECTION_AGE:?}, not {age:?}"
             )));
         }
 
-        let servers = self.urls.iter().map(|url| url::read(url));
+        Ok(())
+    }
+
+    /// Validates the options.
+    fn topology(&self) -> Result<Box<dyn Topology>, RedisConfigError> {
+        self.validate()?;
+        let servers = self.urls.iter().map(|url| url::parse(url));
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
         let Some(first) = servers.first() else {
             return Err(RedisConfigError("no URL is given: name one or more".into()));
         };
-        let options = Arc::new(self.options(&servers)?);
+        let options = Arc::new(self.endpoint_options(&servers)?);
         let endpoint = |info: &ConnectionInfo| Endpoint {
             address: info.addr().clone(),
             login: info.redis_settings().clone(),
             credentials: None,
             options: options.clone(),
         };
-        let separate = self.one_identity_per_call;
-        let servers = match &self.kind {
-            Kind::One => {
-                let server = Box::new(self.log_in(endpoint(first)));
-                let link = || Arc::new(Link::new(Server::At(server.clone()), separate));
-                Servers::One((0..self.connections).map(|_| link()).collect())
+        Ok(match &self.mode {
+            Mode::SingleServer => {
+                let endpoint = Box::new(self.with_login(endpoint(first)));
+                Box::new(self.single_server(|| Server::Single(endpoint.clone())))
             }
             #[cfg(feature = "redis-cluster")]
-            Kind::Cluster => {
-                let log_in = |node: &ConnectionInfo| {
+            Mode::Cluster => {
+                let seed = |node: &ConnectionInfo| {
                     let login = first.redis_settings().clone();
-                    self.log_in(Endpoint {
+                    self.with_login(Endpoint {
                         login,
                         ..endpoint(node)
                     })
                 };
-                let seeds: Vec<_> = servers.iter().map(log_in).collect();
+                let seeds: Vec<_> = servers.iter().map(seed).collect();
                 if seeds[0].login.db() != 0 {
                     let error = "a cluster has only database 0: leave it out";
                     return Err(RedisConfigError(error.into()));
                 }
-                Servers::Cluster(Box::new(Cluster::new(seeds)))
+                Box::new(Arc::new(Cluster::new(seeds)))
             }
             #[cfg(feature = "redis-sentinel")]
-            Kind::Sentinel { service } => {
+            Mode::Sentinel { service } => {
                 let protocol = first.redis_settings().protocol();
-                let primary = self.log_in(Endpoint {
+                let primary = self.with_login(Endpoint {
                     login: redis::RedisConnectionInfo::default().set_protocol(protocol),
                     ..endpoint(first)
                 });
                 let sentinels: Vec<_> = servers.iter().map(endpoint).collect();
-                let link = || {
+                Box::new(self.single_server(|| {
                     let (service, primary) = (service.clone(), primary.clone());
                     let sentinel = Sentinel::new(sentinels.clone(), service, primary);
-                    let server = Server::Primary(Arc::new(sentinel));
-                    Arc::new(Link::new(server, separate))
-                };
-                Servers::One((0..self.connections).map(|_| link()).collect())
+                    Server::Primary(Arc::new(sentinel))
+                }))
             }
-        };
-        let core = Core {
-            prefix: self.prefix,
-            most_keys: self.most_keys,
-            longest_queue: self.longest_queue,
-            max_connection_age: self.max_connection_age,
-            script,
-            denials: Denials::new(),
-            meter: BatchMeter::new(),
-            servers,
-        };
-        Ok(RedisStore {
-            core: Arc::new(core),
         })
     }
-}
 
-impl RedisStoreBuilder {
+    fn single_server(&self, server: impl Fn() -> Server) -> SingleServer {
+        let queue = || Arc::new(ServerQueue::new(server(), self.one_identity_per_call));
+        SingleServer {
+            queues: (0..self.connections).map(|_| queue()).collect(),
+        }
+    }
+
     /// The options that all endpoints share.
     #[cfg_attr(
         not(feature = "redis-tls"),
-        expect(unused_variables, reason = "no server is connected to with TLS")
+        expect(unused_variables, reason = "only TLS depends on the URLs")
     )]
-    fn options(&self, servers: &[ConnectionInfo]) -> Result<Options, RedisConfigError> {
+    fn endpoint_options(&self, servers: &[ConnectionInfo]) -> Result<Options, RedisConfigError> {
         #[cfg(feature = "redis-tls")]
         let tls = match servers.iter().any(is_tls) {
             true => Some(Tls::new(
@@ -394,8 +443,8 @@ impl RedisStoreBuilder {
         })
     }
 
-    /// The same endpoint, with the builder's user instead of the URL's.
-    fn log_in(&self, mut endpoint: Endpoint) -> Endpoint {
+    /// Replaces the endpoint's user, password and database by those of the builder.
+    fn with_login(&self, mut endpoint: Endpoint) -> Endpoint {
         endpoint.credentials = self.credentials.clone();
         let login = &mut endpoint.login;
         if let Some(username) = &self.username {
@@ -416,13 +465,13 @@ fn is_tls(info: &ConnectionInfo) -> bool {
     matches!(info.addr(), ConnectionAddr::TcpTls { .. })
 }
 
-fn in_range(option: &str, value: usize, most: usize) -> Result<(), RedisConfigError> {
+fn in_range(option: &str, value: usize, max: usize) -> Result<(), RedisConfigError> {
     match value {
         0 => Err(RedisConfigError(format!(
             "`{option}` must be at least 1, not 0"
         ))),
-        _ if value > most => Err(RedisConfigError(format!(
-            "`{option}` must be at most {most}, not {value}"
+        _ if value > max => Err(RedisConfigError(format!(
+            "`{option}` must be at most {max}, not {value}"
         ))),
         _ => Ok(()),
     }

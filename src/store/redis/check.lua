@@ -1,45 +1,43 @@
 -- Decides checks against quotas, for the Rust crate `tollgate`.
 --
--- One call decides any number of entries, in order. An entry is an operation on the counts of one
--- identity: a check charges all of its policies or, if any of them denies, none. Every count is a
--- key of its own, with a time to live. All keys of an entry are read before any is written. The
--- only clock is this server's.
+-- A call decides a list of items, in order. An item is an operation on the states of one identity:
+-- a check charges all of its policies or, if one of them denies, none. Each state is a key with a
+-- time to live. All keys of an item are read before any is written. The clock is this server's.
 --
--- KEYS    the counts, none of them twice: those of the first entry, of the second, and so on.
--- ARGV    numbers, and texts to be joined. Numbers come and go as doubles of eight bytes, which
---         take no parsing. They tell of the entries, in groups that differ in their keys only:
---           operation cost times valid_until entries policies,
---           and for each policy: its quota, and which of ARGV to join to its counts, or 0
---         The operations:
---           1 check   charge `cost`, as many `times` as fit in a row
---           2 reset   forget the counts, whatever the keys hold
---         After `valid_until` (microseconds since the Unix epoch) nobody waits for the entries any
---         more, and they are not done.
---         The quotas:
+-- KEYS    The keys of all items, in order. Each key occurs once.
+-- ARGV[1] Doubles of eight bytes each, which need no parsing, here and in the reply. For each group
+--         of items that differ in their keys only:
+--           operation cost times valid_until items policies,
+--           and for each policy: its quota, and the index in ARGV of a state to join, or 0
+--         Operations:
+--           1 check   charge `cost` at most `times` times in a row
+--           2 reset   delete the states, whatever the keys hold
+--         Items are not decided after `valid_until` (microseconds since the Unix epoch).
+--         Quotas:
 --           1 burst num token_whole token_part, a token bucket
 --           2 limit period 0 0, a sliding window
 --           3 limit period 0 0, a fixed window
---         What is joined is a count kept elsewhere, relative to now.
+-- ARGV[2] and following: states counted elsewhere, relative to now.
 --
--- Returns numbers: now, and for each entry how many times it was charged, or why it was not
--- decided (the codes below), and then, for each policy, the count's numbers as they were, or zeros.
--- If a read or write was refused, there is a second element, the server's reason.
+-- Returns doubles: now, and for each item the number of charges or an error code (below), then for
+-- each policy the state before the charges, or zeros. If a read or a write failed, a second element
+-- is the server's error.
 --
--- A count's numbers, which are also its value, with ':' between them:
---   bucket   until [rest]: when it is full again, in microseconds since the epoch, and the fraction
---            of a microsecond (rest / num) on top
---   windows  until previous current: when this means nothing any more, and the counts of the
---            last window and of this one
--- A key ends at the next multiple of its quota's `slack`: mostly in the next millisecond. That of a
--- bucket whose tokens take whole microseconds may stay for longer, so that most checks need not move
--- its end.
--- All numbers are whole and below 2^53, so Lua's doubles are exact. The functions are those of
--- src/quota/token_bucket.rs and src/quota/window.rs, by the same names. Where those have a state,
--- these have its numbers; the third of a bucket's is always nil.
+-- A state is two or three integers. A key holds them as text, separated by ':':
+--   bucket   full_at [rest]: when the bucket is full again, in microseconds since the epoch, and
+--            the fraction of a microsecond (rest / num) on top
+--   windows  ends_at previous current: when the state expires, and the counts of the previous and
+--            of the current window
+-- A key expires at the next multiple of its quota's `slack` after the state does: for most quotas
+-- in the next millisecond. Where a bucket's tokens take whole microseconds, the slack is longer, so
+-- that most checks need no PEXPIREAT.
+-- All numbers are integers below 2^53, which doubles represent exactly. The functions correspond to
+-- those of the same name in src/quota/token_bucket.rs and src/quota/window.rs; the third number of
+-- a bucket's state is nil.
 --
--- Functions are made anew in each call, and to make one takes longer than to run it. So what most
--- entries are is decided first, with two of them. The others are decided after that, which makes no
--- difference, since no key is in two entries.
+-- Each call creates the functions anew, which takes longer than to run them. So the fast path at
+-- the start, with two functions, decides most items, and the rest of the script the remaining ones.
+-- The order makes no difference, since no two items share a key.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -49,50 +47,49 @@ local call, format = redis.pcall, string.format
 local CHECK, RESET = 1, 2
 local BUCKET, SLIDING = 1, 2
 
--- How a number is written: '%d' takes a third of the time, where it has 64 bits.
-local whole_number = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
+-- '%d' takes a third of the time of '%.0f', but does not have 64 bits everywhere.
+local integer = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
 
--- How much longer a bucket's key may stay than its count means something, in microseconds, by the
--- time in which it fills and that of a token: eight tokens' or an eighth of the whole, whichever is
--- less, but a second at least. A whole number of milliseconds. To change it is to change what keys
--- mean: all that charge one trust that whoever did before has set its end by this.
+-- Returns the time that a bucket's key may outlive its state, in microseconds: the time of eight
+-- tokens, or an eighth of the time to fill if that is less, but at least a second. A multiple of a
+-- millisecond. All versions of the crate must use the same formula, since a charge may leave the
+-- expiry as an earlier charge has set it.
 local function slack_of(full, token)
   local slack = token < full / 64 and 8 * token or full / 8
   return slack < 1000000 and 1000000 or slack - slack % 1000
 end
 
--- The millisecond in which a key ends whose count means nothing from `instant`.
+-- Returns when a key expires whose state expires at `instant`, in milliseconds.
 local function end_of(instant, slack)
-  return format(whole_number, (instant - instant % slack + slack) / 1000)
+  return format(integer, (instant - instant % slack + slack) / 1000)
 end
 
--- What is to be returned.
 local reply, length = { now }, 1
--- Of each entry that is not decided at once: where its group is, its first key, and what its part
--- of the reply comes after.
-local others = {}
+-- For each item that the fast path did not decide: the position of its group, the index of its
+-- first key, and the length of the reply before it.
+local remaining = {}
 
--- Checks of one token bucket that fit ------------------------------------------------------------
+-- The fast path: allowed checks of one token bucket -----------------
 
--- Where a token takes whole microseconds, such a check adds to the number that is there. A check
--- that must not is taken back, and is one of the others: so is what the server refuses to add to.
+-- If a token takes whole microseconds, a charge is an INCRBY. A charge that the quota does not
+-- allow is undone, and the item is one of the remaining ones. So is an item whose INCRBY fails.
 
--- A key may have lost its end by another client's hand. To look costs a fifth of a check, so that in
--- calls with many keys its end is set again only when it would move (bench: peers, 100,000 identities).
+-- Another client may have removed a key's expiry. PTTL would cost a fifth of a check, so calls with
+-- many keys skip it (bench: peers, 100,000 identities): the expiry is back when it next moves.
 local is_busy = #KEYS >= 8
 
 local numbers, position, key = ARGV[1], 1, 1
 while position < #numbers do
-  local operation, cost, times, valid_until, entries, policies,
+  local operation, cost, times, valid_until, items, policies,
     kind, burst, num, token_whole, _, joined = struct.unpack('<dddddddddddd', numbers, position)
   local total, width = cost * times, 3
-  local plain = operation == CHECK and policies == 1 and kind == BUCKET and num == 1
+  local is_fast = operation == CHECK and policies == 1 and kind == BUCKET and num == 1
     and joined == 0 and 0 < total and total <= burst and now <= valid_until
   local price, latest, added, slack
-  if plain then
+  if is_fast then
     local full = burst * token_whole
     price, latest, slack = total * token_whole, now + full, slack_of(full, token_whole)
-    added = format(whole_number, price)
+    added = format(integer, price)
   else
     width = 1
     for policy = 1, policies do
@@ -101,58 +98,58 @@ while position < #numbers do
     end
   end
 
-  for first = key, key + (entries - 1) * policies, policies do
-    local done = false
-    if plain then
-      local count = KEYS[first]
-      local full_at = call('INCRBY', count, added)
+  for first = key, key + (items - 1) * policies, policies do
+    local decided = false
+    if is_fast then
+      local state_key = KEYS[first]
+      local full_at = call('INCRBY', state_key, added)
       if type(full_at) == 'number' then
         local before = full_at - price
         if 0 <= before and full_at <= latest then
           if before <= now then
-            local text, milliseconds = format(whole_number, now + price), end_of(now + price, slack)
-            done = not call('SET', count, text, 'PXAT', milliseconds).err
+            local text, milliseconds = format(integer, now + price), end_of(now + price, slack)
+            decided = not call('SET', state_key, text, 'PXAT', milliseconds).err
           elseif full_at - full_at % slack == before - before % slack
-            and (is_busy or call('PTTL', count) ~= -1) then
-            done = true
+            and (is_busy or call('PTTL', state_key) ~= -1) then
+            decided = true
           else
-            done = call('PEXPIREAT', count, end_of(full_at, slack)) == 1
+            decided = call('PEXPIREAT', state_key, end_of(full_at, slack)) == 1
           end
         end
-        if done then
+        if decided then
           reply[length + 1], reply[length + 2], reply[length + 3] = times, before, 0
         elseif before == 0 then
-          call('DEL', count)
+          call('DEL', state_key)
         else
-          call('INCRBY', count, '-' .. added)
+          call('INCRBY', state_key, '-' .. added)
         end
       end
     end
-    if not done then
-      local last = #others
-      others[last + 1], others[last + 2], others[last + 3] = position, first, length
-      for place = length + 1, length + width do
-        reply[place] = 0
+    if not decided then
+      local last = #remaining
+      remaining[last + 1], remaining[last + 2], remaining[last + 3] = position, first, length
+      for reply_index = length + 1, length + width do
+        reply[reply_index] = 0
       end
     end
     length = length + width
   end
-  key = key + entries * policies
+  key = key + items * policies
   position = position + 48 + 48 * policies
 end
 
-local packed = '<' .. string.rep('d', length)
-if #others == 0 then
-  return { struct.pack(packed, unpack(reply)) }
+local reply_format = '<' .. string.rep('d', length)
+if #remaining == 0 then
+  return { struct.pack(reply_format, unpack(reply)) }
 end
 
--- Reading and writing ----------------------------------------------------------------------------
+-- Reading and writing -----------------------------------------------
 
--- The keys of the others, and what each holds: text, or false for nothing, or an error.
+-- The keys of the remaining items, and the value of each: a string, false if missing, or an error.
 local keys, values = {}, nil
-for other = 1, #others, 3 do
-  local policies = struct.unpack('<d', numbers, others[other] + 40)
-  for key = others[other + 1], others[other + 1] + policies - 1 do
+for index = 1, #remaining, 3 do
+  local policies = struct.unpack('<d', numbers, remaining[index] + 40)
+  for key = remaining[index + 1], remaining[index + 1] + policies - 1 do
     keys[#keys + 1] = KEYS[key]
   end
 end
@@ -164,7 +161,7 @@ if #keys > 1 then
       texts = texts + 1
     end
   end
-  -- It passes a key of another type off as none, and is refused for all keys if for one.
+  -- MGET returns false for a key of another type, and fails if the user may not read one key.
   if texts < #keys and (values.err or call('EXISTS', unpack(keys)) ~= texts) then
     values = nil
   end
@@ -176,9 +173,8 @@ if not values then
   end
 end
 
--- Writes a count, or deletes it if it means nothing any more. Returns the server's reason if it
--- refuses. One that is full, or has become a replica, refuses the first write of a call, so that
--- no policy of an entry is charged without the others.
+-- Writes a state, or deletes it if it has expired. Returns the server's error, if any. A server
+-- that is out of memory, or a replica, fails the first write of a call: no item is half written.
 local function write(key, one, two, three, slack)
   local expires_at = one
   if not three and two > 0 then
@@ -188,7 +184,7 @@ local function write(key, one, two, three, slack)
     local answer = call('DEL', keys[key])
     return type(answer) == 'table' and answer.err or nil
   end
-  local text, milliseconds = format(whole_number, one), end_of(expires_at, slack)
+  local text, milliseconds = format(integer, one), end_of(expires_at, slack)
   if three then
     text = format('%s:%.0f:%.0f', text, two, three)
   elseif two > 0 then
@@ -197,11 +193,11 @@ local function write(key, one, two, three, slack)
   return call('SET', keys[key], text, 'PXAT', milliseconds).err
 end
 
--- The token bucket -----------------------------------------------------------------------------
+-- The token bucket --------------------------------------------------
 
 local function token_bucket()
-  -- The deficit (whole, part), and the state. More than a full bucket means that the clock has
-  -- stepped back since the state was written: the debt is then a full bucket from now on.
+  -- Returns the debt (whole, part) and the state. A debt above a full bucket means that the clock
+  -- has stepped back since the state was written: it is limited to a full bucket from now on.
   local function debt(quota, full_at, rest)
     local whole, full_whole = full_at - now, quota.full_whole
     if whole < 0 then
@@ -213,7 +209,7 @@ local function token_bucket()
     return whole, rest, full_at, rest
   end
 
-  -- What `cost` tokens take; `cost` is at most the burst, so both products are exact.
+  -- Returns the time of `cost` tokens. `cost` is at most the burst, so both products are exact.
   local function price_of(quota, cost)
     local parts = cost * quota.token_part
     local part = parts % quota.num
@@ -229,7 +225,7 @@ local function token_bucket()
     return quota
   end
 
-  -- The state after charging `cost`, or nil if it does not fit.
+  -- Returns the state after charging `cost`, or nil if that is denied.
   function bucket.step(quota, cost, full_at, rest)
     local whole, part, full_at, rest = debt(quota, full_at, rest)
     if cost == 0 then
@@ -250,17 +246,17 @@ local function token_bucket()
     return now + whole, part
   end
 
-  -- The more indebted of two states.
-  function bucket.join(quota, one, one_rest, _, other, other_rest)
+  -- Returns the state with the larger debt.
+  function bucket.join(quota, one, one_rest, _, index, other_rest)
     local one_whole, one_part, one, one_rest = debt(quota, one, one_rest)
-    local other_whole, other_part, other, other_rest = debt(quota, other, other_rest)
+    local other_whole, other_part, index, other_rest = debt(quota, index, other_rest)
     if other_whole > one_whole or (other_whole == one_whole and other_part > one_part) then
-      return other, other_rest
+      return index, other_rest
     end
     return one, one_rest
   end
 
-  -- A state that is relative to now: the debt.
+  -- Converts a state that is relative to now, which is the debt.
   function bucket.rebase(_, whole, part)
     return now + whole, part
   end
@@ -280,7 +276,7 @@ local function token_bucket()
   return bucket
 end
 
--- The windows ----------------------------------------------------------------------------------
+-- The windows -------------------------------------------------------
 
 local function windows()
   local max, min = math.max, math.min
@@ -297,7 +293,7 @@ local function windows()
     return (start + quota.life) * 1000, previous, current
   end
 
-  -- Start and counts as of the window at `to`, if that is a later one.
+  -- Returns start and counts as seen from the window that starts at `to`, if that is later.
   local function roll(quota, to, start, previous, current)
     if start >= to then
       return start, previous, current
@@ -308,9 +304,9 @@ local function windows()
     return to, 0, 0
   end
 
-  -- Start and counts of the state as it counts now. Where it is from the next window, the clock
-  -- stands at that window's start. From further ahead, the clock has stepped back: both counts
-  -- are taken to be this window's, so that nothing is minted.
+  -- Returns start and counts as seen from now, or from the start of the next window if the state is
+  -- from there. A later state means that the clock has stepped back: both counts then belong to the
+  -- current window, so that no quota is gained.
   local function view(quota, ends_at, previous, current)
     local this = now_ms - now_ms % quota.period
     local start = start_of(quota, ends_at)
@@ -341,24 +337,24 @@ local function windows()
     end
     local left = quota.limit - cost - current
     local in_view = quota.period - max(now_ms - start, 0)
-    -- Only a sliding window's products are known to be below 2^53.
+    -- The products are below 2^53 for sliding windows only.
     if left < 0 or quota.sliding and previous * in_view > left * quota.period then
       return nil
     end
     return state(quota, start, previous, current + cost)
   end
 
-  -- The larger count of each window.
-  function window.join(quota, one, one_last, one_this, other, other_last, other_this)
+  -- Returns the larger count of each window.
+  function window.join(quota, one, one_last, one_this, index, other_last, other_this)
     one, one_last, one_this = view(quota, one, one_last, one_this)
-    other, other_last, other_this = view(quota, other, other_last, other_this)
-    local start = max(one, other)
+    index, other_last, other_this = view(quota, index, other_last, other_this)
+    local start = max(one, index)
     one, one_last, one_this = roll(quota, start, one, one_last, one_this)
-    other, other_last, other_this = roll(quota, start, other, other_last, other_this)
+    index, other_last, other_this = roll(quota, start, index, other_last, other_this)
     return state(quota, start, max(one_last, other_last), max(one_this, other_this))
   end
 
-  -- A state that is relative to now: its window's start from the start of this one.
+  -- Converts a state that is relative to the start of the current window.
   function window.rebase(quota, offset, previous, current)
     return state(quota, max(now_ms - now_ms % quota.period + offset, 0), previous, current)
   end
@@ -378,25 +374,25 @@ local function windows()
   return window
 end
 
--- Entries --------------------------------------------------------------------------------------
+-- Items -------------------------------------------------------------
 
 local bucket, window
--- Why an entry is not decided.
-local WRONG_TYPE, UNREADABLE, REFUSED, TOO_LATE = -1, -2, -3, -4
--- Of the group at hand.
-local group, operation, cost, times, late, policies
-local algorithms, quotas, joins = {}, {}, {}
--- Of the entry at hand, for each policy: its count's numbers, and those to come.
+-- Error codes of items.
+local WRONG_TYPE, UNPARSABLE, COMMAND_FAILED, EXPIRED = -1, -2, -3, -4
+-- The current group.
+local group, operation, cost, times, expired, policies
+local algorithms, quotas, joined_states = {}, {}, {}
+-- The current item: each policy's state before and after.
 local before_first, before_second, before_third = {}, {}, {}
 local after_first, after_second, after_third = {}, {}, {}
-local refusal
+local command_error
 
 local function read_group(position)
   local valid_until, _
   group = position
   operation, cost, times, valid_until, _, policies, position =
     struct.unpack('<dddddd', ARGV[1], position)
-  late = now > valid_until and TOO_LATE or nil
+  expired = now > valid_until and EXPIRED or nil
   for policy = 1, policies do
     local kind, a, b, c, d, joined
     kind, a, b, c, d, joined, position = struct.unpack('<dddddd', ARGV[1], position)
@@ -408,12 +404,11 @@ local function read_group(position)
       algorithms[policy] = window
     end
     quotas[policy] = algorithms[policy].quota(kind, a, b, c, d)
-    joins[policy] = ARGV[joined]
+    joined_states[policy] = ARGV[joined]
   end
 end
 
--- Sets what is to come after charging `cost` under every policy, unless it does not fit under
--- one.
+-- Sets the states after charging `cost`. Returns false if a policy denies it.
 local function step(cost)
   for policy = 1, policies do
     local one, two, three = algorithms[policy].step(
@@ -426,9 +421,9 @@ local function step(cost)
   return true
 end
 
--- Sets what is to come after charging `cost` as often as it fits in a row, at most `times`, and
--- says how often that is. To charge it k times is to charge k * cost, so this looks for the
--- largest k. If none fits, it only looks.
+-- Charges `cost` as many times as all policies allow, at most `times`: sets the states and returns
+-- the number. k charges in a row equal one charge of k * cost, so a binary search finds the largest
+-- k. For k = 0, the states are those of a check of cost 0.
 local function check()
   if step(cost * times) then
     return times
@@ -446,39 +441,39 @@ local function check()
   return fits
 end
 
--- What a key holds: its count's numbers, or why they cannot be told.
+-- Returns an error code or nil, and the state that a key's value holds.
 local function read(algorithm, quota, value)
   if not value then
     return nil, 0, 0, algorithm.third
   elseif type(value) == 'string' then
     local one, two, three = algorithm.read(quota, value)
-    return not (one and one >= 0) and UNREADABLE or nil, one, two, three
+    return not (one and one >= 0) and UNPARSABLE or nil, one, two, three
   elseif string.find(value.err, 'WRONGTYPE', 1, true) then
     return WRONG_TYPE
   end
-  refusal = value.err
-  return REFUSED
+  command_error = value.err
+  return COMMAND_FAILED
 end
 
--- Deciding ---------------------------------------------------------------------------------------
+-- Deciding ----------------------------------------------------------
 
--- How many keys are behind.
+-- The number of keys of the items before.
 local key = 0
-for other = 1, #others, 3 do
-  local position, place = others[other], others[other + 2] + 1
+for index = 1, #remaining, 3 do
+  local position, reply_index = remaining[index], remaining[index + 2] + 1
   if group ~= position then
     read_group(position)
   end
-  local flaw, charged, altered = late, 0, {}
+  local item_error, charged, altered = expired, 0, {}
   for policy = 1, policies do
-    local algorithm, quota, joined = algorithms[policy], quotas[policy], joins[policy]
-    local why, one, two, three = read(algorithm, quota, values[key + policy])
-    if why and operation == RESET then
+    local algorithm, quota, joined = algorithms[policy], quotas[policy], joined_states[policy]
+    local read_error, one, two, three = read(algorithm, quota, values[key + policy])
+    if read_error and operation == RESET then
       one, two, three, altered[policy] = 0, 0, algorithm.third, true
     else
-      flaw = flaw or why
+      item_error = item_error or read_error
     end
-    if joined and not flaw then
+    if joined and not item_error then
       local old_one, old_two, old_three = one, two, three
       one, two, three = algorithm.join(quota, one, two, three,
         algorithm.rebase(quota, algorithm.read(quota, joined)))
@@ -487,7 +482,7 @@ for other = 1, #others, 3 do
     before_first[policy], before_second[policy], before_third[policy] = one, two, three
   end
 
-  if not flaw then
+  if not item_error then
     if operation == CHECK then
       charged = check()
     else
@@ -500,27 +495,27 @@ for other = 1, #others, 3 do
       local one, two, three = after_first[policy], after_second[policy], after_third[policy]
       if altered[policy] or one ~= before_first[policy] or two ~= before_second[policy]
         or three ~= before_third[policy] then
-        refusal = refusal or write(key + policy, one, two, three, quotas[policy].slack)
-        if refusal then
-          flaw = REFUSED
+        command_error = command_error or write(key + policy, one, two, three, quotas[policy].slack)
+        if command_error then
+          item_error = COMMAND_FAILED
           break
         end
       end
     end
   end
 
-  reply[place] = flaw or charged
-  if not flaw then
+  reply[reply_index] = item_error or charged
+  if not item_error then
     for policy = 1, policies do
-      reply[place + 1], reply[place + 2] = before_first[policy], before_second[policy]
-      place = place + 2
+      reply[reply_index + 1], reply[reply_index + 2] = before_first[policy], before_second[policy]
+      reply_index = reply_index + 2
       if before_third[policy] then
-        place = place + 1
-        reply[place] = before_third[policy]
+        reply_index = reply_index + 1
+        reply[reply_index] = before_third[policy]
       end
     end
   end
   key = key + policies
 end
 
-return { struct.pack(packed, unpack(reply)), refusal }
+return { struct.pack(reply_format, unpack(reply)), command_error }

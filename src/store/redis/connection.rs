@@ -1,3 +1,5 @@
+#[cfg(feature = "redis-sentinel")]
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -5,66 +7,70 @@ use std::time::Duration;
 use redis::{ConnectionAddr, Pipeline, RedisResult, Value};
 use tokio::time::Instant;
 
-use super::Core;
 use super::endpoint::{Client, Endpoint};
-use super::refusal::{Refusal, broken, is_one_node};
-use super::script::{self, Keys, Question};
-#[cfg(feature = "redis-sentinel")]
-use super::sentinel::Place;
+use super::error::{CallError, connection_error, redirected_by_single_server};
+use super::script::{self, Keys, ScriptInput};
+use super::shared::Shared;
 use crate::random;
 use crate::store::StoreError;
 
-/// The timeout for connecting, logging in and reading the clock. Checks have deadlines of their own.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+/// The delay before another attempt to replace a connection that is too old.
+const RENEWAL_RETRY_DELAY: Duration = Duration::from_secs(1);
 
-/// How long a connection that is too old stays in use after its replacement could not be made.
-const RENEWAL_RETRY: Duration = Duration::from_secs(1);
-
-/// The hash tags of two keys that tell whether a server is a cluster. Their slots, 3841 and 15193, are
-/// far apart, so that one node of a cluster hardly has both.
+/// The hash tags of two keys that tell whether a server is a cluster. Their hash slots, 3841 and 15193,
+/// are far apart, so that one node of a cluster is unlikely to own both.
 const HASH_TAGS: [&str; 2] = ["tollgate:probe", "tollgate:probe-3"];
 
-/// A connection to one server, which knows that server's clock. Closed when dropped.
+/// A connection to one server, with an estimate of that server's clock. Closed when dropped.
 pub(super) struct Connection {
     client: Client,
     pub(super) address: ConnectionAddr,
-    /// Whether the server refused a call with keys in two slots.
+    /// Whether the server failed a call with keys in two hash slots.
     pub(super) is_clustered: bool,
-    given_up: AtomicBool,
-    /// When to replace it, if ever.
+    is_abandoned: AtomicBool,
+    /// When to replace the connection, if it has a maximum age.
     renew_at: Option<Mutex<Instant>>,
-    heard: Mutex<Heard>,
-    /// The primary's address, as a sentinel named it.
+    last_reply: Mutex<LastReply>,
+    /// Set if a sentinel named the server.
     #[cfg(feature = "redis-sentinel")]
-    pub(super) place: Option<Place>,
+    pub(super) verification: Option<PrimaryVerification>,
 }
 
-/// The last answer of the server.
+/// The last reply of the server.
 #[derive(Clone, Copy)]
-struct Heard {
+struct LastReply {
     /// The server's clock, in microseconds since the Unix epoch.
-    now: u64,
-    /// When the answer arrived, a little after the server had read its clock.
-    at: Instant,
-    /// The time from question to answer.
+    server_time: u64,
+    /// When the reply arrived, shortly after the server had read its clock.
+    received_at: Instant,
     round_trip: Duration,
 }
 
+/// The last verification, by a sentinel, that the server is still the primary.
+#[cfg(feature = "redis-sentinel")]
+pub(super) struct PrimaryVerification {
+    pub(super) started_at: Mutex<Instant>,
+    /// Whether a sentinel named another server as the primary.
+    pub(super) is_replaced: Arc<AtomicBool>,
+}
+
 impl Connection {
-    /// Connects to a server that has all keys, or to a proxy before such servers. Reads the clock,
-    /// and finds out whether keys of different slots can be in one call.
-    pub(super) async fn open(endpoint: &Endpoint, core: &Core) -> Result<Self, StoreError> {
-        let mut connection = Self::connect(endpoint, core).await?;
-        // Some proxies choose the server by the first key, so no call is without one.
-        let keys = HASH_TAGS.map(|tag| format!("{}:{{{tag}}}", core.prefix));
-        let mut opened = connection.call(core, &[&keys]).await?;
-        if opened == Err(Refusal::CrossSlot) {
+    /// Connects to a server that has all keys, or to a proxy in front of such servers. Finds out whether
+    /// one call may have keys in several hash slots.
+    pub(super) async fn open(endpoint: &Endpoint, shared: &Shared) -> Result<Self, StoreError> {
+        let mut connection = Self::connect(endpoint, shared).await?;
+        // Some proxies choose the server by the first key, so each call has one.
+        let keys = HASH_TAGS.map(|tag| format!("{}:{{{tag}}}", shared.prefix));
+        let mut called = connection.call_without_items(shared, &[&keys]).await?;
+        if called == Err(CallError::CrossSlot) {
             connection.is_clustered = true;
-            opened = connection.call(core, &[&keys[..1], &keys[1..]]).await?;
+            called = connection
+                .call_without_items(shared, &[&keys[..1], &keys[1..]])
+                .await?;
         }
-        opened.map_err(|refusal| {
-            let error = match refusal {
-                Refusal::Elsewhere { .. } => is_one_node(),
+        called.map_err(|error| {
+            let error = match error {
+                CallError::Redirect(_) => redirected_by_single_server(),
                 other => other.into(),
             };
             error.at(&endpoint.address)
@@ -72,90 +78,95 @@ impl Connection {
         Ok(connection)
     }
 
-    /// Connects to a node of a cluster, and reads the clock.
+    /// Connects to a node of a cluster.
     #[cfg(feature = "redis-cluster")]
-    pub(super) async fn open_node(endpoint: &Endpoint, core: &Core) -> Result<Self, StoreError> {
-        let connection = Self::connect(endpoint, core).await?;
-        // A call without keys runs at any node.
-        let opened = connection.call(core, &[&[]]).await?;
-        opened.map_err(|refusal| StoreError::from(refusal).at(&endpoint.address))?;
+    pub(super) async fn open_node(
+        endpoint: &Endpoint,
+        shared: &Shared,
+    ) -> Result<Self, StoreError> {
+        let connection = Self::connect(endpoint, shared).await?;
+        // Every node runs a call without keys.
+        let called = connection.call_without_items(shared, &[&[]]).await?;
+        called.map_err(|error| StoreError::from(error).at(&endpoint.address))?;
         Ok(connection)
     }
 
-    async fn connect(endpoint: &Endpoint, core: &Core) -> Result<Self, StoreError> {
+    async fn connect(endpoint: &Endpoint, shared: &Shared) -> Result<Self, StoreError> {
         let client = endpoint.connect().await?;
         let now = Instant::now();
-        let nothing_yet = Heard {
-            now: 0,
-            at: now,
+        let no_reply = LastReply {
+            server_time: 0,
+            received_at: now,
             round_trip: Duration::ZERO,
         };
-        let age = core.max_connection_age.map(random::with_jitter);
+        let age = shared.max_connection_age.map(random::with_jitter);
         Ok(Self {
             client,
             address: endpoint.address.clone(),
             is_clustered: false,
-            given_up: AtomicBool::new(false),
+            is_abandoned: AtomicBool::new(false),
             renew_at: age.and_then(|age| Some(Mutex::new(now.checked_add(age)?))),
-            heard: Mutex::new(nothing_yet),
+            last_reply: Mutex::new(no_reply),
             #[cfg(feature = "redis-sentinel")]
-            place: None,
+            verification: None,
         })
     }
 
-    /// Makes calls that name keys and ask nothing: they tell the time, and teach the server the
-    /// script.
-    async fn call(
+    /// Calls the script once for each element of `calls`, with these keys and no batch items. This reads
+    /// the server's clock, and loads the script.
+    async fn call_without_items(
         &self,
-        core: &Core,
+        shared: &Shared,
         calls: &[&[String]],
-    ) -> Result<Result<(), Refusal>, StoreError> {
-        let question = |keys: &&[String]| {
-            let mut question = Question {
+    ) -> Result<Result<(), CallError>, StoreError> {
+        let input = |keys: &&[String]| {
+            let mut input = ScriptInput {
                 keys: Keys::with_capacity(keys.len()),
                 groups: Vec::new(),
             };
             for key in *keys {
-                question.keys.add(|text| text.push_str(key));
+                input.keys.add(|text| text.push_str(key));
             }
-            question
+            input
         };
-        let questions: Vec<_> = calls.iter().map(question).collect();
-        // Before AUTH, a server refuses the script's text for its size, and does not say that a password
-        // is missing: so the hash is sent first.
-        let mut answer = Ok(());
-        for whole in [false, true] {
-            let mut pipeline = Pipeline::with_capacity(questions.len());
-            for question in &questions {
-                pipeline.add_command(core.script.call(question, 0, whole));
+        let inputs: Vec<_> = calls.iter().map(input).collect();
+        let mut result = Ok(());
+        // Before AUTH, a server refuses the source for its size, which hides that a password is missing:
+        // so the hash is sent first.
+        for with_source in [false, true] {
+            let mut pipeline = Pipeline::with_capacity(inputs.len());
+            for input in &inputs {
+                pipeline.add_command(shared.script.command(input, 0, with_source));
             }
-            let began = Instant::now();
+            let sent_at = Instant::now();
             let replies = self.send(&pipeline).await;
-            let replies = replies.map_err(|error| broken(&error).at(&self.address))?;
-            let replies = questions.iter().zip(replies);
-            let answers = replies.map(|(question, reply)| script::read(question, Some(reply)));
-            answer = answers.collect::<Result<Vec<_>, _>>().map(|answers| {
-                for answer in answers {
-                    self.answered(answer.now, began.elapsed());
+            let replies = replies.map_err(|error| connection_error(&error).at(&self.address))?;
+            let replies = inputs.iter().zip(replies);
+            let replies = replies.map(|(input, reply)| script::decode(input, Some(reply)));
+            result = replies.collect::<Result<Vec<_>, _>>().map(|replies| {
+                for reply in replies {
+                    self.record_reply(reply.now, sent_at.elapsed());
                 }
             });
-            if answer != Err(Refusal::NoScript) {
+            if result != Err(CallError::NoScript) {
                 break;
             }
         }
-        Ok(answer)
+        Ok(result)
     }
 
     /// Whether the connection can no longer be used.
     pub(super) fn is_closed(&self) -> bool {
         #[cfg(feature = "redis-sentinel")]
-        if self.place.as_ref().is_some_and(Place::is_lost) {
+        if let Some(verification) = &self.verification
+            && verification.is_replaced.load(Ordering::Relaxed)
+        {
             return true;
         }
-        self.given_up.load(Ordering::Relaxed) || self.client.is_closed()
+        self.is_abandoned.load(Ordering::Relaxed) || self.client.is_closed()
     }
 
-    /// Whether it is time to replace the connection. If so, it is not again for a second.
+    /// Whether the connection should be replaced now. After `true`, returns `false` for a second.
     pub(super) fn is_due_for_renewal(&self) -> bool {
         let Some(renew_at) = &self.renew_at else {
             return false;
@@ -164,45 +175,52 @@ impl Connection {
         let now = Instant::now();
         let is_due = *renew_at <= now;
         if is_due {
-            *renew_at = now + RENEWAL_RETRY;
+            *renew_at = now + RENEWAL_RETRY_DELAY;
         }
         is_due
     }
 
     /// Marks the connection as unusable.
-    pub(super) fn give_up(&self) {
-        self.given_up.store(true, Ordering::Relaxed);
+    pub(super) fn abandon(&self) {
+        self.is_abandoned.store(true, Ordering::Relaxed);
     }
 
-    fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_reply(&self) -> MutexGuard<'_, LastReply> {
+        self.last_reply
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records an answer that has just arrived: the server's time, and the round trip's duration.
-    pub(super) fn answered(&self, now: u64, round_trip: Duration) {
-        let at = Instant::now();
-        *self.heard() = Heard {
-            now,
-            at,
+    /// Records a reply that has just arrived.
+    pub(super) fn record_reply(&self, server_time: u64, round_trip: Duration) {
+        let received_at = Instant::now();
+        *self.last_reply() = LastReply {
+            server_time,
+            received_at,
             round_trip,
         };
     }
 
-    /// The time on the server's clock at `instant`, or a little less: a call that is void after it is
-    /// not run later than `instant`.
+    /// Estimates the server's clock at `instant`. The estimate may lag but is never ahead, so that a call
+    /// that expires at the estimate is not run after `instant`.
     pub(super) fn server_time(&self, instant: Instant) -> u64 {
-        let heard = *self.heard();
-        let since = instant.saturating_duration_since(heard.at).as_micros() as u64;
-        let before = heard.at.saturating_duration_since(instant).as_micros() as u64;
-        (heard.now + since).saturating_sub(before)
+        let last = *self.last_reply();
+        let since = instant
+            .saturating_duration_since(last.received_at)
+            .as_micros() as u64;
+        let before = last
+            .received_at
+            .saturating_duration_since(instant)
+            .as_micros() as u64;
+        (last.server_time + since).saturating_sub(before)
     }
 
     /// The duration of the last round trip.
     pub(super) fn round_trip(&self) -> Duration {
-        self.heard().round_trip
+        self.last_reply().round_trip
     }
 
-    /// Writes some commands at once and waits for as many replies, errors among them.
+    /// Sends commands in one pipeline. Returns the reply to each, which may be an error reply.
     pub(super) async fn send(&self, commands: &Pipeline) -> RedisResult<Vec<Value>> {
         let mut client = self.client.connection.clone();
         client

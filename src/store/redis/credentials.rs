@@ -1,4 +1,4 @@
-//! Credentials that are asked for anew for each connection.
+//! Credentials that a provider returns for each new connection.
 
 use std::error::Error;
 use std::fmt;
@@ -10,7 +10,7 @@ use redis::RedisConnectionInfo;
 
 use crate::store::{StoreError, StoreErrorKind};
 
-/// A user and password for Redis, as a provider returns them: see
+/// A user and password for Redis, returned by the provider of
 /// [`RedisStoreBuilder::credentials`](crate::RedisStoreBuilder::credentials).
 #[derive(Clone)]
 pub struct RedisCredentials {
@@ -44,7 +44,7 @@ impl RedisCredentials {
     }
 }
 
-/// Shows the user, not the password.
+/// Omits the password.
 impl fmt::Debug for RedisCredentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisCredentials")
@@ -54,13 +54,13 @@ impl fmt::Debug for RedisCredentials {
 }
 
 type BoxError = Box<dyn Error + Send + Sync>;
-type Provided = Pin<Box<dyn Future<Output = Result<RedisCredentials, BoxError>> + Send>>;
+type ProviderFuture = Pin<Box<dyn Future<Output = Result<RedisCredentials, BoxError>> + Send>>;
 
 /// Provides the credentials for a new connection.
 #[derive(Clone)]
-pub(super) struct Provider(Arc<dyn Fn() -> Provided + Send + Sync>);
+pub(super) struct CredentialsProvider(Arc<dyn Fn() -> ProviderFuture + Send + Sync>);
 
-impl Provider {
+impl CredentialsProvider {
     pub(super) fn new<P, F, E>(provider: P) -> Self
     where
         P: Fn() -> F + Send + Sync + 'static,

@@ -1,4 +1,4 @@
-//! How to connect to a server: its address, how to log in, and TLS.
+//! Connects to a server and logs in.
 
 use std::io;
 use std::sync::Arc;
@@ -11,29 +11,37 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 
-use super::credentials::Provider;
+use super::credentials::CredentialsProvider;
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
-use super::refusal::unavailable;
-use super::refusal::{Refusal, broken};
+use super::error::unavailable;
+use super::error::{CallError, connection_error};
 #[cfg(feature = "redis-tls")]
 use super::tls::Tls;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// The kernel closes a connection whose peer has not answered for this long.
+/// The timeout for connecting, the login, and the first call of the script.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The kernel closes a connection if the peer does not acknowledge data for this long, and sends the
+/// first keep-alive probe after this long without data.
 const PEER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Translates an address that a node or sentinel named.
+/// The shortest default timeout for the reply to a topology query.
+#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
+const MIN_DISCOVERY_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// Translates an address that a node or sentinel returned.
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
 pub(super) type MapAddress = Arc<dyn Fn(&str, u16) -> (String, u16) + Send + Sync>;
 
-/// A server's address, and how to log in there.
+/// The address of a server, and the login.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     pub(super) address: ConnectionAddr,
     /// User, password, database and protocol.
     pub(super) login: RedisConnectionInfo,
-    /// Replaces user and password.
-    pub(super) credentials: Option<Provider>,
+    /// Provides user and password in place of those of `login`.
+    pub(super) credentials: Option<CredentialsProvider>,
     #[cfg_attr(
         not(any(
             feature = "redis-cluster",
@@ -50,7 +58,7 @@ pub(super) struct Endpoint {
 pub(super) struct Options {
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
     pub(super) map_address: Option<MapAddress>,
-    /// How long to wait for what a node or sentinel says of the topology.
+    /// The timeout of a topology query, including the time to connect.
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
     pub(super) discovery_timeout: Option<Duration>,
     #[cfg(feature = "redis-tls")]
@@ -64,22 +72,22 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Sends commands, none of which may be refused.
+    /// Sends commands, and fails if one of the replies is an error.
     async fn send_all(&self, commands: &Pipeline) -> Result<(), StoreError> {
         if commands.is_empty() {
             return Ok(());
         }
         let mut connection = self.connection.clone();
         let replies = connection.send_packed_commands(commands, 0, commands.len());
-        for reply in replies.await.map_err(|error| broken(&error))? {
+        for reply in replies.await.map_err(|error| connection_error(&error))? {
             if let Value::ServerError(error) = reply {
-                return Err(Refusal::of(&error).into());
+                return Err(CallError::from_reply(&error).into());
             }
         }
         Ok(())
     }
 
-    /// Whether the peer has closed the connection, or the runtime that drives it has ended.
+    /// Whether the peer closed the connection, or the runtime of the driver shut down.
     pub(super) fn is_closed(&self) -> bool {
         self.driver.is_finished()
     }
@@ -96,7 +104,18 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Stream for S {}
 
 impl Endpoint {
-    /// Connects and logs in. Errors name the address.
+    #[cfg(all(test, any(feature = "redis-cluster", feature = "test-util")))]
+    pub(super) fn at_url(url: &str) -> Self {
+        let info = redis::IntoConnectionInfo::into_connection_info(url).expect("a URL");
+        Self {
+            address: info.addr().clone(),
+            login: info.redis_settings().clone(),
+            credentials: None,
+            options: Arc::default(),
+        }
+    }
+
+    /// Connects and logs in. Errors contain the address.
     pub(super) async fn connect(&self) -> Result<Client, StoreError> {
         self.try_connect()
             .await
@@ -104,37 +123,41 @@ impl Endpoint {
     }
 
     async fn try_connect(&self) -> Result<Client, StoreError> {
-        // A user with few rights may not use CLIENT SETINFO, and each refusal would be in the server's log.
+        // A user with the least rights may not use CLIENT SETINFO, and the server logs each denial.
         let mut login = self.login.clone().set_skip_set_lib_name();
         if let Some(provider) = &self.credentials {
             let credentials = provider.get().await?;
             login = credentials.apply_to(login);
         }
-        // The client library says HELLO, but hides why AUTH was refused.
-        let mut first = Pipeline::new();
+        // For RESP2, AUTH and SELECT are sent here: the client library hides why AUTH failed. It sends
+        // HELLO for RESP3 itself.
+        let mut login_commands = Pipeline::new();
         if !login.protocol().supports_resp3() {
             if let Some(password) = login.password() {
-                first.cmd("AUTH").arg(login.username()).arg(password);
+                login_commands
+                    .cmd("AUTH")
+                    .arg(login.username())
+                    .arg(password);
             }
             if login.db() != 0 {
-                first.cmd("SELECT").arg(login.db());
+                login_commands.cmd("SELECT").arg(login.db());
             }
             login = RedisConnectionInfo::default().set_skip_set_lib_name();
         }
         let unreachable = |error| StoreError::new(StoreErrorKind::Unavailable, error);
-        let stream = self.open().await.map_err(unreachable)?;
+        let stream = self.open_stream().await.map_err(unreachable)?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(None)
             .set_response_timeout(None);
         let connected = MultiplexedConnection::new_with_config(&login, stream, config).await;
-        let (connection, driver) = connected.map_err(|error| broken(&error))?;
+        let (connection, driver) = connected.map_err(|error| connection_error(&error))?;
         let driver = tokio::spawn(driver).abort_handle();
         let client = Client { connection, driver };
-        client.send_all(&first).await?;
+        client.send_all(&login_commands).await?;
         Ok(client)
     }
 
-    async fn open(&self) -> io::Result<Box<dyn Stream>> {
+    async fn open_stream(&self) -> io::Result<Box<dyn Stream>> {
         match &self.address {
             ConnectionAddr::Tcp(host, port) => Ok(Box::new(open_tcp(host, *port).await?)),
             #[cfg(feature = "redis-tls")]
@@ -152,22 +175,22 @@ impl Endpoint {
         }
     }
 
-    /// The endpoint at an address that the server at this endpoint named. A host that it does not know
-    /// is its own.
+    /// Returns the endpoint at an address that the server at this endpoint returned. An empty or unknown (`?`)
+    /// host stands for this server's own.
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
-    pub(super) fn named(&self, named_host: &str, named_port: u16) -> Self {
+    pub(super) fn resolve(&self, returned_host: &str, port: u16) -> Self {
         let mut endpoint = self.clone();
-        let named_host = match &self.address {
+        let host = match &self.address {
             ConnectionAddr::Tcp(own, _) | ConnectionAddr::TcpTls { host: own, .. }
-                if matches!(named_host, "" | "?") =>
+                if matches!(returned_host, "" | "?") =>
             {
                 own
             }
-            _ => named_host,
+            _ => returned_host,
         };
         let (new_host, new_port) = match &self.options.map_address {
-            Some(map) => map(named_host, named_port),
-            None => (named_host.to_owned(), named_port),
+            Some(map) => map(host, port),
+            None => (host.to_owned(), port),
         };
         match &mut endpoint.address {
             ConnectionAddr::TcpTls { host, port, .. } => (*host, *port) = (new_host, new_port),
@@ -176,33 +199,29 @@ impl Endpoint {
         endpoint
     }
 
-    /// Runs a command that asks for the topology. Its reply may take as long as set, or else twice as
-    /// long as connecting took, but at least [`SHORTEST_DISCOVERY`].
+    /// Connects and sends a topology query. The default timeout of the reply is twice the duration of
+    /// connecting, at least [`MIN_DISCOVERY_TIMEOUT`].
     #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
-    pub(super) async fn discover<T: redis::FromRedisValue>(
+    pub(super) async fn query_topology<T: redis::FromRedisValue>(
         &self,
         command: &redis::Cmd,
     ) -> Result<T, StoreError> {
         use tokio::time::{Instant, timeout, timeout_at};
 
-        let began = Instant::now();
-        let set = self.options.discovery_timeout;
-        let too_slow = |_| unavailable("no answer in time").at(&self.address);
-        let connecting = timeout(set.unwrap_or(super::connection::PATIENCE), self.connect());
-        let mut client = connecting.await.map_err(too_slow)??;
-        let end = match set {
-            Some(set) => began + set,
-            None => Instant::now() + SHORTEST_DISCOVERY.max(2 * began.elapsed()),
+        let started_at = Instant::now();
+        let configured = self.options.discovery_timeout;
+        let timed_out = |_| unavailable("no reply within the discovery timeout").at(&self.address);
+        let connecting = timeout(configured.unwrap_or(CONNECT_TIMEOUT), self.connect());
+        let mut client = connecting.await.map_err(timed_out)??;
+        let deadline = match configured {
+            Some(configured) => started_at + configured,
+            None => Instant::now() + MIN_DISCOVERY_TIMEOUT.max(2 * started_at.elapsed()),
         };
-        let reply = timeout_at(end, command.query_async(&mut client.connection)).await;
-        let reply = reply.map_err(too_slow)?;
-        reply.map_err(|error| broken(&error).at(&self.address))
+        let reply = timeout_at(deadline, command.query_async(&mut client.connection)).await;
+        let reply = reply.map_err(timed_out)?;
+        reply.map_err(|error| connection_error(&error).at(&self.address))
     }
 }
-
-/// The shortest time that a node or sentinel has to reply, unless another is set.
-#[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
-const SHORTEST_DISCOVERY: Duration = Duration::from_millis(250);
 
 async fn open_tcp(host: &str, port: u16) -> io::Result<TcpStream> {
     let stream = TcpStream::connect((host, port)).await?;

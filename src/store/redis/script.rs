@@ -1,16 +1,16 @@
-//! The script as a command, and its reply as verdicts: the two ends of `check.lua`.
+//! Encodes calls of `check.lua`, and decodes the replies.
 
 use std::{fmt, iter, mem};
 
 use redis::{Cmd, Value};
 
-use super::refusal::Refusal;
+use super::error::CallError;
 use crate::quota::{EncodedQuota, Quota, State};
 use crate::store::verdict::PerPolicy;
 
 const SOURCE: &str = include_str!("check.lua");
 
-/// The script, and the hash by which the server knows it once it has seen it.
+/// The script's source, and the SHA-1 hash by which `EVALSHA` names it.
 pub(super) struct Script {
     source: String,
     hash: String,
@@ -28,67 +28,67 @@ impl Script {
         }
     }
 
-    /// The script with its clock in a key of that name, instead of the server's.
+    /// The script with a clock that is stored at `key`, in place of the server's clock.
     #[cfg(test)]
     pub(super) fn with_clock_in(key: &str) -> Self {
         let clock = format!("redis.call('HMGET', '{key}', 'seconds', 'microseconds')");
-        // What is past by that clock may be in the future by the server's, which ends keys.
+        // Keys expire by the server's clock, so they get a fixed time to live.
         let changes = [
             ("redis.call('TIME')", 1, clock.as_str()),
             ("'PXAT', milliseconds)", 2, "'PX', 3600000)"),
             (
-                "'PEXPIREAT', count, end_of(full_at, slack))",
+                "'PEXPIREAT', state_key, end_of(full_at, slack))",
                 1,
-                "'PEXPIRE', count, 3600000)",
+                "'PEXPIRE', state_key, 3600000)",
             ),
         ];
         Self::of(
             &changes
                 .iter()
                 .fold(SOURCE.to_owned(), |source, (old, times, new)| {
-                    assert_eq!(source.matches(old).count(), *times, "of `{old}`");
+                    assert_eq!(source.matches(old).count(), *times, "`{old}` in check.lua");
                     source.replace(old, new)
                 }),
         )
     }
 
-    /// A call, sent when the server's clock shows `now` (microseconds since the Unix epoch), as far
-    /// as is known here. `whole` sends the script's text.
-    pub(super) fn call(&self, question: &Question, now: u64, whole: bool) -> Cmd {
-        let size = question.keys.text.len() + 128;
-        let mut command = Cmd::with_capacity(4 + question.keys.len(), size);
-        match whole {
+    /// Returns the command for a call. `now` is the estimated time of the server's clock, in
+    /// microseconds since the Unix epoch. `with_source` sends the source in place of its hash.
+    pub(super) fn command(&self, input: &ScriptInput, now: u64, with_source: bool) -> Cmd {
+        let size = input.keys.text.len() + 128;
+        let mut command = Cmd::with_capacity(4 + input.keys.len(), size);
+        match with_source {
             true => command.arg("EVAL").arg(&self.source),
             false => command.arg("EVALSHA").arg(&self.hash),
         };
-        command.arg(question.keys.len());
-        for key in question.keys.iter() {
+        command.arg(input.keys.len());
+        for key in input.keys.iter() {
             command.arg(key);
         }
-        let mut numbers = Vec::with_capacity(96 * question.groups.len());
-        let mut texts = Vec::new();
-        for (group, entries) in &question.groups {
-            let valid_until = now + group.good_for;
+        let mut numbers = Vec::with_capacity(96 * input.groups.len());
+        let mut joined_states = Vec::new();
+        for (group, items) in &input.groups {
+            let valid_until = now + group.valid_for;
             push(&mut numbers, [group.operation as u64, group.cost.into()]);
             push(&mut numbers, [group.times as u64, valid_until]);
             push(
                 &mut numbers,
-                [*entries, group.counts.len()].map(|n| n as u64),
+                [*items, group.policies.len()].map(|n| n as u64),
             );
-            for (quota, joined) in &group.counts {
+            for (quota, joined) in &group.policies {
                 push(&mut numbers, quota_numbers(quota));
-                texts.extend(joined);
-                // The numbers come first.
-                let place = joined.as_ref().map_or(0, |_| texts.len() + 1);
-                push(&mut numbers, [place as u64]);
+                joined_states.extend(joined);
+                // ARGV[1] is `numbers`, so the first joined state is ARGV[2].
+                let index = joined.as_ref().map_or(0, |_| joined_states.len() + 1);
+                push(&mut numbers, [index as u64]);
             }
         }
-        command.arg(numbers).arg(texts);
+        command.arg(numbers).arg(joined_states);
         command
     }
 }
 
-/// Adds numbers as the script reads them. They are below 2^53, so that they stay what they are.
+/// Appends numbers as little-endian doubles. They are below 2^53, so the conversion is exact.
 fn push<const N: usize>(bytes: &mut Vec<u8>, numbers: [u64; N]) {
     for number in numbers {
         bytes.extend_from_slice(&(number as f64).to_le_bytes());
@@ -116,16 +116,16 @@ impl fmt::Debug for Script {
     }
 }
 
-/// What one call asks.
+/// The input of one call.
 #[derive(Debug, Default)]
-pub(super) struct Question {
-    /// The keys of the first entry, of the second, and so on: none of them twice.
+pub(super) struct ScriptInput {
+    /// The keys of all batch items, in order. Each key is there once.
     pub(super) keys: Keys,
-    /// Entries that differ in their keys only, and how many of them there are.
+    /// The groups, and the number of batch items in each.
     pub(super) groups: Vec<(Group, usize)>,
 }
 
-/// The names of counts, one after another.
+/// Redis keys, in one buffer.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     text: String,
@@ -133,7 +133,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    /// With room for so many of the usual length.
+    /// Reserves memory for this many keys of the usual length.
     pub(super) fn with_capacity(keys: usize) -> Self {
         Self {
             text: String::with_capacity(96 * keys),
@@ -141,7 +141,7 @@ impl Keys {
         }
     }
 
-    /// Adds one, as it is written.
+    /// Adds the key that `write` appends.
     pub(super) fn add(&mut self, write: impl FnOnce(&mut String)) {
         write(&mut self.text);
         self.ends.push(self.text.len());
@@ -159,24 +159,25 @@ impl Keys {
     }
 }
 
-impl Question {
-    fn entries(&self) -> impl Iterator<Item = &Group> {
+impl ScriptInput {
+    /// Returns the group of each batch item.
+    fn items(&self) -> impl Iterator<Item = &Group> {
         let groups = self.groups.iter();
-        groups.flat_map(|(group, entries)| iter::repeat_n(group, *entries))
+        groups.flat_map(|(group, items)| iter::repeat_n(group, *items))
     }
 }
 
-/// What entries are asked for.
+/// The properties that batch items of one group share: all but their keys.
 #[derive(Debug, PartialEq)]
 pub(super) struct Group {
     pub(super) operation: Operation,
     pub(super) cost: u32,
-    /// How many waiters ask for each.
+    /// The number of coalesced checks in each item.
     pub(super) times: usize,
-    /// How long after they are sent they may still be done, in microseconds.
-    pub(super) good_for: u64,
-    /// For each policy: its quota, and what to join to its count.
-    pub(super) counts: PerPolicy<(Quota, Option<String>)>,
+    /// How long after sending the items may still be decided, in microseconds.
+    pub(super) valid_for: u64,
+    /// For each policy: the quota, and a state to join with the stored one.
+    pub(super) policies: PerPolicy<(Quota, Option<String>)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,94 +186,97 @@ pub(super) enum Operation {
     Reset = 2,
 }
 
-/// What the script said.
+/// The reply to one call.
 #[derive(Debug)]
-pub(super) struct Answer {
-    /// Microseconds since the Unix epoch, by the server's clock.
+pub(super) struct ScriptReply {
+    /// The server's clock, in microseconds since the Unix epoch.
     pub(super) now: u64,
-    pub(super) entries: Vec<Result<Charged, Flaw>>,
-    /// Why a read or write was refused.
-    pub(super) refusal: Option<Refusal>,
+    pub(super) items: Vec<Result<DecidedItem, ItemError>>,
+    /// Why a read or a write failed.
+    pub(super) error: Option<CallError>,
 }
 
-/// An entry that was decided.
+/// A batch item that was decided.
 #[derive(Debug)]
-pub(super) struct Charged {
-    /// How many of the waiters were charged.
-    pub(super) times: usize,
-    /// Each policy's state as it was before.
-    pub(super) before: PerPolicy<State>,
+pub(super) struct DecidedItem {
+    /// The number of checks that were charged.
+    pub(super) charged: usize,
+    /// Each policy's state before the charge.
+    pub(super) states: PerPolicy<State>,
 }
 
-/// Why an entry was not decided: the codes of `check.lua`.
+/// Why a batch item was not decided: the error codes of `check.lua`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flaw {
+pub(super) enum ItemError {
+    /// A key holds a value of another type.
     WrongType,
-    Unreadable,
-    Refused,
-    TooLate,
+    /// A key's value is not a state.
+    Unparsable,
+    /// The server failed a read or a write: see [`ScriptReply::error`].
+    CommandFailed,
+    /// The item arrived after `valid_for`.
+    Expired,
 }
 
-/// Reads the reply to a question.
-pub(super) fn read(question: &Question, reply: Option<Value>) -> Result<Answer, Refusal> {
-    let mut texts = match reply {
-        Some(Value::Array(values)) => values.into_iter(),
-        Some(Value::ServerError(error)) => return Err(Refusal::of(&error)),
-        _ => return Err(Refusal::Unintelligible),
+/// Decodes the reply to a call.
+pub(super) fn decode(input: &ScriptInput, reply: Option<Value>) -> Result<ScriptReply, CallError> {
+    let mut elements = match reply {
+        Some(Value::Array(elements)) => elements.into_iter(),
+        Some(Value::ServerError(error)) => return Err(CallError::from_reply(&error)),
+        _ => return Err(CallError::UnexpectedReply),
     };
-    let (Some(Value::BulkString(numbers)), refusal) = (texts.next(), texts.next()) else {
-        return Err(Refusal::Unintelligible);
+    let (Some(Value::BulkString(numbers)), error) = (elements.next(), elements.next()) else {
+        return Err(CallError::UnexpectedReply);
     };
-    let refusal = refusal.map(|text| match text {
-        Value::BulkString(text) => Refusal::of_text(&String::from_utf8_lossy(&text)),
-        _ => Refusal::Unintelligible,
+    let error = error.map(|text| match text {
+        Value::BulkString(text) => CallError::parse(&String::from_utf8_lossy(&text)),
+        _ => CallError::UnexpectedReply,
     });
     let mut numbers = ReplyNumbers(&numbers);
     let now = numbers.next_unsigned()?;
-    let entries = question.entries().map(|group| numbers.next_entry(group));
-    let entries = entries.collect::<Result<_, _>>()?;
+    let items = input.items().map(|group| numbers.next_item(group));
+    let items = items.collect::<Result<_, _>>()?;
     match numbers.0 {
-        [] => Ok(Answer {
-            now,
-            entries,
-            refusal,
-        }),
-        _ => Err(Refusal::Unintelligible),
+        [] => Ok(ScriptReply { now, items, error }),
+        _ => Err(CallError::UnexpectedReply),
     }
 }
 
-/// The numbers of a reply, as the script writes them.
+/// The little-endian doubles of a reply.
 struct ReplyNumbers<'a>(&'a [u8]);
 
 impl ReplyNumbers<'_> {
-    fn next(&mut self) -> Result<i64, Refusal> {
-        let (number, others) = self.0.split_first_chunk().ok_or(Refusal::Unintelligible)?;
-        self.0 = others;
+    fn next(&mut self) -> Result<i64, CallError> {
+        let (number, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or(CallError::UnexpectedReply)?;
+        self.0 = rest;
         Ok(f64::from_le_bytes(*number) as i64)
     }
 
-    fn next_unsigned(&mut self) -> Result<u64, Refusal> {
-        u64::try_from(self.next()?).map_err(|_| Refusal::Unintelligible)
+    fn next_unsigned(&mut self) -> Result<u64, CallError> {
+        u64::try_from(self.next()?).map_err(|_| CallError::UnexpectedReply)
     }
 
-    fn next_entry(&mut self, group: &Group) -> Result<Result<Charged, Flaw>, Refusal> {
+    fn next_item(&mut self, group: &Group) -> Result<Result<DecidedItem, ItemError>, CallError> {
         let charged = match self.next()? {
-            -1 => Err(Flaw::WrongType),
-            -2 => Err(Flaw::Unreadable),
-            -3 => Err(Flaw::Refused),
-            -4 => Err(Flaw::TooLate),
-            times => Ok(usize::try_from(times).map_err(|_| Refusal::Unintelligible)?),
+            -1 => Err(ItemError::WrongType),
+            -2 => Err(ItemError::Unparsable),
+            -3 => Err(ItemError::CommandFailed),
+            -4 => Err(ItemError::Expired),
+            times => Ok(usize::try_from(times).map_err(|_| CallError::UnexpectedReply)?),
         };
-        let mut before = PerPolicy::new();
-        for (quota, _) in &group.counts {
+        let mut states = PerPolicy::new();
+        for (quota, _) in &group.policies {
             let mut state = [0; 3];
             let state = &mut state[..quota.encoded_state_len()];
             for number in state.iter_mut() {
                 *number = self.next_unsigned()?;
             }
             let state = quota.decode_state(state);
-            before.push(state.ok_or(Refusal::Unintelligible)?);
+            states.push(state.ok_or(CallError::UnexpectedReply)?);
         }
-        Ok(charged.map(|times| Charged { times, before }))
+        Ok(charged.map(|charged| DecidedItem { charged, states }))
     }
 }

@@ -1,47 +1,32 @@
-//! Redis Sentinel: whoever is the primary is asked of the sentinels, for each new connection, and
-//! again while one is in use: a primary that was replaced goes on as if it were one, until the
-//! sentinels tell it, and what it counts is lost.
+//! Finds the primary through Redis Sentinel.
+//!
+//! The sentinels are asked for each new connection, and once a second while a connection is in use: a
+//! primary that was replaced accepts writes, which are lost, until the sentinels reconfigure it.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use redis::{Cmd, ConnectionAddr, Pipeline, Value};
+use redis::{Cmd, Pipeline, Value};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::Core;
-use super::connection::Connection;
+use super::connection::{Connection, PrimaryVerification};
 use super::endpoint::Endpoint;
-use super::refusal::{broken, unavailable};
+use super::error::{connection_error, unavailable};
+use super::shared::Shared;
 use crate::store::{StoreError, StoreErrorKind};
 
-/// How often a sentinel is asked whether the primary has been replaced.
-const WATCHED: Duration = Duration::from_secs(1);
-
-/// The place of the server that a connection is to.
-pub(super) struct Place {
-    address: ConnectionAddr,
-    /// When a sentinel was last asked.
-    asked_at: Mutex<Instant>,
-    lost: Arc<AtomicBool>,
-}
-
-impl Place {
-    /// Whether a sentinel has said that another server is the primary.
-    pub(super) fn is_lost(&self) -> bool {
-        self.lost.load(Ordering::Relaxed)
-    }
-}
+const VERIFICATION_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) struct Sentinel {
     sentinels: Vec<Endpoint>,
-    /// The name that the sentinels know the primary by.
+    /// The sentinels' name for the primary.
     service: String,
-    /// How to connect to the primary, but for its address.
+    /// How to connect to the primary. The address is a placeholder.
     primary: Endpoint,
-    /// The sentinel to ask next whether the primary has been replaced.
+    /// The index of the sentinel to ask next for a verification.
     next: AtomicUsize,
 }
 
@@ -59,34 +44,37 @@ impl Sentinel {
         &self.service
     }
 
-    /// The time that is set for what sentinels say, or nothing.
+    /// The configured discovery timeout, or zero.
     pub(super) fn discovery_timeout(&self) -> Duration {
         self.primary.options.discovery_timeout.unwrap_or_default()
     }
 
-    /// Connects to the first server that a sentinel names and that says it is a primary. All
-    /// sentinels are asked at once, so that one that does not answer costs no time.
-    pub(super) async fn open(self: &Arc<Self>, core: &Core) -> Result<Connection, StoreError> {
-        let mut asked = JoinSet::new();
+    /// Connects to the first server that a sentinel names and that is a primary. Asks all sentinels
+    /// concurrently, so that an unreachable sentinel costs no time.
+    pub(super) async fn connect(
+        self: &Arc<Self>,
+        shared: &Shared,
+    ) -> Result<Connection, StoreError> {
+        let mut queries = JoinSet::new();
         for sentinel in 0..self.sentinels.len() {
             let this = self.clone();
-            asked.spawn(async move { this.ask(&this.sentinels[sentinel]).await });
+            queries.spawn(async move { this.query(&this.sentinels[sentinel]).await });
         }
-        let mut failure = unavailable("no sentinel could be asked");
+        let mut failure = unavailable("no sentinel could be reached");
         let mut tried = Vec::new();
-        while let Some(named) = asked.join_next().await {
-            let opened = match named {
+        while let Some(named) = queries.join_next().await {
+            let connected = match named {
                 Ok(Ok(primary)) if tried.contains(&primary.address) => continue,
                 Ok(Ok(primary)) => {
                     tried.push(primary.address.clone());
-                    self.open_primary(&primary, core).await
+                    self.connect_to_primary(&primary, shared).await
                 }
                 Ok(Err(error)) => Err(error),
                 Err(_) => continue,
             };
-            match opened {
+            match connected {
                 Ok(connection) => return Ok(connection),
-                // An answer says more than that another sentinel did not answer.
+                // An error reply tells more than a sentinel that cannot be reached.
                 Err(error) if failure.kind() != StoreErrorKind::Rejected => failure = error,
                 Err(_) => {}
             }
@@ -94,21 +82,20 @@ impl Sentinel {
         Err(failure)
     }
 
-    async fn open_primary(
+    async fn connect_to_primary(
         &self,
         primary: &Endpoint,
-        core: &Core,
+        shared: &Shared,
     ) -> Result<Connection, StoreError> {
-        let mut connection = Connection::open(primary, core).await?;
-        connection.place = Some(Place {
-            address: primary.address.clone(),
-            asked_at: Mutex::new(Instant::now()),
-            lost: Arc::default(),
+        let mut connection = Connection::open(primary, shared).await?;
+        connection.verification = Some(PrimaryVerification {
+            started_at: Mutex::new(Instant::now()),
+            is_replaced: Arc::default(),
         });
         let mut role = Pipeline::with_capacity(1);
         role.cmd("ROLE");
         let replies = connection.send(&role).await;
-        let replies = replies.map_err(|error| broken(&error).at(&primary.address))?;
+        let replies = replies.map_err(|error| connection_error(&error).at(&primary.address))?;
         match replies.first() {
             Some(Value::Array(parts))
                 if parts.first() == Some(&Value::BulkString("master".into())) =>
@@ -116,34 +103,36 @@ impl Sentinel {
                 Ok(connection)
             }
             _ => {
-                let error = "a sentinel named this server as the primary, and it is not one";
+                let error =
+                    "a sentinel named this server as the primary, but its ROLE is not `master`";
                 let error = StoreError::new(StoreErrorKind::Rejected, error);
                 Err(error.at(&primary.address))
             }
         }
     }
 
-    /// Has a sentinel asked, unless that was done a moment ago, whether the server that is
-    /// connected to still has its place.
-    pub(super) fn watch(self: &Arc<Self>, connection: &Connection, runtime: &Handle) {
-        let Some(place) = &connection.place else {
+    /// Starts a task that asks a sentinel whether the connected server is still the primary, unless the
+    /// last such task started less than a second ago.
+    pub(super) fn verify_primary(self: &Arc<Self>, connection: &Connection, runtime: &Handle) {
+        let Some(verification) = &connection.verification else {
             return;
         };
         {
-            let asked_at = place.asked_at.lock();
-            let mut asked_at = asked_at.unwrap_or_else(PoisonError::into_inner);
-            if asked_at.elapsed() < WATCHED {
+            let started_at = verification.started_at.lock();
+            let mut started_at = started_at.unwrap_or_else(PoisonError::into_inner);
+            if started_at.elapsed() < VERIFICATION_INTERVAL {
                 return;
             }
-            *asked_at = Instant::now();
+            *started_at = Instant::now();
         }
-        let (sentinel, address, lost) = (self.clone(), place.address.clone(), place.lost.clone());
+        let (sentinel, address) = (self.clone(), connection.address.clone());
+        let is_replaced = verification.is_replaced.clone();
         runtime.spawn(async move {
             for _ in &sentinel.sentinels {
                 let next = sentinel.next.load(Ordering::Relaxed);
                 let asked = &sentinel.sentinels[next % sentinel.sentinels.len()];
-                if let Ok(primary) = sentinel.ask(asked).await {
-                    lost.store(primary.address != address, Ordering::Relaxed);
+                if let Ok(primary) = sentinel.query(asked).await {
+                    is_replaced.store(primary.address != address, Ordering::Relaxed);
                     return;
                 }
                 sentinel.next.fetch_add(1, Ordering::Relaxed);
@@ -151,17 +140,20 @@ impl Sentinel {
         });
     }
 
-    /// Where a sentinel says that the primary is.
-    async fn ask(&self, sentinel: &Endpoint) -> Result<Endpoint, StoreError> {
+    /// Asks a sentinel for the address of the primary.
+    async fn query(&self, sentinel: &Endpoint) -> Result<Endpoint, StoreError> {
         let mut command = Cmd::new();
         command
             .arg("SENTINEL")
             .arg("GET-MASTER-ADDR-BY-NAME")
             .arg(&self.service);
-        match sentinel.discover::<Option<(String, u16)>>(&command).await? {
-            Some((host, port)) => Ok(self.primary.named(&host, port)),
+        match sentinel
+            .query_topology::<Option<(String, u16)>>(&command)
+            .await?
+        {
+            Some((host, port)) => Ok(self.primary.resolve(&host, port)),
             None => {
-                let error = format!("the sentinel knows no `{}`", self.service);
+                let error = format!("the sentinel monitors no primary named `{}`", self.service);
                 let error = StoreError::new(StoreErrorKind::Rejected, error);
                 Err(error.at(&sentinel.address))
             }

@@ -4,65 +4,65 @@ use std::time::Duration;
 
 use tokio::runtime::Handle;
 
-use super::Core;
-use super::connection::{Connection, PATIENCE};
-use super::endpoint::Endpoint;
+use super::connection::Connection;
+use super::endpoint::{CONNECT_TIMEOUT, Endpoint};
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel::Sentinel;
+use super::shared::Shared;
 use crate::store::StoreError;
 
-/// Where a link connects to.
+/// A server to connect to.
 pub(super) enum Server {
-    /// A server that has all keys, or a proxy before such servers.
-    At(Box<Endpoint>),
+    /// A server that has all keys, or a proxy in front of such servers.
+    Single(Box<Endpoint>),
     /// A node of a cluster.
     #[cfg(feature = "redis-cluster")]
-    Node(Box<Endpoint>),
-    /// The server that sentinels name as the primary.
+    ClusterNode(Box<Endpoint>),
+    /// The primary, as the sentinels name it.
     #[cfg(feature = "redis-sentinel")]
     Primary(Arc<Sentinel>),
 }
 
 impl Server {
-    pub(super) async fn open(&self, core: &Core) -> Result<Connection, StoreError> {
+    pub(super) async fn connect(&self, shared: &Shared) -> Result<Connection, StoreError> {
         match self {
-            Self::At(endpoint) => Connection::open(endpoint, core).await,
+            Self::Single(endpoint) => Connection::open(endpoint, shared).await,
             #[cfg(feature = "redis-cluster")]
-            Self::Node(endpoint) => Connection::open_node(endpoint, core).await,
+            Self::ClusterNode(endpoint) => Connection::open_node(endpoint, shared).await,
             #[cfg(feature = "redis-sentinel")]
-            Self::Primary(sentinel) => sentinel.open(core).await,
+            Self::Primary(sentinel) => sentinel.connect(shared).await,
         }
     }
 
-    /// How long [`open`](Server::open) may take.
-    pub(super) fn patience(&self) -> Duration {
+    /// The timeout of [`connect`](Server::connect).
+    pub(super) fn connect_timeout(&self) -> Duration {
         match self {
             #[cfg(feature = "redis-sentinel")]
-            Self::Primary(sentinel) => PATIENCE + sentinel.discovery_timeout(),
-            _ => PATIENCE,
+            Self::Primary(sentinel) => CONNECT_TIMEOUT + sentinel.discovery_timeout(),
+            _ => CONNECT_TIMEOUT,
         }
     }
 
-    /// The server's address, or the name that the sentinels know it by.
+    /// The server's address, or the sentinels' name for the primary.
     pub(super) fn name(&self) -> String {
         match self {
-            Self::At(endpoint) => endpoint.address.to_string(),
+            Self::Single(endpoint) => endpoint.address.to_string(),
             #[cfg(feature = "redis-cluster")]
-            Self::Node(endpoint) => endpoint.address.to_string(),
+            Self::ClusterNode(endpoint) => endpoint.address.to_string(),
             #[cfg(feature = "redis-sentinel")]
             Self::Primary(sentinel) => sentinel.service().to_owned(),
         }
     }
 
-    /// Asks the sentinels, once a second at most, whether the connected server is still the primary.
+    /// Asks a sentinel, at most once a second, whether the connected server is still the primary.
     #[cfg_attr(
         not(feature = "redis-sentinel"),
         expect(unused_variables, reason = "only sentinels replace a server")
     )]
-    pub(super) fn watch(&self, connection: &Connection, runtime: &Handle) {
+    pub(super) fn verify_primary(&self, connection: &Connection, runtime: &Handle) {
         #[cfg(feature = "redis-sentinel")]
         if let Self::Primary(sentinel) = self {
-            sentinel.watch(connection, runtime);
+            sentinel.verify_primary(connection, runtime);
         }
     }
 }

@@ -1,5 +1,4 @@
-//! Lua and Rust are one: the script in a real server, with its clock in a key, against the pure
-//! steps.
+//! Compares the script, run by a real server with the clock in a key, with the algorithms in Rust.
 
 #[expect(clippy::unwrap_used, reason = "these are tests")]
 #[path = "../../../tests/support/redis/mod.rs"]
@@ -9,6 +8,7 @@ mod servers;
 mod vectors;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -19,14 +19,18 @@ use redis::{Client, Cmd, cmd};
 use servers::Server;
 use tokio::runtime::Runtime;
 
-use super::script::{Group, Question};
-use super::*;
-use crate::clock::Clock;
-use crate::clock::ManualClock;
+use super::RedisStore;
+use super::endpoint::Endpoint;
+use super::fingerprint::Fingerprint;
+use super::script::{Group, Operation, Script, ScriptInput, decode};
+use super::server_queue::ServerQueue;
+use super::single_server::SingleServer;
+use crate::clock::{Clock, ManualClock};
 use crate::identity::Identity;
 use crate::quota::{EncodedQuota, Limits, Quota, State};
 use crate::store::conformance;
 use crate::store::verdict::PerPolicy;
+use crate::store::{Check, Outcome, Store, Verdict};
 
 const CLOCK: &str = "clock";
 
@@ -43,8 +47,7 @@ fn set_clock(now: u64) -> Cmd {
     command
 }
 
-/// A store whose server has the time of a clock set by hand, and which remembers no denials, since
-/// those end by the real time.
+/// A store whose script reads a manual clock. Bypasses the denial cache, which uses real time.
 #[derive(Clone)]
 struct Clocked {
     store: RedisStore,
@@ -67,11 +70,11 @@ impl Clocked {
         }
     }
 
-    fn put<T: 'static>(
+    fn submit<T: 'static>(
         &self,
         operation: Operation,
         check: &Check<'_>,
-        answered: fn(Verdict) -> T,
+        convert: fn(Verdict) -> T,
     ) -> Outcome<T> {
         let (clocked, check) = (self.clone(), check.into_owned());
         Outcome::Pending(Box::pin(async move {
@@ -80,26 +83,26 @@ impl Clocked {
                 .query_async(&mut connection)
                 .await;
             set.expect("the clock is set");
-            let (core, check) = (&clocked.store.core, check.borrow());
-            let subject = Subject::new(&check);
-            let reply = core.put(operation, &check, subject, false);
-            Outcome::from(reply).wait().await.map(answered)
+            let check = check.borrow();
+            let fingerprint = Fingerprint::new(&check);
+            let reply = clocked.store.submit(operation, &check, fingerprint, false);
+            Outcome::from(reply).wait().await.map(convert)
         }))
     }
 }
 
 impl Store for Clocked {
     fn check(&self, check: &Check<'_>) -> Outcome {
-        self.put(Operation::Check, check, |verdict| verdict)
+        self.submit(Operation::Check, check, |verdict| verdict)
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
-        self.put(Operation::Reset, check, drop)
+        self.submit(Operation::Reset, check, drop)
     }
 }
 
 #[tokio::test]
-async fn the_script_follows_the_algorithms_through_time() {
+async fn script_passes_conformance_with_manual_clock() {
     let server = Server::start().await;
     let store = Clocked::new(&server).await;
     let clock = store.clock.clone();
@@ -107,7 +110,7 @@ async fn the_script_follows_the_algorithms_through_time() {
 }
 
 #[tokio::test]
-async fn the_script_follows_every_vector() {
+async fn script_passes_all_vectors() {
     let server = Server::start().await;
     let store = Clocked::new(&server).await;
     for case in vectors::cases() {
@@ -128,12 +131,12 @@ async fn the_script_follows_every_vector() {
     }
 }
 
-/// Quotas of all algorithms, plain ones and some whose products come as near to 2^53 as can be.
+/// Quotas of all algorithms. The products of some are as near to 2^53 as possible.
 fn quotas() -> Vec<Quota> {
     let day = Duration::from_secs(86_400);
     vec![
         Quota::per_second(3),
-        // Tokens of whole microseconds, which the server adds to a number.
+        // A token takes whole microseconds, so the script uses INCRBY.
         Quota::per_second(10),
         Quota::per_minute(2).burst(5),
         Quota::per_second(1_000_000).burst(u32::MAX),
@@ -150,19 +153,19 @@ fn quotas() -> Vec<Quota> {
     ]
 }
 
-/// What is done to which keys, one step of a test.
+/// An operation on one or more identities.
 #[derive(Clone, Debug)]
-struct Act {
+struct Action {
     operation: Operation,
     cost: u32,
     times: usize,
-    /// For how many identities, one after the other.
     identities: usize,
-    /// Which keys, each with what is carried to it: a number of words of a state.
-    counts: Vec<(usize, Option<[u64; 2]>)>,
+    /// Indexes into `quotas()`, each with the words of a state to join.
+    policies: Vec<(usize, Option<[u64; 2]>)>,
 }
 
-fn acts() -> impl Strategy<Value = Vec<(i64, Vec<Act>)>> {
+/// Batches of actions, each after the clock has moved by some microseconds.
+fn batches() -> impl Strategy<Value = Vec<(i64, Vec<Action>)>> {
     let quotas = quotas().len();
     let operation = prop_oneof![
         8 => Just(Operation::Check),
@@ -175,24 +178,25 @@ fn acts() -> impl Strategy<Value = Vec<(i64, Vec<Act>)>> {
         1 => 94_906_240..94_906_252_u32,
     ];
     let times = prop_oneof![3 => Just(1_usize), 2 => 1..20_usize, 1 => 1..10_000_usize];
-    let carried = prop_oneof![
+    let fallback = prop_oneof![
         4 => Just(None),
         1 => (0..4_000_000_u64, 0..1_u64 << 40).prop_map(|(ahead, rest)| Some([ahead, rest])),
         1 => (0..1_u64 << 50, 0..u64::MAX).prop_map(|(ahead, rest)| Some([ahead, rest])),
     ];
-    let keys = proptest::sample::subsequence((0..quotas).collect::<Vec<_>>(), 1..=3);
-    let counts = (keys, proptest::collection::vec(carried, 3));
-    let counts = counts.prop_map(|(keys, carried)| keys.into_iter().zip(carried).collect());
+    let indexes = proptest::sample::subsequence((0..quotas).collect::<Vec<_>>(), 1..=3);
+    let policies = (indexes, proptest::collection::vec(fallback, 3));
+    let policies =
+        policies.prop_map(|(indexes, fallback)| indexes.into_iter().zip(fallback).collect());
     let identities = prop_oneof![2 => Just(1_usize), 1 => 2..4_usize];
-    let act = (operation, cost, times, identities, counts);
-    let act = act.prop_map(|(operation, cost, times, identities, counts)| Act {
+    let action = (operation, cost, times, identities, policies);
+    let action = action.prop_map(|(operation, cost, times, identities, policies)| Action {
         operation,
         cost,
         times,
         identities,
-        counts,
+        policies,
     });
-    let passed = prop_oneof![
+    let elapsed = prop_oneof![
         4 => 0..500_000_i64,
         2 => -500_000..0_i64,
         2 => 0..10_000_000_i64,
@@ -201,122 +205,122 @@ fn acts() -> impl Strategy<Value = Vec<(i64, Vec<Act>)>> {
         1 => (-4..4_i64).prop_map(|windows| windows * (1_000 << 21)),
         1 => -300_000_000_000_000..300_000_000_000_000_i64,
     ];
-    let call = proptest::collection::vec(act, 1..5);
-    proptest::collection::vec((passed, call), 1..30)
+    let batch = proptest::collection::vec(action, 1..5);
+    proptest::collection::vec((elapsed, batch), 1..30)
 }
 
-/// The same keys as the script sees them, decided by the pure steps.
+/// The states of identities under `quotas()`, decided in Rust.
 #[derive(Default)]
 struct Model(HashMap<(usize, usize), State>);
 
 impl Model {
-    /// What the script should say of an identity's entry.
-    fn act(&mut self, act: &Act, who: usize, now: u64) -> (usize, PerPolicy<State>) {
+    /// Returns the number of charges, and the states before them.
+    fn apply(&mut self, action: &Action, identity: usize, now: u64) -> (usize, PerPolicy<State>) {
         let quotas = quotas();
-        let before = act.counts.iter().map(|(key, carried)| {
-            let state = self.0.get(&(who, *key)).copied().unwrap_or_default();
-            let quota = quotas[*key];
-            match carried_state(&quota, *carried) {
-                Some(carried) => quota.join(state, quota.rebase(carried, ELSEWHERE, now), now),
+        let before = action.policies.iter().map(|(index, fallback)| {
+            let state = self.0.get(&(identity, *index)).copied().unwrap_or_default();
+            let quota = quotas[*index];
+            match fallback_state(&quota, *fallback) {
+                Some(fallback) => quota.join(state, quota.rebase(fallback, FALLBACK_NOW, now), now),
                 None => state,
             }
         });
         let before: PerPolicy<State> = before.collect();
         let mut charged = 0;
         let mut states = before.clone();
-        let keys = || act.counts.iter().map(|(key, _)| quotas[*key]);
-        match act.operation {
+        let action_quotas = || action.policies.iter().map(|(index, _)| quotas[*index]);
+        match action.operation {
             Operation::Check => {
-                while charged < act.times {
-                    let steps = keys().zip(&states);
-                    let steps = steps.map(|(quota, state)| quota.step(*state, now, act.cost));
+                while charged < action.times {
+                    let steps = action_quotas().zip(&states);
+                    let steps = steps.map(|(quota, state)| quota.step(*state, now, action.cost));
                     let steps: PerPolicy<_> = steps.collect();
                     if !steps.iter().all(|(_, status)| status.is_allowed()) {
                         break;
                     }
                     states = steps.into_iter().map(|(state, _)| state).collect();
                     charged += 1;
-                    if act.cost == 0 {
-                        charged = act.times;
+                    if action.cost == 0 {
+                        charged = action.times;
                     }
                 }
-                let looked = keys()
+                let viewed = action_quotas()
                     .zip(&states)
                     .map(|(quota, state)| quota.step(*state, now, 0).0);
-                states = looked.collect();
+                states = viewed.collect();
             }
             Operation::Reset => states.fill(State::default()),
         }
-        for ((key, _), state) in act.counts.iter().zip(states) {
-            self.0.insert((who, *key), state);
+        for ((index, _), state) in action.policies.iter().zip(states) {
+            self.0.insert((identity, *index), state);
         }
         (charged, before)
     }
 }
 
-/// By which clock what is carried was counted.
-const ELSEWHERE: u64 = 1_234_567_890_123_456;
+/// The time of the fallback states, by another clock.
+const FALLBACK_NOW: u64 = 1_234_567_890_123_456;
 
-fn carried_state(quota: &Quota, words: Option<[u64; 2]>) -> Option<State> {
+fn fallback_state(quota: &Quota, words: Option<[u64; 2]>) -> Option<State> {
     let [ahead, rest] = words?;
-    // As the quota itself would make it.
+    // Below the quota's denominator, as a real state is.
     let rest = match quota.encode() {
         EncodedQuota::TokenBucket { denominator, .. } => rest % denominator,
         EncodedQuota::Window { .. } => rest,
     };
-    let state = State::from_words([ELSEWHERE + ahead, rest]);
-    let state = quota.join(State::default(), state, ELSEWHERE);
-    // What counts for nothing is not carried.
-    (!state.is_expired(ELSEWHERE)).then_some(state)
+    let state = State::from_words([FALLBACK_NOW + ahead, rest]);
+    let state = quota.join(State::default(), state, FALLBACK_NOW);
+    // An expired state is not fallback.
+    (!state.is_expired(FALLBACK_NOW)).then_some(state)
 }
 
-fn entries_of(acts: &[Act]) -> impl Iterator<Item = (&Act, usize)> {
-    let acts = acts.iter();
-    acts.flat_map(|act| (0..act.identities).map(move |who| (act, who)))
+fn items_of(actions: &[Action]) -> impl Iterator<Item = (&Action, usize)> {
+    let actions = actions.iter();
+    actions.flat_map(|action| (0..action.identities).map(move |identity| (action, identity)))
 }
 
-/// Entries as the store would put them into calls, each of which has a key once.
-fn questions(acts: &[Act], run: u64) -> Vec<Question> {
+/// Splits the batch items into calls in which each key occurs once, as the store does.
+fn inputs(actions: &[Action], run: u64) -> Vec<ScriptInput> {
     let quotas = quotas();
-    let mut questions = vec![Question::default()];
-    for (act, who) in entries_of(acts) {
-        let names = act
-            .counts
+    let mut inputs = vec![ScriptInput::default()];
+    for (action, identity) in items_of(actions) {
+        let names = action
+            .policies
             .iter()
-            .map(|(key, _)| format!("{run}-{who}-{key}"));
+            .map(|(index, _)| format!("{run}-{identity}-{index}"));
         let names: Vec<_> = names.collect();
-        let counts = act.counts.iter().map(|(key, carried)| {
-            let quota = quotas[*key];
-            let carried = carried_state(&quota, *carried);
-            let joined = carried.and_then(|state| quota.encode_relative(state, ELSEWHERE));
+        let policies = action.policies.iter().map(|(index, fallback)| {
+            let quota = quotas[*index];
+            let fallback = fallback_state(&quota, *fallback);
+            let joined = fallback.and_then(|state| quota.encode_relative(state, FALLBACK_NOW));
             (quota, joined)
         });
         let group = Group {
-            operation: act.operation,
-            cost: act.cost,
-            times: act.times,
-            good_for: 0,
-            counts: counts.collect(),
+            operation: action.operation,
+            cost: action.cost,
+            times: action.times,
+            valid_for: 0,
+            policies: policies.collect(),
         };
-        let asked = |key: &str| names.iter().any(|name| name == key);
-        if questions[questions.len() - 1].keys.iter().any(asked) {
-            questions.push(Question::default());
+        let is_own = |key: &str| names.iter().any(|name| name == key);
+        if inputs[inputs.len() - 1].keys.iter().any(is_own) {
+            inputs.push(ScriptInput::default());
         }
-        let last = questions.len() - 1;
-        let question = &mut questions[last];
+        let last = inputs.len() - 1;
+        let input = &mut inputs[last];
         for name in names {
-            question.keys.add(|key| key.push_str(&name));
+            input.keys.add(|key| key.push_str(&name));
         }
-        match question.groups.last_mut() {
-            Some((alike, entries)) if *alike == group => *entries += 1,
-            _ => question.groups.push((group, 1)),
+        match input.groups.last_mut() {
+            Some((last_group, items)) if *last_group == group => *items += 1,
+            _ => input.groups.push((group, 1)),
         }
     }
-    questions
+    inputs
 }
 
 #[test]
-fn the_script_decides_whatever_comes_as_the_pure_steps_do() {
+fn script_decides_random_batches_as_rust_does() {
     let runtime = Runtime::new().expect("a runtime");
     let server = runtime.block_on(Server::start());
     let connection = runtime.block_on(connect(&server));
@@ -327,43 +331,45 @@ fn the_script_decides_whatever_comes_as_the_pure_steps_do() {
         ..Config::default()
     });
     let runs = AtomicU64::new(0);
-    let outcome = runner.run(&acts(), |calls| {
+    let outcome = runner.run(&batches(), |batches| {
         let run = runs.fetch_add(1, Ordering::Relaxed);
         let mut connection = connection.clone();
         let mut model = Model::default();
         let mut now: u64 = 2_000_000_000_000_000;
-        for (passed, acts) in calls {
-            now = now.saturating_add_signed(passed);
-            let mut entries = Vec::new();
-            for question in questions(&acts, run) {
-                let call = script.call(&question, now, true);
+        for (elapsed, actions) in batches {
+            now = now.saturating_add_signed(elapsed);
+            let mut items = Vec::new();
+            for input in inputs(&actions, run) {
+                let command = script.command(&input, now, true);
                 let reply = runtime.block_on(async {
                     let set: Result<i64, _> = set_clock(now).query_async(&mut connection).await;
                     set.expect("the clock is set");
                     connection
-                        .send_packed_command(&call)
+                        .send_packed_command(&command)
                         .await
                         .expect("a reply")
                 });
-                let answer = script::read(&question, Some(reply.clone()));
-                let answer = answer.unwrap_or_else(|refusal| panic!("{refusal:?}: {reply:?}"));
-                prop_assert_eq!(answer.now, now);
-                prop_assert_eq!(answer.refusal, None);
-                entries.extend(answer.entries);
+                let decoded = decode(&input, Some(reply.clone()));
+                let decoded = decoded.unwrap_or_else(|error| panic!("{error:?}: {reply:?}"));
+                prop_assert_eq!(decoded.now, now);
+                prop_assert_eq!(decoded.error, None);
+                items.extend(decoded.items);
             }
-            prop_assert_eq!(entries_of(&acts).count(), entries.len());
-            for ((act, who), entry) in entries_of(&acts).zip(entries) {
-                let charged = entry.expect("no flaw");
-                let (times, before) = model.act(act, who, now);
-                prop_assert_eq!(charged.times, times, "{:?}", act);
-                for ((key, _), (lua, rust)) in
-                    act.counts.iter().zip(charged.before.iter().zip(&before))
+            prop_assert_eq!(items_of(&actions).count(), items.len());
+            for ((action, identity), item) in items_of(&actions).zip(items) {
+                let decided = item.expect("the item is decided");
+                let (charged, states) = model.apply(action, identity, now);
+                prop_assert_eq!(decided.charged, charged, "{:?}", action);
+                for ((index, _), (lua, rust)) in action
+                    .policies
+                    .iter()
+                    .zip(decided.states.iter().zip(&states))
                 {
-                    // What counts no more is the same, whatever it says.
-                    let quota = quotas()[*key];
+                    // Expired states may differ, and are equal to no state: `join` normalizes them.
+                    let quota = quotas()[*index];
                     let [lua, rust] =
                         [lua, rust].map(|state| quota.join(State::default(), *state, now));
-                    prop_assert_eq!(lua, rust, "{:?} {:?}", act, key);
+                    prop_assert_eq!(lua, rust, "{:?} {:?}", action, index);
                 }
             }
         }
@@ -372,33 +378,39 @@ fn the_script_decides_whatever_comes_as_the_pure_steps_do() {
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
-/// A proxy's policy may change under an open connection.
+/// The server behind a proxy may become a cluster while the connection is open.
 #[test]
-fn cross_slot_error_is_learned_after_connecting() {
+fn cross_slot_error_after_connecting_separates_identities() {
     let runtime = Runtime::new().expect("a runtime");
     runtime.block_on(async {
         let server = Server::start_with(&["--cluster-enabled", "yes"]).await;
         server.serve_all_slots().await;
-        let store = RedisStore::new(&server.url()).expect("a URL");
-        store.ping().await.expect("one node has all slots");
-        let Servers::One(links) = &store.core.servers else {
-            unreachable!("it is one server");
+        let endpoint = Box::new(Endpoint::at_url(&server.url()));
+        let queue = ServerQueue::new(super::server::Server::Single(endpoint), false);
+        let queue = Arc::new(queue);
+        let topology = SingleServer {
+            queues: vec![queue.clone()],
         };
-        assert!(links[0].separate.swap(false, Ordering::Relaxed));
+        let builder = RedisStore::builder(&server.url());
+        let store = builder.build_on(Box::new(topology), Script::new());
+        store.ping().await.expect("one node has all slots");
+        assert!(queue.one_identity_per_call.swap(false, Ordering::Relaxed));
 
         let limits = Limits::from(Quota::per_day(10));
         let identities: Vec<_> = (0..40).map(|i| Identity::user(&i.to_string())).collect();
-        let checks = identities.iter().map(|who| Check::new(who, &limits));
+        let checks = identities
+            .iter()
+            .map(|identity| Check::new(identity, &limits));
         let answers: Vec<_> = checks.map(|check| store.check(&check)).collect();
         for answer in answers {
-            assert!(answer.wait().await.expect("asked again").is_allowed());
+            assert!(answer.wait().await.expect("sent again").is_allowed());
         }
-        assert!(links[0].separate.load(Ordering::Relaxed));
+        assert!(queue.one_identity_per_call());
     });
 }
 
-/// How often a check is allowed in a row.
-async fn allowed_at_once(store: &Clocked, check: &Check<'_>) -> u32 {
+/// Repeats a check until it is denied. Returns how many times it was allowed.
+async fn allowed_in_a_row(store: &Clocked, check: &Check<'_>) -> u32 {
     let mut times = 0;
     while store
         .check(check)
@@ -412,9 +424,9 @@ async fn allowed_at_once(store: &Clocked, check: &Check<'_>) -> u32 {
     times
 }
 
-/// The table of the guide on Redis, "When the server's clock is wrong".
+/// The table in "When the server's clock is wrong" of the guide on Redis.
 #[tokio::test]
-async fn counts_from_a_clock_that_was_ahead_are_bounded() {
+async fn state_from_a_clock_that_was_ahead_is_bounded() {
     const MINUTE: u64 = 60_000_000;
     const HOUR: u64 = 60 * MINUTE;
     let server = Server::start().await;
@@ -433,8 +445,9 @@ async fn counts_from_a_clock_that_was_ahead_are_bounded() {
             (Quota::sliding_window(10, hour), sliding),
             (Quota::fixed_window(10, hour), fixed),
         ] {
-            let (who, limits) = (Identity::user(&glitch.to_string()), Limits::from(quota));
-            let check = Check::new(&who, &limits);
+            let identity = Identity::user(&glitch.to_string());
+            let limits = Limits::from(quota);
+            let check = Check::new(&identity, &limits);
             let check_at = async |time| {
                 store.clock.set(time);
                 store.check(&check).wait().await.expect("a verdict")
@@ -444,7 +457,7 @@ async fn counts_from_a_clock_that_was_ahead_are_bounded() {
             }
             assert!(check_at(now + glitch).await.is_allowed());
             store.clock.set(now);
-            let allowed = allowed_at_once(&store, &check).await;
+            let allowed = allowed_in_a_row(&store, &check).await;
             assert_eq!(allowed, expected, "{quota} after {glitch} µs");
             if quota == Quota::per_hour(10) {
                 assert!(!check_at(now + 6 * MINUTE - 1).await.is_allowed());

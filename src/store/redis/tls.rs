@@ -1,4 +1,4 @@
-//! TLS with rustls: which authorities to trust, and which certificate to show.
+//! TLS with rustls.
 
 use std::io;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use tokio_rustls::client::TlsStream;
 
 use crate::error::RedisConfigError;
 
-/// A client's certificate chain and its key, in PEM.
+/// A client certificate: the chain and its private key, in PEM.
 #[derive(Clone)]
 pub(super) struct ClientCertificate {
     pub(super) chain: Vec<u8>,
     pub(super) key: Vec<u8>,
 }
 
-/// Makes TLS connections.
+/// Opens TLS connections.
 pub(super) struct Tls(TlsConnector);
 
 impl Tls {
-    /// Trusts the authorities in `roots`, in PEM, or else the operating system's.
+    /// Trusts the root certificates in `roots` (PEM), or those of the operating system.
     pub(super) fn new(
         roots: Option<&[u8]>,
         client: Option<&ClientCertificate>,
@@ -37,7 +37,7 @@ impl Tls {
         let provider = provider.unwrap_or_else(|| Arc::new(ring::default_provider()));
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| RedisConfigError(format!("TLS cannot be used: {error}")))?
+            .map_err(|error| RedisConfigError(format!("TLS cannot be configured: {error}")))?
             .with_root_certificates(roots);
         let config = match client {
             None => config.with_no_client_auth(),
@@ -50,7 +50,7 @@ impl Tls {
                 let chain = CertificateDer::pem_slice_iter(&client.chain).collect();
                 let chain: Vec<_> = Result::map_err(chain, |error| unusable(&error))?;
                 if chain.is_empty() {
-                    return Err(unusable(&"there is no certificate"));
+                    return Err(unusable(&"the chain is empty"));
                 }
                 let key = PrivateKeyDer::from_pem_slice(&client.key);
                 let key = key.map_err(|error| unusable(&error))?;
@@ -82,7 +82,7 @@ fn read_roots(pem: &[u8]) -> Result<RootCertStore, RedisConfigError> {
             })?;
     }
     if roots.is_empty() {
-        let error = "the root certificates hold no certificate: give them in PEM";
+        let error = "the root certificates contain no certificate in PEM";
         return Err(RedisConfigError(error.into()));
     }
     Ok(roots)
@@ -95,7 +95,7 @@ fn system_roots() -> Result<RootCertStore, RedisConfigError> {
     if roots.is_empty() {
         let reason = match found.errors.first() {
             Some(error) => error.to_string(),
-            None => "there are none".into(),
+            None => "none is installed".into(),
         };
         return Err(RedisConfigError(format!(
             "the operating system's root certificates cannot be read: {reason}; install them (on \

@@ -1,4 +1,4 @@
-//! URLs of servers, and how to show a bad one without its password.
+//! Parses the URLs of servers. Errors show an invalid URL without its password.
 
 use std::net::Ipv6Addr;
 
@@ -6,47 +6,46 @@ use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
 use crate::error::{RedisConfigError, shortened};
 
-/// Reads the URL of a server. The error shows no password.
-pub(super) fn read(url: &str) -> Result<ConnectionInfo, RedisConfigError> {
-    let refused = |reason: &str| {
+pub(super) fn parse(url: &str) -> Result<ConnectionInfo, RedisConfigError> {
+    let invalid = |reason: &str| {
         RedisConfigError(format!(
-            "`{}` is no URL of a Redis server: {reason}; write \
+            "`{}` is not a URL of a Redis server: {reason}; write \
              redis://[user:password@]host[:port][/database]",
-            without_password(url)
+            redacted(url)
         ))
     };
     let info = url.into_connection_info().map_err(|error| {
         let tls = ["rediss://", "valkeys://"].map(|scheme| url.starts_with(scheme));
         match cfg!(feature = "redis-tls") || tls == [false; 2] {
-            true => refused(&error.to_string()),
-            false => refused("TLS needs the feature `redis-tls`"),
+            true => invalid(&error.to_string()),
+            false => invalid("TLS needs the feature `redis-tls`"),
         }
     })?;
     match info.addr() {
-        ConnectionAddr::TcpTls { insecure: true, .. } => Err(refused(
+        ConnectionAddr::TcpTls { insecure: true, .. } => Err(invalid(
             "`#insecure` is not supported; set `root_certificates`",
         )),
         _ => Ok(info),
     }
 }
 
-/// Enough of a bad URL to find it by, and nothing that may be a password, however bad it is: the
-/// scheme, and the host, port and path if they look like such.
-fn without_password(url: &str) -> String {
+/// Returns the scheme, and the host, port and path if they look valid. Any other part of an invalid URL
+/// may be the password.
+fn redacted(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) => (scheme.rsplit('@').next().unwrap_or_default(), rest),
         None => ("", url),
     };
     let separator = if scheme.is_empty() { "" } else { "://" };
-    let place = rest.rsplit('@').next().unwrap_or_default();
-    // A socket's password is in the query.
-    let place = place.split(['?', '#']).next().unwrap_or_default();
-    let (address, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+    let location = rest.rsplit('@').next().unwrap_or_default();
+    // The URL of a Unix socket has the password in its query.
+    let location = location.split(['?', '#']).next().unwrap_or_default();
+    let (address, path) = location.split_at(location.find('/').unwrap_or(location.len()));
     let (host, port) = match address.rsplit_once(':') {
         Some((host, port)) if !address.ends_with(']') => (host, port),
         _ => (address, "0"),
     };
-    // Without the `@` or the host, there is a colon too many, or the port is no number.
+    // If the `@` or the host is missing, there is one colon too many, or the port is not a number.
     let is_name = |char: char| char.is_ascii_alphanumeric() || "-._".contains(char);
     let is_host = match host
         .strip_prefix('[')
@@ -56,7 +55,7 @@ fn without_password(url: &str) -> String {
         None => host.chars().all(is_name),
     };
     let shown = match (is_host, port.parse::<u16>()) {
-        (true, Ok(_)) if !path.contains(':') => place.to_owned(),
+        (true, Ok(_)) if !path.contains(':') => location.to_owned(),
         (true, _) => format!("{host}:…"),
         (false, _) => "…".into(),
     };

@@ -1,0 +1,143 @@
+//! Delivers the script's reply to the checks of a call.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use tokio::time::Instant;
+
+use super::batch::Call;
+use super::check_queue::PendingChecks;
+use super::denial_cache::DenialCache;
+use super::pending::fail_all;
+use super::script::{DecidedItem, ItemError, Operation, ScriptReply};
+use crate::store::{StoreError, StoreErrorKind, Verdict};
+
+/// After this many answers in a row, the answered tasks run first. A Tokio worker queues 256 woken
+/// tasks; more spill into the shared queue, which it reads last. Several batches may be delivered at a
+/// time.
+const MAX_ANSWERS_IN_A_ROW: usize = 32;
+
+/// Counts answers, and yields to the answered tasks.
+#[derive(Default)]
+pub(super) struct AnswerPacer {
+    in_a_row: usize,
+}
+
+impl AnswerPacer {
+    async fn before_answer(&mut self) {
+        if self.in_a_row == MAX_ANSWERS_IN_A_ROW {
+            self.in_a_row = 0;
+            yield_to_answered().await;
+        }
+        self.in_a_row += 1;
+    }
+}
+
+/// Lets the answered tasks run: their next checks then share the next batch. Unlike Tokio's
+/// `yield_now`, does not wait until the runtime has polled for I/O.
+pub(super) async fn yield_to_answered() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if has_yielded {
+            return Poll::Ready(());
+        }
+        has_yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// The checks of a call that the script did not decide, and that may be sent again.
+#[derive(Default)]
+pub(super) struct Undecided {
+    /// The server failed a read or a write of theirs.
+    pub(super) failed: PendingChecks,
+    /// Their batch item arrived too late, by the earliest of its deadlines.
+    pub(super) expired: PendingChecks,
+}
+
+/// Delivers the reply to a call that was built at `called_at`.
+pub(super) async fn deliver(
+    call: Call,
+    reply: ScriptReply,
+    called_at: Instant,
+    denials: &DenialCache,
+    pacer: &mut AnswerPacer,
+) -> Undecided {
+    let now = reply.now;
+    let mut undecided = Undecided::default();
+    for (checks, item) in call.items.into_iter().zip(reply.items) {
+        match item {
+            Ok(decided) => deliver_item(checks, now, decided, called_at, denials, pacer).await,
+            Err(ItemError::CommandFailed) => undecided.failed.extend(checks),
+            Err(ItemError::Expired) => undecided.expired.extend(checks),
+            Err(ItemError::WrongType) => {
+                fail_all(
+                    checks,
+                    &unusable("a key of this identity holds a value of another type: delete it"),
+                );
+            }
+            Err(ItemError::Unparsable) => {
+                fail_all(
+                    checks,
+                    &unusable("the value of a key of this identity cannot be parsed: delete it"),
+                );
+            }
+        }
+    }
+    undecided
+}
+
+/// Answers the checks of one batch item. The first `charged` checks that are not cancelled are allowed.
+async fn deliver_item(
+    checks: PendingChecks,
+    now: u64,
+    decided: DecidedItem,
+    called_at: Instant,
+    denials: &DenialCache,
+    pacer: &mut AnswerPacer,
+) {
+    let (mut states, mut charges_left) = (decided.states, decided.charged);
+    let is_single = checks.len() == 1;
+    let mut is_cached = false;
+    for pending in checks {
+        pacer.before_answer().await;
+        if pending.operation != Operation::Check {
+            denials.invalidate(&pending.fingerprint);
+            pending.answer(Ok(Verdict::new(true, now, states.iter().copied())));
+            continue;
+        }
+        if is_single && charges_left == 1 {
+            // No other check needs the next states, so they are not computed.
+            pending.answer(Ok(Verdict::new(true, now, states)));
+            return;
+        }
+        if pending.is_cancelled() {
+            continue;
+        }
+        let check = pending.check.borrow();
+        let next_states = check.charge(now, &states);
+        if next_states.is_some() != (charges_left > 0) {
+            let error = "the script and the library decided differently";
+            pending.answer(Err(unusable(error)));
+            continue;
+        }
+        let verdict = Verdict::new(next_states.is_some(), now, states.iter().copied());
+        if next_states.is_none() && !is_cached {
+            denials.insert(&pending.fingerprint, &check, &verdict, called_at);
+            is_cached = true;
+        }
+        // If the check was cancelled meanwhile, the next one takes its charge.
+        if pending.answer(Ok(verdict))
+            && let Some(next_states) = next_states
+        {
+            charges_left -= 1;
+            states = next_states;
+        }
+    }
+}
+
+fn unusable(reason: &'static str) -> StoreError {
+    StoreError::new(StoreErrorKind::Unusable, reason)
+}

@@ -1,0 +1,160 @@
+//! Denies repeated checks of a denied client without a round trip, so that a flood from such a client
+//! costs the server about one call a second.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::fingerprint::Fingerprint;
+use crate::quota::{State, Status};
+use crate::store::verdict::PerPolicy;
+use crate::store::{Check, Verdict};
+
+/// Bounds how long a reset by another process, or a flush of the database, goes unnoticed.
+const MAX_AGE: Duration = Duration::from_secs(1);
+
+/// The cache is set-associative: all denials of an identity are in one set.
+const SETS: usize = 4_096;
+const SET_SIZE: usize = 4;
+
+/// Recent denials, each valid until the server would allow the check again, or for [`MAX_AGE`] if that
+/// is shorter.
+pub(super) struct DenialCache(Box<[Mutex<Set>]>);
+
+#[derive(Default)]
+struct Set {
+    slots: [Option<Box<Denial>>; SET_SIZE],
+    /// The time of the last reset. Round trips overlap, so a denial from before the reset may arrive
+    /// after it.
+    reset_at: Option<Instant>,
+}
+
+struct Denial {
+    fingerprint: Fingerprint,
+    cost: u32,
+    /// Taken before the check was sent, so `now` is not older.
+    called_at: Instant,
+    expires_at: Instant,
+    /// The server's clock, in microseconds since the Unix epoch.
+    now: u64,
+    states: PerPolicy<State>,
+}
+
+impl DenialCache {
+    pub(super) fn new() -> Self {
+        Self((0..SETS).map(|_| Mutex::default()).collect())
+    }
+
+    fn set(&self, identity: u64) -> MutexGuard<'_, Set> {
+        let set = &self.0[identity as usize % SETS];
+        set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the denial of a check that the server would certainly deny.
+    ///
+    /// A check that brings states from the limiter's fallback is always sent, since the server joins
+    /// them.
+    pub(super) fn get(&self, fingerprint: &Fingerprint, check: &Check<'_>) -> Option<Verdict> {
+        if check.cost == 0 || check.fallback_states().is_some() {
+            return None;
+        }
+        let set = self.set(fingerprint.identity);
+        let mut denials = set.slots.iter().flatten();
+        let mut now = None;
+        let denial = denials.find(|denial| {
+            denial.fingerprint == *fingerprint
+                && denial.cost <= check.cost
+                && *now.get_or_insert_with(Instant::now) < denial.expires_at
+        })?;
+        let age = now?.duration_since(denial.called_at).as_micros() as u64;
+        let states = denial.states.iter().copied();
+        Some(Verdict::new(false, denial.now + age, states).remembered())
+    }
+
+    /// Caches a denial by the server of a check that was sent after `called_at`.
+    pub(super) fn insert(
+        &self,
+        fingerprint: &Fingerprint,
+        check: &Check<'_>,
+        verdict: &Verdict,
+        called_at: Instant,
+    ) {
+        let Ok(statuses) = check.replay(verdict) else {
+            return;
+        };
+        // A cost above the burst is never allowed, and has no `retry_after`.
+        let wait = |status: &Status| status.retry_after().unwrap_or(MAX_AGE);
+        let wait = statuses.iter().map(wait).max().unwrap_or_default();
+        let lifetime = wait.min(MAX_AGE);
+        let denial = Denial {
+            fingerprint: *fingerprint,
+            cost: check.cost,
+            called_at,
+            expires_at: called_at + lifetime,
+            now: verdict.now,
+            states: verdict.states.clone(),
+        };
+        let mut set = self.set(fingerprint.identity);
+        if set.reset_at.is_some_and(|reset_at| called_at <= reset_at) {
+            return;
+        }
+        let slots = &mut set.slots;
+        let is_same =
+            |cached: &Denial| cached.fingerprint == *fingerprint && cached.cost == check.cost;
+        let slot = slots
+            .iter()
+            .position(|slot| slot.as_deref().is_some_and(is_same))
+            // Else an empty slot, which compares as the least, or the one that expires first.
+            .or_else(|| {
+                (0..SET_SIZE)
+                    .min_by_key(|slot| slots[*slot].as_ref().map(|cached| cached.expires_at))
+            });
+        if let Some(slot) = slot {
+            slots[slot] = Some(Box::new(denial));
+        }
+    }
+
+    /// Removes all denials of an identity, whose states were reset.
+    pub(super) fn invalidate(&self, fingerprint: &Fingerprint) {
+        let mut set = self.set(fingerprint.identity);
+        set.reset_at = Some(Instant::now());
+        for slot in &mut set.slots {
+            if slot
+                .as_deref()
+                .is_some_and(|cached| cached.fingerprint.identity == fingerprint.identity)
+            {
+                *slot = None;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::Identity;
+    use crate::quota::{Limits, Quota};
+
+    #[test]
+    fn denial_from_before_a_reset_is_not_cached() {
+        let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
+        let check = Check::new(&alice, &limits);
+        let fingerprint = Fingerprint::new(&check);
+        let denials = DenialCache::new();
+        let charged = check.decide(0, []).next;
+        let denial = check.decide(0, charged).verdict;
+        assert!(!denial.is_allowed());
+
+        // Two round trips overlap. The server denies the check of the first, then runs the reset of
+        // the second; the reply to the second is delivered first.
+        let called_at = Instant::now();
+        denials.invalidate(&fingerprint);
+        denials.insert(&fingerprint, &check, &denial, called_at);
+        assert_eq!(denials.get(&fingerprint, &check), None);
+
+        std::thread::sleep(Duration::from_millis(1));
+        denials.insert(&fingerprint, &check, &denial, Instant::now());
+        assert!(denials.get(&fingerprint, &check).is_some());
+    }
+}

@@ -1,0 +1,314 @@
+//! The tasks that send queued checks to one server.
+//!
+//! A worker sends one batch per round trip. Checks that arrive meanwhile share the next batch: there is
+//! no timer, and a check that arrives at an idle server is sent at once. More workers start if the
+//! queue is long, or if the server is so far away that a check cannot wait for two round trips.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use redis::{Pipeline, Value};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::SendError;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::batch::{Call, calls};
+use super::check_queue::BatchItem;
+use super::connection::Connection;
+use super::delivery::{AnswerPacer, deliver, yield_to_answered};
+use super::error::{CallError, connection_error};
+use super::pending::{PendingCheck, fail_all};
+use super::retry::retry;
+use super::script::decode;
+use super::server_queue::{NextStep, RuntimeQueue, ServerQueue, WorkerSlot};
+use super::shared::Shared;
+use crate::store::{StoreError, StoreErrorKind};
+
+/// The maximum time that a reply is awaited after the last deadline of its batch.
+const MAX_REPLY_GRACE: Duration = Duration::from_secs(1);
+
+/// Queues a check, and starts a worker if the queue needs one.
+pub(super) fn submit(
+    queue: &Arc<ServerQueue>,
+    shared: &Arc<Shared>,
+    runtime: &Handle,
+    check: PendingCheck,
+) {
+    let mut rejected = None;
+    let slot = queue.with_queue(runtime, |locked| {
+        let start_delay = locked.needs_worker(check.timeout);
+        if let Err(check) = locked.checks.push(check, shared.longest_queue) {
+            rejected = Some(check);
+            return None;
+        }
+        Some(WorkerSlot::new(
+            queue,
+            shared,
+            runtime,
+            locked,
+            start_delay?,
+        ))
+    });
+    if let Some(check) = rejected {
+        check.answer(Err(StoreErrorKind::Overloaded.into()));
+    }
+    if let Some(slot) = slot {
+        start(slot);
+    }
+}
+
+/// Runs a worker in an idle task, since spawning one takes longer, or else in a new task.
+fn start(mut slot: WorkerSlot) {
+    while let Some(task) = slot.with_queue(|queue| queue.idle_tasks.pop()) {
+        slot.task = Some(task.clone());
+        match task.send(slot) {
+            Ok(()) => return,
+            Err(SendError(unsent)) => slot = unsent,
+        }
+    }
+    let (task, next) = unbounded_channel();
+    slot.task = Some(task);
+    slot.runtime.clone().spawn(run_workers(slot, next));
+}
+
+/// Runs a worker, and then others, until the queue is dropped.
+async fn run_workers(first: WorkerSlot, mut next: UnboundedReceiver<WorkerSlot>) {
+    let mut slot = Some(first);
+    while let Some(current) = slot {
+        Worker { slot: current }.run().await;
+        slot = next.recv().await;
+    }
+}
+
+struct Worker {
+    slot: WorkerSlot,
+}
+
+/// The connection must be closed.
+struct ConnectionUnusable;
+
+impl Worker {
+    async fn run(mut self) {
+        if !self.slot.start_delay.is_zero() {
+            sleep(self.slot.start_delay).await;
+        }
+        loop {
+            match self.slot.next_step() {
+                NextStep::SendBatch(connection) => self.send_next_batch(&connection).await,
+                // Boxed, since this future is large and seldom needed.
+                NextStep::Connect => Box::pin(self.connect()).await,
+                NextStep::Stop => return,
+            }
+        }
+    }
+
+    /// Connects. If that fails, all queued checks fail.
+    async fn connect(&mut self) {
+        let recent_error = self.slot.with_queue(|queue| {
+            queue.drop_closed_connection();
+            queue.recent_connect_error()
+        });
+        let is_attempt = recent_error.is_none();
+        let result = match recent_error {
+            Some(error) => Err(error),
+            None => self.slot.queue.connect(&self.slot.shared).await,
+        };
+        if let Some((error, queued)) = self.slot.connected(result, is_attempt) {
+            self.refresh_topology();
+            fail_all(queued.into_checks(), &error);
+        }
+    }
+
+    /// Replaces the connection in the background. If that fails, the old connection stays in use.
+    fn renew_connection(&self) {
+        let (queue, shared) = (self.slot.queue.clone(), self.slot.shared.clone());
+        let runtime = self.slot.runtime.clone();
+        self.slot.runtime.spawn(async move {
+            if let Ok(connection) = queue.connect(&shared).await {
+                let connection = Some(Arc::new(connection));
+                queue.with_queue(&runtime, |queue| queue.connection = connection);
+            }
+        });
+    }
+
+    fn refresh_topology(&self) {
+        let shared = &self.slot.shared;
+        shared.topology.refresh(shared, &self.slot.runtime);
+    }
+
+    async fn send_next_batch(&self, connection: &Connection) {
+        let round_trip = connection.round_trip();
+        let (batch, another) = self.slot.with_queue(|locked| {
+            let max_keys = locked.batch_keys(self.slot.shared.most_keys);
+            let batch = locked.checks.take_batch(max_keys, round_trip);
+            let another = locked
+                .needs_another_worker()
+                .then(|| self.slot.another(locked));
+            (batch, another)
+        });
+        let has_several_items = batch.len() > 1;
+        if let Some(another) = another {
+            start(another);
+        }
+        if self.send_batch(connection, batch).await.is_err() {
+            connection.abandon();
+            self.slot.with_queue(RuntimeQueue::drop_closed_connection);
+        }
+        let server = &self.slot.queue.server;
+        server.verify_primary(connection, &self.slot.runtime);
+        if connection.is_due_for_renewal() {
+            self.renew_connection();
+        }
+        if has_several_items {
+            yield_to_answered().await;
+        }
+    }
+
+    async fn send_batch(
+        &self,
+        connection: &Connection,
+        batch: Vec<BatchItem>,
+    ) -> Result<(), ConnectionUnusable> {
+        let called_at = Instant::now();
+        let one_identity_per_call = self.slot.queue.one_identity_per_call();
+        let prefix = &self.slot.shared.prefix;
+        let calls = calls(batch, one_identity_per_call, prefix, called_at);
+        let without_script = self.send_calls(connection, calls, called_at, false).await?;
+        self.send_calls(connection, without_script, called_at, true)
+            .await?;
+        Ok(())
+    }
+
+    /// Sends calls in one pipeline and delivers the replies. Returns the calls that failed since the
+    /// server has not loaded the script.
+    async fn send_calls(
+        &self,
+        connection: &Connection,
+        calls: Vec<Call>,
+        called_at: Instant,
+        with_source: bool,
+    ) -> Result<Vec<Call>, ConnectionUnusable> {
+        let Some(last_deadline) = calls.iter().filter_map(Call::last_deadline).max() else {
+            return Ok(calls);
+        };
+        let shared = &self.slot.shared;
+        shared.meter.batch(calls.iter().map(Call::checks).sum());
+        // With one identity per call, the calls may go to several servers, and each needs the source.
+        let source_for_all = self.slot.queue.one_identity_per_call();
+        let mut pipeline = Pipeline::with_capacity(calls.len());
+        for (index, call) in calls.iter().enumerate() {
+            if call.asking {
+                pipeline.cmd("ASKING");
+            }
+            let with_source = with_source && (index == 0 || source_for_all);
+            let now = connection.server_time(called_at);
+            pipeline.add_command(shared.script.command(&call.input, now, with_source));
+        }
+
+        // A reply after the last deadline still shows that the connection works. But checks that
+        // arrived since are queued behind it, so the extra time is bounded.
+        let sent_at = Instant::now();
+        let timeout = last_deadline.saturating_duration_since(sent_at);
+        let reply_deadline = sent_at + timeout + timeout.min(MAX_REPLY_GRACE);
+        let sending = connection.send(&pipeline);
+        let replies = timeout_at(reply_deadline, sending).await.ok();
+        let timed_out =
+            || StoreError::new(StoreErrorKind::TimedOut, "no reply before the deadline");
+        let replies = replies.ok_or_else(timed_out);
+        match replies.and_then(|sent| sent.map_err(|error| connection_error(&error))) {
+            Ok(replies) => {
+                self.deliver_replies(
+                    connection,
+                    calls,
+                    replies,
+                    (called_at, sent_at),
+                    with_source,
+                )
+                .await
+            }
+            Err(error) => {
+                let error = error.at(&connection.address);
+                fail_all(calls.into_iter().flat_map(Call::into_checks), &error);
+                self.refresh_topology();
+                Err(ConnectionUnusable)
+            }
+        }
+    }
+
+    /// Delivers the replies to calls that were built at `called_at` and sent at `sent_at`.
+    async fn deliver_replies(
+        &self,
+        connection: &Connection,
+        calls: Vec<Call>,
+        replies: Vec<Value>,
+        (called_at, sent_at): (Instant, Instant),
+        with_source: bool,
+    ) -> Result<Vec<Call>, ConnectionUnusable> {
+        let round_trip = sent_at.elapsed();
+        let mut replies = replies.into_iter();
+        let mut without_script = Vec::new();
+        let mut is_usable = true;
+        let mut pacer = AnswerPacer::default();
+        for call in calls {
+            if call.asking {
+                replies.next();
+            }
+            let mut is_single_item = false;
+            let (undecided, error) = match decode(&call.input, replies.next()) {
+                Ok(mut reply) => {
+                    connection.record_reply(reply.now, round_trip);
+                    let error = reply.error.take();
+                    let denials = &self.slot.shared.denials;
+                    let undecided = deliver(call, reply, called_at, denials, &mut pacer).await;
+                    self.retry(connection, undecided.expired, &CallError::Expired, false);
+                    match error {
+                        Some(error) => (undecided.failed, error),
+                        None => continue,
+                    }
+                }
+                Err(CallError::NoScript) if !with_source => {
+                    without_script.push(call);
+                    continue;
+                }
+                Err(error) => {
+                    is_single_item = call.items.len() == 1;
+                    (call.into_checks().collect(), error)
+                }
+            };
+            let mut is_final = error.is_final();
+            match error {
+                CallError::CrossSlot if is_single_item => is_final = true,
+                CallError::CrossSlot => {
+                    let queue = &self.slot.queue;
+                    queue.one_identity_per_call.store(true, Ordering::Relaxed);
+                }
+                CallError::NotPrimary(_)
+                    if is_usable && !self.slot.with_queue(RuntimeQueue::may_leave_replica) =>
+                {
+                    is_final = true;
+                }
+                CallError::NotPrimary(_) | CallError::UnexpectedReply => is_usable = false,
+                _ => {}
+            }
+            self.retry(connection, undecided, &error, is_final);
+        }
+        if is_usable {
+            return Ok(without_script);
+        }
+        let checks = without_script.into_iter().flat_map(Call::into_checks);
+        self.retry(connection, checks, &CallError::NoScript, false);
+        Err(ConnectionUnusable)
+    }
+
+    fn retry(
+        &self,
+        connection: &Connection,
+        checks: impl IntoIterator<Item = PendingCheck>,
+        error: &CallError,
+        is_final: bool,
+    ) {
+        retry(&self.slot, &connection.address, checks, error, is_final);
+    }
+}
