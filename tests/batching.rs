@@ -217,7 +217,7 @@ async fn busy_identity_leaves_room_in_the_queue() {
     let store = RedisStore::new(&server.url()).unwrap();
     store.ping().await.unwrap();
     let limits = Limits::from(Quota::per_day(20_000));
-    let ask = |name: &str, cost| {
+    let queue_check = |name: &str, cost| {
         let identity = Identity::user(name);
         let mut check = Check::new(&identity, &limits).cost(cost);
         check.time_left = Duration::from_secs(20);
@@ -226,9 +226,11 @@ async fn busy_identity_leaves_room_in_the_queue() {
     };
     server.pause();
     // `check` queues a check at once; `wait` only waits for the answer.
-    let mut busy: Vec<_> = (0..10_000).map(|_| ask("equal", 1)).collect();
-    busy.extend((0..10_000).map(|cost| ask("different", cost + 1)));
-    let quiet: Vec<_> = (0..100).map(|i| ask(&format!("quiet-{i}"), 1)).collect();
+    let mut busy: Vec<_> = (0..10_000).map(|_| queue_check("equal", 1)).collect();
+    busy.extend((0..10_000).map(|cost| queue_check("different", cost + 1)));
+    let quiet: Vec<_> = (0..100)
+        .map(|i| queue_check(&format!("quiet-{i}"), 1))
+        .collect();
     server.resume();
     for answer in join_all(quiet).await {
         assert!(answer.expect("the queue has room").is_allowed());
@@ -290,7 +292,7 @@ async fn expired_denial_does_not_hide_a_longer_one() {
     let limits = Limits::from(Quota::per_day(10));
     let alice = Identity::user("alice");
     let check = Check::new(&alice, &limits);
-    let ask = async |cost| {
+    let is_admitted = async |cost| {
         store
             .check(&check.cost(cost))
             .wait()
@@ -298,13 +300,13 @@ async fn expired_denial_does_not_hide_a_longer_one() {
             .unwrap()
             .is_allowed()
     };
-    assert!(ask(10).await);
-    assert!(!ask(1).await);
+    assert!(is_admitted(10).await);
+    assert!(!is_admitted(1).await);
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     server.reset_stats().await;
     let began = Instant::now();
     for _ in 0..1_000 {
-        assert!(!ask(5).await);
+        assert!(!is_admitted(5).await);
     }
     let (calls, seconds) = (server.calls("evalsha").await, began.elapsed().as_secs());
     assert!(calls <= seconds + 2, "{calls} calls in {seconds} s");

@@ -114,7 +114,7 @@ async fn batches_are_per_node_and_equal_checks_coalesced() {
     reset_stats(&cluster).await;
     let before = reads().await;
     let identities: Vec<_> = (0..300).map(|i| Identity::user(&i.to_string())).collect();
-    let checks = identities.iter().map(|who| Check::new(who, &limits));
+    let checks = identities.iter().map(|user| Check::new(user, &limits));
     let answers = checks.map(|check| store.check(&check).wait());
     for answer in join_all(answers).await {
         assert!(answer.unwrap().is_allowed());
@@ -148,7 +148,7 @@ async fn batches_are_per_node_and_equal_checks_coalesced() {
     reset_stats(&cluster).await;
     let answers = identities
         .iter()
-        .map(|who| store.check(&Check::new(who, &limits)).wait());
+        .map(|user| store.check(&Check::new(user, &limits)).wait());
     for answer in join_all(answers).await {
         assert!(answer.unwrap().is_allowed());
     }

@@ -150,7 +150,7 @@ async fn server_with_meaningless_replies_is_unusable() {
         b"%0\r\n+OK\r\n+OK\r\n*1\r\n:-1\r\n",
         b"%0\r\n+OK\r\n+OK\r\n*1\r\n$1\r\n1\r\n",
         b"%0\r\n+OK\r\n+OK\r\n$-1\r\n",
-        // The reply to TIME is valid, and no later one is.
+        // These bytes are a valid reply to TIME, but to no other command.
         b"%0\r\n+OK\r\n+OK\r\n*1\r\n:1\r\n",
         b"%0\r\n+OK\r\n+OK\r\n*1\r\n:9223372036854775807\r\n",
         b">1\r\n+message\r\n",

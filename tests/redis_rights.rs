@@ -143,9 +143,9 @@ async fn listed_rights_are_enough_for_a_cluster() {
         store.reset(&check).wait().await.unwrap();
     }
     let nodes = cluster.nodes();
-    let asked = join_all(nodes.iter().map(|node| node.calls("asking"))).await;
+    let asking = join_all(nodes.iter().map(|node| node.calls("asking"))).await;
     assert!(
-        asked.iter().sum::<u64>() > 0,
+        asking.iter().sum::<u64>() > 0,
         "no check was sent with ASKING"
     );
     join_all(nodes.iter().map(assert_none_denied)).await;
