@@ -322,7 +322,7 @@ fn cached_clock_does_not_outlast_entering_paused_time() {
     // Denials with a `retry_after` above a second use the cached clock alone.
     let limits = Limits::from(Quota::per_hour(1));
     for round in 0..50 {
-        // The clock takes two samples of the CPU counter before it caches readings.
+        // The clock measures the rate of the CPU counter twice before it uses cached readings.
         let (warm, began) = (Identity::user("warm"), Instant::now());
         while began.elapsed() < Duration::from_millis(3) {
             let _ = limiter.check(&Check::new(&warm, &limits));

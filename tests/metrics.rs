@@ -41,7 +41,7 @@ fn record_in(runtime: &mut Builder, test: impl AsyncFnOnce(&Metrics)) {
 /// Reads what the recorder of a test has recorded.
 struct Metrics {
     snapshotter: Snapshotter,
-    /// The values of gauges. A snapshot resets the recorder, which then shows only later changes.
+    /// The totals of gauges, which a snapshot of the recorder resets to zero.
     gauges: RefCell<BTreeMap<String, f64>>,
 }
 

@@ -38,7 +38,7 @@ async fn assert_ten_of_a_hundred_allowed(limit: &str) {
         let degraded =
             |answer: &http::Response<String>| answer.headers().contains_key(X_RATELIMIT_DEGRADED);
         if responses.iter().any(degraded) {
-            // A busy machine missed the deadline, so the round says nothing.
+            // The busy machine missed a deadline: repeat the round.
             degraded_rounds += 1;
             assert!(degraded_rounds < 100, "too many rounds are degraded");
             continue;

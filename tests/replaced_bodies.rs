@@ -143,7 +143,8 @@ async fn rejections() -> [Vec<Rejection>; 2] {
     .map(|grpc| common.iter().cloned().chain([grpc]).collect())
 }
 
-/// Replaces the body, if the path says so. Several frames become a stream of unknown length.
+/// Replaces the body if the path is in [`REPLACED`]. Several frames become a stream of unknown
+/// length.
 fn replace(response: Response<ResponseBody<Body>>, path: &str) -> Response<Body> {
     let replaced = REPLACED.iter().find(|(replaced, _)| *replaced == path);
     response.map(|kept| match replaced {

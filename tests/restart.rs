@@ -251,7 +251,7 @@ async fn closed_idle_connection_degrades_no_check() {
             0 => drop(server.command(&["CLIENT", "KILL", "TYPE", "normal"]).await),
             _ => server.restart().await,
         }
-        // The reply to this PING arrives after the end of the connection.
+        // During this round trip the end of the connection arrives.
         server.command(&["PING"]).await;
         let decision = check(&limiter, &limits).await;
         assert!(!decision.is_degraded(), "round {round}");

@@ -230,7 +230,7 @@ async fn degraded_and_shadow_flags_survive_stacking() {
         }
     }
 
-    // A refusal by the inner layer keeps its status, flag and headers.
+    // A refusal by the inner layer keeps its status and headers.
     let refusing = degraded(5)
         .failure_strategy(FailureStrategy::Closed)
         .refused_status(StatusCode::SERVICE_UNAVAILABLE);
