@@ -51,7 +51,7 @@ pub(crate) async fn limit(server: &Replica, key: &str) -> Value {
 pub(crate) async fn until_limit(server: &Replica, key: &str, expected: u32) {
     let wait = Wait::until(format!("the limit of {key} is {expected}"));
     while limit(server, key).await != json!(expected) {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 
@@ -108,7 +108,7 @@ async fn changes_are_polled() {
     let before = redis.calls("hget").await;
     let wait = Wait::until("the revision was read four times more");
     while redis.calls("hget").await < before + 4 {
-        wait.on().await;
+        wait.sleep().await;
     }
     assert_eq!(redis.calls("zrange").await, 0, "there is nothing to read");
 }
@@ -498,7 +498,7 @@ async fn change_of_a_client_that_left_is_logged() {
     client.write_all(request.as_bytes()).await.unwrap();
     let wait = Wait::until("Redis has the limit, and its reply is on the way");
     while redis.calls("zadd").await == 0 {
-        wait.on().await;
+        wait.sleep().await;
     }
     drop(client);
     let wait = Wait::until("the change is logged");
@@ -506,7 +506,7 @@ async fn change_of_a_client_that_left_is_logged() {
         .log()
         .contains("admin=operator subject=\"keys/acme/a\"")
     {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 
@@ -536,7 +536,7 @@ async fn reset_clears_the_count_everywhere() {
     assert_eq!(answer.status(), StatusCode::NO_CONTENT);
     let wait = Wait::until("the other replica admits the key again");
     while body(&check(servers[1].http(), ask).await)["allowed"] != json!(true) {
-        wait.on().await;
+        wait.sleep().await;
     }
     let wrong = admin(
         &servers[0],

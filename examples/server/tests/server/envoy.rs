@@ -159,7 +159,7 @@ impl Edge {
         };
         while !hits().await {
             edge.get("/flat", "nobody").await;
-            wait.on().await;
+            wait.sleep().await;
         }
         edge
     }
@@ -315,7 +315,7 @@ async fn traffic_is_limited() {
     let wait = Wait::until("Envoy has charged the hits");
     assert_eq!(edge.statuses("/tokens", "grace").await, [200]);
     while edge.statuses("/tokens", "grace").await == [200] {
-        wait.on().await;
+        wait.sleep().await;
     }
     assert_eq!(edge.statuses("/tokens", "grace").await, [429]);
     // The metadata of a rule, unless its limit is exceeded.

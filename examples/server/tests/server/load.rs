@@ -288,13 +288,13 @@ async fn an_outage_and_an_early_end() {
         let wait = Wait::until(format!("more requests come, {what}"));
         let before = decided(&server, "grpc").await;
         while decided(&server, "grpc").await < before + 100 {
-            wait.on().await;
+            wait.sleep().await;
         }
     };
     let until_degraded = async |degraded| {
         let wait = Wait::until(format!("it is {degraded} that Redis is away"));
         while json(&get(server.http(), "/ready").await)["degraded"] != json!(degraded) {
-            wait.on().await;
+            wait.sleep().await;
         }
     };
     until_more("at first").await;

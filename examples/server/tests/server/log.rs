@@ -156,7 +156,7 @@ async fn closed_standard_error_does_not_stop_reloads() {
         limit(expected);
         let wait = Wait::until(format!("the limit is {expected}"));
         while json(&check(http(&line), r#"{"key":"a"}"#).await)["limit"] != expected {
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 }

@@ -35,7 +35,7 @@ impl Load {
         let before = count(self).load(Ordering::Relaxed);
         let wait = Wait::until(format!("more are {what}"));
         while count(self).load(Ordering::Relaxed) < before + 50 {
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 }
@@ -100,7 +100,7 @@ async fn it_starts_before_redis_does() {
     redis.restart().await;
     let wait = Wait::until("the count is shared");
     while json(&check(server.http(), ASK).await)["degraded"] == json!(true) {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 

@@ -75,13 +75,13 @@ async fn count_of(server: &Replica, prefix: &str) -> usize {
 async fn until_count(server: &Replica, prefix: &str, expected: usize) {
     let wait = Wait::until(format!("there are {expected} limits of {prefix}"));
     while count_of(server, prefix).await != expected {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 
 /// Bytes that Redis has sent, to all clients.
 async fn bytes_sent(redis: &Server) -> u64 {
-    let statistics: String = redis.ask(&["INFO", "stats"]).await;
+    let statistics: String = redis.query(&["INFO", "stats"]).await;
     let mut lines = statistics.lines();
     let bytes = lines.find_map(|line| line.strip_prefix("total_net_output_bytes:"));
     bytes.unwrap().parse().unwrap()
@@ -196,12 +196,12 @@ async fn history_is_bounded_and_outlived() {
         write(&format!("keys/acme/k{}", index / 2), limit, index)
     });
     write_many(&mut connection, [delete].into_iter().chain(others)).await;
-    let size = async |command: &str, key: &str| redis.ask::<usize>(&[command, key]).await;
+    let size = async |command: &str, key: &str| redis.query::<usize>(&[command, key]).await;
     assert_eq!(size("HLEN", KEYS[2]).await, HISTORY);
     // The deleted keys that are in the history, and the limit that is still set.
     assert_eq!(size("ZCARD", KEYS[1]).await, HISTORY / 2 + 1);
     assert_eq!(size("HLEN", KEYS[0]).await, 2, "the limit and the revision");
-    let score: Option<f64> = redis.ask(&["ZSCORE", KEYS[1], "keys/acme/deleted"]).await;
+    let score: Option<f64> = redis.query(&["ZSCORE", KEYS[1], "keys/acme/deleted"]).await;
     assert_eq!(score, None);
 
     server.signal("CONT");
@@ -217,7 +217,7 @@ async fn history_is_bounded_and_outlived() {
     let wait = Wait::until("the revision is polled");
     let before = redis.calls("hget").await;
     while redis.calls("hget").await < before + 2 {
-        wait.on().await;
+        wait.sleep().await;
     }
     let pages = redis.calls("zrange").await;
     write_many(
@@ -233,7 +233,7 @@ async fn history_is_bounded_and_outlived() {
 async fn dump(redis: &Server) -> Vec<Vec<u8>> {
     let mut dumps = Vec::new();
     for key in KEYS {
-        dumps.push(redis.ask(&["DUMP", key]).await);
+        dumps.push(redis.query(&["DUMP", key]).await);
     }
     dumps
 }
@@ -361,7 +361,7 @@ async fn unreadable_data_is_skipped_and_logged_once() {
     };
     let wait = Wait::until("the second replica has logged each of them");
     while skipped(&second) < 4 {
-        wait.on().await;
+        wait.sleep().await;
     }
     for server in [&first, &second] {
         put(server, "keys/acme/c", &json!("32/1d"), &[]).await;
@@ -407,7 +407,7 @@ async fn keys_share_a_slot_of_a_cluster() {
     redis.serve_all_slots().await;
     let mut slots = BTreeSet::new();
     for key in KEYS {
-        slots.insert(redis.ask::<u16>(&["CLUSTER", "KEYSLOT", key]).await);
+        slots.insert(redis.query::<u16>(&["CLUSTER", "KEYSLOT", key]).await);
     }
     assert_eq!(slots.len(), 1);
     let servers = [(); 2].map(|()| start(&redis.url()));

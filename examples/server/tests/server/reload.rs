@@ -19,7 +19,7 @@ async fn limit(server: &Replica) -> u64 {
 async fn until_limit(server: &Replica, expected: u64) {
     let wait = Wait::until(format!("the limit is {expected}"));
     while limit(server).await != expected {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 
@@ -38,7 +38,7 @@ fn settings(limit: &str) -> String {
 async fn until_said(server: &Replica, part: &str, times: usize) {
     let wait = Wait::until(format!("the server has said {part:?} {times} times"));
     while server.log().matches(part).count() < times {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 

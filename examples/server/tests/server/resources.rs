@@ -18,7 +18,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::support::client::{check, get, try_get};
-use crate::support::{PATIENCE, Replica, Server, Wait, file};
+use crate::support::{Replica, Server, TIMEOUT, Wait, file};
 
 /// The preface of HTTP/2 and an empty SETTINGS frame (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -44,7 +44,7 @@ async fn busy(address: SocketAddr) -> TcpStream {
 /// Reads until the server closes the connection, and returns what it sent.
 async fn until_closed(mut stream: TcpStream) -> Vec<u8> {
     let mut said = Vec::new();
-    let read = timeout(PATIENCE, stream.read_to_end(&mut said)).await;
+    let read = timeout(TIMEOUT, stream.read_to_end(&mut said)).await;
     // A reset closes a connection too.
     let _ = read.expect("the connection is closed");
     said
@@ -87,7 +87,7 @@ where
     B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
 {
     sender.ready().await.unwrap();
-    let response = timeout(PATIENCE, sender.send_request(request)).await;
+    let response = timeout(TIMEOUT, sender.send_request(request)).await;
     let (head, body) = response.expect("in time").expect("an answer").into_parts();
     let trailers = body.collect().await.unwrap().trailers().cloned();
     let status = head.headers.get("grpc-status").cloned();
@@ -136,7 +136,7 @@ async fn client_that_reads_nothing_is_disconnected() {
     let requests = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(1_000);
     // More than the buffers between the two take, so that this ends only when the server closes.
     let write = async { while stream.write_all(&requests).await.is_ok() {} };
-    timeout(PATIENCE, write)
+    timeout(TIMEOUT, write)
         .await
         .expect("the connection is closed");
 }
@@ -178,7 +178,7 @@ async fn one_address_cannot_take_all_connections() {
         both.clear();
         both.push(busy(server.http()).await);
         both.push(busy(server.http()).await);
-        wait.on().await;
+        wait.sleep().await;
         if try_get(server.http(), "/health").await.is_none() {
             break;
         }
@@ -230,7 +230,7 @@ where
     }
     // Some are refused, once the others hold as much as one connection may.
     for (_, calls) in &mut connections {
-        let answer = timeout(PATIENCE, select_all(calls)).await;
+        let answer = timeout(TIMEOUT, select_all(calls)).await;
         let (answer, _, _) = answer.expect("in time");
         let status = answer.expect("an answer").headers()["grpc-status"].clone();
         assert_eq!(status, "8", "RESOURCE_EXHAUSTED: {path}");
@@ -300,7 +300,7 @@ async fn stranger_is_refused_before_its_body_is_read() {
     let server = Replica::configured(settings.path(), &[hour]);
     let mut stream = send(server.http(), UNFINISHED).await;
     let mut said = [0; 13];
-    let read = timeout(PATIENCE, stream.read_exact(&mut said)).await;
+    let read = timeout(TIMEOUT, stream.read_exact(&mut said)).await;
     read.expect("in time").unwrap();
     assert_eq!(&said, b"HTTP/1.1 401 ");
 
@@ -321,7 +321,7 @@ async fn old_http2_connection_is_replaced_without_loss() {
     let answered = std::sync::Arc::default();
     // Returns when the server asks to reconnect, and panics if a call is lost.
     let calls = crate::shutdown::by_grpc(server.grpc(), std::sync::Arc::clone(&answered));
-    timeout(PATIENCE, calls)
+    timeout(TIMEOUT, calls)
         .await
         .expect("the server ends the connection");
     assert!(answered.load(std::sync::atomic::Ordering::Relaxed) > 0);

@@ -20,7 +20,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::client::{get, json};
 use crate::support::protocol::tollgate::v1;
-use crate::support::{PATIENCE, Replica, Server, Wait, client};
+use crate::support::{Replica, Server, TIMEOUT, Wait, client};
 
 const ASK: &str = r#"{"key":"a","rate":1000000,"interval":"1s"}"#;
 
@@ -39,7 +39,7 @@ async fn by_http(address: SocketAddr, answered: Arc<AtomicU64>) {
             .header("host", "server")
             .header("content-type", "application/json");
         let request = request.body(Full::new(Bytes::from(ASK))).unwrap();
-        let response = timeout(PATIENCE, sender.send_request(request)).await;
+        let response = timeout(TIMEOUT, sender.send_request(request)).await;
         let response = response.expect("in time").expect("no request is lost");
         assert_eq!(response.status(), StatusCode::OK);
         let is_last = response.headers().get(CONNECTION).is_some();
@@ -80,7 +80,7 @@ pub(crate) async fn by_grpc(address: SocketAddr, answered: Arc<AtomicU64>) {
     let (mut sender, connection) = handshake.await.unwrap();
     tokio::spawn(connection);
     while sender.ready().await.is_ok() {
-        let response = timeout(PATIENCE, sender.send_request(grpc_request())).await;
+        let response = timeout(TIMEOUT, sender.send_request(grpc_request())).await;
         let response = match response.expect("in time") {
             Ok(response) => response,
             // It was not sent.
@@ -111,7 +111,7 @@ async fn under_load() {
     }
     let wait = Wait::until("the load is on");
     while answered.load(Ordering::Relaxed) < 1_000 {
-        wait.on().await;
+        wait.sleep().await;
     }
     server.signal("TERM");
     server.until_it_says("stopping: asking clients").await;
@@ -157,11 +157,11 @@ async fn what_waits_for_redis_is_answered() {
     server.signal("TERM");
     let wait = Wait::until("no connection is taken");
     while TcpStream::connect(server.http()).await.is_ok() {
-        wait.on().await;
+        wait.sleep().await;
     }
     redis.resume();
     let mut answer = String::new();
-    let read = timeout(PATIENCE, stream.read_to_string(&mut answer)).await;
+    let read = timeout(TIMEOUT, stream.read_to_string(&mut answer)).await;
     read.expect("in time").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(answer.contains(r#""degraded":false"#), "{answer}");
@@ -213,7 +213,7 @@ async fn by_new_connections(address: SocketAddr) -> u64 {
             stream.write_all(request.as_bytes()).await?;
             stream.read_to_string(&mut answer).await
         };
-        match timeout(PATIENCE, exchange).await.expect("in time") {
+        match timeout(TIMEOUT, exchange).await.expect("in time") {
             Ok(_) if answer.ends_with("}") => answered += 1,
             // The kernel took this connection between the last `accept` and the end of the listener.
             Err(error) if answer.is_empty() && is_last(address, &error).await => return answered,
@@ -240,7 +240,7 @@ async fn accepted_connection_is_served_to_its_end() {
         let mut early = TcpStream::connect(address).await.unwrap();
         let wait = Wait::until("the clients are served");
         while get(address, "/health").await.status() != StatusCode::OK {
-            wait.on().await;
+            wait.sleep().await;
         }
         server.signal("TERM");
         server.until_it_says("stopping: asking clients").await;
@@ -249,7 +249,7 @@ async fn accepted_connection_is_served_to_its_end() {
             .await
             .unwrap();
         let mut answer = String::new();
-        let read = timeout(PATIENCE, early.read_to_string(&mut answer)).await;
+        let read = timeout(TIMEOUT, early.read_to_string(&mut answer)).await;
         read.expect("in time").unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer:?}");
         let mut answered = 0;

@@ -23,7 +23,7 @@ use tonic::{Code, Status};
 use crate::resources::PREFACE;
 use crate::support::protocol::tollgate::v1;
 use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
-use crate::support::{PATIENCE, Replica, Server, Wait, file};
+use crate::support::{Replica, Server, TIMEOUT, Wait, file};
 
 /// How often hostile clients begin anew, in each of four ways.
 const PERIOD: Duration = Duration::from_millis(5);
@@ -52,7 +52,7 @@ async fn by_http(address: SocketAddr, load: Arc<Load>) {
             .header("content-type", "application/json")
             .body(Full::from(body))
             .unwrap();
-        let response = timeout(PATIENCE, client.request(request)).await;
+        let response = timeout(TIMEOUT, client.request(request)).await;
         let response = response.expect("in time, by HTTP").expect("an answer");
         assert_eq!(response.status(), StatusCode::OK);
         response
@@ -74,7 +74,7 @@ async fn by_grpc(url: String, load: Arc<Load>) {
             key: format!("k{}", number % 1_000),
             ..Default::default()
         };
-        let response = timeout(PATIENCE, client.check_limit(request)).await;
+        let response = timeout(TIMEOUT, client.check_limit(request)).await;
         match response.expect("in time, by gRPC") {
             Ok(_) => load.answered.fetch_add(1, Ordering::Relaxed),
             Err(status) if is_unsent(&status) => continue,
@@ -97,7 +97,7 @@ async fn by_silence(address: SocketAddr, bytes: Vec<u8>, load: Arc<Load>) {
             if let Ok(mut stream) = TcpStream::connect(address).await {
                 // The server may close the connection at any time.
                 let _ = stream.write_all(&bytes).await;
-                let _ = timeout(PATIENCE, stream.read(&mut [0; 1_024])).await;
+                let _ = timeout(TIMEOUT, stream.read(&mut [0; 1_024])).await;
             }
         });
         while tasks.try_join_next().is_some() {}
@@ -218,6 +218,6 @@ async fn hostile_clients_harm_no_others() {
     let wait = Wait::until("the descriptors of all clients are closed");
     // A few more than at first, for Redis.
     while descriptors(&server) > idle + 8 {
-        wait.on().await;
+        wait.sleep().await;
     }
 }

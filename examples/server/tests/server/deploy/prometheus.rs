@@ -63,7 +63,7 @@ impl Prometheus {
             .await
             .is_some_and(|answer| answer.status().is_success())
         {
-            wait.on().await;
+            wait.sleep().await;
         }
         prometheus
     }
@@ -92,7 +92,7 @@ impl Prometheus {
     pub(super) async fn until_it_has(&self, expression: &str) {
         let wait = Wait::until(format!("{expression} has a result"));
         while self.count(expression).await == 0 {
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 

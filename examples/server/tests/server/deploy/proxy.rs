@@ -132,7 +132,7 @@ async fn proxy_spreads_both_protocols() {
         .await
         .is_none_or(|answer| answer.status() != StatusCode::OK)
     {
-        wait.on().await;
+        wait.sleep().await;
     }
     let mut client = RateLimiterClient::connect(proxy.grpc()).await.unwrap();
     let mut allowed = 0;
@@ -181,7 +181,7 @@ async fn proxy_spreads_both_protocols() {
         {
             break;
         }
-        wait.on().await;
+        wait.sleep().await;
     }
     let [stopped, others @ ..] = replicas;
     drop(stopped);

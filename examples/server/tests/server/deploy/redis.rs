@@ -10,7 +10,7 @@ use crate::support::protocol::envoy::extensions::common::ratelimit::v3::RateLimi
 use crate::support::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
 use crate::support::protocol::envoy::service::ratelimit::v3::RateLimitRequest;
 use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-use crate::support::servers::rights::{assert_none_missing, make_user, rights, url_of_user};
+use crate::support::servers::rights::{assert_none_denied, create_user, rights, user_url};
 use crate::support::{Replica, Server, call};
 
 /// The users of a Redis's command line, each with the words of its rule.
@@ -89,8 +89,8 @@ async fn listed_rights_are_enough_for_the_server() {
         ("/3", &["counts", "limits", "database"]),
     ] {
         let redis = Server::start().await;
-        make_user(&redis, purposes).await;
-        let url = format!("{}{database}", url_of_user(&redis));
+        create_user(&redis, purposes).await;
+        let url = format!("{}{database}", user_url(&redis));
         let server = Replica::start(&[
             ("STORE__URL", &*url),
             // Enough for a busy machine, so that no check is degraded.
@@ -136,7 +136,7 @@ async fn listed_rights_are_enough_for_the_server() {
         );
         assert!(reset.await.status().is_success());
         use_limits(&server).await;
-        assert_none_missing(&redis).await;
+        assert_none_denied(&redis).await;
     }
 }
 
@@ -157,7 +157,7 @@ async fn redis_configuration_is_valid() {
     let redis = Server::start_with(&options).await;
     for (name, value) in [("maxmemory-policy", "volatile-ttl"), ("appendonly", "yes")] {
         assert!(lines.clone().any(|line| line == format!("{name} {value}")));
-        let set: Vec<String> = redis.ask(&["CONFIG", "GET", name]).await;
+        let set: Vec<String> = redis.query(&["CONFIG", "GET", name]).await;
         assert_eq!(set, [name, value]);
     }
 }

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
 /// An answer whose body has come.
 pub(crate) type Answer = Response<String>;
@@ -48,7 +48,7 @@ async fn try_call(
     }
     let request = request.body(Full::new(body))?;
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let response = timeout(PATIENCE, client.request(request)).await??;
+    let response = timeout(TIMEOUT, client.request(request)).await??;
     let (parts, body) = response.into_parts();
     let body = body.collect().await?.to_bytes();
     Ok(Response::from_parts(parts, String::from_utf8(body.into())?))

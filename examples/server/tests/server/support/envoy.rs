@@ -51,7 +51,7 @@ impl Envoy {
             if let Some(address) = listener(&path("admin")).await {
                 break address;
             }
-            wait.on().await;
+            wait.sleep().await;
         };
         Self {
             process,

@@ -9,7 +9,7 @@ pub(crate) mod servers;
 
 pub(crate) use client::{Answer, call};
 pub(crate) use replica::Replica;
-pub(crate) use servers::{PATIENCE, Server, Wait};
+pub(crate) use servers::{Server, TIMEOUT, Wait};
 
 /// The protocols, with their clients.
 #[path = "../../../src/protocol.rs"]

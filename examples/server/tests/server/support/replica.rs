@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
-use super::{PATIENCE, Wait};
+use super::{TIMEOUT, Wait};
 
 /// The server's program, without the settings of the environment that the tests run in.
 pub(crate) fn program() -> Command {
@@ -134,7 +134,7 @@ impl Replica {
     pub(crate) async fn until_it_says(&self, part: &str) {
         let wait = Wait::until(format!("the server says {part:?}"));
         while !self.log().contains(part) {
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 
@@ -156,7 +156,7 @@ impl Replica {
             if let Some(status) = self.process.try_wait().unwrap() {
                 return status;
             }
-            assert!(began.elapsed() < PATIENCE, "waited in vain for its end");
+            assert!(began.elapsed() < TIMEOUT, "waited in vain for its end");
             thread::sleep(std::time::Duration::from_millis(5));
         }
     }
@@ -192,7 +192,7 @@ fn read_addresses(process: &mut Child) -> Option<Vec<(String, SocketAddr)>> {
         // So that the server is never held up.
         let _ = stdout.read_to_end(&mut Vec::new());
     });
-    let line = told.recv_timeout(PATIENCE).ok()?;
+    let line = told.recv_timeout(TIMEOUT).ok()?;
     let fronts = line.trim().strip_prefix("Listening: ")?.split(", ");
     let fronts = fronts.map(|front| {
         let (name, address) = front.split_once(' ')?;
