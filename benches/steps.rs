@@ -177,7 +177,7 @@ mod allow {
         respond(bencher, &layer, request);
     }
 
-    /// The inner service alone, to be subtracted from the others.
+    /// The inner service without the middleware. Subtract it from the benches below.
     #[divan::bench]
     fn without_the_middleware(bencher: Bencher<'_, '_>) {
         let respond = |request| service_fn(bare).call(request).now_or_never();
