@@ -11,11 +11,11 @@
 //!
 //! The environment can change
 //!
-//! - `PORT`: where to listen, 3000 unless set;
-//! - `LIMIT`: what is allowed, `5/1s burst 10` unless set;
-//! - `REDIS_URL`, for instance `redis://127.0.0.1:6379`: count there, together with everybody else
-//!   who does. Unless set, the counts are in this process;
-//! - `FAILURE_STRATEGY`: what to do while Redis does not answer: `open` (unless set),
+//! - `PORT`: the port to listen on (default: 3000);
+//! - `LIMIT`: the quota of each user and address (default: `5/1s burst 10`);
+//! - `REDIS_URL`, for instance `redis://127.0.0.1:6379`: the server that counts for all processes
+//!   which use it (default: count in this process);
+//! - `FAILURE_STRATEGY`: how to decide while Redis does not answer: `open` (default),
 //!   `open-unlimited` or `closed`.
 
 use std::env::{self, VarError};
@@ -37,7 +37,7 @@ use tollgate::{FailureStrategy, Limiter, LocalStore, Quota, RateLimitLayer, Redi
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     tracing_subscriber::fmt::init();
-    // What is counted before there is a recorder is lost.
+    // Install the recorder first: metrics recorded without one are lost.
     let metrics = PrometheusBuilder::new().install_recorder()?;
     tollgate::describe_metrics();
     tokio::spawn(upkeep(metrics.clone()));
@@ -53,11 +53,13 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("  curl -i -H 'Authorization: Bearer alice' {address}/");
     println!("  curl {address}/metrics\n");
 
-    // Gives each request its peer's address: without it, nobody could be told from anybody.
+    // Gives each request the address of its peer, by which the layer identifies clients.
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service)
         .with_graceful_shutdown(async {
-            tokio::signal::ctrl_c().await.expect("ctrl-c can be heard");
+            tokio::signal::ctrl_c()
+                .await
+                .expect("cannot listen for ctrl-c");
         })
         .await?;
     Ok(())
@@ -80,11 +82,11 @@ fn app(rate_limit: RateLimitLayer, metrics: PrometheusHandle) -> Router {
         .route("/", get(greet))
         .route("/health", get(|| async { "ok\n" }))
         .layer(rate_limit)
-        // The layer added last runs first: a request must be known to be Alice's before it is
-        // counted, or it would be counted as her address's.
+        // The layer added last runs first: it identifies the user, so that the request is counted
+        // for the user and not for the address.
         .layer(middleware::from_fn(authenticate))
-        // A route added after the layers is outside of them. On the internet this one would have a
-        // port of its own.
+        // A route added after the layers is not limited. In production, serve metrics on a separate
+        // port.
         .route("/metrics", get(scrape))
         .with_state(metrics)
 }
@@ -104,12 +106,12 @@ async fn scrape(State(metrics): State<PrometheusHandle>) -> impl IntoResponse {
     (text_format, metrics.render())
 }
 
-/// Who is logged in, for the handlers.
+/// The authenticated user, as a request extension for the handlers.
 #[derive(Clone)]
 struct User(&'static str);
 
-/// Tells the handlers and the rate limit who is logged in. Nobody is turned away: a request
-/// without a token of ours goes on, and counts for its address.
+/// Adds the authenticated user to the request, for the handlers and for the rate limit. A request
+/// without a valid token is passed on, and is counted for its address.
 async fn authenticate(mut request: Request, next: Next) -> Response {
     if let Some(name) = user(request.headers()) {
         request.extensions_mut().insert(User(name));
@@ -118,7 +120,7 @@ async fn authenticate(mut request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Whose token it is. Only a token that was checked may name a user: anyone can make one up.
+/// Returns the user of the token, which must be verified: a client can send any token.
 fn user(headers: &HeaderMap) -> Option<&'static str> {
     let credentials = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = credentials.split_once(' ')?;
@@ -130,7 +132,7 @@ fn user(headers: &HeaderMap) -> Option<&'static str> {
     }
 }
 
-/// Keeps the recorder's memory small between scrapes.
+/// Keeps the memory of the recorder small between scrapes.
 async fn upkeep(metrics: PrometheusHandle) {
     loop {
         tokio::time::sleep(Duration::from_secs(5)).await;
@@ -144,7 +146,7 @@ fn failure_strategy() -> Result<FailureStrategy, String> {
         "open-unlimited" => Ok(FailureStrategy::OpenUnlimited),
         "closed" => Ok(FailureStrategy::Closed),
         other => Err(format!(
-            "FAILURE_STRATEGY={other} is none: write open, open-unlimited or closed"
+            "FAILURE_STRATEGY={other} is unknown: use open, open-unlimited or closed"
         )),
     }
 }
@@ -155,7 +157,7 @@ fn port() -> Result<u16, String> {
         .map_err(|error| format!("PORT={port} is not a port: {error}"))
 }
 
-/// What the environment says, or else `default`.
+/// Returns the value of an environment variable, or `default` if it is not set.
 fn variable(name: &str, default: &str) -> Result<String, String> {
     match env::var(name) {
         Ok(value) => Ok(value),

@@ -8,7 +8,7 @@
 //! curl -i -H 'Authorization: Bearer alice' localhost:3000/
 //! ```
 //!
-//! `PORT=8080` in the environment makes it listen there.
+//! The environment variable `PORT` sets the port to listen on (default: 3000).
 
 use std::convert::Infallible;
 use std::env::{self, VarError};
@@ -34,8 +34,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let rate_limit = RateLimitLayer::new(Quota::per_second(5).burst(10), LocalStore::new())
         .skip(|parts| parts.uri.path() == "/health");
     let app = ServiceBuilder::new()
-        // First: a request must be known to be Alice's before it is counted, or it would be
-        // counted as her address's.
+        // Before the rate limit, so that a request is counted for its user and not for its address.
         .map_request(authenticate)
         .layer(rate_limit)
         .service_fn(respond);
@@ -50,25 +49,26 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("  curl -i -H 'Authorization: Bearer alice' {address}/\n");
 
     let mut server = auto::Builder::new(TokioExecutor::new());
-    // So that a client cannot take for ever to send its headers.
+    // Enables the timeout for reading headers.
     server.http1().timer(TokioTimer::new());
     let connections = GracefulShutdown::new();
     let mut shutdown = pin!(tokio::signal::ctrl_c());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            heard = &mut shutdown => break heard?,
+            signal = &mut shutdown => break signal?,
         };
         let (stream, peer) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // A client that has left, or too many files open: neither ends the service.
+                // The client has disconnected, or too many files are open: wait and go on.
                 eprintln!("cannot accept a connection: {error}");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
         };
-        // Only the connection knows its peer, so it tells the rate limit with every request.
+        // Adds the peer address of the connection to each request, by which the layer identifies
+        // clients.
         let app = app
             .clone()
             .map_request(move |mut request: Request<Incoming>| {
@@ -108,12 +108,12 @@ fn greeting(request: &Request<Incoming>) -> String {
     }
 }
 
-/// Who is logged in, for the handlers.
+/// The authenticated user, as a request extension for the handlers.
 #[derive(Clone)]
 struct User(&'static str);
 
-/// Tells the handlers and the rate limit who is logged in. Nobody is turned away: a request
-/// without a token of ours goes on, and counts for its address.
+/// Adds the authenticated user to the request, for the handlers and for the rate limit. A request
+/// without a valid token is passed on, and is counted for its address.
 fn authenticate(mut request: Request<Incoming>) -> Request<Incoming> {
     if let Some(name) = user(request.headers()) {
         request.extensions_mut().insert(User(name));
@@ -122,7 +122,7 @@ fn authenticate(mut request: Request<Incoming>) -> Request<Incoming> {
     request
 }
 
-/// Whose token it is. Only a token that was checked may name a user: anyone can make one up.
+/// Returns the user of the token, which must be verified: a client can send any token.
 fn user(headers: &HeaderMap) -> Option<&'static str> {
     let credentials = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = credentials.split_once(' ')?;

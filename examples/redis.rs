@@ -1,12 +1,12 @@
-//! Two servers that share one limit through Redis: whichever of them a client asks, it is one count
-//! that goes down. Each has connections of its own, as two processes on two machines would.
+//! Two servers that share one limit through Redis: a client has one count, whichever server it
+//! calls. Each server has its own store and connections, as two processes on two machines would.
 //!
 //! ```text
 //! redis-server --save '' &
 //! cargo run --example redis
 //! ```
 //!
-//! `REDIS_URL` in the environment says where Redis is: `redis://127.0.0.1:6379` unless set.
+//! The environment variable `REDIS_URL` sets the URL of Redis (default: `redis://127.0.0.1:6379`).
 
 use std::env;
 use std::error::Error;
@@ -24,7 +24,7 @@ use tokio::net::TcpListener;
 use tollgate::header::X_RATELIMIT_REMAINING;
 use tollgate::{Check, Identity, Limiter, Limits, Quota, RateLimitLayer, RedisStore, Scope};
 
-/// Slow enough that nothing comes back while this runs.
+/// Regains nothing while this program runs.
 const QUOTA: Quota = Quota::per_hour(6);
 
 const SCOPE: &str = "example";
@@ -33,15 +33,15 @@ const SCOPE: &str = "example";
 async fn main() -> Result<(), Box<dyn Error>> {
     let url = env::var("REDIS_URL").unwrap_or_else(|_| "redis://127.0.0.1:6379".into());
 
-    // Nobody need ask before serving: the failure strategy decides until Redis is there. But this
-    // shows nothing without it.
+    // A service need not ping: until Redis answers, the failure strategy decides. This example has
+    // nothing to show without Redis.
     let store = RedisStore::new(&url)?;
     if let Err(error) = store.ping().await {
         let cause = error.source().map(ToString::to_string).unwrap_or_default();
-        let advice = "start `redis-server`, or say in REDIS_URL where one is";
-        return Err(format!("no counting in Redis: {error} ({cause}); {advice}").into());
+        let advice = "start `redis-server`, or set REDIS_URL to the URL of a server";
+        return Err(format!("Redis cannot be used: {error} ({cause}); {advice}").into());
     }
-    forget_earlier_runs(store).await?;
+    reset_count(store).await?;
 
     let servers = [serve(&url).await?, serve(&url).await?];
     let client = Client::builder(TokioExecutor::new()).build_http::<Empty<Bytes>>();
@@ -51,12 +51,12 @@ async fn main() -> Result<(), Box<dyn Error>> {
         println!("{server}  {}", summary(&response));
     }
 
-    println!("\nThe count is in Redis, until its time is over:\n");
+    println!("\nThe count is in Redis until it expires:\n");
     println!("  redis-cli --scan --pattern 'tollgate:{{ip:127.0.0.1}}:{SCOPE}:*'");
     Ok(())
 }
 
-/// Starts a server on a port of its own.
+/// Starts a server on a free port.
 async fn serve(url: &str) -> Result<SocketAddr, Box<dyn Error>> {
     let rate_limit = RateLimitLayer::new(QUOTA, RedisStore::new(url)?).scope(SCOPE);
     let app = Router::new()
@@ -82,8 +82,8 @@ fn summary<B>(response: &Response<B>) -> String {
     }
 }
 
-/// So that each run shows the same.
-async fn forget_earlier_runs(store: RedisStore) -> Result<(), Box<dyn Error>> {
+/// Resets the count, so that each run has the same output.
+async fn reset_count(store: RedisStore) -> Result<(), Box<dyn Error>> {
     let client = Identity::ip(IpAddr::from(Ipv4Addr::LOCALHOST));
     let (limits, scope) = (Limits::from(QUOTA), Scope::new(SCOPE)?);
     let check = Check::new(&client, &limits).scope(&scope);

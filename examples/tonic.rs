@@ -1,10 +1,10 @@
-//! A gRPC service behind a rate limit, and a client that calls it until it is told to wait.
+//! A gRPC service behind a rate limit, and a client that calls it until it is denied.
 //!
 //! ```text
 //! cargo run --example tonic
 //! ```
 //!
-//! The service is the standard health service, in the place of your own.
+//! The standard health service stands in for your own service.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -30,7 +30,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
 
 async fn serve(incoming: TcpIncoming) -> Result<(), tonic::transport::Error> {
     let layers = ServiceBuilder::new()
-        .map_request(tell_peer)
+        .map_request(add_peer_address)
         .layer(RateLimitLayer::new(
             Quota::per_minute(10),
             LocalStore::new(),
@@ -45,8 +45,8 @@ async fn serve(incoming: TcpIncoming) -> Result<(), tonic::transport::Error> {
         .await
 }
 
-/// Tells the rate limit the address at the other end, which tonic knows by another name.
-fn tell_peer<B>(mut request: Request<B>) -> Request<B> {
+/// Adds the peer address to the request for the rate limit. tonic provides it as `TcpConnectInfo`.
+fn add_peer_address<B>(mut request: Request<B>) -> Request<B> {
     let connection = request.extensions().get::<TcpConnectInfo>();
     if let Some(peer) = connection.and_then(TcpConnectInfo::remote_addr) {
         request.extensions_mut().insert(PeerAddr(peer));
@@ -65,7 +65,7 @@ async fn call_until_denied(address: SocketAddr) -> Result<(), Box<dyn Error>> {
         }
     };
     println!("RESOURCE_EXHAUSTED: {}", denied.message());
-    // How long clients that retry by themselves will wait; see gRFC A6.
+    // How long clients with automatic retries wait; see gRFC A6.
     let pushback = denied.metadata().get("grpc-retry-pushback-ms");
     let pushback = pushback.ok_or("no pushback")?.to_str()?;
     println!("grpc-retry-pushback-ms: {pushback}");

@@ -1,5 +1,5 @@
-//! Counts in the process cost no allocation: a check makes none, and the middleware none but those
-//! that a header map makes to hold its headers.
+//! With a local store a check allocates nothing, and the middleware allocates only what the header
+//! map of the response needs.
 
 #![expect(unsafe_code, reason = "an allocator that counts has no other way")]
 
@@ -21,18 +21,18 @@ use tollgate::{
 };
 use tower::{Layer, Service, service_fn};
 
-/// Counts what each thread asks of the system's allocator.
-struct Counting;
+/// The system's allocator, which counts the allocations of each thread.
+struct CountingAllocator;
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
 }
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-// SAFETY: all is handed on to the system's allocator, and the count itself allocates nothing.
-unsafe impl GlobalAlloc for Counting {
+// SAFETY: every call is forwarded to the system's allocator, and counting does not allocate.
+unsafe impl GlobalAlloc for CountingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
         unsafe { System.alloc(layout) }
@@ -57,15 +57,15 @@ fn count() {
     ALLOCATIONS.set(ALLOCATIONS.get() + 1);
 }
 
-/// How often this thread allocates meanwhile.
-fn allocations<T>(work: impl FnOnce() -> T) -> (usize, T) {
+/// Runs `f`, and returns how often this thread has allocated meanwhile, and the result.
+fn allocations<T>(f: impl FnOnce() -> T) -> (usize, T) {
     let before = ALLOCATIONS.get();
-    let done = work();
-    (ALLOCATIONS.get() - before, done)
+    let result = f();
+    (ALLOCATIONS.get() - before, result)
 }
 
-/// What a header map allocates to hold these.
-fn to_hold(names: &[HeaderName]) -> usize {
+/// Returns how often a header map allocates to hold these headers.
+fn header_map_allocations(names: &[HeaderName]) -> usize {
     let names = names.to_vec();
     let (allocated, _) = allocations(|| {
         let mut headers = HeaderMap::new();
@@ -74,11 +74,11 @@ fn to_hold(names: &[HeaderName]) -> usize {
         }
         headers
     });
-    assert!(allocated > 0, "nothing is counted");
+    assert!(allocated > 0, "allocations are not counted");
     allocated
 }
 
-const NUMBERS: [HeaderName; 3] = [X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET];
+const ALLOWED: [HeaderName; 3] = [X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET];
 const DENIED: [HeaderName; 6] = [
     CONTENT_TYPE,
     CACHE_CONTROL,
@@ -88,14 +88,16 @@ const DENIED: [HeaderName; 6] = [
     X_RATELIMIT_RESET,
 ];
 
-/// Debug builds note in the request's extensions which layers have charged it: one allocation more.
-const NOTE: usize = cfg!(debug_assertions) as usize;
+/// In debug builds a request extension records which layers have charged it, which is one
+/// allocation.
+const DEBUG_EXTENSION: usize = cfg!(debug_assertions) as usize;
 
-/// Enough of them to meet all that is done only now and then, such as to sample a histogram.
+/// Enough clients to reach the code that runs only sometimes, such as the sampling of a histogram.
 const CLIENTS: u8 = 50;
 
-/// One policy and two, of each algorithm, up to the largest number that is not formatted.
-fn plans() -> Vec<Limits> {
+/// Returns limits of one policy and of two, for each algorithm. Limits up to 9,999 have
+/// preformatted header values, which need no allocation.
+fn all_limits() -> Vec<Limits> {
     let quotas = [
         Quota::per_hour(9_999),
         Quota::sliding_window(9_999, Quota::per_hour(1).period()),
@@ -109,11 +111,11 @@ fn plans() -> Vec<Limits> {
     one.into_iter().chain(quotas.map(two)).collect()
 }
 
-type Asked = Request<()>;
+type EmptyRequest = Request<()>;
 
-/// A request of one client's, by its address and by its id.
-fn requests(client: u8) -> [Asked; 2] {
-    let [mut address, mut user] = [Asked::default(), Asked::default()];
+/// Returns two requests of one client, identified by its address and by its user id.
+fn requests(client: u8) -> [EmptyRequest; 2] {
+    let [mut address, mut user] = [EmptyRequest::default(), EmptyRequest::default()];
     let peer = SocketAddr::from(([203, 0, 113, client], 443));
     address.extensions_mut().insert(PeerAddr(peer));
     let id = UserId::new(client.to_string());
@@ -121,14 +123,19 @@ fn requests(client: u8) -> [Asked; 2] {
     [address, user]
 }
 
-fn bare(_: Asked) -> Ready<Result<Response<Empty<Bytes>>, Infallible>> {
+fn respond(_: EmptyRequest) -> Ready<Result<Response<Empty<Bytes>>, Infallible>> {
     ready(Ok(Response::new(Empty::new())))
 }
 
-/// What the middleware allocates for each of these requests' responses, which all have a status.
-fn of_each(layer: &RateLimitLayer, asked: Vec<Asked>, status: StatusCode) -> Vec<usize> {
-    let mut service = layer.layer(service_fn(bare));
-    let each = asked.into_iter().map(|request| {
+/// Returns how often the middleware allocates for each request. All responses must have this
+/// status.
+fn allocations_per_request(
+    layer: &RateLimitLayer,
+    requests: Vec<EmptyRequest>,
+    status: StatusCode,
+) -> Vec<usize> {
+    let mut service = layer.layer(service_fn(respond));
+    let each = requests.into_iter().map(|request| {
         let (allocated, response) = allocations(|| service.call(request).now_or_never());
         let Some(Ok(response)) = response else {
             panic!("a local store decides at once");
@@ -139,31 +146,32 @@ fn of_each(layer: &RateLimitLayer, asked: Vec<Asked>, status: StatusCode) -> Vec
     each.collect()
 }
 
-fn of_all_clients() -> Vec<Asked> {
+/// Returns the requests of all clients.
+fn all_requests() -> Vec<EmptyRequest> {
     (0..CLIENTS).flat_map(requests).collect()
 }
 
 #[test]
-fn an_allowed_request_allocates_room_for_its_headers() {
-    for limits in plans() {
+fn allowed_request_allocates_only_its_headers() {
+    for limits in all_limits() {
         let layer = RateLimitLayer::new(limits.clone(), LocalStore::new());
-        // Metrics are made when they are first needed.
-        of_each(&layer, requests(u8::MAX).into(), StatusCode::OK);
+        // Metrics are created at their first use.
+        allocations_per_request(&layer, requests(u8::MAX).into(), StatusCode::OK);
         for round in ["first", "second"] {
-            let each = of_each(&layer, of_all_clients(), StatusCode::OK);
-            let room = to_hold(&NUMBERS) + NOTE;
-            let more = each.iter().filter(|allocated| **allocated != room);
+            let each = allocations_per_request(&layer, all_requests(), StatusCode::OK);
+            let expected = header_map_allocations(&ALLOWED) + DEBUG_EXTENSION;
+            let others = each.iter().filter(|allocated| **allocated != expected);
             assert_eq!(
-                more.count(),
+                others.count(),
                 0,
-                "the {round} of each client under {limits:?}: {each:?}, not {room}"
+                "the {round} request of each client under {limits:?}: {each:?}, not {expected}"
             );
         }
     }
 }
 
 #[test]
-fn a_denied_request_allocates_room_for_its_headers() {
+fn denied_request_allocates_only_its_headers() {
     let hour = Quota::per_hour(1).period();
     for quota in [
         Quota::per_hour(1),
@@ -171,25 +179,25 @@ fn a_denied_request_allocates_room_for_its_headers() {
         Quota::fixed_window(1, hour),
     ] {
         let layer = RateLimitLayer::new(quota, LocalStore::new());
-        of_each(&layer, requests(u8::MAX).into(), StatusCode::OK);
-        // The body is shared from its first use on.
+        allocations_per_request(&layer, requests(u8::MAX).into(), StatusCode::OK);
+        // The body is shared after its first use.
         let denied = StatusCode::TOO_MANY_REQUESTS;
-        of_each(&layer, requests(u8::MAX).into(), denied);
-        of_each(&layer, of_all_clients(), StatusCode::OK);
-        let each = of_each(&layer, of_all_clients(), denied);
-        let room = to_hold(&DENIED) + NOTE;
-        let more = each.iter().filter(|allocated| **allocated != room);
-        assert_eq!(more.count(), 0, "{quota}: {each:?}, not {room}");
+        allocations_per_request(&layer, requests(u8::MAX).into(), denied);
+        allocations_per_request(&layer, all_requests(), StatusCode::OK);
+        let each = allocations_per_request(&layer, all_requests(), denied);
+        let expected = header_map_allocations(&DENIED) + DEBUG_EXTENSION;
+        let others = each.iter().filter(|allocated| **allocated != expected);
+        assert_eq!(others.count(), 0, "{quota}: {each:?}, not {expected}");
     }
 }
 
 #[test]
 fn denied_response_has_room_for_content_length() {
     let layer = RateLimitLayer::new(Quota::per_hour(1), LocalStore::new());
-    of_each(&layer, requests(0).into(), StatusCode::OK);
+    allocations_per_request(&layer, requests(0).into(), StatusCode::OK);
     // The first denied request fills the thread's copy of the headers.
-    of_each(&layer, requests(0).into(), StatusCode::TOO_MANY_REQUESTS);
-    let mut service = layer.layer(service_fn(bare));
+    allocations_per_request(&layer, requests(0).into(), StatusCode::TOO_MANY_REQUESTS);
+    let mut service = layer.layer(service_fn(respond));
     // axum adds `Content-Length`, and hyper's HTTP/2 server `Date` before it.
     let added = [DATE, CONTENT_LENGTH];
     for (added, more) in [(&added[2..], 0), (&added[1..], 0), (&added[..], 1)] {
@@ -205,15 +213,19 @@ fn denied_response_has_room_for_content_length() {
         });
         assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
         assert_eq!(response.headers().len(), DENIED.len() + added.len());
-        assert_eq!(allocated, to_hold(&DENIED) + NOTE + more, "{added:?}");
+        assert_eq!(
+            allocated,
+            header_map_allocations(&DENIED) + DEBUG_EXTENSION + more,
+            "{added:?}"
+        );
     }
 }
 
 #[test]
-fn a_check_allocates_nothing() {
-    for limits in plans() {
+fn check_allocates_nothing() {
+    for limits in all_limits() {
         let limiter = Limiter::from(LocalStore::new());
-        let of_check = |identity: &Identity, cost, allowed| {
+        let allocations_of = |identity: &Identity, cost, allowed| {
             let check = Check::new(identity, &limits).cost(cost);
             let (allocated, checked) = allocations(|| limiter.check(&check));
             let Checked::Ready(decision) = checked else {
@@ -222,25 +234,28 @@ fn a_check_allocates_nothing() {
             assert_eq!(decision.is_allowed(), allowed);
             allocated
         };
-        let all = limits.policies().iter();
-        let all = all.map(|policy| policy.quota().capacity()).min().unwrap();
+        let policies = limits.policies().iter();
+        let capacity = policies
+            .map(|policy| policy.quota().capacity())
+            .min()
+            .unwrap();
         for id in 0..CLIENTS {
             let address = Identity::ip([203, 0, 113, id].into());
-            for who in [Identity::user(&id.to_string()), address] {
+            for identity in [Identity::user(&id.to_string()), address] {
                 if id == 0 {
-                    // Metrics are made when they are first needed.
-                    of_check(&who, 1, true);
-                    of_check(&who, all, false);
-                    of_check(&who, all - 1, true);
+                    // Metrics are created at their first use.
+                    allocations_of(&identity, 1, true);
+                    allocations_of(&identity, capacity, false);
+                    allocations_of(&identity, capacity - 1, true);
                     continue;
                 }
                 let each = [
-                    of_check(&who, 1, true),
-                    of_check(&who, all, false),
-                    of_check(&who, all - 1, true),
-                    of_check(&who, 1, false),
+                    allocations_of(&identity, 1, true),
+                    allocations_of(&identity, capacity, false),
+                    allocations_of(&identity, capacity - 1, true),
+                    allocations_of(&identity, 1, false),
                 ];
-                assert_eq!(each, [0; 4], "{who} under {limits:?}");
+                assert_eq!(each, [0; 4], "{identity} under {limits:?}");
             }
         }
     }

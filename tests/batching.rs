@@ -1,4 +1,5 @@
-//! Checks share round trips, and what is sure to be denied needs none.
+//! Checks that are made at the same time share round trips, equal checks are coalesced, and checks
+//! that must be denied are denied from memory.
 
 #[path = "support/redis/mod.rs"]
 mod servers;
@@ -27,8 +28,8 @@ async fn check(store: &RedisStore, check: &Check<'_>) -> Verdict {
     store.check(check).wait().await.unwrap()
 }
 
-/// How many of so many equal checks at once are admitted.
-async fn admitted(store: &RedisStore, check: &Check<'_>, times: usize) -> usize {
+/// Makes `times` equal checks at once, and returns how many were admitted.
+async fn count_admitted(store: &RedisStore, check: &Check<'_>, times: usize) -> usize {
     let answers = (0..times).map(|_| store.check(check).wait());
     let answers = join_all(answers).await;
     let allowed = answers
@@ -38,7 +39,7 @@ async fn admitted(store: &RedisStore, check: &Check<'_>, times: usize) -> usize 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_of_checks_takes_few_round_trips() {
+async fn concurrent_checks_take_few_round_trips() {
     let server = Server::start().await;
     let store = store(&server);
     store.ping().await.unwrap();
@@ -57,7 +58,7 @@ async fn a_burst_of_checks_takes_few_round_trips() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-async fn of_many_who_come_again_and_again_nobody_is_put_aside() {
+async fn concurrent_callers_are_served_fairly() {
     let server = Server::start().await;
     let store = store(&server);
     store.ping().await.unwrap();
@@ -70,7 +71,7 @@ async fn of_many_who_come_again_and_again_nobody_is_put_aside() {
             let alice = Identity::user("alice");
             loop {
                 check(&store, &Check::new(&alice, &limits)).await;
-                // Until one has been answered so often.
+                // The load ends when one task has had 200 answers.
                 if counts[index].fetch_add(1, Ordering::Relaxed) == 200 {
                     break;
                 }
@@ -80,15 +81,15 @@ async fn of_many_who_come_again_and_again_nobody_is_put_aside() {
     tasks.join_next().await.unwrap().unwrap();
     let counts = counts.iter().map(|count| count.load(Ordering::Relaxed));
     let least = counts.min().unwrap();
-    assert!(least >= 100, "one was answered {least} times");
+    assert!(least >= 100, "a task had only {least} answers");
 }
 
 #[tokio::test]
-async fn equal_checks_are_decided_as_one_and_no_more_pass_than_may() {
+async fn equal_checks_are_coalesced_and_admit_the_limit() {
     let server = Server::start().await;
     let store = store(&server);
     store.ping().await.unwrap();
-    for (cost, passing) in [(1, 100), (7, 14), (100, 1), (101, 0), (0, 1_000)] {
+    for (cost, expected) in [(1, 100), (7, 14), (100, 1), (101, 0), (0, 1_000)] {
         for quota in [
             Quota::per_day(100),
             Quota::sliding_window(100, DAY),
@@ -98,8 +99,8 @@ async fn equal_checks_are_decided_as_one_and_no_more_pass_than_may() {
             let equal = Check::new(&identity, &limits).cost(cost);
             server.reset_stats().await;
             assert_eq!(
-                admitted(&store, &equal, 1_000).await,
-                passing,
+                count_admitted(&store, &equal, 1_000).await,
+                expected,
                 "{quota} cost {cost}"
             );
             let calls = server.calls("evalsha").await;
@@ -109,7 +110,7 @@ async fn equal_checks_are_decided_as_one_and_no_more_pass_than_may() {
 }
 
 #[tokio::test]
-async fn different_costs_of_one_identity_in_one_call_see_each_other() {
+async fn checks_of_one_batch_see_earlier_charges() {
     let server = Server::start().await;
     let store = store(&server);
     store.ping().await.unwrap();
@@ -127,7 +128,7 @@ async fn different_costs_of_one_identity_in_one_call_see_each_other() {
 }
 
 #[tokio::test]
-async fn places_of_those_who_have_hung_up_go_to_those_who_wait() {
+async fn charges_of_dropped_checks_admit_coalesced_ones() {
     let server = Server::start().await;
     let store = store(&server);
     store.ping().await.unwrap();
@@ -136,7 +137,7 @@ async fn places_of_those_who_have_hung_up_go_to_those_who_wait() {
         .map(|_| store.check(&Check::new(&alice, &limits)).wait())
         .map(Box::pin)
         .collect();
-    // They share a call, which is under way when two of them hang up.
+    // All five share a call, which is in flight when two are dropped.
     server.pause();
     for waiter in &mut waiting {
         assert!(poll!(waiter).is_pending());
@@ -152,7 +153,7 @@ async fn places_of_those_who_have_hung_up_go_to_those_who_wait() {
 }
 
 #[tokio::test]
-async fn a_million_denied_checks_hardly_reach_the_server() {
+async fn million_denied_checks_need_few_calls() {
     let server = Server::start().await;
     let store = store(&server);
     let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
@@ -168,11 +169,11 @@ async fn a_million_denied_checks_hardly_reach_the_server() {
 }
 
 #[tokio::test]
-async fn a_denial_is_remembered_for_what_costs_as_much_and_for_nothing_else() {
+async fn denial_is_remembered_for_equal_or_higher_cost() {
     let server = Server::start().await;
     let store = store(&server);
     let [alice, bob] = ["alice", "bob"].map(Identity::user);
-    let [limits, others] = [10, 20].map(|limit| Limits::from(Quota::per_day(limit)));
+    let [limits, other_limits] = [10, 20].map(|limit| Limits::from(Quota::per_day(limit)));
     let denied = Check::new(&alice, &limits);
     check(&store, &denied.cost(6)).await;
     let ready = |check: Check<'_>| matches!(store.check(&check), Outcome::Ready(_));
@@ -180,43 +181,43 @@ async fn a_denial_is_remembered_for_what_costs_as_much_and_for_nothing_else() {
 
     assert!(ready(denied.cost(5)) && ready(denied.cost(9)));
     assert!(!ready(denied.cost(4)) && !ready(denied.cost(0)));
-    assert!(!ready(Check::new(&alice, &others).cost(5)));
+    assert!(!ready(Check::new(&alice, &other_limits).cost(5)));
     assert!(!ready(Check::new(&bob, &limits).cost(5)));
 }
 
 #[tokio::test]
-async fn reset_through_this_store_is_seen_at_once() {
+async fn reset_by_this_store_forgets_the_denial() {
     let server = Server::start().await;
     let store = store(&server);
     let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
-    let one = Check::new(&alice, &limits);
-    assert_eq!(admitted(&store, &one, 2).await, 1);
-    store.reset(&one).wait().await.unwrap();
-    assert_eq!(admitted(&store, &one, 2).await, 1, "after a reset");
+    let check = Check::new(&alice, &limits);
+    assert_eq!(count_admitted(&store, &check, 2).await, 1);
+    store.reset(&check).wait().await.unwrap();
+    assert_eq!(count_admitted(&store, &check, 2).await, 1, "after a reset");
 }
 
 #[tokio::test]
 async fn reset_by_another_process_is_seen_soon() {
     let server = Server::start().await;
-    let [here, there] = [store(&server), store(&server)];
+    let [store, other_store] = [store(&server), store(&server)];
     let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
-    let one = Check::new(&alice, &limits);
-    assert_eq!(admitted(&here, &one, 2).await, 1);
-    there.reset(&one).wait().await.unwrap();
+    let denied = Check::new(&alice, &limits);
+    assert_eq!(count_admitted(&store, &denied, 2).await, 1);
+    other_store.reset(&denied).wait().await.unwrap();
     let wait = Wait::until("the denial is forgotten");
-    while !check(&here, &one).await.is_allowed() {
-        wait.on().await;
+    while !check(&store, &denied).await.is_allowed() {
+        wait.sleep().await;
     }
 }
 
-/// The checks wait behind a server that is paused, in a queue of the usual length.
+/// The checks are queued while the server is paused. The queue has the default length.
 #[tokio::test(flavor = "multi_thread")]
 async fn busy_identity_leaves_room_in_the_queue() {
     let server = Server::start().await;
     let store = RedisStore::new(&server.url()).unwrap();
     store.ping().await.unwrap();
     let limits = Limits::from(Quota::per_day(20_000));
-    let ask = |name: &str, cost| {
+    let queue_check = |name: &str, cost| {
         let identity = Identity::user(name);
         let mut check = Check::new(&identity, &limits).cost(cost);
         check.time_left = Duration::from_secs(20);
@@ -224,10 +225,12 @@ async fn busy_identity_leaves_room_in_the_queue() {
         Box::pin(store.check(&owned.borrow()).wait())
     };
     server.pause();
-    // To ask is to queue; to wait is for the answer only.
-    let mut busy: Vec<_> = (0..10_000).map(|_| ask("equal", 1)).collect();
-    busy.extend((0..10_000).map(|cost| ask("different", cost + 1)));
-    let quiet: Vec<_> = (0..100).map(|i| ask(&format!("quiet-{i}"), 1)).collect();
+    // `check` queues a check at once; `wait` only waits for the answer.
+    let mut busy: Vec<_> = (0..10_000).map(|_| queue_check("equal", 1)).collect();
+    busy.extend((0..10_000).map(|cost| queue_check("different", cost + 1)));
+    let quiet: Vec<_> = (0..100)
+        .map(|i| queue_check(&format!("quiet-{i}"), 1))
+        .collect();
     server.resume();
     for answer in join_all(quiet).await {
         assert!(answer.expect("the queue has room").is_allowed());
@@ -255,7 +258,7 @@ async fn busy_identity_leaves_room_in_the_queue() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses_at_once() {
+async fn full_queue_refuses_at_once() {
     let server = Server::start().await;
     let store = RedisStore::builder(&server.url())
         .longest_queue(10)
@@ -264,35 +267,32 @@ async fn a_full_queue_refuses_at_once() {
     store.ping().await.unwrap();
     server.pause();
     let limits = Limits::from(Quota::per_day(10));
-    let asked = |index: usize| {
+    let queue_check = |index: usize| {
         let identity = Identity::user(&index.to_string());
         let owned: OwnedCheck = Check::new(&identity, &limits).into_owned();
         store.check(&owned.borrow()).wait()
     };
-    let mut waiting: Vec<_> = (0..10).map(asked).map(Box::pin).collect();
+    let mut waiting: Vec<_> = (0..10).map(queue_check).map(Box::pin).collect();
     for waiter in &mut waiting {
         assert!(poll!(waiter).is_pending());
     }
-    let refused = asked(10).await.unwrap_err();
+    let refused = queue_check(10).await.unwrap_err();
     assert_eq!(refused.kind(), StoreErrorKind::Overloaded);
     server.resume();
     for answer in join_all(waiting).await {
-        assert!(
-            answer.unwrap().is_allowed(),
-            "those in the queue are served"
-        );
+        assert!(answer.unwrap().is_allowed(), "queued checks are decided");
     }
 }
 
-/// The memory of a cheaper denial that has ended must not hide that of this one.
+/// The denial of cost 1 ends after a second, that of cost 5 does not.
 #[tokio::test]
-async fn a_denial_that_has_ended_does_not_hide_one_that_has_not() {
+async fn expired_denial_does_not_hide_a_longer_one() {
     let server = Server::start().await;
     let store = RedisStore::new(&server.url()).unwrap();
     let limits = Limits::from(Quota::per_day(10));
     let alice = Identity::user("alice");
     let check = Check::new(&alice, &limits);
-    let ask = async |cost| {
+    let is_admitted = async |cost| {
         store
             .check(&check.cost(cost))
             .wait()
@@ -300,20 +300,20 @@ async fn a_denial_that_has_ended_does_not_hide_one_that_has_not() {
             .unwrap()
             .is_allowed()
     };
-    assert!(ask(10).await);
-    assert!(!ask(1).await);
+    assert!(is_admitted(10).await);
+    assert!(!is_admitted(1).await);
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     server.reset_stats().await;
     let began = Instant::now();
     for _ in 0..1_000 {
-        assert!(!ask(5).await);
+        assert!(!is_admitted(5).await);
     }
     let (calls, seconds) = (server.calls("evalsha").await, began.elapsed().as_secs());
     assert!(calls <= seconds + 2, "{calls} calls in {seconds} s");
 }
 
 #[tokio::test]
-async fn a_check_that_comes_too_late_voids_no_other() {
+async fn late_check_does_not_void_its_batch() {
     let server = Server::start().await;
     let store = store(&server);
     store.ping().await.unwrap();
@@ -323,7 +323,7 @@ async fn a_check_that_comes_too_late_voids_no_other() {
     impatient.time_left = Duration::from_millis(50);
     let mut patient = Check::new(&bob, &limits);
     patient.time_left = Duration::from_secs(60);
-    // They share a call, which the server gets round to when only one of them is still there.
+    // Both checks share a call, which the server runs after the time of one of them has passed.
     server.pause();
     let began = Instant::now();
     let answers = tokio::spawn(join_all(
@@ -346,7 +346,7 @@ async fn a_check_that_comes_too_late_voids_no_other() {
 }
 
 #[tokio::test]
-async fn equal_checks_are_decided_as_one_though_they_carry_what_the_fallback_counted() {
+async fn equal_checks_that_carry_fallback_counts_are_coalesced() {
     let server = Server::start().await;
     let store = RedisStore::builder(&server.url())
         .most_keys(1)
@@ -359,37 +359,37 @@ async fn equal_checks_are_decided_as_one_though_they_carry_what_the_fallback_cou
         .build();
     let limits = Limits::from(Quota::per_day(1_000));
     let [alice, bob] = ["alice", "bob"].map(Identity::user);
-    let one = Check::new(&alice, &limits);
-    let wait = Wait::until("nothing is degraded but what was to be");
+    let check = Check::new(&alice, &limits);
+    let wait = Wait::until("only the check at the paused server is degraded");
     loop {
         server.pause();
-        assert!(limiter.check(&one).await.is_degraded());
+        assert!(limiter.check(&check).await.is_degraded());
         server.resume();
         while limiter
             .check(&Check::new(&bob, &limits))
             .await
             .is_degraded()
         {
-            wait.on().await;
+            wait.sleep().await;
         }
         server.reset_stats().await;
-        let decisions = join_all((0..500).map(|_| limiter.check(&one).into_future())).await;
+        let decisions = join_all((0..500).map(|_| limiter.check(&check).into_future())).await;
         if decisions.iter().all(|decision| !decision.is_degraded()) {
             break;
         }
-        wait.on().await;
+        wait.sleep().await;
     }
     let calls = server.calls("evalsha").await;
     assert!(calls <= 50, "500 equal checks took {calls} calls");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_answers_one_in_time_answers_many_in_time() {
+async fn overlapping_round_trips_keep_checks_in_time() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;
     let store = RedisStore::new(&proxy.url()).unwrap();
     store.ping().await.unwrap();
-    // Who had to wait for the end of another's round trip would wait too long.
+    // A check that waited for an earlier round trip to end before it was sent would time out.
     proxy.delay(Duration::from_millis(150));
     let limiter = Limiter::builder(store)
         .deadline(Duration::from_millis(500))
@@ -401,39 +401,39 @@ async fn a_server_that_answers_one_in_time_answers_many_in_time() {
         let identity = Identity::user(&client.to_string());
         let (limiter, limits) = (limiter.clone(), limits.clone());
         clients.spawn(async move {
-            let mut decided = 0;
+            let mut in_time = 0;
             for _ in 0..10 {
                 let decision = limiter.check(&Check::new(&identity, &limits)).await;
-                decided += usize::from(!decision.is_degraded());
+                in_time += usize::from(!decision.is_degraded());
             }
-            decided
+            in_time
         });
     }
-    let decided: usize = clients.join_all().await.into_iter().sum();
-    assert!(decided > 250, "{decided} of 500");
+    let in_time: usize = clients.join_all().await.into_iter().sum();
+    assert!(in_time > 250, "{in_time} of 500 in time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn who_was_denied_before_a_reset_is_admitted_after_it_though_round_trips_overlap() {
+async fn denial_from_before_a_reset_is_not_remembered() {
     let server = Server::start().await;
     let store = store(&server);
     let limits = Limits::from(Quota::per_day(1));
     for round in 0..3_000 {
         let user = |name: &str| Identity::user(&format!("{name} {round}"));
         let alice = user("alice");
-        let alices = Check::new(&alice, &limits);
-        assert!(check(&store, &alices).await.is_allowed());
-        // So many wait that they go by two round trips: the check by the first, the reset by the
+        let alices_check = Check::new(&alice, &limits);
+        assert!(check(&store, &alices_check).await.is_allowed());
+        // Enough checks for two round trips: the denied check is in the first, the reset in the
         // second.
-        let denied = store.check(&alices).wait();
+        let denied = store.check(&alices_check).wait();
         let others: Vec<_> = (0..60)
             .map(|other| {
                 let other = user(&other.to_string());
                 store.check(&Check::new(&other, &limits)).wait()
             })
             .collect();
-        let reset = store.reset(&alices).wait();
-        let (same_store, owned) = (store.clone(), alices.into_owned());
+        let reset = store.reset(&alices_check).wait();
+        let (same_store, owned) = (store.clone(), alices_check.into_owned());
         let after = tokio::spawn(async move {
             reset.await.unwrap();
             check(&same_store, &owned.borrow()).await.is_allowed()

@@ -1,6 +1,7 @@
-//! While the store is away nobody waits for it, and it is found back by itself.
+//! The circuit breaker opens when the store fails, so that no check waits for it, and probes close
+//! it again when the store recovers.
 //!
-//! All in virtual time.
+//! All tests run in virtual time.
 
 #[path = "support/limiter.rs"]
 mod support;
@@ -15,10 +16,10 @@ use tollgate::{
     Check, Checked, Decision, Identity, Limiter, Limits, LocalStore, Quota, StoreErrorKind,
 };
 
-use support::{DEADLINE, DOWN, PROBED, alice, check, check_as, open_breaker, ten_a_day};
+use support::{DEADLINE, DOWN, PROBE_INTERVAL, alice, check, check_as, open_breaker, ten_a_day};
 
 #[tokio::test(start_paused = true)]
-async fn once_the_breaker_is_open_nobody_waits_and_the_store_is_left_alone() {
+async fn open_breaker_decides_without_the_store() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let limits = ten_a_day();
@@ -26,7 +27,11 @@ async fn once_the_breaker_is_open_nobody_waits_and_the_store_is_left_alone() {
     for failure in 1..=3 {
         let began = Instant::now();
         assert!(check(&limiter, &limits).await.is_degraded());
-        assert_eq!(began.elapsed(), DEADLINE, "failure {failure} waits");
+        assert_eq!(
+            began.elapsed(),
+            DEADLINE,
+            "failure {failure} waits for the deadline"
+        );
         sleep(Duration::from_millis(1)).await;
     }
     for _ in 0..1_000 {
@@ -38,7 +43,7 @@ async fn once_the_breaker_is_open_nobody_waits_and_the_store_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn checks_that_fail_together_are_one_failure() {
+async fn concurrent_failures_count_as_one() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     store.behave(Behavior::Hang);
@@ -61,7 +66,7 @@ async fn checks_that_fail_together_are_one_failure() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_probe_at_a_time_finds_the_store_back() {
+async fn probes_close_the_breaker_when_the_store_recovers() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let limits = ten_a_day();
@@ -70,23 +75,23 @@ async fn one_probe_at_a_time_finds_the_store_back() {
     let calls = store.calls();
 
     sleep(Duration::from_secs(10)).await;
-    // Half a second to a second between them, sooner at first.
+    // The interval is half a second to a second, and shorter at first.
     assert!(
         (9..=25).contains(&store.probes()),
         "{} probes in 10 s",
         store.probes()
     );
-    assert_eq!(store.calls(), calls, "no request waits");
+    assert_eq!(store.calls(), calls, "no request calls the store");
 
     store.behave(Behavior::Answer);
-    sleep(PROBED).await;
+    sleep(PROBE_INTERVAL).await;
     let probes = store.probes();
     assert!(
         !check(&limiter, &limits).await.is_degraded(),
-        "back by itself"
+        "a probe has closed the breaker"
     );
     sleep(Duration::from_secs(10)).await;
-    assert_eq!(store.probes(), probes, "no probe without need");
+    assert_eq!(store.probes(), probes, "a closed breaker does not probe");
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,22 +106,22 @@ async fn each_lane_has_its_own_breaker() {
         assert!(check_as(&address, &limiter, &limits).await.is_degraded());
         assert!(
             !check(&limiter, &limits).await.is_degraded(),
-            "the other lane is well"
+            "lane 0 is healthy"
         );
         sleep(Duration::from_millis(1)).await;
     }
     assert_eq!(
         store.calls(),
         3 + 5,
-        "the dead lane's breaker is open, the other's is not"
+        "the breaker of lane 1 is open, that of lane 0 is closed"
     );
     store.behave_in(1, Behavior::Answer);
-    sleep(PROBED).await;
+    sleep(PROBE_INTERVAL).await;
     assert!(!check_as(&address, &limiter, &limits).await.is_degraded());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_says_nothing_of_the_store_does_not_open_the_breaker() {
+async fn errors_unrelated_to_availability_keep_the_breaker_closed() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     for behavior in [
@@ -142,7 +147,7 @@ async fn what_says_nothing_of_the_store_does_not_open_the_breaker() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn answers_from_memory_prove_nothing() {
+async fn remembered_answers_reset_no_failure_count() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     for _ in 0..3 {
@@ -157,7 +162,7 @@ async fn answers_from_memory_prove_nothing() {
     assert_eq!(
         store.calls(),
         calls,
-        "three failures without an answer between them opened it"
+        "three failures without an answer in between open the breaker"
     );
 }
 
@@ -168,14 +173,14 @@ async fn probing_ends_with_the_limiter() {
     store.behave(DOWN);
     open_breaker(&limiter, &store).await;
     drop(limiter);
-    sleep(PROBED).await;
+    sleep(PROBE_INTERVAL).await;
     let probes = store.probes();
     sleep(Duration::from_secs(10)).await;
     assert_eq!(store.probes(), probes);
 }
 
 #[test]
-fn a_limiter_outlives_the_runtime_that_probed() {
+fn request_probes_after_the_probing_runtime_ended() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let runtime = || {
@@ -190,12 +195,12 @@ fn a_limiter_outlives_the_runtime_that_probed() {
     let decision = runtime().block_on(check(&limiter, &ten_a_day()));
     assert!(
         !decision.is_degraded(),
-        "nobody probes any more, so a request asks"
+        "without a probing task a request calls the store"
     );
 }
 
 #[test]
-fn without_a_runtime_failures_are_answered_too() {
+fn failures_without_a_runtime_are_decided_at_once() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     store.behave(DOWN);
@@ -210,23 +215,23 @@ fn without_a_runtime_failures_are_answered_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn checks_that_are_given_up_early_open_the_breaker_too() {
+async fn checks_dropped_early_open_the_breaker() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     store.behave(Behavior::Hang);
-    let impatience = DEADLINE - Duration::from_millis(10);
-    let mut waited = 0;
+    let patience = DEADLINE - Duration::from_millis(10);
+    let mut abandoned = 0;
     for _ in 0..40 {
-        let given_up = timeout(impatience, check(&limiter, &ten_a_day())).await;
-        waited += usize::from(given_up.is_err());
+        let result = timeout(patience, check(&limiter, &ten_a_day())).await;
+        abandoned += usize::from(result.is_err());
         sleep(Duration::from_millis(1)).await;
     }
-    // A few in each of three deadlines, and as many until a probe has found out why.
-    assert!(waited <= 15, "{waited} waited in vain");
+    // A few within each of three deadlines, and as many until a probe has failed.
+    assert!(abandoned <= 15, "{abandoned} checks waited");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_hangs_is_given_up_however_long_the_deadline() {
+async fn hanging_probe_times_out_despite_a_long_deadline() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::builder(store.clone())
         .deadline(Duration::from_secs(3_600))
@@ -241,7 +246,7 @@ async fn a_probe_that_hangs_is_given_up_however_long_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_answered_from_memory_proves_nothing() {
+async fn probe_answered_from_memory_keeps_the_breaker_open() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     store.behave(DOWN);
@@ -254,7 +259,7 @@ async fn a_probe_answered_from_memory_proves_nothing() {
 }
 
 #[test]
-fn a_runtime_that_only_runs_for_its_checks_finds_the_store_back() {
+fn runtime_in_block_on_closes_the_breaker() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -265,7 +270,7 @@ fn a_runtime_that_only_runs_for_its_checks_finds_the_store_back() {
     store.behave(DOWN);
     runtime.block_on(open_breaker(&limiter, &store));
     store.behave(Behavior::Answer);
-    // Time passes, but nobody runs the task that probes.
+    // Time passes while the probing task does not run.
     runtime.block_on(tokio::time::advance(Duration::from_secs(3)));
     let probes = store.probes();
     let decision = runtime.block_on(check(&limiter, &ten_a_day()));
@@ -277,13 +282,14 @@ fn a_runtime_that_only_runs_for_its_checks_finds_the_store_back() {
     );
 }
 
-/// The asker's own patience, which may come from a client's grpc-timeout, says nothing of the store.
+/// A shorter `time_left`, which may come from a client's `grpc-timeout`, is no failure of the
+/// store.
 #[tokio::test(start_paused = true)]
-async fn impatient_askers_do_not_open_the_breaker_for_everybody() {
+async fn short_time_left_does_not_open_the_breaker() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let (alice, limits) = (alice(), ten_a_day());
-    // A healthy store, 5 ms away.
+    // A healthy store with a round trip of 5 ms.
     store.behave(Behavior::AnswerAfter(Duration::from_millis(5)));
     let mut impatient = Check::new(&alice, &limits);
     impatient.time_left = Duration::from_millis(1);
@@ -293,23 +299,28 @@ async fn impatient_askers_do_not_open_the_breaker_for_everybody() {
     }
     let bob = Identity::user("bob");
     let decision = limiter.check(&Check::new(&bob, &limits)).await;
-    assert!(!decision.is_degraded(), "the store answers in 5 of 50 ms");
+    assert!(
+        !decision.is_degraded(),
+        "the store answers within the deadline"
+    );
 }
 
-/// Clients that hang up at once, one now and then, before a healthy store.
 #[tokio::test(start_paused = true)]
-async fn clients_that_hang_up_do_not_open_the_breaker_of_a_healthy_store() {
+async fn dropped_checks_of_healthy_store_keep_breaker_closed() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let (alice, limits) = (alice(), Limits::from(Quota::per_day(1_000)));
     store.behave(Behavior::AnswerAfter(Duration::from_millis(5)));
     for _ in 0..6 {
         sleep(Duration::from_millis(100)).await;
-        let mut hung_up = Box::pin(limiter.check(&Check::new(&alice, &limits)).into_future());
-        assert!(hung_up.as_mut().now_or_never().is_none());
-        drop(hung_up);
+        let mut response = Box::pin(limiter.check(&Check::new(&alice, &limits)).into_future());
+        assert!(response.as_mut().now_or_never().is_none());
+        drop(response);
     }
     let bob = Identity::user("bob");
     let decision = limiter.check(&Check::new(&bob, &limits)).await;
-    assert!(!decision.is_degraded(), "the store answers in 5 of 50 ms");
+    assert!(
+        !decision.is_degraded(),
+        "the store answers within the deadline"
+    );
 }

@@ -1,4 +1,5 @@
-//! A client's address is the true one or its proxy's, whatever the client sends.
+//! The address of a client is read as its own or as that of its proxy, whatever headers it sends:
+//! it cannot make one up.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -9,8 +10,11 @@ use proptest::sample::select;
 use serde_json::Value;
 use tollgate::{ClientIp, ForwardingHeader, Identity};
 
+/// The header of a plain list of addresses.
 const LIST: &str = "x-forwarded-for";
+/// The header of RFC 7239, a list of elements with parameters.
 const ELEMENTS: &str = "forwarded";
+/// A header of one address.
 const SINGLE: &str = "x-real-ip";
 
 const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 5));
@@ -20,6 +24,7 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
+/// Returns a header map with one header in several lines.
 fn headers<L: AsRef<[u8]>>(name: &str, lines: &[L]) -> HeaderMap {
     let name: HeaderName = name.parse().expect("a header's name");
     let value = |line: &L| HeaderValue::from_bytes(line.as_ref()).expect("a header's value");
@@ -29,7 +34,7 @@ fn headers<L: AsRef<[u8]>>(name: &str, lines: &[L]) -> HeaderMap {
         .collect()
 }
 
-/// Reads the header of this name, and tells single IPv6 addresses apart.
+/// Configures the header to read, and IPv6 addresses to be kept in full.
 fn reading(name: &str, client_ip: ClientIp) -> ClientIp {
     let header = match name {
         LIST => ForwardingHeader::XForwardedFor,
@@ -42,33 +47,35 @@ fn reading(name: &str, client_ip: ClientIp) -> ClientIp {
         .expect("128 is in range")
 }
 
+/// Returns a reader that trusts the proxies of this network.
 fn behind(network: &str) -> ClientIp {
     let trusted = ClientIp::behind([network.parse().expect("a network")]);
     trusted.expect("a network without further bits")
 }
 
-/// The address read from these lines, where 10.0.0.0/8 are the proxies.
+/// Returns the client address read from these lines, with trusted proxies in 10.0.0.0/8.
 fn read<L: AsRef<[u8]>>(name: &str, lines: &[L]) -> IpAddr {
     reading(name, behind("10.0.0.0/8")).address(PROXY, &headers(name, lines))
 }
 
+/// Returns the test vectors of this name.
 fn vectors(name: &str) -> Vec<Value> {
     let text = include_str!(concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/vectors/client_ip.json"
     ));
     let vectors: Value = serde_json::from_str(text).expect("the vectors are JSON");
-    let cases = vectors[name].as_array().expect("the vectors are there");
+    let cases = vectors[name].as_array().expect("an array of vectors");
     assert!(cases.len() > 10);
     cases.clone()
 }
 
 fn text(value: &Value) -> &str {
-    value.as_str().expect("a text")
+    value.as_str().expect("a string")
 }
 
 #[test]
-fn every_vector_holds() {
+fn every_client_ip_vector_holds() {
     for case in vectors("client_ip") {
         let client_ip = match (case["trusted"].as_array(), case["hops"].as_u64()) {
             (Some(networks), None) => ClientIp::behind(
@@ -78,7 +85,7 @@ fn every_vector_holds() {
             )
             .expect("networks without further bits"),
             (None, Some(hops)) => ClientIp::behind_hops(hops as usize),
-            _ => panic!("trusted networks or hops: {case}"),
+            _ => panic!("neither trusted networks nor hops: {case}"),
         };
         let name = text(&case["header"]);
         let lines: Vec<_> = case["lines"]
@@ -95,13 +102,13 @@ fn every_vector_holds() {
 }
 
 #[test]
-fn every_vector_of_prefixes_holds() {
+fn every_ipv6_prefix_vector_holds() {
     for case in vectors("ipv6_prefix") {
         let prefix = case["prefix"].as_u64().expect("a number") as u8;
         let expected = ip(text(&case["expect"]));
         let written = text(&case["address"]);
 
-        // As a proxy writes it, perhaps with a zone.
+        // The address in a header, where it may have a zone.
         let behind = ClientIp::behind_hops(1)
             .ipv6_prefix(prefix)
             .expect("in range");
@@ -111,15 +118,15 @@ fn every_vector_of_prefixes_holds() {
             "{case}"
         );
 
-        // As a peer, which has no zone.
+        // The address of the peer, which has no zone.
         let Ok(peer) = written.parse() else { continue };
-        let alone = ClientIp::peer().ipv6_prefix(prefix).expect("in range");
-        assert_eq!(alone.address(peer, &HeaderMap::new()), expected, "{case}");
+        let direct = ClientIp::peer().ipv6_prefix(prefix).expect("in range");
+        assert_eq!(direct.address(peer, &HeaderMap::new()), expected, "{case}");
     }
 }
 
 #[test]
-fn a_prefix_out_of_range_is_named_with_the_fix() {
+fn prefix_out_of_range_is_refused_with_the_fix() {
     for bits in 0..=255 {
         match ClientIp::peer().ipv6_prefix(bits) {
             Ok(_) => assert!((48..=128).contains(&bits), "{bits}"),
@@ -134,30 +141,33 @@ fn a_prefix_out_of_range_is_named_with_the_fix() {
 }
 
 #[test]
-fn the_default_is_the_peer_by_its_64_bits() {
+fn default_is_the_peer_with_64_bits() {
     let spoofed = headers(LIST, &["6.6.6.6"]);
     let single = ForwardingHeader::SingleValue(HeaderName::from_static(LIST));
-    for nobody in [
+    for trusting_none in [
         ClientIp::default(),
         ClientIp::behind([]).expect("no network"),
         ClientIp::behind_hops(0),
     ] {
-        assert_eq!(nobody.address(PROXY, &spoofed), PROXY);
+        assert_eq!(trusting_none.address(PROXY, &spoofed), PROXY);
         assert_eq!(
-            nobody.address(ip("2001:db8:1:2:3::4"), &spoofed),
+            trusting_none.address(ip("2001:db8:1:2:3::4"), &spoofed),
             ip("2001:db8:1:2::")
         );
         assert_eq!(
-            nobody.header(single.clone()).address(PROXY, &spoofed),
+            trusting_none
+                .header(single.clone())
+                .address(PROXY, &spoofed),
             PROXY
         );
     }
 }
 
 #[test]
-fn a_network_is_trusted_by_its_bits_and_not_its_spelling() {
-    let told = headers(LIST, &["203.0.113.7"]);
-    let trusts = |network: &str, peer: &str| behind(network).address(ip(peer), &told) == CLIENT;
+fn network_is_trusted_in_every_notation() {
+    let forwarded = headers(LIST, &["203.0.113.7"]);
+    let trusts =
+        |network: &str, peer: &str| behind(network).address(ip(peer), &forwarded) == CLIENT;
     for network in [
         "10.0.0.0/8",
         "10.9.9.9/8",
@@ -172,7 +182,7 @@ fn a_network_is_trusted_by_its_bits_and_not_its_spelling() {
     }
     assert!(trusts("fd00::/8", "fd00::1"));
 
-    // All of IPv6 is not all of IPv4, nor is a gateway for IPv4 hosts.
+    // A network of IPv6 addresses, or a NAT64 prefix, contains no IPv4 address.
     assert!(trusts("::/0", "2001:db8::1"));
     assert!(!trusts("::/0", "10.1.2.3"));
     assert!(!trusts("::/0", "::ffff:10.1.2.3"));
@@ -199,7 +209,7 @@ fn only_the_chosen_header_is_read() {
 }
 
 #[test]
-fn a_list_is_read_strictly() {
+fn list_is_parsed_strictly() {
     for (entry, expected) in [
         ("\t 203.0.113.7 \t", "203.0.113.7"),
         ("203.0.113.7:0", "203.0.113.7"),
@@ -233,7 +243,7 @@ fn a_list_is_read_strictly() {
 }
 
 #[test]
-fn forwarded_is_read_strictly() {
+fn forwarded_is_parsed_strictly() {
     let readable = r#"FOR=203.0.113.7|by=_x;fOr=203.0.113.7;proto=https|for="203.0.113.7:80"|
         ;; for=203.0.113.7 ; by=_x; |for=203.0.113.7;host=a.example:8080|for="203.0.113.7:_p-1"|
         for=203.0.113.7;host="a,for=6.6.6.6;x=\"6.6.6.6\\"|for="\203.0.113\.7\:80"|
@@ -243,7 +253,7 @@ fn forwarded_is_read_strictly() {
         let line = format!("for=6.6.6.6,{element},for=10.0.0.7");
         assert_eq!(read(ELEMENTS, &[line]), CLIENT, "{element}");
     }
-    // The longest text that can be read.
+    // The longest valid node.
     let node = "1111:2222:3333:4444:5555:6666:123.123.123.123%abcdefghijklmno";
     let element = format!(r#"for="[{node}]:65535""#);
     assert_eq!(
@@ -269,7 +279,7 @@ fn forwarded_is_read_strictly() {
 }
 
 #[test]
-fn an_open_quote_hides_what_follows_on_its_line_and_on_no_other() {
+fn unclosed_quote_hides_only_its_own_line() {
     for open in [r#"for="6.6.6.6"#, r#"for=6.6.6.6;x=""#, r#"""#, r#"for="\"#] {
         for real in ["for=203.0.113.7", r#"for="203.0.113.7:80""#] {
             let joined = format!("{open}, {real}");
@@ -279,7 +289,8 @@ fn an_open_quote_hides_what_follows_on_its_line_and_on_no_other() {
             assert_eq!(read(ELEMENTS, &[open, real]), CLIENT, "{joined}");
         }
     }
-    // The proxy's own escape makes up for the client's quote: read as the proxy meant it.
+    // A quoted-pair of the proxy balances the quote of the client, so the line is read as the proxy
+    // wrote it.
     assert_eq!(
         read(ELEMENTS, &[r#"for="6.6.6.6, for=203.0.113.7;x="a\"b""#]),
         CLIENT
@@ -287,7 +298,7 @@ fn an_open_quote_hides_what_follows_on_its_line_and_on_no_other() {
 }
 
 #[test]
-fn a_single_value_is_single() {
+fn single_value_header_has_one_value() {
     let trusting = reading(SINGLE, behind("10.0.0.0/8"));
     let counting = reading(SINGLE, ClientIp::behind_hops(3));
     for (lines, expected) in [
@@ -305,7 +316,11 @@ fn a_single_value_is_single() {
         assert_eq!(trusting.address(PROXY, &headers), expected, "{lines:?}");
         assert_eq!(counting.address(PROXY, &headers), expected, "{lines:?}");
     }
-    assert_eq!(read(SINGLE, &["10.0.0.7"]), PROXY, "a proxy is no client");
+    assert_eq!(
+        read(SINGLE, &["10.0.0.7"]),
+        PROXY,
+        "a proxy is not a client"
+    );
 }
 
 #[test]
@@ -338,7 +353,7 @@ fn hops_count_entries_of_all_lines() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_unreadable_where_they_are_reached() {
+fn non_ascii_bytes_are_unreadable_where_reached() {
     for (line, expected) in [
         (&b"203.0.113.7\xff"[..], PROXY),
         (b"6.6.6.6,\xff\xfe,10.0.0.7", PROXY),
@@ -356,9 +371,9 @@ fn bytes_that_are_no_text_are_unreadable_where_they_are_reached() {
     }
 }
 
-/// Were any of these read in quadratic time, this would run for minutes.
+/// With quadratic parsing this test would run for minutes.
 #[test]
-fn a_header_of_64_kib_is_read_in_one_go() {
+fn header_of_64_kib_is_parsed_in_linear_time() {
     let units = "x|,| |\t,|;|=|\"|\\|\\\"|\\\\\"|=\"|for=|x=\"\";|[|:|%|1|1.|::|10.0.0.1,|\
         for=10.0.0.1,|for=\"10.0.0.1\", ";
     for unit in units.split('|') {
@@ -378,7 +393,7 @@ fn a_header_of_64_kib_is_read_in_one_go() {
             CLIENT,
             "{unit}"
         );
-        // These open a quote and leave it so: the second is there an odd number of times.
+        // These units leave a quote open: the second occurs an odd number of times.
         let open = unit == r#"\""# || unit == r#"\\""#;
         let expected = if open { PROXY } else { CLIENT };
         let line = format!("{garbage}, for=203.0.113.7");
@@ -386,13 +401,13 @@ fn a_header_of_64_kib_is_read_in_one_go() {
     }
 }
 
-/// What a client may send: spoofed entries among anything that a header can hold.
+/// Generates header values of a malicious client: spoofed entries among arbitrary bytes.
 fn attack() -> impl Strategy<Value = Vec<u8>> {
-    let meaning = select(b"\"\"\"\\\\,;= \tfor[]:.%016".to_vec());
-    let any = any::<u8>().prop_filter("none of a header", |&byte| {
+    let special = select(b"\"\"\"\\\\,;= \tfor[]:.%016".to_vec());
+    let any = any::<u8>().prop_filter("not valid in a header", |&byte| {
         byte == b'\t' || (byte >= b' ' && byte != 0x7f)
     });
-    let noise = many(prop_oneof![4 => meaning, 1 => any], 0..12);
+    let noise = many(prop_oneof![4 => special, 1 => any], 0..12);
     let spoof = select(vec![
         r#"6.6.6.6"#,
         r#"6.6.6.6, "#,
@@ -419,21 +434,23 @@ fn address() -> impl Strategy<Value = IpAddr> {
     ]
 }
 
-/// An address as it counts: an IPv4 one where there is one inside.
-fn plain(address: IpAddr) -> IpAddr {
+/// Returns the canonical form of an address: the IPv4 address that is mapped or embedded in it, if
+/// any.
+fn canonical(address: IpAddr) -> IpAddr {
     reading(LIST, ClientIp::peer()).address(address, &HeaderMap::new())
 }
 
-/// The address in brackets where it needs them, then a port.
+/// Generates the address with a port, an IPv6 address in brackets.
 fn with_port(address: IpAddr) -> impl Strategy<Value = String> {
     any::<u16>().prop_map(move |port| std::net::SocketAddr::new(address, port).to_string())
 }
 
+/// Generates an entry of a plain list.
 fn entry(address: IpAddr) -> BoxedStrategy<String> {
     prop_oneof![Just(address.to_string()), with_port(address)].boxed()
 }
 
-/// A quoted string, with those quoted-pairs that it needs and some that it does not.
+/// Generates a quoted string of the text with required and some needless quoted-pairs.
 fn quoted(text: String) -> impl Strategy<Value = String> {
     many(any::<bool>(), text.len()).prop_map(move |escaped| {
         let pairs = text.chars().zip(escaped);
@@ -448,7 +465,7 @@ fn quoted(text: String) -> impl Strategy<Value = String> {
     })
 }
 
-/// An element as a proxy writes it, with other parameters around it that the client may choose.
+/// Generates an element as a proxy writes it, with other parameters that the client may choose.
 fn element(address: IpAddr) -> BoxedStrategy<String> {
     let node = with_port(address).prop_flat_map(quoted);
     let node = match address {
@@ -469,12 +486,13 @@ fn element(address: IpAddr) -> BoxedStrategy<String> {
         .boxed()
 }
 
-/// What proxies add: the client, then those of the proxies that are not the peer.
+/// Generates the entries that proxies add: the client, then all proxies but the last, which is the
+/// peer.
 fn chain(
     write: fn(IpAddr) -> BoxedStrategy<String>,
 ) -> impl Strategy<Value = (IpAddr, Vec<String>)> {
-    let client = address().prop_filter("not a client's", |&address| {
-        let address = plain(address);
+    let client = address().prop_filter("not an address of a client", |&address| {
+        let address = canonical(address);
         !address.is_unspecified() && !matches!(address, IpAddr::V4(v4) if v4.octets()[0] == 10)
     });
     let proxy = any::<u8>().prop_map(|last| Ipv4Addr::new(10, 0, 0, last).into());
@@ -487,6 +505,7 @@ fn chain(
     })
 }
 
+/// Returns a reader that trusts networks and a reader that counts hops.
 fn readers(name: &str, entries: usize) -> [ClientIp; 2] {
     [behind("10.0.0.0/8"), ClientIp::behind_hops(entries)].map(|reader| reading(name, reader))
 }
@@ -497,7 +516,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn nothing_panics(
+    fn no_input_panics(
         list in attack_headers(LIST),
         elements in attack_headers(ELEMENTS),
         single in attack_headers(SINGLE),
@@ -508,14 +527,14 @@ proptest! {
             for client_ip in readers(name, hops) {
                 for peer in [peer, PROXY] {
                     let address = client_ip.address(peer, headers);
-                    prop_assert_eq!(plain(address), address, "canonical");
+                    prop_assert_eq!(canonical(address), address);
                 }
             }
         }
     }
 
     #[test]
-    fn nothing_to_the_left_changes_a_list(
+    fn entries_to_the_left_do_not_change_a_list(
         attacks in many(attack(), 0..3),
         (client, entries) in chain(entry),
         comma in COMMA,
@@ -523,54 +542,54 @@ proptest! {
         let lines = [attacks, vec![entries.join(&comma).into_bytes()]].concat();
         for client_ip in readers(LIST, entries.len()) {
             let address = client_ip.address(PROXY, &headers(LIST, &lines));
-            prop_assert_eq!(address, plain(client), "on earlier lines");
+            prop_assert_eq!(address, canonical(client), "on earlier lines");
 
             let line = lines.join(comma.as_bytes());
             let address = client_ip.address(PROXY, &headers(LIST, &[line]));
-            prop_assert_eq!(address, plain(client), "on the same line");
+            prop_assert_eq!(address, canonical(client), "on the same line");
         }
     }
 
     #[test]
-    fn nothing_to_the_left_changes_forwarded(
+    fn elements_to_the_left_do_not_change_forwarded(
         attacks in many(attack(), 0..3),
         (client, elements) in chain(element),
         comma in COMMA,
     ) {
-        let own = elements.join(&comma);
+        let of_proxies = elements.join(&comma);
         let quotes = attacks.concat().contains(&b'"');
-        let lines = [attacks, vec![own.clone().into_bytes()]].concat();
+        let lines = [attacks, vec![of_proxies.clone().into_bytes()]].concat();
         for client_ip in readers(ELEMENTS, elements.len()) {
             let address = client_ip.address(PROXY, &headers(ELEMENTS, &lines));
-            prop_assert_eq!(address, plain(client), "on earlier lines");
+            prop_assert_eq!(address, canonical(client), "on earlier lines");
 
-            let line = [own.as_str(); 3].join(&comma);
+            let line = [of_proxies.as_str(); 3].join(&comma);
             let address = client_ip.address(PROXY, &headers(ELEMENTS, &[line]));
-            prop_assert_eq!(address, plain(client), "after well-formed elements, quotes and all");
+            prop_assert_eq!(address, canonical(client), "after well-formed elements, quotes and all");
 
-            // Here a quote can make the line unreadable, but nothing can change what it says.
+            // A quote of the client can make the line unreadable, but cannot change the address.
             let line = lines.join(comma.as_bytes());
             let address = client_ip.address(PROXY, &headers(ELEMENTS, &[line]));
             let hidden = quotes && address == PROXY;
-            prop_assert!(hidden || address == plain(client), "on the same line: {}", address);
+            prop_assert!(hidden || address == canonical(client), "on the same line: {}", address);
         }
     }
 }
 
-/// A 6to4 host has the 65,536 networks of `2002:V4::/48` (RFC 3056).
+/// A 6to4 host has the 65,536 networks of `2002:V4::/48` (RFC 3056), where V4 is its IPv4 address.
 #[test]
-fn sixto4_counts_as_its_ipv4_host_and_is_never_trusted() {
-    let told = headers(LIST, &["203.0.113.7"]);
+fn sixto4_address_counts_as_its_ipv4_host() {
+    let forwarded = headers(LIST, &["203.0.113.7"]);
     let trusting = behind("10.0.0.0/8");
-    for spelled in ["2002:a00:5::1", "2002:a00:5:1::1", "2002:a00:5:ffff::2"] {
-        assert_eq!(Identity::ip(ip(spelled)), Identity::ip(ip("10.0.0.5")));
-        assert_eq!(trusting.address(ip(spelled), &told), ip("10.0.0.5"));
+    for address in ["2002:a00:5::1", "2002:a00:5:1::1", "2002:a00:5:ffff::2"] {
+        assert_eq!(Identity::ip(ip(address)), Identity::ip(ip("10.0.0.5")));
+        assert_eq!(trusting.address(ip(address), &forwarded), ip("10.0.0.5"));
     }
     assert_eq!(read(LIST, &["6.6.6.6, 2002:a00:9::1"]), ip("10.0.0.9"));
 }
 
 #[test]
-fn named_nat64_prefixes_count_as_ipv4_clients() {
+fn configured_nat64_prefixes_count_as_ipv4_clients() {
     // RFC 6052, section 2.4.
     for (prefix, address) in [
         ("2001:db8::/32", "2001:db8:c000:221::"),
@@ -582,21 +601,21 @@ fn named_nat64_prefixes_count_as_ipv4_clients() {
         ("::ffff:0:0:0/96", "::ffff:0:192.0.2.33"),
     ] {
         let peer = ClientIp::peer().ipv6_prefix(64).unwrap();
-        let one = peer.clone().address(ip(address), &HeaderMap::new());
-        assert!(one.is_ipv6(), "{prefix} is not named");
-        let named = peer.nat64_prefixes([prefix.parse().unwrap()]).unwrap();
-        let counted = named.address(ip(address), &HeaderMap::new());
+        let unconfigured = peer.clone().address(ip(address), &HeaderMap::new());
+        assert!(unconfigured.is_ipv6(), "{prefix} is not configured");
+        let configured = peer.nat64_prefixes([prefix.parse().unwrap()]).unwrap();
+        let counted = configured.address(ip(address), &HeaderMap::new());
         assert_eq!(counted, ip("192.0.2.33"), "{prefix}");
     }
-    for odd in [
+    for invalid in [
         "10.0.0.0/8",
         "2001:db8::/33",
         "2001:db8::1/64",
         "2001:db8::/128",
     ] {
-        let refused = ClientIp::peer().nat64_prefixes([odd.parse().unwrap()]);
+        let refused = ClientIp::peer().nat64_prefixes([invalid.parse().unwrap()]);
         let error = refused.unwrap_err().to_string();
-        assert!(error.contains(odd) && error.contains("/48"), "{error}");
+        assert!(error.contains(invalid) && error.contains("/48"), "{error}");
     }
 }
 
@@ -622,9 +641,9 @@ fn ipv4_network_with_an_ipv6_address_is_refused() {
     }
 }
 
-/// RFC 7239, section 6.2. A node with a port should be quoted, which some proxies forget.
+/// RFC 7239, section 6.2. A node with a port should be quoted, which some proxies do not do.
 #[test]
-fn forwarded_node_may_have_any_port_quoted_or_not() {
+fn forwarded_node_accepts_ports_quoted_or_not() {
     for port in ["", ":443", ":_port", ":_p.o-r_t"] {
         for quote in ["", "\""] {
             let line = format!("for={quote}198.51.100.4{port}{quote};proto=https");

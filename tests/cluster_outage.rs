@@ -1,27 +1,30 @@
-//! Nodes of a cluster go, and only those are missed whose counts they had, until somebody else has
-//! them.
+//! When a node of a cluster fails, only identities in its slots degrade, until another node serves
+//! these slots.
 
+#[path = "support/load.rs"]
+mod load;
 #[path = "support/redis/mod.rs"]
 mod servers;
-#[path = "support/spender.rs"]
+#[path = "support/user.rs"]
 mod support;
 
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use load::Load;
 use servers::{Cluster, Proxy, Server, Wait};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tollgate::{Check, Limiter, Limits, Outcome, RedisStore, Store};
 
-use support::{NEVER_LATE, QUOTA, SOON, User, names_in, replicated, strict};
+use support::{
+    LONG_DEADLINE, QUOTA, SHORT_DEADLINE, User, closed_limiter, names_in_slots, wait_for_replica,
+};
 
-/// What the first of the nodes has at first. The others have the rest.
+/// The number of slots of the first primary.
 const FIRST: u16 = 5_461;
 
-/// A cluster in which other shards go on when one is gone.
+/// Starts a cluster that serves its other slots when a shard is down.
 async fn start() -> Cluster {
     let cluster = Cluster::start().await;
     let words = ["CONFIG", "SET", "cluster-require-full-coverage", "no"];
@@ -34,144 +37,145 @@ fn store<'a>(urls: impl IntoIterator<Item = &'a String>) -> RedisStore {
     RedisStore::cluster(urls).build().unwrap()
 }
 
-/// A user whose counts the first node has.
+/// Returns a user in a slot of the first primary.
 fn victim() -> User {
-    User::new(&names_in(0..FIRST).next().unwrap())
+    User::new(&names_in_slots(0..FIRST).next().unwrap())
 }
 
-/// Users of the other nodes, who ask all the time and are never to notice anything.
-struct Bystanders {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<()>,
-}
-
-impl Bystanders {
-    fn ask(limiter: &Limiter) -> Self {
-        let limiter = limiter.clone();
-        let (stop, mut stopped) = oneshot::channel();
-        let names = names_in(FIRST + 1..16_384).take(8);
-        let users: Vec<_> = names.map(|name| User::new(&name)).collect();
-        let task = tokio::spawn(async move {
-            while stopped.try_recv().is_err() {
-                for user in &users {
-                    assert!(user.is_decided(&limiter).await, "{}", user.identity);
-                }
-                sleep(Duration::from_millis(10)).await;
+/// Makes checks of users in slots of the other primaries. No check may degrade.
+fn check_bystanders(limiter: &Limiter) -> Load<()> {
+    let mut load = Load::new();
+    let limiter = limiter.clone();
+    let names = names_in_slots(FIRST + 1..16_384).take(8);
+    let users: Vec<_> = names.map(|name| User::new(&name)).collect();
+    load.spawn(|running| async move {
+        while running.get() {
+            for user in &users {
+                assert!(
+                    user.is_decided_by_store(&limiter).await,
+                    "{}",
+                    user.identity
+                );
             }
-        });
-        Self { stop, task }
-    }
-
-    async fn stop(self) {
-        // If they have noticed something, nobody hears it, and the task's panic says what it was.
-        let _ = self.stop.send(());
-        self.task.await.unwrap();
-    }
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    load
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_dies_is_followed_and_a_dead_shard_takes_no_other_with_it() {
+async fn dead_shard_degrades_only_its_own_users() {
     let cluster = start().await;
-    let store_here = store(&cluster.urls());
-    let [patient, limiter] = [NEVER_LATE, SOON].map(|deadline| strict(&store_here, deadline));
+    let old_store = store(&cluster.urls());
+    let [patient, limiter] =
+        [LONG_DEADLINE, SHORT_DEADLINE].map(|deadline| closed_limiter(&old_store, deadline));
     let mut victim = victim();
-    let slot = cluster.slot_of(&victim.tag()).await;
+    let slot = cluster.slot_of(&victim.hash_tag()).await;
     victim.spend(&patient, 4).await;
-    let lane = store_here.lane(&Check::new(&victim.identity, &victim.limits));
-    replicated(&cluster.nodes()[0], &victim.tag()).await;
-    let bystanders = Bystanders::ask(&limiter);
+    let lane = old_store.lane(&Check::new(&victim.identity, &victim.limits));
+    wait_for_replica(&cluster.nodes()[0], &victim.hash_tag()).await;
+    let bystanders = check_bystanders(&limiter);
 
     cluster.kill(0);
-    victim.until_degraded(&limiter).await;
-    let heir = cluster.new_primary_of(slot, 0).await;
-    victim.until_decided(&limiter).await;
-    victim.spend_the_rest(&patient).await;
-    let unused = store_here.probe(lane, servers::PATIENCE);
-    assert!(matches!(unused, Outcome::Ready(Ok(_))), "nobody goes there");
+    victim.wait_until_degraded(&limiter).await;
+    let successor = cluster.new_primary_of(slot, 0).await;
+    victim.wait_until_store_decides(&limiter).await;
+    victim.spend_remaining(&patient).await;
+    let probe = old_store.probe(lane, servers::TIMEOUT);
+    assert!(
+        matches!(probe, Outcome::Ready(Ok(_))),
+        "the lane is no longer in use"
+    );
 
-    cluster.kill(heir);
-    victim.until_degraded(&limiter).await;
+    cluster.kill(successor);
+    victim.wait_until_degraded(&limiter).await;
     for _ in 0..20 {
-        assert!(!victim.is_decided(&limiter).await);
+        assert!(!victim.is_decided_by_store(&limiter).await);
         sleep(Duration::from_millis(20)).await;
     }
-    let newcomer = store(&cluster.urls());
-    newcomer.ping().await.expect_err("a node is away");
-    let mut other = User::new(&names_in(FIRST + 1..16_384).next().unwrap());
-    other.spend(&strict(&newcomer, NEVER_LATE), 1).await;
-    let known = newcomer.probe(0, servers::PATIENCE);
+    let new_store = store(&cluster.urls());
+    new_store.ping().await.expect_err("a node is down");
+    let mut other = User::new(&names_in_slots(FIRST + 1..16_384).next().unwrap());
+    other
+        .spend(&closed_limiter(&new_store, LONG_DEADLINE), 1)
+        .await;
+    let probe = new_store.probe(0, servers::TIMEOUT);
     assert!(
-        matches!(known, Outcome::Ready(Ok(_))),
+        matches!(probe, Outcome::Ready(Ok(_))),
         "all slots are known"
     );
 
-    cluster.nodes()[heir].restart().await;
-    victim.until_decided(&limiter).await;
+    cluster.nodes()[successor].restart().await;
+    victim.wait_until_store_decides(&limiter).await;
     bystanders.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_primary_that_stands_still_is_followed_and_may_come_back_as_a_replica() {
+async fn paused_primary_is_replaced_and_returns_as_replica() {
     let cluster = start().await;
     let store = store(&cluster.urls());
-    let [patient, limiter] = [NEVER_LATE, SOON].map(|deadline| strict(&store, deadline));
+    let [patient, limiter] =
+        [LONG_DEADLINE, SHORT_DEADLINE].map(|deadline| closed_limiter(&store, deadline));
     let mut victim = victim();
-    let slot = cluster.slot_of(&victim.tag()).await;
+    let slot = cluster.slot_of(&victim.hash_tag()).await;
     victim.spend(&patient, 4).await;
     let paused = &cluster.nodes()[0];
-    replicated(paused, &victim.tag()).await;
-    let bystanders = Bystanders::ask(&limiter);
+    wait_for_replica(paused, &victim.hash_tag()).await;
+    let bystanders = check_bystanders(&limiter);
 
     paused.pause();
-    victim.until_degraded(&limiter).await;
+    victim.wait_until_degraded(&limiter).await;
     cluster.new_primary_of(slot, 0).await;
-    victim.until_decided(&limiter).await;
+    victim.wait_until_store_decides(&limiter).await;
     victim.spend(&patient, 2).await;
 
     paused.resume();
-    let wait = Wait::until("the old primary knows that it is none");
+    let wait = Wait::until("the old primary is a replica");
     while paused.is_primary().await {
-        victim.until_decided(&limiter).await;
-        wait.on().await;
+        victim.wait_until_store_decides(&limiter).await;
+        wait.sleep().await;
     }
     cluster.primary_of(slot).await;
-    victim.spend_the_rest(&patient).await;
+    victim.spend_remaining(&patient).await;
     bystanders.stop().await;
 }
 
 #[tokio::test]
-async fn seeds_that_are_of_no_use_are_passed_over_and_tried_again() {
+async fn unusable_seeds_are_skipped_and_retried() {
     let cluster = start().await;
     let dead = Server::start().await;
     dead.kill();
-    let alone = Server::start().await;
-    let error = store(&[alone.url()]).ping().await.expect_err("no cluster");
+    let standalone = Server::start().await;
+    let error = store(&[standalone.url()])
+        .ping()
+        .await
+        .expect_err("no cluster");
     assert!(
         format!("{error:?}").contains("cluster support disabled"),
         "{error:?}"
     );
-    let blank = Server::start_with(&["--cluster-enabled", "yes"]).await;
-    let living = &cluster.nodes()[4];
+    let without_slots = Server::start_with(&["--cluster-enabled", "yes"]).await;
+    let healthy = &cluster.nodes()[4];
     for _ in 0..10 {
-        // They are asked in random order.
-        let seeds = [&dead, &alone, &blank, living].map(Server::url);
-        let limiter = strict(&store(&seeds), NEVER_LATE);
-        assert!(victim().is_decided(&limiter).await);
+        // The store asks seeds in random order.
+        let seeds = [&dead, &standalone, &without_slots, healthy].map(Server::url);
+        let limiter = closed_limiter(&store(&seeds), LONG_DEADLINE);
+        assert!(victim().is_decided_by_store(&limiter).await);
     }
 
-    let proxy = Proxy::start(living.address()).await;
-    proxy.refuse();
+    let proxy = Proxy::start(healthy.address()).await;
+    proxy.refuse_connections();
     let store = store(&[dead.url(), proxy.url()]);
-    let limiter = strict(&store, SOON);
-    store.ping().await.expect_err("nobody is there");
-    victim().until_degraded(&limiter).await;
-    proxy.pass();
-    victim().until_decided(&limiter).await;
+    let limiter = closed_limiter(&store, SHORT_DEADLINE);
+    store.ping().await.expect_err("no seed answers");
+    victim().wait_until_degraded(&limiter).await;
+    proxy.forward();
+    victim().wait_until_store_decides(&limiter).await;
     store.ping().await.unwrap();
 }
 
 #[test]
-fn a_store_outlives_every_runtime_that_used_it() {
+fn store_outlives_every_runtime_that_used_it() {
     let runtime = || Runtime::new().unwrap();
     let (last, limits) = (runtime(), Limits::from(QUOTA));
     let cluster = last.block_on(start());
@@ -185,11 +189,11 @@ fn a_store_outlives_every_runtime_that_used_it() {
             assert!(verdict.unwrap().is_allowed());
         }
     }
-    // One ends before it has asked whom to ask, and nobody waits for that in vain.
+    // A runtime ends before its check has discovered the nodes: the check must fail and not hang.
     let store = store(&urls);
-    let ends = Builder::new_current_thread().enable_all().build().unwrap();
-    let unasked = ends.block_on(async { store.check(&check) });
-    drop(ends);
-    last.block_on(unasked.wait()).unwrap_err();
-    last.block_on(victim().until_decided(&strict(&store, SOON)));
+    let ended = Builder::new_current_thread().enable_all().build().unwrap();
+    let pending = ended.block_on(async { store.check(&check) });
+    drop(ended);
+    last.block_on(pending.wait()).unwrap_err();
+    last.block_on(victim().wait_until_store_decides(&closed_limiter(&store, SHORT_DEADLINE)));
 }

@@ -1,8 +1,11 @@
-//! A server that does not let the store in, or not do what it must: requests are served without
-//! it, a ping says what is wrong, no password is ever told, and once it is put right all is well.
+//! With wrong credentials or missing rights, requests are served by the fallback, `ping` fails with
+//! the cause, no password is ever shown, and the store is used as soon as the credentials are
+//! right.
 
-#[path = "support/outage.rs"]
-mod outage;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/redis_limiter.rs"]
+mod redis_limiter;
 #[path = "support/redis/mod.rs"]
 mod servers;
 mod support;
@@ -14,11 +17,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use http::StatusCode;
-use outage::{LONG, alice, counted, limiter, until_alone, until_shared};
+use load::Load;
+use redis_limiter::{
+    LONG_DEADLINE, alice, counted, limiter, wait_until_breaker_opens, wait_until_store_decides,
+};
 use servers::{Server, Wait};
-use support::{header, request, send, text};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use support::{header, request, send};
 use tokio::time::sleep;
 use tollgate::{
     Check, Identity, Limiter, Limits, Quota, RateLimitLayer, RedisCredentials, RedisStore, Store,
@@ -27,35 +31,38 @@ use tollgate::{
 
 const PASSWORD: &str = "open-sesame-7";
 
-/// All that an error says, in every way, which must not be the password.
-fn story(error: &StoreError) -> String {
-    let mut story = format!("{error} {error:?}");
+/// Returns all texts of an error and of its causes. Asserts that they do not contain the password.
+fn full_text(error: &StoreError) -> String {
+    let mut text = format!("{error} {error:?}");
     let mut source = error.source();
     while let Some(error) = source {
-        story += &format!(": {error} {error:?}");
+        text += &format!(": {error} {error:?}");
         source = error.source();
     }
-    assert!(!story.contains(PASSWORD), "{story}");
-    story
+    assert!(!text.contains(PASSWORD), "{text}");
+    text
 }
 
-/// What a store that is not let in does.
-async fn is_kept_out(store: &RedisStore, says: &[&str]) -> Limiter {
+/// Asserts that a store whose commands are refused is bypassed, and that `ping` fails with one of
+/// these causes. Returns the limiter, whose breaker is open.
+async fn assert_bypassed(store: &RedisStore, causes: &[&str]) -> Limiter {
     let error = store.ping().await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Rejected, "{error:?}");
-    let story = story(&error);
-    assert!(says.iter().any(|says| story.contains(says)), "{story}");
+    let text = full_text(&error);
+    assert!(causes.iter().any(|cause| text.contains(cause)), "{text}");
 
-    let limiter = Limiter::builder(store.clone()).deadline(LONG).build();
+    let limiter = Limiter::builder(store.clone())
+        .deadline(LONG_DEADLINE)
+        .build();
     let layer = RateLimitLayer::new(Quota::per_day(100), limiter.clone());
     for _ in 0..2 {
         let response = send(&layer, request("alice")).await;
-        assert_eq!(response.status(), StatusCode::OK, "{says:?}");
+        assert_eq!(response.status(), StatusCode::OK, "{causes:?}");
         assert_eq!(header(&response, "x-ratelimit-degraded"), Some("true"));
-        let told = format!("{:?}", response.headers());
-        assert!(!told.contains(PASSWORD), "{told}");
-        assert_eq!(text(response).await, "hello");
-        until_alone(&limiter).await;
+        let headers = format!("{:?}", response.headers());
+        assert!(!headers.contains(PASSWORD), "{headers}");
+        assert_eq!(support::text(response).await, "hello");
+        wait_until_breaker_opens(&limiter).await;
     }
     for shown in [format!("{store:?}"), format!("{limiter:?} {layer:?}")] {
         assert!(!shown.contains(PASSWORD), "{shown}");
@@ -63,12 +70,12 @@ async fn is_kept_out(store: &RedisStore, says: &[&str]) -> Limiter {
     limiter
 }
 
-/// What it does once it is let in.
-async fn is_let_in(server: &Server, store: &RedisStore, limiter: &Limiter) {
-    until_shared(limiter).await;
+/// Asserts that the store is used again and has counted what the fallback allowed.
+async fn assert_used_again(server: &Server, store: &RedisStore, limiter: &Limiter) {
+    wait_until_store_decides(limiter).await;
     store.ping().await.unwrap();
     let limits = Limits::from(Quota::per_day(100));
-    let decision = outage::check(limiter, &limits).await;
+    let decision = redis_limiter::check(limiter, &limits).await;
     assert!(!decision.is_degraded());
     assert_eq!(decision.remaining(), 97);
     assert_eq!(counted(server, &limits).await, [3]);
@@ -77,25 +84,25 @@ async fn is_let_in(server: &Server, store: &RedisStore, limiter: &Limiter) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_told_and_once_it_is_right_all_is_well() {
+async fn wrong_password_is_reported_and_recovered_from() {
     let server = Server::start().await;
-    let named = RedisStore::builder(&server.url()).username("app");
-    let store = named.password(PASSWORD).build().unwrap();
-    let in_url = format!("redis://app:{PASSWORD}@{}", server.address());
-    let in_url = RedisStore::new(&in_url).unwrap();
-    for store in [store, in_url] {
+    let builder = RedisStore::builder(&server.url()).username("app");
+    let by_builder = builder.password(PASSWORD).build().unwrap();
+    let url = format!("redis://app:{PASSWORD}@{}", server.address());
+    let by_url = RedisStore::new(&url).unwrap();
+    for store in [by_builder, by_url] {
         let user = ["ACL", "SETUSER", "app", "reset", "on", "~*", "+@all"];
         server.command(&[&user[..], &[">another"]].concat()).await;
-        let limiter = is_kept_out(&store, &["WRONGPASS"]).await;
+        let limiter = assert_bypassed(&store, &["WRONGPASS"]).await;
         server
             .command(&["ACL", "SETUSER", "app", &format!(">{PASSWORD}")])
             .await;
-        is_let_in(&server, &store, &limiter).await;
+        assert_used_again(&server, &store, &limiter).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_password_is_told_and_once_none_is_needed_all_is_well() {
+async fn missing_password_is_reported_and_recovered_from() {
     let server = Server::start().await;
     let store = RedisStore::new(&server.url()).unwrap();
     let admin = ["ACL", "SETUSER", "admin", "on", ">admin", "~*", "+@all"];
@@ -103,49 +110,49 @@ async fn a_missing_password_is_told_and_once_none_is_needed_all_is_well() {
     server
         .command(&["CONFIG", "SET", "requirepass", PASSWORD])
         .await;
-    let limiter = is_kept_out(&store, &["NOAUTH"]).await;
+    let limiter = assert_bypassed(&store, &["NOAUTH"]).await;
     let admin = format!("redis://admin:admin@{}", server.address());
     let admin = redis::Client::open(admin).unwrap();
     let mut admin = admin.get_multiplexed_async_connection().await.unwrap();
-    let mut open = redis::cmd("CONFIG");
-    open.arg("SET").arg("requirepass").arg("");
-    let () = open.query_async(&mut admin).await.unwrap();
-    is_let_in(&server, &store, &limiter).await;
+    let mut unset = redis::cmd("CONFIG");
+    unset.arg("SET").arg("requirepass").arg("");
+    let () = unset.query_async(&mut admin).await.unwrap();
+    assert_used_again(&server, &store, &limiter).await;
 }
 
-/// Rights without which the script takes longer.
-const FASTER: [&str; 5] = ["+mget", "+exists", "+incrby", "+pexpireat", "+pttl"];
+/// Rights that the script uses to be faster, and can do without.
+const OPTIONAL_RIGHTS: [&str; 5] = ["+mget", "+exists", "+incrby", "+pexpireat", "+pttl"];
 
-/// Rights without which nothing works.
-fn needed_rights() -> Vec<&'static str> {
+/// Returns the rights that the script needs.
+fn required_rights() -> Vec<&'static str> {
     let mut rights = servers::rights::rights(&["counts"]);
-    rights.retain(|right| !FASTER.contains(right));
+    rights.retain(|right| !OPTIONAL_RIGHTS.contains(right));
     rights
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_missing_right_is_told_and_once_it_is_there_all_is_well() {
+async fn missing_right_is_reported_and_recovered_from() {
     let server = Server::start().await;
     let url = format!("redis://app:{PASSWORD}@{}", server.address());
     let store = RedisStore::new(&url).unwrap();
     let password = format!(">{PASSWORD}");
     let user = ["ACL", "SETUSER", "app", "reset", "on", &password];
-    let rights = needed_rights();
+    let rights = required_rights();
     for missing in ["+eval", "+get", "+set", "+time", "~tollgate:*"] {
         let keys = ["~tollgate:*"];
-        let has = rights.iter().chain(&keys).copied();
-        let has: Vec<_> = has.filter(|right| *right != missing).collect();
-        server.command(&[&user[..], &has[..]].concat()).await;
-        // Within a script some servers do not say which command it is.
-        let says = ["no permission", "No permission", "can't run this command"];
-        let limiter = is_kept_out(&store, &says).await;
+        let granted = rights.iter().chain(&keys).copied();
+        let granted: Vec<_> = granted.filter(|right| *right != missing).collect();
+        server.command(&[&user[..], &granted[..]].concat()).await;
+        // The texts of several versions, not all of which name the command.
+        let causes = ["no permission", "No permission", "can't run this command"];
+        let limiter = assert_bypassed(&store, &causes).await;
         server.command(&["ACL", "SETUSER", "app", missing]).await;
-        is_let_in(&server, &store, &limiter).await;
+        assert_used_again(&server, &store, &limiter).await;
     }
 }
 
 #[tokio::test]
-async fn a_user_with_the_least_rights_can_do_all() {
+async fn required_rights_are_enough_for_all_operations() {
     let server = Server::start().await;
     let password = format!(">{PASSWORD}");
     let user = [
@@ -157,33 +164,38 @@ async fn a_user_with_the_least_rights_can_do_all() {
         &password,
         "~tollgate:*",
     ];
-    let rights = needed_rights();
+    let rights = required_rights();
     let url = format!("redis://app:{PASSWORD}@{}", server.address());
     let store = RedisStore::new(&url).unwrap();
     let alice = alice();
-    let limits = || [Limits::from(Quota::per_day(10)), outage::together(10)];
-    let faster = (0..=FASTER.len()).map(|rights| &FASTER[..rights]);
-    let faster = faster.map(|faster| limits().map(|one| (faster, one)));
-    for (faster, limits) in faster.flatten() {
+    let limits = || {
+        [
+            Limits::from(Quota::per_day(10)),
+            redis_limiter::combined_limits(10),
+        ]
+    };
+    let optional = (0..=OPTIONAL_RIGHTS.len()).map(|count| &OPTIONAL_RIGHTS[..count]);
+    let cases = optional.map(|optional| limits().map(|limits| (optional, limits)));
+    for (optional, limits) in cases.flatten() {
         server
-            .command(&[&user[..], &rights[..], faster].concat())
+            .command(&[&user[..], &rights[..], optional].concat())
             .await;
         let check = Check::new(&alice, &limits);
-        let ask = async |cost| store.check(&check.cost(cost)).wait().await.unwrap();
+        let charge = async |cost| store.check(&check.cost(cost)).wait().await.unwrap();
         store.ping().await.unwrap();
-        assert!(ask(4).await.is_allowed());
-        assert!(ask(6).await.is_allowed());
-        assert!(!ask(8).await.is_allowed());
+        assert!(charge(4).await.is_allowed());
+        assert!(charge(6).await.is_allowed());
+        assert!(!charge(8).await.is_allowed());
         store.reset(&check).wait().await.unwrap();
-        assert!(ask(10).await.is_allowed());
+        assert!(charge(10).await.is_allowed());
         server.command(&["SCRIPT", "FLUSH"]).await;
-        assert!(ask(0).await.is_allowed());
+        assert!(charge(0).await.is_allowed());
         store.reset(&check).wait().await.unwrap();
     }
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
 
-/// A user whose only password is this one.
+/// Creates the user `app` with all rights, or changes its password.
 async fn set_password(server: &Server, password: &str) {
     let password = format!(">{password}");
     let user = [
@@ -192,36 +204,34 @@ async fn set_password(server: &Server, password: &str) {
     server.command(&user).await;
 }
 
-/// Asks about many users until it is told to stop, and returns how many checks were degraded.
-fn load(limiter: &Limiter) -> (oneshot::Sender<()>, JoinHandle<usize>) {
-    let (stop, mut stopped) = oneshot::channel();
+/// Makes checks of many users. Each task returns how many of its checks were degraded.
+fn make_checks(limiter: &Limiter) -> Load<usize> {
+    let mut load = Load::new();
     let limiter = limiter.clone();
-    let task = tokio::spawn(async move {
+    load.spawn(|running| async move {
         let limits = Limits::from(Quota::per_day(1_000_000));
-        let mut degraded = 0;
-        for number in 0.. {
-            if stopped.try_recv().is_ok() {
-                break;
-            }
+        let (mut number, mut degraded) = (0, 0);
+        while running.get() {
             let identity = Identity::user(&(number % 50).to_string());
             let decision = limiter.check(&Check::new(&identity, &limits)).await;
             degraded += usize::from(decision.is_degraded());
+            number += 1;
             sleep(Duration::from_millis(1)).await;
         }
         degraded
     });
-    (stop, task)
+    load
 }
 
-/// How many connections the user `app` has.
+/// Returns the connections of the user `app`, as lines of CLIENT LIST.
 async fn connections(server: &Server) -> Vec<String> {
-    let clients: String = server.ask(&["CLIENT", "LIST"]).await;
+    let clients: String = server.query(&["CLIENT", "LIST"]).await;
     let of_app = clients.lines().filter(|line| line.contains(" user=app "));
     of_app.map(str::to_owned).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn password_that_changes_under_load_is_asked_for_anew() {
+async fn changed_password_is_requested_again_on_reconnect() {
     let server = Server::start().await;
     let passwords = Arc::new(Mutex::new("first".to_owned()));
     let current = passwords.clone();
@@ -233,15 +243,17 @@ async fn password_that_changes_under_load_is_asked_for_anew() {
         })
         .build()
         .unwrap();
-    let limiter = Limiter::builder(store.clone()).deadline(LONG).build();
-    until_shared(&limiter).await;
-    let (stop, load) = load(&limiter);
+    let limiter = Limiter::builder(store.clone())
+        .deadline(LONG_DEADLINE)
+        .build();
+    wait_until_store_decides(&limiter).await;
+    let load = make_checks(&limiter);
     for password in ["second", "third"] {
         *passwords.lock().unwrap() = password.to_owned();
         set_password(&server, password).await;
-        // The server closes the connections that the old password has opened.
+        // Close the connection that was opened with the old password.
         let [old] = &connections(&server).await[..] else {
-            panic!("the store has one connection");
+            panic!("not one connection");
         };
         let id = old.split(' ').next().unwrap().strip_prefix("id=").unwrap();
         server.command(&["CLIENT", "KILL", "ID", id]).await;
@@ -251,22 +263,21 @@ async fn password_that_changes_under_load_is_asked_for_anew() {
             .first()
             .is_none_or(|new| new == old)
         {
-            wait.on().await;
+            wait.sleep().await;
         }
     }
-    let _ = stop.send(());
-    let degraded = load.await.unwrap();
-    // A check that is in flight when its connection is closed is not sent again.
+    let degraded: usize = load.stop().await.into_iter().sum();
+    // A check that is in flight when its connection is closed is not retried.
     assert!(degraded <= 2, "{degraded} degraded by two reconnects");
     store.ping().await.unwrap();
 }
 
-/// A token is good for four seconds: the server closes connections that are older.
+/// A token is valid for four seconds: the test closes older connections, as a server would.
 #[tokio::test(flavor = "multi_thread")]
 async fn connection_is_replaced_before_its_token_expires() {
     let server = Server::start().await;
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = asked.clone();
+    let tokens = Arc::new(AtomicUsize::new(0));
+    let counter = tokens.clone();
     let store = RedisStore::builder(&server.url())
         .credentials(move || {
             let token = format!("token-{}", counter.fetch_add(1, Ordering::SeqCst));
@@ -280,13 +291,13 @@ async fn connection_is_replaced_before_its_token_expires() {
         let user = ["ACL", "SETUSER", "app", "on", &password, "~*", "+@all"];
         server.command(&user).await;
     }
-    let limiter = Limiter::builder(store).deadline(LONG).build();
-    until_shared(&limiter).await;
-    let (stop, load) = load(&limiter);
+    let limiter = Limiter::builder(store).deadline(LONG_DEADLINE).build();
+    wait_until_store_decides(&limiter).await;
+    let load = make_checks(&limiter);
     let wait = Wait::until("ten tokens were used");
     let mut expired = 0;
-    while asked.load(Ordering::SeqCst) < 10 {
-        wait.on().await;
+    while tokens.load(Ordering::SeqCst) < 10 {
+        wait.sleep().await;
         for connection in connections(&server).await {
             let value = |name| {
                 connection
@@ -301,8 +312,11 @@ async fn connection_is_replaced_before_its_token_expires() {
             }
         }
     }
-    let _ = stop.send(());
-    assert_eq!((load.await.unwrap(), expired), (0, 0), "degraded, expired");
+    assert_eq!(
+        (load.stop().await, expired),
+        (vec![0], 0),
+        "degraded, expired"
+    );
     assert!(
         connections(&server).await.len() <= 2,
         "old connections are closed"
@@ -310,7 +324,7 @@ async fn connection_is_replaced_before_its_token_expires() {
 }
 
 #[tokio::test]
-async fn failing_credentials_provider_is_the_cause_of_the_outage() {
+async fn failing_credentials_provider_is_named_as_the_cause() {
     let server = Server::start().await;
     let store = RedisStore::builder(&server.url())
         .credentials(|| async { Err::<RedisCredentials, _>("vault is sealed") })
@@ -318,8 +332,8 @@ async fn failing_credentials_provider_is_the_cause_of_the_outage() {
         .unwrap();
     let error = store.ping().await.unwrap_err();
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
-    let story = story(&error);
-    assert!(story.contains("vault is sealed") && story.contains(&server.address().to_string()));
+    let text = full_text(&error);
+    assert!(text.contains("vault is sealed") && text.contains(&server.address().to_string()));
     let shown = format!("{:?}", RedisCredentials::new("app", PASSWORD));
     assert!(
         shown.contains("app") && !shown.contains(PASSWORD),
@@ -327,9 +341,9 @@ async fn failing_credentials_provider_is_the_cause_of_the_outage() {
     );
 }
 
-/// The user is changed under an open connection.
+/// The rights of the user change while a connection is open.
 #[tokio::test(flavor = "multi_thread")]
-async fn rights_taken_and_given_back_while_connected_are_an_outage_and_its_end() {
+async fn revoked_rights_are_an_outage_until_granted() {
     let server = Server::start().await;
     let password = format!(">{PASSWORD}");
     let user = [
@@ -337,23 +351,23 @@ async fn rights_taken_and_given_back_while_connected_are_an_outage_and_its_end()
     ];
     server.command(&user).await;
     let url = format!("redis://app:{PASSWORD}@{}", server.address());
-    let limiter = limiter(&url, LONG);
+    let limiter = limiter(&url, LONG_DEADLINE);
     let limits = Limits::from(Quota::per_day(100));
     let mut admitted = 0;
-    for (take, give) in [
+    for (revoke, grant) in [
         (
             &["ACL", "SETUSER", "app", "-evalsha"][..],
             &["ACL", "SETUSER", "app", "+@all"][..],
         ),
         (&["ACL", "DELUSER", "app"], &user),
     ] {
-        until_shared(&limiter).await;
-        server.command(take).await;
-        until_alone(&limiter).await;
-        assert!(outage::check(&limiter, &limits).await.is_degraded());
-        server.command(give).await;
-        until_shared(&limiter).await;
-        assert!(!outage::check(&limiter, &limits).await.is_degraded());
+        wait_until_store_decides(&limiter).await;
+        server.command(revoke).await;
+        wait_until_breaker_opens(&limiter).await;
+        assert!(redis_limiter::check(&limiter, &limits).await.is_degraded());
+        server.command(grant).await;
+        wait_until_store_decides(&limiter).await;
+        assert!(!redis_limiter::check(&limiter, &limits).await.is_degraded());
         admitted += 2;
         assert_eq!(counted(&server, &limits).await, [admitted]);
     }

@@ -1,5 +1,5 @@
-//! The algorithms decide exactly as the published vectors say. (That the script in Redis does is a
-//! unit test of the store: only there can it be given the time.)
+//! The algorithms follow the published vectors exactly. (The same test of the Lua script is a unit
+//! test of the store, where the script can be given the time.)
 
 #[path = "support/vectors.rs"]
 mod vectors;
@@ -8,7 +8,7 @@ use tollgate::test_util::ManualClock;
 use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota, State, Verdict};
 
 #[test]
-fn the_pure_step_follows_every_vector() {
+fn step_follows_every_vector() {
     for case in vectors::cases() {
         let mut state = State::default();
         for (index, (now, cost)) in case.steps().enumerate() {
@@ -20,7 +20,7 @@ fn the_pure_step_follows_every_vector() {
 }
 
 #[tokio::test]
-async fn the_local_store_follows_every_vector() {
+async fn local_store_follows_every_vector() {
     let clock = ManualClock::new();
     let limiter = Limiter::from(LocalStore::new().clock(clock.clone()));
     for case in vectors::cases() {
@@ -37,9 +37,9 @@ async fn the_local_store_follows_every_vector() {
 }
 
 #[test]
-fn a_verdict_is_the_same_whoever_computed_it() {
+fn computed_and_constructed_verdicts_are_equal() {
     let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_second(3)));
-    let decided = Check::new(&alice, &limits).decide(1_000_000, []).verdict;
-    let told = Verdict::new(true, 1_000_000, [State::default()]);
-    assert_eq!(decided, told);
+    let computed = Check::new(&alice, &limits).decide(1_000_000, []).verdict;
+    let constructed = Verdict::new(true, 1_000_000, [State::default()]);
+    assert_eq!(computed, constructed);
 }

@@ -1,5 +1,5 @@
-//! A response that nobody waits for any longer is given up: no panic, nothing stays locked or
-//! taken, and at most its own charge is lost.
+//! A response future can be dropped at any point: nothing panics, no lock or permit is kept, and at
+//! most the charge of its own request is lost.
 
 mod support;
 
@@ -28,16 +28,16 @@ use support::{Request, header, hello, request, send};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// What is left for alice.
-async fn left(layer: &RateLimitLayer) -> u32 {
-    let look = layer.clone().cost_for(|_| 0);
-    let response = send(&look, request("alice")).await;
+/// Returns what is left for `alice`, and charges nothing.
+async fn remaining(layer: &RateLimitLayer) -> u32 {
+    let free = layer.clone().cost_for(|_| 0);
+    let response = send(&free, request("alice")).await;
     let remaining = header(&response, "x-ratelimit-remaining").unwrap();
     remaining.parse().unwrap()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_dropped_while_the_store_hangs_charges_nothing() {
+async fn response_dropped_while_store_hangs_charges_nothing() {
     let store = ProgrammableStore::new();
     let layer = RateLimitLayer::new(Quota::per_day(10), store.clone());
     let permits = Arc::new(Semaphore::new(1));
@@ -65,32 +65,32 @@ async fn a_response_dropped_while_the_store_hangs_charges_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_response_dropped_on_its_way_keeps_at_most_its_own_charge() {
+async fn response_dropped_after_its_charge_costs_one() {
     let store = ProgrammableStore::new();
     let layer = RateLimitLayer::new(Quota::per_day(10), store.clone());
-    // The store has counted it, and its answer is on the way.
+    // The store has charged the request, and its answer is pending.
     store.behave(Behavior::AnswerAfter(10 * MS));
-    let given_up = timeout(5 * MS, send(&layer, request("alice"))).await;
-    assert!(given_up.is_err());
+    let response = timeout(5 * MS, send(&layer, request("alice"))).await;
+    assert!(response.is_err());
     store.behave(Behavior::Answer);
-    assert_eq!(left(&layer).await, 9);
+    assert_eq!(remaining(&layer).await, 9);
 
-    // The store has answered, and the inner service is at work.
+    // The store has answered, and the inner service is pending.
     let stuck = service_fn(|_: Request| pending::<Result<Response<Body>, Infallible>>());
     let response = layer.layer(stuck).oneshot(request("alice"));
     assert!(timeout(5 * MS, response).await.is_err());
-    assert_eq!(left(&layer).await, 8);
+    assert_eq!(remaining(&layer).await, 8);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_crowd_that_gives_up_leaves_nothing_behind() {
+async fn many_dropped_responses_release_all_permits() {
     let store = ProgrammableStore::new();
     let layer = RateLimitLayer::new(Quota::per_day(1_000), store.clone());
     let permits = Arc::new(Semaphore::new(100));
     let inner = ConcurrencyLimit::with_semaphore(service_fn(hello), permits.clone());
     let service = layer.layer(inner);
 
-    let mut crowd = JoinSet::new();
+    let mut requests = JoinSet::new();
     for patience in 0..100 {
         let behavior = match patience % 3 {
             0 => Behavior::Hang,
@@ -101,22 +101,22 @@ async fn a_crowd_that_gives_up_leaves_nothing_behind() {
         let mut service = service.clone();
         let Ok(service) = service.ready().await;
         let response = service.call(request("alice"));
-        crowd.spawn(timeout(patience % 50 * MS, response));
+        requests.spawn(timeout(patience % 50 * MS, response));
     }
-    while let Some(outcome) = crowd.join_next().await {
-        // Given up or served, but not in a panic.
-        let _ = outcome.unwrap();
+    while let Some(result) = requests.join_next().await {
+        // A timeout is fine, a panic is not.
+        let _ = result.unwrap();
     }
     assert_eq!(permits.available_permits(), 100);
 
     store.behave(Behavior::Answer);
-    // A store that hangs has counted none of its 34.
-    assert_eq!(left(&layer).await, 1_000 - 66);
+    // The hanging store has counted none of 34 requests.
+    assert_eq!(remaining(&layer).await, 1_000 - 66);
     assert_eq!(send(&layer, request("alice")).await.status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn aborted_tasks_leave_nothing_locked() {
+async fn aborted_tasks_release_all_locks() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::builder(store.clone())
         .deadline(Duration::from_secs(60))
@@ -124,20 +124,20 @@ async fn aborted_tasks_leave_nothing_locked() {
     let layer = RateLimitLayer::new(Quota::per_day(1_000), limiter);
     for _ in 0..20 {
         store.behave(Behavior::Hang);
-        let mut crowd = JoinSet::new();
+        let mut requests = JoinSet::new();
         for _ in 0..20 {
             let layer = layer.clone();
-            crowd.spawn(async move { send(&layer, request("alice")).await });
+            requests.spawn(async move { send(&layer, request("alice")).await });
         }
-        crowd.shutdown().await;
+        requests.shutdown().await;
         store.behave(Behavior::Answer);
         assert_eq!(send(&layer, request("bob")).await.status(), 200);
     }
-    assert_eq!(left(&layer).await, 1_000);
+    assert_eq!(remaining(&layer).await, 1_000);
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_takes_its_request_with_it() {
+async fn closed_connection_drops_the_pending_request() {
     let store = ProgrammableStore::new();
     store.behave(Behavior::Hang);
     let limiter = Limiter::builder(store.clone())
@@ -153,25 +153,25 @@ async fn a_client_that_hangs_up_takes_its_request_with_it() {
     let service = app.into_make_service_with_connect_info::<SocketAddr>();
     let server = tokio::spawn(async { axum::serve(listener, service).await });
 
-    let ask = async || {
+    let send = async || {
         let mut client = TcpStream::connect(address).await.unwrap();
         let request = "GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         client.write_all(request.as_bytes()).await.unwrap();
         client
     };
-    let client = ask().await;
+    let client = send().await;
     while store.calls() == 0 {
         yield_now().await;
     }
     assert_eq!(permits.available_permits(), 0);
     drop(client);
-    // A permit means that the server has dropped the request, though the store hangs.
+    // A free permit means that the server has dropped the request, although the store hangs.
     let permit = timeout(Duration::from_secs(60), permits.acquire()).await;
     drop(permit.expect("the server noticed within a minute"));
 
     store.behave(Behavior::Answer);
     let mut response = String::new();
-    ask().await.read_to_string(&mut response).await.unwrap();
+    send().await.read_to_string(&mut response).await.unwrap();
     assert!(response.starts_with("HTTP/1.1 200 OK\r\n"), "{response}");
     assert!(
         response.contains("\r\nx-ratelimit-remaining: 0\r\n"),
@@ -181,8 +181,8 @@ async fn a_client_that_hangs_up_takes_its_request_with_it() {
 }
 
 #[tokio::test]
-async fn a_response_never_polled_charges_what_was_decided_at_once() {
+async fn unpolled_response_charges_an_immediate_decision() {
     let layer = RateLimitLayer::new(Quota::per_day(10), LocalStore::new());
     drop(layer.layer(service_fn(hello)).call(request("alice")));
-    assert_eq!(left(&layer).await, 9);
+    assert_eq!(remaining(&layer).await, 9);
 }

@@ -1,5 +1,4 @@
-//! Quotas are exact: not one too many, not one too few, whatever the numbers, the state and the
-//! clock.
+//! Quotas are exact: property tests of the algorithms with arbitrary numbers, states and clocks.
 
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ fn limits() -> impl Strategy<Value = u32> {
     prop_oneof![1..20u32, 1..100_000u32, Just(123_457)]
 }
 
-/// Quotas of every algorithm, some with products near 2^53.
+/// Generates quotas of every algorithm, some with products near 2^53.
 fn quotas() -> impl Strategy<Value = Quota> {
     let bucket = (limits(), periods(), limits()).prop_filter_map("exact", |(n, period, burst)| {
         Quota::try_token_bucket(n, period)
@@ -44,7 +43,7 @@ fn quotas() -> impl Strategy<Value = Quota> {
     prop_oneof![bucket, fine, sliding, fixed]
 }
 
-/// A state that some checks of the quota may have left, and the time.
+/// Generates a quota, a state that checks of this quota may have left, and the current time.
 fn states() -> impl Strategy<Value = (Quota, State, u64)> {
     let checks = prop::collection::vec((0.0..1.5f64, 0.0..0.4f64), 1..8);
     (quotas(), checks, 0..10_000_000u64).prop_map(|(quota, checks, offset)| {
@@ -66,7 +65,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn a_denied_check_fits_after_its_wait_and_not_a_microsecond_earlier(
+    fn denied_check_fits_exactly_after_its_wait(
         (quota, state, now) in states(), share in 0.0..1.0f64,
     ) {
         let cost = ((f64::from(quota.capacity()) * share) as u32).max(1);
@@ -82,7 +81,7 @@ proptest! {
     }
 
     #[test]
-    fn what_remains_fits_and_no_more((quota, state, now) in states()) {
+    fn remaining_fits_and_one_more_does_not((quota, state, now) in states()) {
         let (_, look) = quota.step(state, now, 0);
         prop_assert!(look.is_allowed());
         prop_assert!(look.remaining() <= quota.capacity());
@@ -93,14 +92,14 @@ proptest! {
     }
 
     #[test]
-    fn the_whole_quota_is_back_after_the_reset_and_not_a_microsecond_earlier(
+    fn full_quota_is_back_exactly_after_the_reset(
         (quota, state, now) in states(),
     ) {
         let fits = |now| quota.step(state, now, quota.capacity()).1.is_allowed();
         let reset = micros(quota.step(state, now, 0).1.reset_after());
         prop_assert!(fits(now + reset));
-        // Of a sliding window, a tiny rest may weigh less than the least cost a little earlier,
-        // but the quota is untouched again only at the reset.
+        // In a sliding window the whole capacity may fit slightly before the reset, when the weight
+        // of the previous window is less than one.
         if reset > 0 && quota.algorithm() != Algorithm::SlidingWindow {
             prop_assert!(!fits(now + reset - 1));
         }
@@ -110,7 +109,7 @@ proptest! {
     }
 
     #[test]
-    fn a_spent_state_is_as_good_as_none((quota, state, now) in states(), cost in 0..100u32) {
+    fn expired_state_equals_the_default_state((quota, state, now) in states(), cost in 0..100u32) {
         let later = now.max(state.expires_at());
         prop_assert!(state.is_spent(later));
         let statuses = [state, State::default()].map(|state| quota.step(state, later, cost).1);
@@ -118,7 +117,7 @@ proptest! {
     }
 
     #[test]
-    fn a_bucket_admits_its_burst_and_what_flows_in_and_no_more(
+    fn bucket_admits_at_most_burst_plus_refill(
         limit in 1..50u32, period in 1..3_000_000u64, burst in 1..50u32,
         gaps in prop::collection::vec(0..500_000u64, 1..300),
     ) {
@@ -136,7 +135,7 @@ proptest! {
     }
 
     #[test]
-    fn a_bucket_asked_without_pause_loses_nothing_to_rounding(
+    fn bucket_loses_no_token_to_rounding(
         limit in 1..5_000u32, period in 1_000..3_000_000u64,
     ) {
         let quota = Quota::try_token_bucket(limit, Duration::from_micros(period)).unwrap();
@@ -146,14 +145,14 @@ proptest! {
             let (_, status) = quota.step(state, now, 1);
             now += micros(status.retry_after().unwrap());
             (state, _) = quota.step(state, now, 1);
-            // The token that comes n-th is there after n × period / limit, rounded up once.
+            // The n-th token arrives after n × period / limit, rounded up once.
             let exact = (admitted * u128::from(period)).div_ceil(u128::from(limit));
             prop_assert_eq!(u128::from(now - NOW), exact);
         }
     }
 
     #[test]
-    fn windows_admit_no_more_than_their_limit(
+    fn windows_admit_at_most_their_limit(
         limit in 1..20u32, period in 1..5_000u64, sliding: bool,
         gaps in prop::collection::vec(0..2_000_000u64, 1..300),
     ) {
@@ -175,7 +174,7 @@ proptest! {
     }
 
     #[test]
-    fn no_state_and_no_clock_makes_a_step_panic(
+    fn no_state_or_time_makes_a_step_panic(
         quota in quotas(), words: [u64; 2], now: u64, cost: u32, other: [u64; 2], to: u64,
     ) {
         let (state, other) = (State::from_words(words), State::from_words(other));
@@ -186,26 +185,26 @@ proptest! {
     }
 
     #[test]
-    fn time_that_steps_back_mints_nothing((quota, state, now) in states(), back in 1..u64::MAX) {
+    fn clock_step_back_adds_no_quota((quota, state, now) in states(), back in 1..u64::MAX) {
         let before = quota.step(state, now, 0).1.remaining();
         let earlier = now.saturating_sub(back % (2 * micros(quota.period()).max(1)));
         prop_assert!(quota.step(state, earlier, 0).1.remaining() <= before);
     }
 
     #[test]
-    fn service_returns_when_the_clock_has_stepped((quota, state, now) in states(), by in 0..NOW) {
+    fn denials_end_after_a_clock_step((quota, state, now) in states(), by in 0..NOW) {
         let earlier = now - by;
         let (kept, status) = quota.step(state, earlier, quota.capacity());
         if !status.is_allowed() {
             let wait = status.retry_after().unwrap();
             prop_assert!(quota.step(kept, earlier + micros(wait), quota.capacity()).1.is_allowed());
-            // A window may begin within one period, and counts for two.
+            // The window may begin up to one period later, and counts for two periods.
             prop_assert!(micros(wait) <= 3 * micros(quota.period()).max(fill_time(quota)));
         }
     }
 
     #[test]
-    fn joining_is_idempotent_and_takes_the_more_indebted(
+    fn join_is_idempotent_and_takes_the_higher_count(
         (quota, one, now) in states(), costs in prop::collection::vec(0.0..0.5f64, 1..4),
     ) {
         let mut other = State::default();
@@ -224,12 +223,12 @@ proptest! {
     }
 
     #[test]
-    fn a_debt_moves_from_clock_to_clock((quota, state, now) in states(), windows in 0..1_000u64, ahead: bool) {
+    fn rebase_keeps_the_status_on_another_clock((quota, state, now) in states(), windows in 0..1_000u64, ahead: bool) {
         // By whole periods, so that windows stay aligned.
         let by = windows * micros(quota.period());
-        let there = if ahead { now + by } else { now - by % (now / 2) / micros(quota.period()) * micros(quota.period()) };
-        let moved = quota.rebase(state, now, there);
-        prop_assert_eq!(quota.step(moved, there, 0).1, quota.step(state, now, 0).1);
+        let other_clock = if ahead { now + by } else { now - by % (now / 2) / micros(quota.period()) * micros(quota.period()) };
+        let rebased = quota.rebase(state, now, other_clock);
+        prop_assert_eq!(quota.step(rebased, other_clock, 0).1, quota.step(state, now, 0).1);
     }
 }
 
@@ -238,40 +237,40 @@ fn fill_time(quota: Quota) -> u64 {
         + u64::from(quota.capacity())
 }
 
-/// The figures of the guide, `algorithms`.
+/// The numbers are those in the guide, `algorithms`.
 #[test]
-fn worst_stretch_is_what_the_guide_says() {
+fn worst_case_within_a_period_matches_the_guide() {
     let period = Duration::from_secs(1);
-    // How much a quota admits in less than one period, at worst.
-    let most = |quota: Quota, bursts: &[u64]| {
+    // Returns how much a quota admits if requests come at these times, less than a period apart.
+    let admitted = |quota: Quota, bursts: &[u64]| {
         let mut state = State::default();
-        let mut admitted = 0;
+        let mut count = 0;
         for passed in bursts {
             let now = NOW / 1_000_000 * 1_000_000 + passed;
             while let (next, status) = quota.step(state, now, 1)
                 && status.is_allowed()
             {
-                (state, admitted) = (next, admitted + 1);
+                (state, count) = (next, count + 1);
             }
         }
-        admitted
+        count
     };
     for n in [1, 5, 100] {
         let around_a_boundary = [999_000, 1_998_000];
         assert_eq!(
-            most(Quota::fixed_window(n, period), &[999_999, 1_000_000]),
+            admitted(Quota::fixed_window(n, period), &[999_999, 1_000_000]),
             2 * n
         );
         let sliding = Quota::sliding_window(n, period);
-        assert_eq!(most(sliding, &around_a_boundary), 2 * n - 1);
+        assert_eq!(admitted(sliding, &around_a_boundary), 2 * n - 1);
         let every_token: Vec<_> = (0..1_000_000).step_by(1_000).collect();
         let bucket = Quota::token_bucket(n, period).burst(20);
-        assert!(most(bucket, &every_token) <= 20 + n);
-        assert!(most(bucket, &every_token) >= 20 + n - 1);
+        assert!(admitted(bucket, &every_token) <= 20 + n);
+        assert!(admitted(bucket, &every_token) >= 20 + n - 1);
     }
 }
 
-/// The figures of the guide, `algorithms`.
+/// The numbers are those in the guide, `algorithms`.
 #[test]
 fn small_sliding_window_denies_part_of_an_even_flow() {
     for (limit, admitted_of_1000) in [(1, 500), (5, 800)] {

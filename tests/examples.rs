@@ -1,4 +1,4 @@
-//! The examples do what they say: the programs themselves are run, and asked over HTTP.
+//! Runs the example programs and checks what they do, over HTTP where they serve it.
 
 #[path = "support/redis/mod.rs"]
 mod servers;
@@ -20,28 +20,28 @@ use serde_json::{Value, json};
 use support::{Example, Service, program};
 use tollgate::header::{X_RATELIMIT_DEGRADED, X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, exposed};
 
-/// What both services allow: this many at once, and so many a second.
+/// The quota of both services.
 const BURST: u64 = 10;
 const PER_SECOND: f64 = 5.0;
 
 #[tokio::test]
 async fn axum_keeps_its_quota_and_counts() {
     let service = Service::start("axum");
-    let Tally { served, denied } = keeps_its_quota(&service).await;
+    let Tally { served, denied } = assert_quota_kept(&service).await;
 
     let scrapes = service.burst("/metrics", |_| vec![]).await;
     assert!(scrapes.iter().all(is_exempt), "{scrapes:?}");
     let scrape = &scrapes[0];
     assert_eq!(header(scrape, "content-type"), "text/plain; version=0.0.4");
-    // As many as were seen from here; the two users made one request each.
+    // The counters match the responses that the test has seen. Both users made one request.
     for line in [
         format!(r#"rate_limit_allowed_total{{identity="ip",policy="default"}} {served}"#),
         format!(r#"rate_limit_blocked_total{{identity="ip",policy="default"}} {denied}"#),
         r#"rate_limit_allowed_total{identity="user",policy="default"} 2"#.into(),
         r#"rate_limit_blocked_total{identity="user",policy="default"} 0"#.into(),
     ] {
-        let told = scrape.body().lines().any(|told| told == line);
-        assert!(told, "no {line:?} in\n{}", scrape.body());
+        let found = scrape.body().lines().any(|other| other == line);
+        assert!(found, "no {line:?} in\n{}", scrape.body());
     }
     let described = scrape.body().contains("# HELP rate_limit_allowed_total ");
     assert!(described, "{}", scrape.body());
@@ -49,22 +49,22 @@ async fn axum_keeps_its_quota_and_counts() {
 
 #[tokio::test]
 async fn hyper_keeps_its_quota() {
-    keeps_its_quota(&Service::start("hyper")).await;
+    assert_quota_kept(&Service::start("hyper")).await;
 }
 
-/// Requests of the address, as they were answered.
+/// How many requests of the address were served and denied.
 struct Tally {
     served: usize,
     denied: usize,
 }
 
-/// Of a service that nobody has asked before. Nothing here depends on how fast it answers: what
-/// came back to the bucket in the meantime is allowed for.
-async fn keeps_its_quota(service: &Service) -> Tally {
+/// Asserts that a service, which has had no requests yet, limits each address and user. Does not
+/// depend on timing: the bounds include what the bucket may have regained.
+async fn assert_quota_kept(service: &Service) -> Tally {
     let began = Instant::now();
     let refilled = || (PER_SECOND * began.elapsed().as_secs_f64()).ceil() as u64;
 
-    // A full bucket, and what is left of it.
+    // Spend the burst.
     for spent in 1..=BURST {
         let response = service.get("/", vec![]).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -79,7 +79,7 @@ async fn keeps_its_quota(service: &Service) -> Tally {
         );
     }
 
-    // An address is one address, whatever it says of itself.
+    // Forwarding headers and invalid tokens do not change the identity.
     let mut answers = service.burst("/", |_| vec![]).await;
     let forwarded = |i| {
         let client = format!("203.0.113.{i}");
@@ -90,8 +90,8 @@ async fn keeps_its_quota(service: &Service) -> Tally {
         ]
     };
     answers.extend(service.burst("/", forwarded).await);
-    let made_up = |i| vec![("authorization", format!("Bearer alice{i}"))];
-    answers.extend(service.burst("/", made_up).await);
+    let invalid_token = |i| vec![("authorization", format!("Bearer alice{i}"))];
+    answers.extend(service.burst("/", invalid_token).await);
 
     let most = (BURST + refilled()) as usize;
     let (served, denied): (Vec<_>, Vec<_>) = answers
@@ -122,7 +122,7 @@ async fn keeps_its_quota(service: &Service) -> Tally {
         assert_eq!(problem["violated-policies"], json!(["default"]));
     }
 
-    // Those who are known have counts of their own.
+    // Authenticated users have separate counts.
     for (credentials, greeting) in [
         ("Bearer alice", "Hello, alice!\n"),
         ("bearer bob", "Hello, bob!\n"),
@@ -142,28 +142,28 @@ async fn keeps_its_quota(service: &Service) -> Tally {
 }
 
 #[test]
-fn tonic_calls_until_it_is_told_to_wait() {
+fn tonic_client_stops_at_the_pushback() {
     let mut example = Example::start(program("tonic").stdout(Stdio::piped()));
     let mut stdout = example.0.stdout.take().expect("piped");
-    let status = example.end();
+    let status = example.wait();
     assert!(status.success(), "{status}");
 
-    let mut told = String::new();
-    stdout.read_to_string(&mut told).expect("text");
-    assert!(told.contains("RESOURCE_EXHAUSTED"), "{told}");
-    let pushback: u64 = told
+    let mut output = String::new();
+    stdout.read_to_string(&mut output).expect("text");
+    assert!(output.contains("RESOURCE_EXHAUSTED"), "{output}");
+    let pushback: u64 = output
         .lines()
         .find_map(|line| line.strip_prefix("grpc-retry-pushback-ms: "))
         .and_then(|pushback| pushback.parse().ok())
-        .unwrap_or_else(|| panic!("{told}"));
-    // Ten a minute: one token is back after six seconds.
+        .unwrap_or_else(|| panic!("{output}"));
+    // Ten per minute is one token per six seconds.
     assert!((1..=6_000).contains(&pushback), "{pushback}");
 }
 
 #[tokio::test]
-async fn redis_shows_one_count_that_goes_down_over_two_servers() {
+async fn redis_example_shares_one_count_over_two_servers() {
     let server = servers::Server::start().await;
-    // A second run begins anew.
+    // The second run must not see the count of the first.
     for _ in 0..2 {
         let mut program = program("redis");
         program
@@ -171,29 +171,29 @@ async fn redis_shows_one_count_that_goes_down_over_two_servers() {
             .stdout(Stdio::piped());
         let mut example = Example::start(&mut program);
         let mut stdout = example.0.stdout.take().expect("piped");
-        let status = example.end();
+        let status = example.wait();
         assert!(status.success(), "{status}");
 
-        let mut told = String::new();
-        stdout.read_to_string(&mut told).expect("text");
-        let answers = told.lines().filter_map(|line| line.split_once("  "));
+        let mut output = String::new();
+        stdout.read_to_string(&mut output).expect("text");
+        let answers = output.lines().filter_map(|line| line.split_once("  "));
         let answers: Vec<_> = answers.filter(|(server, _)| server.contains(':')).collect();
         for (index, (_, answer)) in answers.iter().enumerate() {
             let expected = match 5_usize.checked_sub(index) {
                 Some(left) => format!("200 OK, {left} left"),
                 None => "429 Too Many Requests".into(),
             };
-            assert!(answer.starts_with(&expected), "{expected}: {told}");
+            assert!(answer.starts_with(&expected), "{expected}: {output}");
         }
         let servers: HashSet<_> = answers.iter().map(|(server, _)| server).collect();
-        assert_eq!((answers.len(), servers.len()), (8, 2), "{told}");
+        assert_eq!((answers.len(), servers.len()), (8, 2), "{output}");
     }
 }
 
 #[tokio::test]
-async fn axum_takes_its_limit_from_the_environment() {
+async fn axum_reads_its_limit_from_the_environment() {
     let service = Service::start_with(program("axum").env("LIMIT", "fixed 2/1d"));
-    // Unless a day of UTC ends meanwhile.
+    // Up to four if a window, which is a day of UTC, ends during the test.
     let mut allowed = 0;
     while service.get("/", vec![]).await.status() == StatusCode::OK {
         allowed += 1;
@@ -201,25 +201,27 @@ async fn axum_takes_its_limit_from_the_environment() {
     assert!((2..=4).contains(&allowed), "{allowed}");
 }
 
-/// Where nobody listens: a port that is never given to anyone who did not ask for it.
-const NOBODY: &str = "redis://127.0.0.1:1";
+/// An address without a server: port 1 is never used for outgoing connections.
+const NO_SERVER: &str = "redis://127.0.0.1:1";
 
 #[tokio::test]
-async fn axum_serves_while_redis_is_away() {
+async fn axum_serves_without_redis() {
     let mut program = program("axum");
-    program.env("REDIS_URL", NOBODY).env("LIMIT", "fixed 2/1d");
+    program
+        .env("REDIS_URL", NO_SERVER)
+        .env("LIMIT", "fixed 2/1d");
 
     let open = Service::start_with(&mut program);
     let response = open.get("/", vec![]).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(number(&response, X_RATELIMIT_REMAINING), 1);
     assert_eq!(header(&response, X_RATELIMIT_DEGRADED), "true");
-    // Limited in the process, whether the breaker is open or not.
+    // The fallback limits, whether the breaker is open or not.
     let answers = open.burst("/", |_| vec![]).await;
     let denied = answers.iter().filter(|answer| is_denied(answer)).count();
     assert!(denied >= answers.len() - 3, "{denied}");
-    let said = |answer| header(answer, X_RATELIMIT_DEGRADED) == "true";
-    assert!(answers.iter().all(said), "{answers:?}");
+    let is_degraded = |answer| header(answer, X_RATELIMIT_DEGRADED) == "true";
+    assert!(answers.iter().all(is_degraded), "{answers:?}");
 
     let unlimited = Service::start_with(program.env("FAILURE_STRATEGY", "open-unlimited"));
     for _ in 0..5 {
@@ -237,34 +239,34 @@ async fn axum_serves_while_redis_is_away() {
 }
 
 #[test]
-fn what_is_wrong_is_a_clear_error() {
-    let strategy = "FAILURE_STRATEGY=never is none: write open, open-unlimited or closed";
-    let nobody = "start `redis-server`, or say in REDIS_URL where one is";
+fn invalid_configuration_is_a_clear_error() {
+    let strategy = "FAILURE_STRATEGY=never is unknown: use open, open-unlimited or closed";
+    let no_server = "start `redis-server`, or set REDIS_URL to the URL of a server";
     for (name, variable, value, reason) in [
         ("axum", "PORT", "70000", "PORT=70000 is not a port"),
         ("hyper", "PORT", "70000", "PORT=70000 is not a port"),
         ("axum", "LIMIT", "10", "LIMIT: `10` is no quota"),
         ("axum", "REDIS_URL", "redis:/here", "REDIS_URL: `"),
         ("axum", "FAILURE_STRATEGY", "never", strategy),
-        ("redis", "REDIS_URL", NOBODY, nobody),
+        ("redis", "REDIS_URL", NO_SERVER, no_server),
     ] {
         let mut program = program(name);
         let mut example = Example::start(program.env(variable, value).stderr(Stdio::piped()));
         let mut stderr = example.0.stderr.take().expect("piped");
-        let status = example.end();
+        let status = example.wait();
         assert!(!status.success(), "{name}: {status}");
 
-        let mut told = String::new();
-        stderr.read_to_string(&mut told).expect("text");
-        assert!(told.contains(reason), "{name}: {told}");
+        let mut output = String::new();
+        stderr.read_to_string(&mut output).expect("text");
+        assert!(output.contains(reason), "{name}: {output}");
     }
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn ctrl_c_ends_the_services() {
-    // Before it listens for SIGINT, signal 2, a program just dies of it, as it should.
-    let listens = |id: u32| {
+async fn ctrl_c_stops_the_services() {
+    // Until the program handles SIGINT (signal 2), the signal kills it.
+    let handles_sigint = |id: u32| {
         let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
         let caught = status
             .lines()
@@ -274,15 +276,15 @@ async fn ctrl_c_ends_the_services() {
     };
     for name in ["axum", "hyper"] {
         let mut service = Service::start(name);
-        // Leaves an idle connection behind, which must not hold the end up.
+        // This leaves an idle connection open, which must not delay the shutdown.
         service.get("/", vec![]).await;
         let id = service.example.0.id();
-        support::wait_for("the signal's handler", || listens(id));
+        support::wait_for("the signal handler", || handles_sigint(id));
         let sent = Command::new("kill")
             .args(["-INT", &id.to_string()])
             .status();
         assert!(sent.expect("kill runs").success());
-        let status = service.example.end();
+        let status = service.example.wait();
         assert!(status.success(), "{name}: {status}");
     }
 }
@@ -300,7 +302,7 @@ fn is_denied(response: &Response<String>) -> bool {
     response.status() == StatusCode::TOO_MANY_REQUESTS
 }
 
-/// Served, and nothing said of any limit.
+/// Returns whether a request was served without any rate limit header.
 fn is_exempt(response: &Response<String>) -> bool {
     let headers = response.headers();
     response.status() == StatusCode::OK && !exposed().iter().any(|name| headers.contains_key(name))

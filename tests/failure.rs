@@ -1,7 +1,6 @@
-//! When the store fails, every request is answered within the deadline, as the failure strategy
-//! says.
+//! When the store fails, every check is decided within the deadline, as the failure strategy says.
 //!
-//! All in virtual time.
+//! All tests run in virtual time.
 
 #[path = "support/limiter.rs"]
 mod support;
@@ -19,10 +18,10 @@ use tollgate::{
     StoreErrorKind,
 };
 
-use support::{DAY, DEADLINE, DOWN, admitted, alice, check, ten_a_day};
+use support::{DAY, DEADLINE, DOWN, alice, check, count_admitted, ten_a_day};
 
 #[tokio::test(start_paused = true)]
-async fn every_strategy_answers_within_the_deadline() {
+async fn every_failure_strategy_answers_within_the_deadline() {
     let limits = ten_a_day();
     for (strategy, allowed) in [
         (FailureStrategy::Open, true),
@@ -54,7 +53,7 @@ async fn every_strategy_answers_within_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_is_answered_when_its_own_time_is_up() {
+async fn each_check_times_out_at_its_own_time_left() {
     let store = ProgrammableStore::new();
     store.behave(Behavior::Hang);
     let (limiter, limits, alice) = (Limiter::from(store), ten_a_day(), alice());
@@ -63,9 +62,9 @@ async fn each_is_answered_when_its_own_time_is_up() {
     let checks = times.map(|time| {
         let mut check = Check::new(&alice, &limits);
         check.time_left = time;
-        let asked = limiter.check(&check);
+        let checked = limiter.check(&check);
         async move {
-            assert!(asked.await.is_degraded());
+            assert!(checked.await.is_degraded());
             let late = began.elapsed().saturating_sub(time);
             assert!(
                 began.elapsed() >= time && late <= Duration::from_millis(2),
@@ -77,32 +76,32 @@ async fn each_is_answered_when_its_own_time_is_up() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_who_go_on_waiting_are_answered_though_others_have_gone() {
+async fn pending_checks_time_out_after_others_were_dropped() {
     let store = ProgrammableStore::new();
     store.behave(Behavior::Hang);
     let (limiter, limits, alice) = (Limiter::from(store), ten_a_day(), alice());
     let began = Instant::now();
     let mut waiting = Vec::new();
     for index in 0..100 {
-        let Checked::Pending(mut asked) = limiter.check(&Check::new(&alice, &limits)) else {
+        let Checked::Pending(mut pending) = limiter.check(&Check::new(&alice, &limits)) else {
             panic!("the store hangs");
         };
-        // Polled here, and awaited by another task, unless it is dropped.
-        assert!(poll!(&mut asked).is_pending());
+        // Polled in this task, then dropped or awaited in another.
+        assert!(poll!(&mut pending).is_pending());
         if index % 3 > 0 {
-            waiting.push(tokio::spawn(async move { asked.await.is_degraded() }));
+            waiting.push(tokio::spawn(async move { pending.await.is_degraded() }));
         }
         sleep(Duration::from_millis(1)).await;
     }
-    for answered in waiting {
-        assert!(answered.await.unwrap());
+    for task in waiting {
+        assert!(task.await.unwrap());
     }
     let took = began.elapsed() - Duration::from_millis(100);
     assert!(took <= DEADLINE, "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_deadline_that_no_clock_will_show_is_none() {
+async fn unrepresentable_deadline_never_expires() {
     let store = ProgrammableStore::new();
     store.behave(Behavior::AnswerAfter(30 * DAY));
     let limiter = Limiter::builder(store).deadline(Duration::MAX).build();
@@ -110,23 +109,23 @@ async fn a_deadline_that_no_clock_will_show_is_none() {
 }
 
 #[test]
-fn no_runtime_waits_for_another_to_notice_the_deadline() {
+fn deadlines_expire_while_another_runtime_is_idle() {
     let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
     let (idle, other) = (runtime(), runtime());
     let store = ProgrammableStore::new();
     store.behave(Behavior::Hang);
     let (limiter, limits) = (Limiter::from(store), ten_a_day());
-    let mut left = Box::pin(check(&limiter, &limits));
-    assert!(idle.block_on(async { poll!(&mut left).is_pending() }));
+    let mut polled_by_idle = Box::pin(check(&limiter, &limits));
+    assert!(idle.block_on(async { poll!(&mut polled_by_idle).is_pending() }));
     assert!(other.block_on(check(&limiter, &limits)).is_degraded());
     drop(idle);
     assert!(other.block_on(check(&limiter, &limits)).is_degraded());
-    drop(left);
+    drop(polled_by_idle);
     assert!(runtime().block_on(check(&limiter, &limits)).is_degraded());
 }
 
 #[test]
-fn a_check_that_is_made_as_the_runtime_ends_holds_nobody_up() {
+fn check_on_an_ended_runtime_is_decided_at_once() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let ended = runtime.handle().clone();
     drop(runtime);
@@ -135,14 +134,14 @@ fn a_check_that_is_made_as_the_runtime_ends_holds_nobody_up() {
     store.behave(Behavior::Hang);
     let (limiter, limits) = (Limiter::from(store), ten_a_day());
     for _ in 0..2 {
-        // No timer of it would ever end a wait.
+        // A timer of the ended runtime would never fire.
         let decision = check(&limiter, &limits).now_or_never();
         assert!(decision.is_some_and(|decision| decision.is_degraded()));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_just_in_time_counts() {
+async fn answer_within_the_deadline_is_used() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     store.behave(Behavior::AnswerAfter(DEADLINE - Duration::from_millis(1)));
@@ -152,7 +151,7 @@ async fn an_answer_just_in_time_counts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn open_unlimited_counts_nothing_and_closed_says_when_to_come_back() {
+async fn open_unlimited_counts_nothing_and_closed_sets_retry_after() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     store.behave(DOWN);
@@ -161,7 +160,7 @@ async fn open_unlimited_counts_nothing_and_closed_says_when_to_come_back() {
     let unlimited = limiter
         .clone()
         .failure_strategy(FailureStrategy::OpenUnlimited);
-    assert_eq!(admitted(&unlimited, &limits).await, 15);
+    assert_eq!(count_admitted(&unlimited, &limits).await, 15);
     assert_eq!(check(&unlimited, &limits).await.remaining(), 10);
 
     let closed = limiter.clone().failure_strategy(FailureStrategy::Closed);
@@ -171,18 +170,18 @@ async fn open_unlimited_counts_nothing_and_closed_says_when_to_come_back() {
     assert_eq!((decision.capacity(), decision.remaining()), (10, 0));
 
     assert_eq!(
-        admitted(&limiter, &limits).await,
+        count_admitted(&limiter, &limits).await,
         10,
-        "the others counted nothing"
+        "`OpenUnlimited` and `Closed` count nothing"
     );
     assert!(
         !check(&limiter, &limits).await.is_refused(),
-        "denied, not refused"
+        "a limit denies and does not refuse"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn replicas_share_the_limit_while_the_store_is_away() {
+async fn fallback_share_divides_the_limit_among_replicas() {
     for (limit, replicas, each) in [(100, 4, 25), (10, 3, 3), (2, 10, 1), (1, 1, 1)] {
         let store = ProgrammableStore::new();
         store.behave(DOWN);
@@ -192,7 +191,7 @@ async fn replicas_share_the_limit_while_the_store_is_away() {
         let first = check(&limiter, &limits).await;
         assert_eq!(first.remaining(), each - 1, "{limit} over {replicas}");
         assert_eq!(
-            1 + admitted(&limiter, &limits).await,
+            1 + count_admitted(&limiter, &limits).await,
             each as usize,
             "{limit} over {replicas}"
         );
@@ -200,7 +199,7 @@ async fn replicas_share_the_limit_while_the_store_is_away() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn several_policies_stay_all_or_nothing_in_the_fallback() {
+async fn fallback_charges_all_policies_or_none() {
     let store = ProgrammableStore::new();
     store.behave(DOWN);
     let limiter = Limiter::from(store);
@@ -209,7 +208,7 @@ async fn several_policies_stay_all_or_nothing_in_the_fallback() {
         Policy::new("tight", Quota::per_day(2)),
     ])
     .unwrap();
-    assert_eq!(admitted(&limiter, &limits).await, 2);
+    assert_eq!(count_admitted(&limiter, &limits).await, 2);
     let decision = check(&limiter, &limits).await;
     let remaining: Vec<_> = decision
         .policies()
@@ -235,7 +234,7 @@ async fn hanging_store_does_not_hang_a_reset() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn scopes_are_apart_in_the_fallback_too() {
+async fn fallback_separates_scopes() {
     let store = ProgrammableStore::new();
     store.behave(DOWN);
     let limiter = Limiter::from(store);
@@ -248,7 +247,7 @@ async fn scopes_are_apart_in_the_fallback_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_given_up_half_way_leaves_nothing_behind() {
+async fn dropped_check_charges_nothing() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let (alice, limits) = (alice(), ten_a_day());
@@ -268,7 +267,7 @@ async fn a_check_given_up_half_way_leaves_nothing_behind() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_remains_of_a_share_is_what_will_pass() {
+async fn remaining_of_a_share_is_what_is_admitted() {
     for (limit, replicas) in [(2, 10), (10, 3), (3, 3), (1, 1), (7, 2)] {
         let store = ProgrammableStore::new();
         store.behave(DOWN);
@@ -286,12 +285,12 @@ async fn what_remains_of_a_share_is_what_will_pass() {
 
 #[test]
 #[should_panic(expected = "a deadline of zero leaves a store no time to answer")]
-fn a_deadline_of_zero_is_refused() {
+fn zero_deadline_panics() {
     let _ = Limiter::builder(ProgrammableStore::new()).deadline(Duration::ZERO);
 }
 
 #[tokio::test(start_paused = true)]
-async fn peek_tells_whether_a_cost_fits() {
+async fn peek_returns_whether_a_cost_fits() {
     let round_trip = Behavior::AnswerAfter(Duration::from_millis(5));
     for behavior in [Behavior::Answer, round_trip, DOWN] {
         let store = ProgrammableStore::new();
@@ -330,18 +329,25 @@ async fn peek_tells_whether_a_cost_fits() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn separate_fallback_keeps_counts_of_others_out() {
+async fn separate_fallback_is_not_evicted_by_other_limiters() {
     let store = ProgrammableStore::new();
     store.behave(DOWN);
     let limiter = Limiter::builder(store).fallback_capacity(1_000).build();
     let (tenant, limits) = (limiter.clone().separate_fallback(1_000), ten_a_day());
-    assert_eq!(admitted(&tenant, &limits).await, 10);
-    assert_eq!(admitted(&limiter, &limits).await, 10, "it counts apart");
-    // Identities without any quota left, which are evicted last.
+    assert_eq!(count_admitted(&tenant, &limits).await, 10);
+    assert_eq!(
+        count_admitted(&limiter, &limits).await,
+        10,
+        "its fallback is separate"
+    );
+    // Exhausted entries, which are evicted last.
     for number in 0..5_000 {
         let other = Identity::user(&number.to_string());
         limiter.check(&Check::new(&other, &limits).cost(10)).await;
     }
-    assert!(check(&limiter, &limits).await.is_allowed(), "evicted");
+    assert!(
+        check(&limiter, &limits).await.is_allowed(),
+        "the entry was evicted"
+    );
     assert!(!check(&tenant, &limits).await.is_allowed());
 }

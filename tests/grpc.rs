@@ -1,4 +1,4 @@
-//! A generated gRPC client sees a rejection as the status that it is, over a real connection.
+//! A generated gRPC client receives a rejection as a gRPC status, over a real connection.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 #[tokio::test]
-async fn denials_and_refusals_are_statuses() {
+async fn denials_and_refusals_are_grpc_statuses() {
     let store = ProgrammableStore::new();
     let layer = RateLimitLayer::new(Quota::per_day(2), store.clone())
         .failure_strategy(FailureStrategy::Closed)
@@ -32,7 +32,7 @@ async fn denials_and_refusals_are_statuses() {
     let endpoint = Endpoint::try_from(format!("http://{address}")).unwrap();
     let mut client = HealthClient::new(endpoint.connect().await.unwrap());
     let mut check = async || client.check(HealthCheckRequest::default()).await;
-    let told = |status: &Status, name| {
+    let metadata = |status: &Status, name| {
         let value = status.metadata().get(name)?;
         Some(value.to_str().unwrap().to_owned())
     };
@@ -45,8 +45,11 @@ async fn denials_and_refusals_are_statuses() {
     let denied = check().await.unwrap_err();
     assert_eq!(denied.code(), Code::ResourceExhausted);
     assert_eq!(denied.message(), "rate limit exceeded");
-    assert_eq!(told(&denied, "x-ratelimit-remaining").as_deref(), Some("0"));
-    let pushback = told(&denied, "grpc-retry-pushback-ms").unwrap();
+    assert_eq!(
+        metadata(&denied, "x-ratelimit-remaining").as_deref(),
+        Some("0")
+    );
+    let pushback = metadata(&denied, "grpc-retry-pushback-ms").unwrap();
     let pushback = Duration::from_millis(pushback.parse().unwrap());
     let half_a_day = Quota::per_day(2).period() / 2;
     assert!(
@@ -59,7 +62,7 @@ async fn denials_and_refusals_are_statuses() {
     assert_eq!(refused.code(), Code::Unavailable);
     assert_eq!(refused.message(), "the rate limiter is unavailable");
     assert_eq!(
-        told(&refused, "x-ratelimit-degraded").as_deref(),
+        metadata(&refused, "x-ratelimit-degraded").as_deref(),
         Some("true")
     );
     server.abort();

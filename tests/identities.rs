@@ -1,5 +1,5 @@
-//! Requests are told apart by who is asking, and nobody can pass for another, whatever they send;
-//! a request of which it cannot be told is turned away, and the reason is for the log.
+//! Each user and each client address has a separate identity, and no client can take the identity
+//! of another. A request without an identity is rejected, and the reason is logged.
 
 #[path = "support/log.rs"]
 mod log;
@@ -24,12 +24,13 @@ use tower::ServiceExt;
 use log::{logged, record};
 use support::{Request, grpc_call, header, request, send, text};
 
-/// A layer that lets each identity through once.
-fn once() -> RateLimitLayer {
+/// Returns a layer that allows one request per identity.
+fn one_per_day() -> RateLimitLayer {
     RateLimitLayer::new(Quota::per_day(1), LocalStore::new())
 }
 
-fn with<T: Clone + Send + Sync + 'static>(extension: T) -> Request {
+/// Returns a request with this extension.
+fn request_with<T: Clone + Send + Sync + 'static>(extension: T) -> Request {
     let mut request = Request::default();
     request.extensions_mut().insert(extension);
     request
@@ -39,19 +40,21 @@ fn address(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-fn from(peer: &str) -> Request {
-    with(PeerAddr(address(peer)))
+/// Returns a request from this peer address.
+fn request_from(peer: &str) -> Request {
+    request_with(PeerAddr(address(peer)))
 }
 
+/// Returns the text of the identity of a request.
 fn identity(identify: &impl Identify, request: Request) -> String {
     let (parts, _) = request.into_parts();
     identify.identify(&parts).unwrap().to_string()
 }
 
 #[test]
-fn the_user_is_asked_for_first_and_then_the_address() {
+fn user_id_takes_precedence_over_the_address() {
     let by_default = UserOrIp::default();
-    let mut request = from("203.0.113.7:443");
+    let mut request = request_from("203.0.113.7:443");
     assert_eq!(identity(&by_default, request.clone()), "ip:203.0.113.7");
     request.extensions_mut().insert(UserId::new("42"));
     assert_eq!(identity(&by_default, request.clone()), "user:42");
@@ -59,25 +62,28 @@ fn the_user_is_asked_for_first_and_then_the_address() {
 }
 
 #[test]
-fn the_address_is_that_of_the_connection() {
+fn address_is_that_of_the_connection() {
     let by_default = UserOrIp::default();
     let connected = ConnectInfo(address("192.0.2.1:1"));
     let mock = MockConnectInfo(address("192.0.2.2:2"));
-    assert_eq!(identity(&by_default, with(connected)), "ip:192.0.2.1");
-    assert_eq!(identity(&by_default, with(mock)), "ip:192.0.2.2");
+    assert_eq!(
+        identity(&by_default, request_with(connected)),
+        "ip:192.0.2.1"
+    );
+    assert_eq!(identity(&by_default, request_with(mock)), "ip:192.0.2.2");
 
-    // The application's own word, then the server's, then the test's.
-    let mut request = with(mock);
+    // `PeerAddr` takes precedence over `ConnectInfo`, and that over `MockConnectInfo`.
+    let mut request = request_with(mock);
     request.extensions_mut().insert(connected);
     assert_eq!(identity(&by_default, request.clone()), "ip:192.0.2.1");
-    let own = PeerAddr(address("192.0.2.3:3"));
-    request.extensions_mut().insert(own);
+    let explicit = PeerAddr(address("192.0.2.3:3"));
+    request.extensions_mut().insert(explicit);
     assert_eq!(identity(&by_default, request), "ip:192.0.2.3");
 }
 
 #[tokio::test]
-async fn each_user_and_each_address_has_its_own_count() {
-    let layer = once();
+async fn each_user_and_address_has_a_separate_count() {
+    let layer = one_per_day();
     for (peer, user, status) in [
         ("203.0.113.7:1", None, 200),
         ("203.0.113.7:2", None, 429),
@@ -89,12 +95,12 @@ async fn each_user_and_each_address_has_its_own_count() {
         ("203.0.113.7:1", Some("alice"), 200),
         ("203.0.113.7:1", Some("bob"), 200),
         ("203.0.113.9:1", Some("bob"), 429),
-        // A user's name is no address.
+        // A user id that looks like an address is not that address.
         ("203.0.113.9:1", Some("203.0.113.7"), 200),
         ("203.0.113.9:1", Some("203.0.113.10"), 200),
         ("203.0.113.10:1", None, 200),
     ] {
-        let mut request = from(peer);
+        let mut request = request_from(peer);
         if let Some(user) = user {
             request.extensions_mut().insert(UserId::new(user));
         }
@@ -104,10 +110,10 @@ async fn each_user_and_each_address_has_its_own_count() {
 }
 
 #[tokio::test]
-async fn a_router_is_told_by_axum() {
+async fn axum_router_provides_the_peer_address() {
     let app = Router::new()
         .route("/", get(async || "hello"))
-        .layer(once())
+        .layer(one_per_day())
         .layer(MockConnectInfo(address("192.0.2.1:1")));
     for status in [200, 429] {
         let Ok(response) = app.clone().oneshot(Request::default()).await;
@@ -116,9 +122,9 @@ async fn a_router_is_told_by_axum() {
 }
 
 #[tokio::test]
-async fn missing_peer_address_is_explained_in_debug_and_log() {
+async fn missing_peer_address_is_explained_in_response_and_log() {
     record();
-    let layer = once().scope("no-peer");
+    let layer = one_per_day().scope("no-peer");
     let app = Router::new().route("/", get(async || "hello")).layer(layer);
     for _ in 0..10 {
         let Ok(response) = app.clone().oneshot(Request::default()).await;
@@ -137,7 +143,7 @@ async fn missing_peer_address_is_explained_in_debug_and_log() {
         assert_eq!(problem, expected);
     }
     let [line] = &logged("scope=\"no-peer\"")[..] else {
-        panic!("one line: {:?}", logged("scope=\"no-peer\""));
+        panic!("not one line: {:?}", logged("scope=\"no-peer\""));
     };
     assert!(line.starts_with("ERROR "), "{line}");
     assert!(
@@ -146,14 +152,14 @@ async fn missing_peer_address_is_explained_in_debug_and_log() {
     );
     assert!(line.contains("PeerAddr"), "{line}");
 
-    let Ok(response) = app.oneshot(from("203.0.113.7:1")).await;
+    let Ok(response) = app.oneshot(request_from("203.0.113.7:1")).await;
     assert_eq!(response.status(), StatusCode::OK);
 }
 
 #[tokio::test]
-async fn only_a_debug_build_tells_the_client_the_reason() {
+async fn only_debug_builds_send_the_reason_to_clients() {
     record();
-    let layer = once()
+    let layer = one_per_day()
         .scope("no-tenant")
         .identify_by(|_: &Parts| Err(Unidentified::new("tenant table is empty")))
         .unidentified_status(StatusCode::FORBIDDEN);
@@ -165,11 +171,11 @@ async fn only_a_debug_build_tells_the_client_the_reason() {
             assert_eq!(header(&response, "grpc-status"), Some("13"));
         }
         let headers = format!("{:?}", response.headers());
-        let told = format!("{headers} {}", text(response).await);
+        let shown = format!("{headers} {}", text(response).await);
         assert_eq!(
-            told.contains("tenant table is empty"),
+            shown.contains("tenant table is empty"),
             cfg!(debug_assertions),
-            "{told}"
+            "{shown}"
         );
     }
     let lines = logged("scope=\"no-tenant\"");
@@ -181,9 +187,9 @@ async fn only_a_debug_build_tells_the_client_the_reason() {
 }
 
 #[tokio::test]
-async fn a_closure_can_tell_who_is_asking() {
-    // A kind from outside may be none: `?` makes a reason of it.
-    let layer = once().identify_by(|parts: &Parts| {
+async fn closure_can_identify_requests() {
+    // The kind comes from the client and may be invalid: `?` converts that error.
+    let layer = one_per_day().identify_by(|parts: &Parts| {
         let kind = parts
             .headers
             .get("kind")
@@ -208,12 +214,12 @@ async fn a_closure_can_tell_who_is_asking() {
 }
 
 #[tokio::test]
-async fn no_user_id_is_too_odd_to_count() {
-    let layer = once();
+async fn every_unusual_user_id_has_a_separate_count() {
+    let layer = one_per_day();
     let large = "x".repeat(1 << 20);
-    let odd = " |  |\n|\r\n|\0|a|A|a | a|a\n|a b|a%20b|{a}|{|}|{}|*|?|a:b|:a|a:|::|user:a|\
+    let unusual = " |  |\n|\r\n|\0|a|A|a | a|a\n|a b|a%20b|{a}|{|}|{}|*|?|a:b|:a|a:|::|user:a|\
                ip:203.0.113.7|#|##|#a|é|e\u{301}|🦀|🦀🦀|\u{202e}a|%|\"|\\";
-    let mut ids: Vec<_> = odd.split('|').map(str::to_owned).collect();
+    let mut ids: Vec<_> = unusual.split('|').map(str::to_owned).collect();
     ids.extend([63, 64, 65, 66].map(|length| "y".repeat(length)));
     ids.extend([
         large.clone(),
@@ -221,13 +227,16 @@ async fn no_user_id_is_too_odd_to_count() {
         format!("{large}🦀"),
         "🦀".repeat(1 << 18),
     ]);
-    // Those that look like what is kept of the others.
-    let kept = ids.iter().map(|id| Identity::user(id).to_string());
-    let kept: Vec<_> = kept.map(|kept| kept["user:".len()..].to_owned()).collect();
-    assert!(kept.iter().all(|kept| kept.len() <= 65));
+    // Ids that equal the hashes of other ids.
+    let values = ids.iter().map(|id| Identity::user(id).to_string());
+    let values: Vec<_> = values
+        .map(|value| value["user:".len()..].to_owned())
+        .collect();
+    assert!(values.iter().all(|value| value.len() <= 65));
     ids.extend(
-        kept.into_iter()
-            .filter(|kept| kept.starts_with('#') && kept.len() > 2),
+        values
+            .into_iter()
+            .filter(|value| value.starts_with('#') && value.len() > 2),
     );
 
     for status in [200, 429] {
@@ -239,7 +248,7 @@ async fn no_user_id_is_too_odd_to_count() {
 }
 
 #[test]
-fn what_an_operator_can_read_is_kept_and_all_else_is_hashed() {
+fn readable_values_are_kept_and_others_hashed() {
     let longest = "y".repeat(64);
     for id in [
         "42",
@@ -270,12 +279,12 @@ fn value() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn two_identities_are_one_only_if_kind_and_value_are(
+    fn identities_are_equal_only_if_kind_and_value_are(
         (one_kind, other_kind) in ("[a-c.]{1,3}", "[a-c.]{1,3}"),
         (one, other) in (value(), value()),
         swap in any::<bool>(),
     ) {
-        // The same characters, cut elsewhere.
+        // The same characters, divided differently into kind and value.
         let other = if swap { format!("{}{one}", &one_kind[1..]) } else { other };
         let identity = Identity::new(&one_kind, &one).unwrap();
         for (kind, value) in [(&one_kind, &one), (&other_kind, &one), (&one_kind, &other),
@@ -295,7 +304,7 @@ proptest! {
 }
 
 #[test]
-fn a_secret_is_never_shown() {
+fn secret_is_never_shown() {
     for secret in [
         "s3cr3t",
         "#s3cr3t",
@@ -329,15 +338,15 @@ fn a_secret_is_never_shown() {
 }
 
 #[tokio::test]
-async fn no_forwarding_header_is_too_odd_to_read_or_to_refuse() {
+async fn malformed_forwarding_headers_yield_client_or_proxy() {
     const SIZE: usize = 64 * 1024;
     let (client, proxy) = ("ip:203.0.113.7", "ip:10.0.0.5");
     let fill = |unit: &str| unit.repeat(SIZE / unit.len()).into_bytes();
-    let end = |mut line: Vec<u8>, end: &str| {
+    let append = |mut line: Vec<u8>, end: &str| {
         line.extend(end.bytes());
         line
     };
-    let not_text: Vec<u8> = (0x80..=0xff).collect();
+    let non_ascii: Vec<u8> = (0x80..=0xff).collect();
     let list = ForwardingHeader::XForwardedFor;
     let elements = ForwardingHeader::Forwarded;
     let single = ForwardingHeader::SingleValue("x-real-ip".parse().unwrap());
@@ -347,26 +356,30 @@ async fn no_forwarding_header_is_too_odd_to_read_or_to_refuse() {
         (&list, fill(" "), proxy),
         (&list, fill("10.0.0.9,"), proxy),
         (&list, fill("10.0.0.9, 6.6.6.6 ,"), proxy),
-        (&list, end(fill("6.6.6.6, "), "203.0.113.7"), client),
-        (&list, end(fill(","), "203.0.113.7, 10.0.0.9"), client),
-        (&list, not_text.clone(), proxy),
-        (&list, end(not_text.clone(), ", 203.0.113.7"), client),
-        (&list, [b"203.0.113.7, ", &not_text[..]].concat(), proxy),
+        (&list, append(fill("6.6.6.6, "), "203.0.113.7"), client),
+        (&list, append(fill(","), "203.0.113.7, 10.0.0.9"), client),
+        (&list, non_ascii.clone(), proxy),
+        (&list, append(non_ascii.clone(), ", 203.0.113.7"), client),
+        (&list, [b"203.0.113.7, ", &non_ascii[..]].concat(), proxy),
         (&elements, fill("for=\""), proxy),
-        (&elements, end(b"for=\"".into(), &"\\".repeat(SIZE)), proxy),
         (
             &elements,
-            end(fill("for=6.6.6.6,"), "for=203.0.113.7"),
+            append(b"for=\"".into(), &"\\".repeat(SIZE)),
+            proxy,
+        ),
+        (
+            &elements,
+            append(fill("for=6.6.6.6,"), "for=203.0.113.7"),
             client,
         ),
         (
             &elements,
-            [b"for=203.0.113.7, for=", &not_text[..]].concat(),
+            [b"for=203.0.113.7, for=", &non_ascii[..]].concat(),
             proxy,
         ),
         (&single, fill("1"), proxy),
-        (&single, not_text.clone(), proxy),
-        (&single, end(fill(" "), "203.0.113.7"), client),
+        (&single, non_ascii.clone(), proxy),
+        (&single, append(fill(" "), "203.0.113.7"), client),
     ] {
         let name = match read {
             ForwardingHeader::XForwardedFor => "x-forwarded-for",
@@ -376,22 +389,22 @@ async fn no_forwarding_header_is_too_odd_to_read_or_to_refuse() {
         let client_ip = ClientIp::behind(["10.0.0.0/8".parse().unwrap()]);
         let client_ip = client_ip.unwrap().header(read.clone());
         let identify = UserOrIp::new(client_ip);
-        let layer = once().identify_by(identify.clone());
-        let mut odd = from("10.0.0.5:443");
+        let layer = one_per_day().identify_by(identify.clone());
+        let mut request = request_from("10.0.0.5:443");
         let line = HeaderValue::from_bytes(&line).unwrap();
-        odd.headers_mut().insert(name, line.clone());
+        request.headers_mut().insert(name, line.clone());
         assert_eq!(
-            identity(&identify, odd.clone()),
+            identity(&identify, request.clone()),
             expected,
             "{name}: {line:.60?}"
         );
 
-        assert_eq!(send(&layer, odd.clone()).await.status(), 200);
-        assert_eq!(send(&layer, odd).await.status(), 429);
-        // Whom it was counted as is known by now, and nobody else is.
-        for known in [client, proxy] {
-            let plain = from(&format!("{}:1", &known["ip:".len()..]));
-            let status = if known == expected { 429 } else { 200 };
+        assert_eq!(send(&layer, request.clone()).await.status(), 200);
+        assert_eq!(send(&layer, request).await.status(), 429);
+        // The request was counted for the expected identity alone.
+        for other in [client, proxy] {
+            let plain = request_from(&format!("{}:1", &other["ip:".len()..]));
+            let status = if other == expected { 429 } else { 200 };
             assert_eq!(send(&layer, plain).await.status(), status);
         }
     }
@@ -400,21 +413,21 @@ async fn no_forwarding_header_is_too_odd_to_read_or_to_refuse() {
 #[tokio::test]
 async fn empty_user_id_is_no_identity() {
     let (id, address) = (UserId::new(""), PeerAddr(address("203.0.113.7:1")));
-    let mut request = with(id);
+    let mut request = request_with(id);
     request.extensions_mut().insert(address);
-    assert_eq!(send(&once(), request).await.status(), 500);
+    assert_eq!(send(&one_per_day(), request).await.status(), 500);
 }
 
 #[tokio::test]
 async fn empty_value_of_any_kind_is_no_identity() {
-    let made: [fn() -> Identity; 4] = [
+    let constructors: [fn() -> Identity; 4] = [
         || Identity::user(""),
         || Identity::new("org", "").unwrap(),
         || Identity::secret("key", "").unwrap(),
         || Identity::new("ip", "").unwrap(),
     ];
-    for make in made {
-        let layer = once().identify_by(move |_: &Parts| Ok(make()));
+    for make in constructors {
+        let layer = one_per_day().identify_by(move |_: &Parts| Ok(make()));
         assert_eq!(
             send(&layer, Request::default()).await.status(),
             500,
@@ -422,14 +435,14 @@ async fn empty_value_of_any_kind_is_no_identity() {
             make()
         );
     }
-    let layer = once().identify_by(|_: &Parts| Ok(Identity::secret("key", " ")?));
+    let layer = one_per_day().identify_by(|_: &Parts| Ok(Identity::secret("key", " ")?));
     assert_eq!(send(&layer, Request::default()).await.status(), 200);
 }
 
 #[tokio::test]
-async fn layers_of_one_base_log_a_missing_identity_once_each() {
+async fn each_layer_logs_a_missing_identity_once() {
     record();
-    let base = once();
+    let base = one_per_day();
     send(&base.clone().scope("base"), Request::default()).await;
     for scope in ["first-of-base", "second-of-base"] {
         let layer = base.clone().scope(scope);
@@ -441,7 +454,7 @@ async fn layers_of_one_base_log_a_missing_identity_once_each() {
 }
 
 #[test]
-fn unix_socket_needs_no_peer_behind_counted_proxies() {
+fn unix_socket_needs_no_peer_with_proxy_hops() {
     let mut request = Request::default();
     let list = HeaderValue::from_static("6.6.6.6, 203.0.113.7");
     request.headers_mut().insert("x-forwarded-for", list);

@@ -1,8 +1,8 @@
-//! What listens on the server's port is no Redis: whatever it says, or does not, requests are
-//! served without it, within the deadline, and nothing panics.
+//! The server at the configured address is not Redis. Checks are decided without it within the
+//! deadline, `ping` fails, and nothing panics, whatever the server sends.
 
-#[path = "support/outage.rs"]
-mod outage;
+#[path = "support/redis_limiter.rs"]
+mod redis_limiter;
 #[path = "support/redis/mod.rs"]
 mod servers;
 
@@ -11,30 +11,30 @@ use std::panic;
 use std::sync::Once;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use outage::{SHORT, check, limiter, together, until_alone};
-use servers::PATIENCE;
+use redis_limiter::{SHORT_DEADLINE, check, combined_limits, limiter, wait_until_breaker_opens};
+use servers::TIMEOUT;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tollgate::{RedisStore, StoreErrorKind};
 
-/// Panics in tasks are not seen otherwise.
+/// Counts panics, since those in tasks would go unnoticed.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 fn count_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let usual = panic::take_hook();
-        panic::set_hook(Box::new(move |what| {
+        let default_hook = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
             PANICS.fetch_add(1, Ordering::SeqCst);
-            usual(what);
+            default_hook(info);
         }));
     });
 }
 
-/// Serves each connection like that, for as long as the test lasts.
-async fn impostor<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
+/// Starts a server that handles each connection with `serve`, and returns its address.
+async fn start_server<F>(serve: impl Fn(TcpStream) -> F + Send + 'static) -> SocketAddr
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -50,63 +50,65 @@ where
     address
 }
 
-/// Requests are served without it, and a ping says that it is no good.
-async fn is_seen_through(what: &str, address: SocketAddr) {
+/// Asserts that checks are decided without the server at this address, and that `ping` fails.
+async fn assert_unusable(server: &str, address: SocketAddr) {
     count_panics();
     let url = format!("redis://{address}");
-    let limits = together(1_000);
-    let limiter = limiter(&url, SHORT);
+    let limits = combined_limits(1_000);
+    let limiter = limiter(&url, SHORT_DEADLINE);
     for _ in 0..4 {
-        let decision = timeout(PATIENCE, check(&limiter, &limits)).await;
-        let decision = decision.unwrap_or_else(|_| panic!("{what}: a check hangs"));
-        assert!(decision.is_allowed() && decision.is_degraded(), "{what}");
+        let decision = timeout(TIMEOUT, check(&limiter, &limits)).await;
+        let decision = decision.unwrap_or_else(|_| panic!("{server}: a check hangs"));
+        assert!(decision.is_allowed() && decision.is_degraded(), "{server}");
     }
-    until_alone(&limiter).await;
+    wait_until_breaker_opens(&limiter).await;
 
-    let ping = timeout(PATIENCE, RedisStore::new(&url).unwrap().ping()).await;
-    let ping = ping.unwrap_or_else(|_| panic!("{what}: a ping hangs"));
-    let error = ping.expect_err(what);
+    let ping = timeout(TIMEOUT, RedisStore::new(&url).unwrap().ping()).await;
+    let ping = ping.unwrap_or_else(|_| panic!("{server}: a ping hangs"));
+    let error = ping.expect_err(server);
     let kinds = [StoreErrorKind::Rejected, StoreErrorKind::Unavailable];
-    assert!(kinds.contains(&error.kind()), "{what}: {error:?}");
-    assert_eq!(PANICS.load(Ordering::SeqCst), 0, "{what}");
+    assert!(kinds.contains(&error.kind()), "{server}: {error:?}");
+    assert_eq!(PANICS.load(Ordering::SeqCst), 0, "{server}");
 }
 
-/// Answers each of the client's writes with these bytes.
-async fn answering(answer: &'static [u8]) -> SocketAddr {
-    impostor(move |mut client| async move {
+/// Asserts that a server is unusable that answers whatever it reads with these bytes.
+async fn assert_reply_unusable(reply: &'static [u8]) {
+    let address = start_server(move |mut client| async move {
         let mut buffer = [0; 65_536];
         while client
             .read(&mut buffer)
             .await
             .is_ok_and(|length| length > 0)
         {
-            if client.write_all(answer).await.is_err() {
+            if client.write_all(reply).await.is_err() {
                 return;
             }
         }
-    })
-    .await
+    });
+    let server = format!("replies {:?}", String::from_utf8_lossy(reply));
+    assert_unusable(&server, address.await).await;
 }
 
-/// Writes these bytes for ever.
-async fn flooding(bytes: &'static [u8]) -> SocketAddr {
-    impostor(move |mut client| async move {
+/// Asserts that a server is unusable that writes these bytes without end.
+async fn assert_endless_output_unusable(bytes: &'static [u8]) {
+    let address = start_server(move |mut client| async move {
         let chunk = bytes.repeat(4_096 / bytes.len());
         while client.write_all(&chunk).await.is_ok() {}
-    })
-    .await
+    });
+    let server = format!("writes endless {:?}", String::from_utf8_lossy(bytes));
+    assert_unusable(&server, address.await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_closes_or_says_nothing_is_seen_through() {
-    let closing = impostor(|client| async move { drop(client) }).await;
-    is_seen_through("closes at once", closing).await;
-    let silent = impostor(|client| async move {
+async fn server_that_closes_or_stays_silent_is_unusable() {
+    let closing = start_server(|client| async move { drop(client) }).await;
+    assert_unusable("closes connections at once", closing).await;
+    let silent = start_server(|client| async move {
         let _open = client;
         std::future::pending::<()>().await;
     });
-    is_seen_through("says nothing", silent.await).await;
-    let deaf = impostor(|mut client| async move {
+    assert_unusable("neither reads nor writes", silent.await).await;
+    let reading = start_server(|mut client| async move {
         let mut buffer = [0; 65_536];
         while client
             .read(&mut buffer)
@@ -114,12 +116,12 @@ async fn one_that_closes_or_says_nothing_is_seen_through() {
             .is_ok_and(|length| length > 0)
         {}
     });
-    is_seen_through("listens and says nothing", deaf.await).await;
+    assert_unusable("reads and writes nothing", reading.await).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_speaks_another_language_is_seen_through() {
-    for answer in [
+async fn server_with_another_protocol_is_unusable() {
+    for reply in [
         &b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"[..],
         b"SSH-2.0-OpenSSH_9.6\r\n",
         b"\x15\x03\x01\x00\x02\x02\x46",
@@ -133,14 +135,13 @@ async fn one_that_speaks_another_language_is_seen_through() {
         b"%1\r\n",
         b"=1\r\n\r\n",
     ] {
-        let what = format!("{:?}", String::from_utf8_lossy(answer));
-        is_seen_through(&what, answering(answer).await).await;
+        assert_reply_unusable(reply).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_speaks_the_language_and_makes_no_sense_is_seen_through() {
-    for answer in [
+async fn server_with_meaningless_replies_is_unusable() {
+    for reply in [
         &b"+OK\r\n+OK\r\n+OK\r\n+OK\r\n"[..],
         b":1\r\n:1\r\n:1\r\n:1\r\n",
         b"-ERR unknown command\r\n-ERR\r\n-\r\n- \r\n",
@@ -149,18 +150,17 @@ async fn one_that_speaks_the_language_and_makes_no_sense_is_seen_through() {
         b"%0\r\n+OK\r\n+OK\r\n*1\r\n:-1\r\n",
         b"%0\r\n+OK\r\n+OK\r\n*1\r\n$1\r\n1\r\n",
         b"%0\r\n+OK\r\n+OK\r\n$-1\r\n",
-        // The clock is answered well, and then nothing is.
+        // These bytes are a valid reply to TIME, but to no other command.
         b"%0\r\n+OK\r\n+OK\r\n*1\r\n:1\r\n",
         b"%0\r\n+OK\r\n+OK\r\n*1\r\n:9223372036854775807\r\n",
         b">1\r\n+message\r\n",
     ] {
-        let what = format!("{:?}", String::from_utf8_lossy(answer));
-        is_seen_through(&what, answering(answer).await).await;
+        assert_reply_unusable(reply).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_never_stops_talking_is_seen_through() {
+async fn server_with_endless_output_is_unusable() {
     for bytes in [
         &b"x"[..],
         b"+endless",
@@ -172,7 +172,6 @@ async fn one_that_never_stops_talking_is_seen_through() {
         b"-ERR no\r\n",
         b">2\r\n+message\r\n+more\r\n",
     ] {
-        let what = format!("endless {:?}", String::from_utf8_lossy(bytes));
-        is_seen_through(&what, flooding(bytes).await).await;
+        assert_endless_output_unusable(bytes).await;
     }
 }

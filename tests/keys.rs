@@ -1,5 +1,5 @@
-//! What stands in Redis: keys that an operator can read, values of the documented form, and a time
-//! to live on every one of them, neither too short nor too long.
+//! The keys in Redis are readable for an operator, have values of the documented form, and expire
+//! when their count does, not earlier and not much later.
 
 #[path = "support/redis/mod.rs"]
 mod servers;
@@ -15,12 +15,12 @@ fn store(server: &Server) -> RedisStore {
     RedisStore::new(&server.url()).unwrap()
 }
 
-async fn done<T>(outcome: Outcome<T>) -> T {
+async fn answer<T>(outcome: Outcome<T>) -> T {
     outcome.wait().await.unwrap()
 }
 
 #[tokio::test]
-async fn keys_say_whose_counts_they_are() {
+async fn keys_name_identity_scope_policy_and_quota() {
     let server = Server::start().await;
     let store = store(&server);
     let address = Identity::ip("203.0.113.7".parse().unwrap());
@@ -32,7 +32,7 @@ async fn keys_say_whose_counts_they_are() {
     ])
     .unwrap();
     let scope = Scope::new("api").unwrap();
-    done(store.check(&Check::new(&address, &limits).scope(&scope))).await;
+    answer(store.check(&Check::new(&address, &limits).scope(&scope))).await;
 
     let mut keys = server.keys().await;
     keys.sort();
@@ -48,7 +48,7 @@ async fn keys_say_whose_counts_they_are() {
 }
 
 #[tokio::test]
-async fn key_without_ttl_gets_one_by_the_next_charge() {
+async fn next_charge_restores_a_missing_ttl() {
     let server = Server::start().await;
     let store = store(&server);
     let alice = Identity::user("alice");
@@ -61,9 +61,9 @@ async fn key_without_ttl_gets_one_by_the_next_charge() {
         let limits = Limits::from(quota);
         let check = Check::new(&alice, &limits);
         for _ in 0..3 {
-            assert!(done(store.check(&check)).await.is_allowed());
+            assert!(answer(store.check(&check)).await.is_allowed());
             let [key] = &server.keys().await[..] else {
-                panic!("{quota} has one key");
+                panic!("not one key: {quota}");
             };
             assert_eq!(server.keys_without_ttl().await, [""; 0], "{quota}");
             server.command(&["PERSIST", key]).await;
@@ -73,14 +73,14 @@ async fn key_without_ttl_gets_one_by_the_next_charge() {
 }
 
 #[tokio::test]
-async fn a_prefix_keeps_applications_apart() {
+async fn prefix_separates_applications() {
     let server = Server::start().await;
     let limits = Limits::from(Quota::per_day(1));
     let alice = Identity::user("alice");
     for prefix in ["one", "two"] {
         let store = RedisStore::builder(&server.url()).prefix(prefix).build();
-        let verdict = done(store.unwrap().check(&Check::new(&alice, &limits))).await;
-        assert!(verdict.is_allowed(), "{prefix} has counts of its own");
+        let verdict = answer(store.unwrap().check(&Check::new(&alice, &limits))).await;
+        assert!(verdict.is_allowed(), "{prefix} has a separate count");
     }
     let mut keys = server.keys().await;
     keys.sort();
@@ -94,7 +94,7 @@ async fn a_prefix_keeps_applications_apart() {
 }
 
 #[tokio::test]
-async fn no_value_of_an_identity_reaches_into_another_key_or_chooses_a_slot() {
+async fn identity_values_cannot_forge_keys_or_hash_tags() {
     let server = Server::start().await;
     let store = store(&server);
     let limits = Limits::from(Quota::per_day(1));
@@ -111,8 +111,8 @@ async fn no_value_of_an_identity_reaches_into_another_key_or_chooses_a_slot() {
     ];
     for value in values {
         let identity = Identity::user(value);
-        let verdict = done(store.check(&Check::new(&identity, &limits))).await;
-        assert!(verdict.is_allowed(), "`{value}` has a count of its own");
+        let verdict = answer(store.check(&Check::new(&identity, &limits))).await;
+        assert!(verdict.is_allowed(), "`{value}` has a separate count");
     }
     let keys = server.keys().await;
     assert_eq!(keys.len(), values.len());
@@ -123,8 +123,8 @@ async fn no_value_of_an_identity_reaches_into_another_key_or_chooses_a_slot() {
     }
 }
 
-/// A key's value, and the millisecond in which it ends.
-async fn look(server: &Server, key: &str) -> (String, u64) {
+/// Returns the value of a key and when it expires, in milliseconds since the epoch.
+async fn value_and_expiry(server: &Server, key: &str) -> (String, u64) {
     let script = "local before = redis.call('TIME') \
          local value, left = redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1]) \
          local after = redis.call('TIME') \
@@ -132,8 +132,8 @@ async fn look(server: &Server, key: &str) -> (String, u64) {
          return {milliseconds(before), value, left, milliseconds(after)}";
     loop {
         let (before, value, left, after): (u64, String, u64, u64) =
-            server.ask(&["EVAL", script, "1", key]).await;
-        // A server that was held up meanwhile says what is left of another moment.
+            server.query(&["EVAL", script, "1", key]).await;
+        // Retry if PTTL may have been read in another millisecond than the time.
         if before == after {
             return (value, before + left);
         }
@@ -141,47 +141,47 @@ async fn look(server: &Server, key: &str) -> (String, u64) {
 }
 
 #[tokio::test]
-async fn a_key_lives_until_its_count_means_nothing_any_more_and_little_longer() {
+async fn key_expires_with_its_count() {
     let server = Server::start().await;
     let store = store(&server);
-    let an_eighth = (3_650 * DAY / 8).as_millis() as u64;
-    // And for how many milliseconds longer it may live.
+    let eighth = (3_650 * DAY / 8).as_millis() as u64;
+    // Each quota, and how many milliseconds its key may outlive its count.
     let quotas = [
-        // Where a token takes a fraction of a microsecond, and where it takes years.
+        // A token takes a fraction of a microsecond, or years.
         (Quota::per_second(3), 1),
         (Quota::per_second(4_000_000), 1),
-        (Quota::token_bucket(1, 3_650 * DAY), an_eighth),
+        (Quota::token_bucket(1, 3_650 * DAY), eighth),
         (Quota::sliding_window(10, DAY), 1),
         (Quota::fixed_window(10, DAY), 1),
     ];
-    for (quota, at_most_longer) in quotas {
+    for (quota, tolerance) in quotas {
         let (identity, limits) = (Identity::user("alice"), Limits::from(quota));
-        // So much that it lasts for a while, of any quota.
+        // The whole capacity, so that the key of any quota lives for a while.
         let check = Check::new(&identity, &limits).cost(quota.capacity());
-        let verdict = done(store.check(&check)).await;
+        let verdict = answer(store.check(&check)).await;
         assert!(verdict.is_allowed());
         let (state, _) = quota.step(verdict.states()[0], verdict.now(), check.cost);
 
         let text = quota.to_string().replace(' ', "-");
         let key = format!("tollgate:{{user:alice}}:default:default:{text}");
-        let (value, ends) = look(&server, &key).await;
+        let (value, expiry) = value_and_expiry(&server, &key).await;
         let until: u64 = value.split(':').next().unwrap().parse().unwrap();
         assert_eq!(until, state.words()[0], "{quota}: {value}");
-        // In the first millisecond in which it does not count any more, or so much after that.
+        // The earliest is the first millisecond in which the count is zero.
         let counts_until = until.div_ceil(1_000);
         assert!(
-            (counts_until..=counts_until + at_most_longer).contains(&ends),
-            "{quota}: ends at {ends}, counts until {counts_until}"
+            (counts_until..=counts_until + tolerance).contains(&expiry),
+            "{quota}: expires at {expiry}, counts until {counts_until}"
         );
     }
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
 
 #[tokio::test]
-async fn a_key_that_is_charged_again_never_ends_before_its_count() {
+async fn recharged_key_never_expires_before_its_count() {
     let server = Server::start().await;
     let store = store(&server);
-    // Where the end of a key is moved seldom, often, and each time.
+    // The expiry is updated by few charges, by many, and by every one.
     for quota in [
         Quota::per_day(10_000),
         Quota::per_minute(20),
@@ -193,26 +193,29 @@ async fn a_key_that_is_charged_again_never_ends_before_its_count() {
         let both = Limits::new([limits.policies()[0].clone(), day]).unwrap();
         let text = quota.to_string().replace(' ', "-");
         let key = format!("tollgate:{{user:alice}}:default:default:{text}");
-        let mut ends_of_key = Vec::new();
+        let mut expiries = Vec::new();
         for charge in 1..=quota.capacity().min(2_000) {
-            // The script writes a count of several policies by another path.
+            // The script has a separate path for several policies.
             let check = match charge % 3 {
                 0 => Check::new(&identity, &both),
                 _ => check,
             };
-            assert!(done(store.check(&check)).await.is_allowed());
-            let (until, ends) = look(&server, &key).await;
+            assert!(answer(store.check(&check)).await.is_allowed());
+            let (until, expiry) = value_and_expiry(&server, &key).await;
             let until: u64 = until.parse().unwrap();
-            assert!(until.div_ceil(1_000) <= ends, "{quota}: ends at {ends}");
-            ends_of_key.push(ends);
+            assert!(
+                until.div_ceil(1_000) <= expiry,
+                "{quota}: expires at {expiry}"
+            );
+            expiries.push(expiry);
         }
-        ends_of_key.dedup();
-        assert!(ends_of_key.len() > 2, "{quota}: {ends_of_key:?}");
+        expiries.dedup();
+        assert!(expiries.len() > 2, "{quota}: {expiries:?}");
     }
 }
 
 #[tokio::test]
-async fn reset_look_and_denial_leave_no_key() {
+async fn reset_peek_and_denial_leave_no_key() {
     let server = Server::start().await;
     let store = store(&server);
     let alice = Identity::user("alice");
@@ -223,15 +226,11 @@ async fn reset_look_and_denial_leave_no_key() {
     ] {
         let limits = Limits::from(quota);
         let check = Check::new(&alice, &limits).cost(4);
-        done(store.check(&check)).await;
-        done(store.reset(&check)).await;
+        answer(store.check(&check)).await;
+        answer(store.reset(&check)).await;
         assert_eq!(server.keys().await, [""; 0], "{quota}: reset");
-        done(store.check(&check.cost(0))).await;
-        done(store.check(&check.cost(11))).await;
-        assert_eq!(
-            server.keys().await,
-            [""; 0],
-            "{quota}: a look, and a denial"
-        );
+        answer(store.check(&check.cost(0))).await;
+        answer(store.check(&check.cost(11))).await;
+        assert_eq!(server.keys().await, [""; 0], "{quota}: a peek and a denial");
     }
 }

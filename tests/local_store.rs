@@ -1,5 +1,5 @@
-//! The store in the process is exact under concurrency and bounded in memory: a flood of
-//! identities makes nobody's debt forgotten while there is room.
+//! `LocalStore` admits exactly the limit under concurrency, and its memory is bounded: it evicts
+//! live entries only if its table is full, and the least charged ones first.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tollgate::test_util::ManualClock;
-use tollgate::{Check, Checked, Clock, Identity, Limiter, Limits, LocalStore, Policy, Quota};
+use tollgate::{
+    Check, Checked, Clock, Decision, Identity, Limiter, Limits, LocalStore, Policy, Quota,
+};
 
-/// Nothing is regained and no window ends while a test runs.
+/// Long enough that no quota regains anything while a test runs.
 const PERIOD: Duration = Duration::from_secs(3_650 * 86_400);
 const TASKS: usize = 64;
 
@@ -22,19 +24,24 @@ fn quotas(limit: u32) -> [Quota; 3] {
     ]
 }
 
-/// Each algorithm alone, and all of them at once.
-fn plans(limit: u32) -> [Limits; 4] {
+/// Returns limits of each algorithm alone, and of all of them together.
+fn all_limits(limit: u32) -> [Limits; 4] {
     let [bucket, sliding, fixed] = quotas(limit);
     let all = [("bucket", bucket), ("sliding", sliding), ("fixed", fixed)];
     let all = Limits::new(all.map(|(name, quota)| Policy::new(name, quota))).unwrap();
     [bucket.into(), sliding.into(), fixed.into(), all]
 }
 
-fn is_allowed(limiter: &Limiter, identity: &Identity, limits: &Limits) -> bool {
-    match limiter.check(&Check::new(identity, limits)) {
-        Checked::Ready(decision) => decision.is_allowed(),
+/// Returns the decision of a local store, which is never pending.
+fn ready(checked: Checked<'_>) -> Decision<'_> {
+    match checked {
+        Checked::Ready(decision) => decision,
         Checked::Pending(_) => panic!("a local store decides at once"),
     }
+}
+
+fn is_allowed(limiter: &Limiter, identity: &Identity, limits: &Limits) -> bool {
+    ready(limiter.check(&Check::new(identity, limits))).is_allowed()
 }
 
 fn user(index: usize) -> Identity {
@@ -42,9 +49,9 @@ fn user(index: usize) -> Identity {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn many_tasks_on_one_identity_are_admitted_exactly_the_limit() {
+async fn concurrent_checks_of_one_identity_admit_exactly_the_limit() {
     const LIMIT: u32 = 5_000;
-    for limits in plans(LIMIT) {
+    for limits in all_limits(LIMIT) {
         let limiter = Limiter::from(LocalStore::new());
         let mut tasks = JoinSet::new();
         for _ in 0..TASKS {
@@ -66,21 +73,21 @@ async fn many_tasks_on_one_identity_are_admitted_exactly_the_limit() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 8)]
-async fn many_tasks_on_a_million_identities_are_admitted_exactly_their_limits() {
+async fn concurrent_checks_of_a_million_identities_admit_their_limits() {
     const IDENTITIES: usize = 1_000_000;
-    for limits in plans(2) {
-        let counts = IDENTITIES * limits.policies().len();
-        let limiter = Limiter::from(LocalStore::with_capacity(2 * counts));
+    for limits in all_limits(2) {
+        let entries = IDENTITIES * limits.policies().len();
+        let limiter = Limiter::from(LocalStore::with_capacity(2 * entries));
         let admitted: Arc<[AtomicU32]> = (0..IDENTITIES).map(|_| AtomicU32::new(0)).collect();
         let mut tasks = JoinSet::new();
         for task in 0..TASKS {
             let (limiter, limits, admitted) = (limiter.clone(), limits.clone(), admitted.clone());
             tasks.spawn(async move {
-                // Four tasks to each identity, which come to it at different times.
-                let quarter = IDENTITIES / (TASKS / 4);
-                let (lane, turn) = (task / 4, task % 4);
-                for step in 0..quarter {
-                    let index = lane * quarter + (step + turn * quarter / 4) % quarter;
+                // Four tasks check each identity, at different times.
+                let range = IDENTITIES / (TASKS / 4);
+                let (group, member) = (task / 4, task % 4);
+                for step in 0..range {
+                    let index = group * range + (step + member * range / 4) % range;
                     if is_allowed(&limiter, &user(index), &limits) {
                         admitted[index].fetch_add(1, Ordering::Relaxed);
                     }
@@ -94,18 +101,18 @@ async fn many_tasks_on_a_million_identities_are_admitted_exactly_their_limits() 
             .count();
         assert_eq!(
             wrong, 0,
-            "{limits:?}: identities that were not admitted exactly twice"
+            "{limits:?}: identities not admitted exactly twice"
         );
     }
 }
 
 #[test]
-fn many_threads_on_a_quota_that_flows_back_are_admitted_no_more_than_flowed() {
+fn concurrent_threads_admit_no_more_than_the_refill() {
     let quota = Quota::per_second(1_000).burst(10);
     let limits = Limits::from(quota);
     let limiter = Limiter::from(LocalStore::new());
     let began = Instant::now();
-    let hammer = || {
+    let check_for_a_second = || {
         let mut admitted = 0;
         while began.elapsed() < Duration::from_secs(1) {
             admitted += u64::from(is_allowed(&limiter, &user(0), &limits));
@@ -113,7 +120,7 @@ fn many_threads_on_a_quota_that_flows_back_are_admitted_no_more_than_flowed() {
         admitted
     };
     let admitted: u64 = thread::scope(|scope| {
-        let threads: Vec<_> = (0..8).map(|_| scope.spawn(hammer)).collect();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(check_for_a_second)).collect();
         threads
             .into_iter()
             .map(|thread| thread.join().unwrap())
@@ -123,66 +130,65 @@ fn many_threads_on_a_quota_that_flows_back_are_admitted_no_more_than_flowed() {
     assert!(admitted <= most, "{admitted} of at most {most}");
 }
 
-/// How many of the first identities still owe.
-fn debtors(limiter: &Limiter, limits: &Limits, count: usize) -> usize {
-    let owes = |index: &usize| {
-        let debtor = user(*index);
-        match limiter.peek(&Check::new(&debtor, limits)) {
-            Checked::Ready(decision) => decision.remaining() < decision.capacity(),
-            Checked::Pending(_) => panic!("a local store decides at once"),
-        }
+/// Returns how many of the first `count` identities have an entry: less left than the full quota.
+fn count_entries(limiter: &Limiter, limits: &Limits, count: usize) -> usize {
+    let has_entry = |index: &usize| {
+        let user = user(*index);
+        let decision = ready(limiter.peek(&Check::new(&user, limits)));
+        decision.remaining() < decision.capacity()
     };
-    (0..count).filter(owes).count()
+    (0..count).filter(has_entry).count()
 }
 
 #[test]
-fn a_full_table_remembers_nearly_all_and_a_flood_costs_no_more_than_room() {
+fn full_table_evicts_only_for_new_identities() {
     const CAPACITY: usize = 100_000;
     let limits = Limits::from(Quota::token_bucket(10, PERIOD));
     let limiter = Limiter::from(LocalStore::with_capacity(CAPACITY));
     for index in 0..CAPACITY {
         assert!(is_allowed(&limiter, &user(index), &limits));
     }
-    let kept = debtors(&limiter, &limits, CAPACITY);
+    let kept = count_entries(&limiter, &limits, CAPACITY);
     assert!(
         kept >= CAPACITY - CAPACITY / 10_000,
-        "{kept} of {CAPACITY} debts are remembered"
+        "{kept} of {CAPACITY} entries are kept"
     );
 
-    // Ten times as many, who owe as much: old debts give way, and nothing else happens.
+    // Checks of nine times as many other identities are admitted and evict old entries.
     for index in CAPACITY..10 * CAPACITY {
         assert!(is_allowed(&limiter, &user(index), &limits));
     }
-    assert!(debtors(&limiter, &limits, CAPACITY) < CAPACITY);
+    assert!(count_entries(&limiter, &limits, CAPACITY) < CAPACITY);
 }
 
 #[test]
-fn the_least_indebted_gives_way() {
+fn least_charged_entry_is_evicted_first() {
     for quota in quotas(10) {
         let limits = Limits::from(quota);
         let limiter = Limiter::from(LocalStore::with_capacity(1_000));
-        let fill = |identities: std::ops::Range<usize>, cost| {
+        let charge = |identities: std::ops::Range<usize>, cost| {
             for index in identities {
-                let debtor = user(index);
-                let _ = limiter.check(&Check::new(&debtor, &limits).cost(cost));
+                let user = user(index);
+                let _ = limiter.check(&Check::new(&user, &limits).cost(cost));
             }
         };
-        // A full table, those who spend everything, and a flood of those who spend little.
-        fill(100..1_100, 1);
-        fill(0..100, 10);
-        fill(1_100..50_000, 1);
+        // Fill the table, exhaust the quotas of 100 identities, then flood the table with small
+        // charges.
+        charge(100..1_100, 1);
+        charge(0..100, 10);
+        charge(1_100..50_000, 1);
         let denied = (0..100)
             .filter(|index| !is_allowed(&limiter, &user(*index), &limits))
             .count();
         assert_eq!(
             denied, 100,
-            "{quota}: great debts are not forgotten for small ones"
+            "{quota}: exhausted entries are not evicted for small ones"
         );
     }
 }
 
 #[test]
-fn a_small_part_of_a_long_quota_is_less_than_all_of_a_short_one() {
+fn eviction_compares_used_shares_not_periods() {
     let short = Limits::from(Quota::per_minute(5));
     for quota in [
         Quota::fixed_window(10_000, PERIOD),
@@ -193,8 +199,8 @@ fn a_small_part_of_a_long_quota_is_less_than_all_of_a_short_one() {
         let limiter = Limiter::from(LocalStore::with_capacity(1_000).clock(clock));
         let long = Limits::from(quota);
         for index in 0..100 {
-            let debtor = user(index);
-            let _ = limiter.check(&Check::new(&debtor, &short).cost(5));
+            let user = user(index);
+            let _ = limiter.check(&Check::new(&user, &short).cost(5));
         }
         for index in 100..50_000 {
             is_allowed(&limiter, &user(index), &long);
@@ -207,47 +213,39 @@ fn a_small_part_of_a_long_quota_is_less_than_all_of_a_short_one() {
 }
 
 #[test]
-fn a_count_that_has_run_its_course_makes_room() {
+fn expired_entries_are_reused() {
     let clock = ManualClock::new();
     let limits = Limits::from(Quota::per_second(10));
     let limiter = Limiter::from(LocalStore::with_capacity(1_000).clock(clock.clone()));
     for generation in 0..20 {
         for index in 0..900 {
-            let who = user(generation * 1_000 + index);
-            assert!(is_allowed(&limiter, &who, &limits));
+            let user = user(generation * 1_000 + index);
+            assert!(is_allowed(&limiter, &user, &limits));
         }
         let last = generation * 1_000..generation * 1_000 + 900;
-        let owing = last.filter(|index| {
-            let who = user(*index);
-            let Checked::Ready(decision) = limiter.peek(&Check::new(&who, &limits)) else {
-                panic!("a local store decides at once");
-            };
-            decision.remaining() == 9
+        let kept = last.filter(|index| {
+            let user = user(*index);
+            ready(limiter.peek(&Check::new(&user, &limits))).remaining() == 9
         });
-        // Nearly full, it may lose a few in a hundred thousand.
-        let owing = owing.count();
-        assert!(owing >= 898, "generation {generation}: {owing} of 900");
+        // A nearly full table may evict a few live entries in 100,000.
+        let kept = kept.count();
+        assert!(kept >= 898, "generation {generation}: {kept} of 900");
         clock.advance(Duration::from_millis(101));
     }
 }
 
 #[test]
-fn the_policies_of_one_check_never_drive_each_other_out() {
+fn policies_of_one_check_never_evict_each_other() {
     let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
     let quota = Quota::token_bucket(3, PERIOD);
     let limits = Limits::new(names.map(|name| Policy::new(name, quota))).unwrap();
-    // The smallest table there is has room for one such check.
+    // The smallest table holds the entries of one such check.
     for capacity in [0, 1, 8] {
         let limiter = Limiter::from(LocalStore::with_capacity(capacity));
         for index in 0..1_000 {
-            let who = user(index);
-            let Checked::Ready(decision) = limiter.check(&Check::new(&who, &limits)) else {
-                panic!("a local store decides at once");
-            };
-            assert!(decision.is_allowed());
-            let Checked::Ready(decision) = limiter.peek(&Check::new(&who, &limits)) else {
-                panic!("a local store decides at once");
-            };
+            let user = user(index);
+            assert!(is_allowed(&limiter, &user, &limits));
+            let decision = ready(limiter.peek(&Check::new(&user, &limits)));
             assert!(
                 decision
                     .policies()
@@ -257,17 +255,18 @@ fn the_policies_of_one_check_never_drive_each_other_out() {
     }
 }
 
-type Meanwhile = Box<dyn FnOnce() + Send>;
+type Action = Box<dyn FnOnce() + Send>;
 
-/// A clock at which a reader can be held up: what it read is old when it goes on.
+/// A clock that can run an action between reading the time and returning it, as if the reading
+/// thread had been preempted.
 #[derive(Default)]
-struct SlowlyRead {
+struct PreemptedClock {
     now: AtomicU64,
-    meanwhile: Mutex<Option<Meanwhile>>,
+    action: Mutex<Option<Action>>,
 }
 
-impl SlowlyRead {
-    /// Starts at a window of any period that divides a second.
+impl PreemptedClock {
+    /// In microseconds. Windows begin here whose period divides a second.
     const START: u64 = 1_700_000_000_000_000;
 
     fn set(&self, milliseconds: u64) {
@@ -275,55 +274,55 @@ impl SlowlyRead {
             .store(Self::START + 1_000 * milliseconds, Ordering::SeqCst);
     }
 
-    /// What happens between the next reading and what is done with it.
-    fn meanwhile(&self, act: impl FnOnce() + Send + 'static) {
-        *self.meanwhile.lock().unwrap() = Some(Box::new(act));
+    /// Runs `action` before the next reading is returned.
+    fn preempt_next_reading(&self, action: impl FnOnce() + Send + 'static) {
+        *self.action.lock().unwrap() = Some(Box::new(action));
     }
 }
 
-impl Clock for SlowlyRead {
+impl Clock for PreemptedClock {
     fn now(&self) -> u64 {
         let now = self.now.load(Ordering::SeqCst);
-        let meanwhile = self.meanwhile.lock().unwrap().take();
-        if let Some(act) = meanwhile {
-            act();
+        let action = self.action.lock().unwrap().take();
+        if let Some(action) = action {
+            action();
         }
         now
     }
 }
 
-/// A limiter of the smallest table there is, and its clock.
-fn with_slow_clock() -> (Limiter, Arc<SlowlyRead>) {
-    let clock = Arc::new(SlowlyRead::default());
+/// Returns a limiter with the smallest table, and its clock.
+fn limiter_with_preempted_clock() -> (Limiter, Arc<PreemptedClock>) {
+    let clock = Arc::new(PreemptedClock::default());
     let store = LocalStore::with_capacity(0).clock(clock.clone());
     (Limiter::from(store), clock)
 }
 
 #[test]
-fn one_who_was_held_up_after_reading_the_clock_is_not_denied_what_fits() {
-    let (limiter, clock) = with_slow_clock();
+fn stale_clock_reading_denies_no_check_that_fits() {
+    let (limiter, clock) = limiter_with_preempted_clock();
     let limits = Limits::from(Quota::token_bucket(3, Duration::from_millis(300)));
     clock.set(1);
     assert!(is_allowed(&limiter, &user(0), &limits));
     clock.set(500);
-    let (others, others_clock, others_limits) = (limiter.clone(), clock.clone(), limits.clone());
-    clock.meanwhile(move || {
-        others_clock.set(550);
-        assert!(is_allowed(&others, &user(0), &others_limits));
-        assert!(is_allowed(&others, &user(0), &others_limits));
+    let (other, other_clock, other_limits) = (limiter.clone(), clock.clone(), limits.clone());
+    clock.preempt_next_reading(move || {
+        other_clock.set(550);
+        assert!(is_allowed(&other, &user(0), &other_limits));
+        assert!(is_allowed(&other, &user(0), &other_limits));
     });
-    // Two of three were admitted since the bucket was full.
+    // The bucket was full at 500 ms, and two of three tokens were taken since.
     assert!(is_allowed(&limiter, &user(0), &limits));
 }
 
-/// A thread that decides in real time has a cached reading of the clock for a millisecond.
+/// A thread that decides in real time caches its clock reading for a millisecond.
 #[test]
 fn cached_clock_does_not_outlast_entering_paused_time() {
     let limiter = Limiter::from(LocalStore::new());
-    // A denial whose wait is longer than a second is decided by the cached clock alone.
+    // Denials with a `retry_after` above a second use the cached clock alone.
     let limits = Limits::from(Quota::per_hour(1));
     for round in 0..50 {
-        // The rate of the counter is measured twice before a reading is extended by it.
+        // The clock measures the rate of the CPU counter twice before it uses cached readings.
         let (warm, began) = (Identity::user("warm"), Instant::now());
         while began.elapsed() < Duration::from_millis(3) {
             let _ = limiter.check(&Check::new(&warm, &limits));
@@ -341,9 +340,9 @@ fn cached_clock_does_not_outlast_entering_paused_time() {
     }
 }
 
-/// Counts of the whole capacity are live at once, and each is exhausted.
+/// The table is filled to its capacity with exhausted entries.
 #[test]
-fn table_at_its_capacity_forgets_nothing() {
+fn table_at_capacity_evicts_no_live_entry() {
     const CAPACITY: usize = 100_000;
     for quota in [
         Quota::token_bucket(1, PERIOD),
@@ -357,7 +356,7 @@ fn table_at_its_capacity_forgets_nothing() {
                 .filter(|user| is_allowed(&limiter, user, &limits))
                 .count()
         };
-        // One run in 250 loses one count: one in 25 million.
+        // About one run in 250 evicts one live entry.
         let [first, again] = [admitted(), admitted()];
         assert_eq!(first, CAPACITY, "{quota}");
         assert!(

@@ -1,4 +1,4 @@
-//! The log has a line for each change of state, and none for each request.
+//! The crate logs each change of state once, and nothing per request.
 
 #[path = "support/log.rs"]
 mod log;
@@ -23,7 +23,7 @@ use tower::{Layer, ServiceExt};
 use log::{logged, record};
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_goes_and_comes_back_is_two_lines() {
+async fn outage_is_logged_as_two_lines() {
     record();
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
@@ -34,30 +34,30 @@ async fn a_store_that_goes_and_comes_back_is_two_lines() {
         sleep(Duration::from_millis(20)).await;
     }
     let lines = logged("store=\"programmable\"");
-    let [away] = &lines[..] else {
+    let [opened] = &lines[..] else {
         panic!("{lines:?}")
     };
     assert!(
-        away.starts_with("WARN ") && away.contains("circuit breaker opened"),
-        "{away}"
+        opened.starts_with("WARN ") && opened.contains("circuit breaker opened"),
+        "{opened}"
     );
-    assert!(away.contains("the store cannot be reached"), "{away}");
+    assert!(opened.contains("the store cannot be reached"), "{opened}");
 
     store.behave(Behavior::Answer);
     sleep(Duration::from_secs(2)).await;
     let lines = logged("store=\"programmable\"");
-    let [_, back] = &lines[..] else {
+    let [_, closed] = &lines[..] else {
         panic!("{lines:?}")
     };
     assert!(
-        back.starts_with("INFO ") && back.contains("circuit breaker closed"),
-        "{back}"
+        closed.starts_with("INFO ") && closed.contains("circuit breaker closed"),
+        "{closed}"
     );
-    assert!(logged("alice").is_empty(), "no line names who was asking");
+    assert!(logged("alice").is_empty(), "no line contains an identity");
 }
 
 #[test]
-fn layers_that_share_a_count_are_warned_of_once() {
+fn layers_that_share_a_count_warn_once() {
     record();
     let limiter = Limiter::from(LocalStore::new());
     let layer = |scope: &str, limit| {
@@ -65,11 +65,12 @@ fn layers_that_share_a_count_are_warned_of_once() {
     };
     let wrap = |layer: &RateLimitLayer| drop(layer.layer(()));
 
-    // One layer on many services, other scopes, other quotas, and a layer in place of another.
-    let one = layer("shared", 10);
+    // One layer on many services, other scopes, other quotas, and an equal layer that replaces a
+    // dropped one share nothing.
+    let shared = layer("shared", 10);
     for _ in 0..10 {
-        wrap(&one);
-        wrap(&one.clone());
+        wrap(&shared);
+        wrap(&shared.clone());
     }
     wrap(&layer("other", 10));
     wrap(&layer("shared", 11));
@@ -97,8 +98,8 @@ fn layers_behind_two_limiters_warn_of_a_shared_count() {
     let layer = |store: Arc<LocalStore>| {
         RateLimitLayer::new(Quota::per_day(10), Limiter::from(store)).scope("two-limiters")
     };
-    let one = layer(store.clone());
-    drop(one.layer(()));
+    let first = layer(store.clone());
+    drop(first.layer(()));
     drop(layer(Arc::default()).layer(()));
     assert_eq!(logged("scope=\"two-limiters\""), [""; 0], "another store");
     drop(layer(store).layer(()));
@@ -127,7 +128,7 @@ async fn layer_that_charges_a_request_twice_warns_once() {
     assert_eq!(logged("scope=\"charges-once\""), [""; 0]);
 }
 
-/// The URL has a password, and no server listens on its port.
+/// No server listens on the port of the URL, which has a password.
 #[cfg(feature = "redis")]
 #[tokio::test]
 async fn first_line_names_the_address_and_the_cause() {

@@ -1,4 +1,4 @@
-//! Each option of a layer does what it says, whether the store answers at once or later.
+//! Each option of a layer works as documented, whether the store answers at once or later.
 
 mod support;
 
@@ -15,16 +15,16 @@ use tower::{Layer, ServiceExt, service_fn};
 
 use support::{Request, header, request, send, stores, text};
 
-/// A request of alice's.
-fn to(path: &str) -> Request {
+/// Returns a request of `alice` to this path.
+fn request_to(path: &str) -> Request {
     let mut request = request("alice");
     *request.uri_mut() = path.parse().unwrap();
     request
 }
 
-/// Status and what is left.
-async fn ask(layer: &RateLimitLayer, path: &str) -> (u16, Option<u32>) {
-    let response = send(layer, to(path)).await;
+/// Sends a request of `alice` to this path. Returns the status and what is left.
+async fn get(layer: &RateLimitLayer, path: &str) -> (u16, Option<u32>) {
+    let response = send(layer, request_to(path)).await;
     let remaining = header(&response, "x-ratelimit-remaining");
     (
         response.status().as_u16(),
@@ -33,7 +33,7 @@ async fn ask(layer: &RateLimitLayer, path: &str) -> (u16, Option<u32>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn skip_exempts() {
+async fn skipped_request_is_not_limited() {
     for store in stores() {
         let layer = RateLimitLayer::new(Quota::per_day(2), store.clone())
             .failure_strategy(FailureStrategy::Closed)
@@ -47,13 +47,13 @@ async fn skip_exempts() {
             assert_eq!(text(response).await, "hello");
             assert_eq!(store.calls(), calls);
         };
-        assert_eq!(ask(&layer, "/").await, (200, Some(1)));
+        assert_eq!(get(&layer, "/").await, (200, Some(1)));
         skipped(request("alice")).await;
-        assert_eq!(ask(&layer, "/").await, (200, Some(0)));
-        assert_eq!(ask(&layer, "/").await, (429, Some(0)));
+        assert_eq!(get(&layer, "/").await, (200, Some(0)));
+        assert_eq!(get(&layer, "/").await, (429, Some(0)));
         skipped(request("alice")).await;
 
-        // Whoever it is, and whatever the store does.
+        // Also a request without an identity, and with a store that fails or hangs.
         skipped(Request::default()).await;
         store.behave(Behavior::Fail(StoreErrorKind::Unavailable));
         skipped(request("alice")).await;
@@ -63,7 +63,7 @@ async fn skip_exempts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn cost_for_says_what_a_request_costs() {
+async fn cost_for_sets_the_cost_of_a_request() {
     for store in stores() {
         let layer = RateLimitLayer::new(Quota::per_day(10), store)
             .cost_for(|parts: &Parts| parts.uri.path()[1..].parse().unwrap());
@@ -78,19 +78,22 @@ async fn cost_for_says_what_a_request_costs() {
             ("/1", (429, Some(0))),
             ("/0", (200, Some(0))),
         ] {
-            assert_eq!(ask(&layer, cost).await, answer, "{cost}");
+            assert_eq!(get(&layer, cost).await, answer, "{cost}");
         }
-        let waits = async |path| {
-            let denied = send(&layer, to(path)).await;
+        let has_retry_after = async |path| {
+            let denied = send(&layer, request_to(path)).await;
             header(&denied, "retry-after").is_some()
         };
-        assert!(waits("/10").await);
-        assert!(!waits("/11").await, "no wait helps");
+        assert!(has_retry_after("/10").await);
+        assert!(
+            !has_retry_after("/11").await,
+            "a cost above the capacity never fits"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn limits_for_gives_each_tier_its_limits() {
+async fn limits_for_sets_the_limits_of_a_request() {
     for store in stores() {
         let gold = Limits::new([
             Policy::new("gold", Quota::per_day(100)),
@@ -103,19 +106,19 @@ async fn limits_for_gives_each_tier_its_limits() {
                 (parts.uri.path() == "/gold").then(|| gold.clone())
             },
         );
-        assert_eq!(ask(&layer, "/").await, (200, Some(1)));
-        assert_eq!(ask(&layer, "/gold").await, (200, Some(49)));
-        assert_eq!(ask(&layer, "/").await, (200, Some(0)));
-        assert_eq!(ask(&layer, "/").await, (429, Some(0)));
+        assert_eq!(get(&layer, "/").await, (200, Some(1)));
+        assert_eq!(get(&layer, "/gold").await, (200, Some(49)));
+        assert_eq!(get(&layer, "/").await, (200, Some(0)));
+        assert_eq!(get(&layer, "/").await, (429, Some(0)));
         for left in (0..49).rev() {
-            assert_eq!(ask(&layer, "/gold").await, (200, Some(left)));
+            assert_eq!(get(&layer, "/gold").await, (200, Some(left)));
         }
-        assert_eq!(ask(&layer, "/gold").await, (429, Some(0)));
+        assert_eq!(get(&layer, "/gold").await, (429, Some(0)));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn layers_of_different_scopes_never_share() {
+async fn layers_of_different_scopes_share_nothing() {
     let hanging = ProgrammableStore::new();
     hanging.behave(Behavior::Hang);
     for store in stores().into_iter().chain([hanging]) {
@@ -126,27 +129,27 @@ async fn layers_of_different_scopes_never_share() {
             layer.clone().scope("login"),
             layer.in_scope(Scope::new("api.v1").unwrap()),
         ] {
-            assert_eq!(ask(&layer, "/").await, (200, Some(0)));
-            assert_eq!(ask(&layer, "/").await, (429, Some(0)));
+            assert_eq!(get(&layer, "/").await, (200, Some(0)));
+            assert_eq!(get(&layer, "/").await, (429, Some(0)));
         }
     }
 }
 
 #[test]
 #[should_panic(expected = "`bad name!` cannot be the name of a scope")]
-fn a_scope_that_is_no_name_is_refused() {
+fn invalid_scope_name_panics() {
     let _ = RateLimitLayer::new(Quota::per_day(1), LocalStore::new()).scope("bad name!");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_shadow_rejects_nobody() {
+async fn shadow_layer_rejects_nothing() {
     for store in stores() {
         let layer = RateLimitLayer::new(Quota::per_day(2), store.clone())
             .failure_strategy(FailureStrategy::Closed)
-            .on_reject(|_| panic!("nobody is rejected"))
+            .on_reject(|_| panic!("a shadow layer rejects nothing"))
             .cost_for(|parts| if parts.uri.path() == "/huge" { 3 } else { 1 })
             .shadow(true);
-        let ask = async |request| {
+        let flags = async |request| {
             let response = send(&layer, request).await;
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(header(&response, "retry-after"), None);
@@ -160,36 +163,36 @@ async fn a_shadow_rejects_nobody() {
             })
         };
         for expected in [false, false, true, true] {
-            assert_eq!(ask(to("/")).await, [expected, false]);
+            assert_eq!(flags(request_to("/")).await, [expected, false]);
         }
-        assert_eq!(ask(request("bob")).await, [false, false]);
+        assert_eq!(flags(request("bob")).await, [false, false]);
         let mut huge = request("carol");
         *huge.uri_mut() = "/huge".parse().unwrap();
-        assert_eq!(ask(huge).await, [true, false]);
+        assert_eq!(flags(huge).await, [true, false]);
 
-        // Nobody is turned away for being unknown, or for the store's sake.
-        assert_eq!(ask(Request::default()).await, [true, false]);
+        // Requests without an identity and with a failing store are allowed too.
+        assert_eq!(flags(Request::default()).await, [true, false]);
         store.behave(Behavior::Fail(StoreErrorKind::Unavailable));
-        assert_eq!(ask(request("dave")).await, [true, true]);
+        assert_eq!(flags(request("dave")).await, [true, true]);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_shadow_counted_is_what_it_would_have_let_through() {
+async fn shadow_layer_charges_only_allowed_requests() {
     for store in stores() {
         let limiter = tollgate::Limiter::from(store);
         let layer = RateLimitLayer::new(Quota::per_day(10), limiter)
             .cost_for(|parts| if parts.uri.path() == "/6" { 6 } else { 1 });
         let shadow = layer.clone().shadow(true);
-        assert_eq!(ask(&shadow, "/6").await, (200, Some(4)));
-        assert_eq!(ask(&shadow, "/6").await, (200, Some(4)));
-        assert_eq!(ask(&layer, "/").await, (200, Some(3)));
-        assert_eq!(ask(&shadow.shadow(false), "/6").await, (429, Some(3)));
+        assert_eq!(get(&shadow, "/6").await, (200, Some(4)));
+        assert_eq!(get(&shadow, "/6").await, (200, Some(4)));
+        assert_eq!(get(&layer, "/").await, (200, Some(3)));
+        assert_eq!(get(&shadow.shadow(false), "/6").await, (429, Some(3)));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn handlers_can_read_the_decision() {
+async fn exposed_decision_is_readable_by_handlers() {
     async fn read(request: Request) -> Result<Response<String>, Infallible> {
         let decision = request.extensions().get::<Decision<'static>>();
         Ok(Response::new(decision.map_or("none".into(), |decision| {

@@ -1,8 +1,8 @@
-//! A server that is there, but does not answer, holds nobody up: every request is answered, as the
-//! failure strategy says, and when the server goes on, so does the shared limit, by itself.
+//! While a server accepts connections but does not reply, every request is answered within the
+//! deadline, as the failure strategy says. The shared limit applies again once the server replies.
 
-#[path = "support/outage.rs"]
-mod outage;
+#[path = "support/redis_limiter.rs"]
+mod redis_limiter;
 #[path = "support/redis/mod.rs"]
 mod servers;
 mod support;
@@ -11,10 +11,11 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use http::StatusCode;
-use outage::{
-    LONG, SHORT, alice, check, counted, limiter, look, quotas, until_alone, until_shared,
+use redis_limiter::{
+    LONG_DEADLINE, SHORT_DEADLINE, alice, check, counted, limiter, peek, quotas,
+    wait_until_breaker_opens, wait_until_store_decides,
 };
-use servers::{PATIENCE, Server, Wait};
+use servers::{Server, TIMEOUT, Wait};
 use support::{header, request, send};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -24,53 +25,54 @@ use tollgate::{
     RedisStore, Store, StoreErrorKind,
 };
 
-/// Whether a request of Alice's is let through, and whether the store had no part in it.
-async fn asked(layer: &RateLimitLayer) -> (bool, bool) {
+/// Sends a request of `alice`. Returns whether it was allowed, and whether the decision was
+/// degraded.
+async fn send_request(layer: &RateLimitLayer) -> (bool, bool) {
     let response = send(layer, request("alice")).await;
     let degraded = header(&response, "x-ratelimit-degraded");
     assert!([None, Some("true")].contains(&degraded), "{degraded:?}");
     let status = response.status();
-    let known = [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS];
-    assert!(known.contains(&status), "{status}");
+    let expected = [StatusCode::OK, StatusCode::TOO_MANY_REQUESTS];
+    assert!(expected.contains(&status), "{status}");
     (status == StatusCode::OK, degraded.is_some())
 }
 
-/// How many more requests of Alice's are let through, until one is not.
+/// Sends requests of `alice` until one is denied, and returns how many were allowed.
 async fn exhaust(layer: &RateLimitLayer) -> u32 {
     let mut admitted = 0;
-    while asked(layer).await.0 {
+    while send_request(layer).await.0 {
         admitted += 1;
     }
     admitted
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stands_still_holds_nobody_up_and_the_limit_holds_through_it() {
+async fn limit_holds_while_the_server_is_paused() {
     let server = Server::start().await;
     for quota in quotas(300) {
-        let (limits, limiter) = (Limits::from(quota), limiter(&server.url(), SHORT));
+        let (limits, limiter) = (Limits::from(quota), limiter(&server.url(), SHORT_DEADLINE));
         let layer = RateLimitLayer::new(quota, limiter.clone());
-        until_shared(&limiter).await;
+        wait_until_store_decides(&limiter).await;
         for _ in 0..50 {
-            assert!(asked(&layer).await.0);
+            assert!(send_request(&layer).await.0);
         }
 
         server.pause();
-        let mut under_way = JoinSet::new();
+        let mut in_flight = JoinSet::new();
         for _ in 0..200 {
             let layer = layer.clone();
-            under_way.spawn(async move { asked(&layer).await });
+            in_flight.spawn(async move { send_request(&layer).await });
         }
-        let answers = timeout(PATIENCE, under_way.join_all()).await;
-        let answers = answers.expect("none hangs");
+        let answers = timeout(TIMEOUT, in_flight.join_all()).await;
+        let answers = answers.expect("no check hangs");
         assert_eq!(answers, [(true, true); 200], "{quota}");
-        until_alone(&limiter).await;
-        assert_eq!(asked(&layer).await, (true, true), "{quota}");
+        wait_until_breaker_opens(&limiter).await;
+        assert_eq!(send_request(&layer).await, (true, true), "{quota}");
 
         server.resume();
-        until_shared(&limiter).await;
-        // What was sent to the server while it stood still came too late, and 251 is not 451.
-        assert_eq!(look(&limiter, &limits).await.remaining(), 49, "{quota}");
+        wait_until_store_decides(&limiter).await;
+        // The 200 checks sent to the paused server were too late to be charged a second time.
+        assert_eq!(peek(&limiter, &limits).await.remaining(), 49, "{quota}");
         assert_eq!(exhaust(&layer).await, 49, "{quota}");
         assert_eq!(counted(&server, &limits).await, [300], "{quota}");
         server.command(&["FLUSHALL"]).await;
@@ -78,72 +80,72 @@ async fn a_server_that_stands_still_holds_nobody_up_and_the_limit_holds_through_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stands_still_for_less_than_the_deadline_is_waited_for() {
+async fn pause_shorter_than_the_deadline_degrades_no_check() {
     let server = Server::start().await;
     let limits = Limits::from(Quota::per_day(60));
-    let limiter = limiter(&server.url(), LONG);
-    until_shared(&limiter).await;
+    let limiter = limiter(&server.url(), LONG_DEADLINE);
+    wait_until_store_decides(&limiter).await;
     server.pause();
-    let mut under_way = JoinSet::new();
+    let mut in_flight = JoinSet::new();
     for _ in 0..100 {
         let (limiter, limits) = (limiter.clone(), limits.clone());
-        under_way.spawn(async move {
+        in_flight.spawn(async move {
             let decision = check(&limiter, &limits).await;
             assert!(!decision.is_degraded());
             decision.is_allowed()
         });
     }
-    tokio::time::sleep(2 * SHORT).await;
+    tokio::time::sleep(2 * SHORT_DEADLINE).await;
     server.resume();
-    let answers = under_way.join_all().await;
+    let answers = in_flight.join_all().await;
     let admitted = answers.into_iter().filter(|allowed| *allowed).count();
     assert_eq!(admitted, 60);
     assert_eq!(counted(&server, &limits).await, [60]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_hesitates_is_waited_for_by_nobody_and_counts_on() {
+async fn limit_holds_while_the_server_blocks_for_seconds() {
     let server = Server::start().await;
-    for hesitation in [&["CLIENT", "PAUSE", "1500"][..], &["DEBUG", "SLEEP", "1.5"]] {
+    for pause in [&["CLIENT", "PAUSE", "1500"][..], &["DEBUG", "SLEEP", "1.5"]] {
         let quota = Quota::per_day(100);
-        let (limits, limiter) = (Limits::from(quota), limiter(&server.url(), SHORT));
+        let (limits, limiter) = (Limits::from(quota), limiter(&server.url(), SHORT_DEADLINE));
         let layer = RateLimitLayer::new(quota, limiter.clone());
-        until_shared(&limiter).await;
+        wait_until_store_decides(&limiter).await;
         for _ in 0..10 {
-            assert!(asked(&layer).await.0);
+            assert!(send_request(&layer).await.0);
         }
 
         let mut admitted = 10;
-        let pause = server.command(hesitation);
-        let load = async {
-            let wait = Wait::until("it is noticed");
-            while !asked(&layer).await.1 {
+        let paused = server.command(pause);
+        let requests = async {
+            let wait = Wait::until("a request is degraded");
+            while !send_request(&layer).await.1 {
                 admitted += 1;
-                wait.on().await;
+                wait.sleep().await;
             }
-            until_alone(&limiter).await;
-            assert_eq!(asked(&layer).await, (true, true));
+            wait_until_breaker_opens(&limiter).await;
+            assert_eq!(send_request(&layer).await, (true, true));
             admitted += 2;
         };
-        tokio::join!(pause, load);
-        until_shared(&limiter).await;
+        tokio::join!(paused, requests);
+        wait_until_store_decides(&limiter).await;
         let left = 100 - admitted;
-        assert_eq!(exhaust(&layer).await, left, "{hesitation:?}");
-        assert_eq!(counted(&server, &limits).await, [100], "{hesitation:?}");
+        assert_eq!(exhaust(&layer).await, left, "{pause:?}");
+        assert_eq!(counted(&server, &limits).await, [100], "{pause:?}");
         assert_eq!(server.keys_without_ttl().await, [""; 0]);
         server.command(&["FLUSHALL"]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_and_goes_on_under_load_is_never_counted_twice() {
+async fn pauses_under_load_charge_no_check_twice() {
     const LIMIT: u32 = 2_000;
     const TASKS: u32 = 16;
     let server = Server::start().await;
     for quota in quotas(LIMIT) {
         let limits = Limits::from(quota);
-        let limiter = limiter(&server.url(), SHORT);
-        until_shared(&limiter).await;
+        let limiter = limiter(&server.url(), SHORT_DEADLINE);
+        wait_until_store_decides(&limiter).await;
         let mut load = JoinSet::new();
         for _ in 0..TASKS {
             let (limiter, limits) = (limiter.clone(), limits.clone());
@@ -158,44 +160,44 @@ async fn a_server_that_stops_and_goes_on_under_load_is_never_counted_twice() {
         }
         for _ in 0..3 {
             server.pause();
-            until_alone(&limiter).await;
+            wait_until_breaker_opens(&limiter).await;
             server.resume();
-            until_shared(&limiter).await;
+            wait_until_store_decides(&limiter).await;
         }
         let admitted: u32 = load.join_all().await.into_iter().sum();
-        assert_eq!(admitted, 100 * TASKS, "nobody was near the limit");
-        until_shared(&limiter).await;
-        look(&limiter, &limits).await;
+        assert_eq!(admitted, 100 * TASKS, "no check reaches the limit");
+        wait_until_store_decides(&limiter).await;
+        peek(&limiter, &limits).await;
         let [counted] = counted(&server, &limits).await[..] else {
-            panic!("there is one policy");
+            panic!("not one policy");
         };
-        // What the fallback and the server counted at the same moment is joined and not added, so
-        // a few may be missing each time that it stopped or went on.
+        // Checks that the fallback and the server count at the same time are joined and not added,
+        // so each pause may lose a few.
         assert!(
             (admitted * 3 / 4..=admitted).contains(&counted),
-            "{quota}: {admitted} were admitted, {counted} counted"
+            "{quota}: {admitted} admitted, {counted} counted"
         );
         server.command(&["FLUSHALL"]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_strategy_answers_as_it_says_and_what_is_exempt_is_not_touched() {
+async fn each_failure_strategy_answers_as_documented() {
     let server = Server::start().await;
-    let limiter = limiter(&server.url(), SHORT);
+    let limiter = limiter(&server.url(), SHORT_DEADLINE);
     let open = RateLimitLayer::new(Quota::per_day(3), limiter.clone())
         .skip(|parts| parts.uri.path() == "/health");
     let unlimited = open
         .clone()
         .failure_strategy(FailureStrategy::OpenUnlimited);
     let closed = open.clone().failure_strategy(FailureStrategy::Closed);
-    until_shared(&limiter).await;
+    wait_until_store_decides(&limiter).await;
     server.pause();
 
-    // First those that wait in vain, and then those that do not wait.
+    // The breaker is closed in the first round and open in the second.
     for _ in 0..2 {
         for _ in 0..5 {
-            assert_eq!(asked(&unlimited).await, (true, true));
+            assert_eq!(send_request(&unlimited).await, (true, true));
         }
         let refused = send(&closed, request("alice")).await;
         assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
@@ -208,33 +210,37 @@ async fn each_strategy_answers_as_it_says_and_what_is_exempt_is_not_touched() {
             assert_eq!(response.status(), StatusCode::OK);
             assert_eq!(response.headers().len(), 0, "{:?}", response.headers());
         }
-        until_alone(&limiter).await;
+        wait_until_breaker_opens(&limiter).await;
     }
-    assert_eq!(exhaust(&open).await, 3, "the others have counted nothing");
-    assert_eq!(asked(&open).await, (false, true));
+    assert_eq!(
+        exhaust(&open).await,
+        3,
+        "`OpenUnlimited` and `Closed` count nothing"
+    );
+    assert_eq!(send_request(&open).await, (false, true));
 
     server.resume();
-    until_shared(&limiter).await;
+    wait_until_store_decides(&limiter).await;
     for layer in [&open, &unlimited, &closed] {
         let wait = Wait::until("the store denies");
-        while asked(layer).await != (false, false) {
-            wait.on().await;
+        while send_request(layer).await != (false, false) {
+            wait.sleep().await;
         }
     }
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn checks_that_nobody_answers_do_not_pile_up() {
+async fn unanswered_checks_do_not_accumulate() {
     let server = Server::start().await;
     let store = RedisStore::builder(&server.url()).longest_queue(100);
     let store = store.build().unwrap();
-    // The breaker would spare the store most of it.
+    // A breaker would keep most checks from the store.
     let limiter = Limiter::builder(store.clone())
-        .deadline(SHORT)
+        .deadline(SHORT_DEADLINE)
         .failures_to_open(NonZeroU32::MAX)
         .build();
-    until_shared(&limiter).await;
+    wait_until_store_decides(&limiter).await;
     server.pause();
     let limits = Limits::from(Quota::per_day(10));
     for round in 0..3 {
@@ -247,35 +253,38 @@ async fn checks_that_nobody_answers_do_not_pile_up() {
                 decision.is_allowed() && decision.is_degraded()
             });
         }
-        let answers = timeout(PATIENCE, checks.join_all()).await;
-        let answers = answers.expect("none hangs");
+        let answers = timeout(TIMEOUT, checks.join_all()).await;
+        let answers = answers.expect("no check hangs");
         assert!(answers.into_iter().all(|degraded| degraded));
     }
     let tasks = Handle::current().metrics().num_alive_tasks();
-    assert!(tasks <= 10, "{tasks} tasks are left of 6,000 checks");
+    assert!(tasks <= 10, "{tasks} tasks remain of 6,000 checks");
 
-    // The queue has room for 100, whoever they were, and who comes when it is full need not wait.
+    // The queue still holds at most 100 checks, and a check that finds it full fails at once.
     let mut overloaded = 0;
     let checks = (0..1_000).map(|index| {
         let identity = Identity::user(&index.to_string());
         let mut check = Check::new(&identity, &limits);
-        check.time_left = SHORT;
+        check.time_left = SHORT_DEADLINE;
         let check: OwnedCheck = check.into_owned();
         store.check(&check.borrow()).wait()
     });
     for check in futures_util::future::join_all(checks).await {
         overloaded += usize::from(check.unwrap_err().kind() == StoreErrorKind::Overloaded);
     }
-    assert!(overloaded >= 800, "{overloaded} of 1,000");
+    assert!(
+        overloaded >= 800,
+        "{overloaded} of 1,000 checks were refused"
+    );
 
     server.resume();
-    until_shared(&limiter).await;
+    wait_until_store_decides(&limiter).await;
     let limits = Limits::from(Quota::per_day(1));
     let wait = Wait::until("the store decides");
-    while look(&limiter, &limits).await.is_degraded() {
-        wait.on().await;
+    while peek(&limiter, &limits).await.is_degraded() {
+        wait.sleep().await;
     }
-    let verdict = outage::ask(&server, &Check::new(&alice(), &limits)).await;
-    assert!(verdict.is_allowed(), "nothing that was given up has run");
+    let verdict = redis_limiter::check_in_new_store(&server, &Check::new(&alice(), &limits)).await;
+    assert!(verdict.is_allowed(), "an abandoned check has run");
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }

@@ -1,4 +1,5 @@
-//! A clock that is paused before anything else has asked for the time.
+//! Tokio's clock is paused before this process has read the time. The file has one test, since no
+//! other may read the time first.
 
 use std::time::Duration;
 
@@ -6,8 +7,8 @@ use tokio::time::advance;
 use tollgate::{Check, Identity, Limiter, LocalStore, Quota};
 
 #[tokio::test(start_paused = true)]
-async fn a_token_is_there_as_soon_as_a_paused_clock_says_so() {
-    // Time passes by the real clock between the pause and the first reading.
+async fn token_is_available_when_the_paused_clock_advances() {
+    // Lets real time pass between the pause and the first reading.
     let paused = std::time::Instant::now();
     while paused.elapsed() < Duration::from_millis(2) {
         std::hint::spin_loop();

@@ -1,7 +1,7 @@
-//! Two processes on one Redis have one limit: of a hundred requests at once over both, exactly as
-//! many pass as one of them alone would let through.
+//! Two processes that share a Redis share the limit: of a hundred concurrent requests to both,
+//! exactly the limit is allowed.
 
-// Clients are told apart by address, and elsewhere a machine has only one of its own.
+// Each round needs a new client address. Only Linux has all of 127.0.0.0/8.
 #![cfg(target_os = "linux")]
 
 #[path = "support/redis/mod.rs"]
@@ -19,7 +19,9 @@ use tollgate::header::X_RATELIMIT_DEGRADED;
 
 const ROUNDS: u8 = 100;
 
-async fn exactly_ten_of_a_hundred(limit: &str) {
+/// Asserts in many rounds that two processes with this limit of ten allow ten of a hundred
+/// requests.
+async fn assert_ten_of_a_hundred_allowed(limit: &str) {
     let server = Server::start().await;
     let start = || {
         let mut program = program("axum");
@@ -27,41 +29,41 @@ async fn exactly_ten_of_a_hundred(limit: &str) {
         Service::start_with(&mut program)
     };
     let services = [start(), start()];
-    let (mut rounds, mut spoilt) = (0, 0);
+    let (mut rounds, mut degraded_rounds) = (0, 0);
     while rounds < ROUNDS {
-        // An address that has not been seen before.
-        let client = Ipv4Addr::new(127, 1, spoilt, rounds);
+        // A new address in each attempt.
+        let client = Ipv4Addr::new(127, 1, degraded_rounds, rounds);
         let requests = (0..100).map(|index| services[index % 2].get_from(client, "/"));
         let responses = join_all(requests).await;
         let degraded =
             |answer: &http::Response<String>| answer.headers().contains_key(X_RATELIMIT_DEGRADED);
         if responses.iter().any(degraded) {
-            // The machine was too busy for the deadline.
-            spoilt += 1;
-            assert!(spoilt < 100, "hardly any round goes well");
+            // The busy machine missed a deadline: repeat the round.
+            degraded_rounds += 1;
+            assert!(degraded_rounds < 100, "too many rounds are degraded");
             continue;
         }
-        let passed = responses
+        let allowed = responses
             .iter()
             .filter(|answer| answer.status() == StatusCode::OK)
             .count();
-        assert_eq!(passed, 10, "{limit}, round {rounds}");
+        assert_eq!(allowed, 10, "{limit}, round {rounds}");
         rounds += 1;
     }
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
 
 #[tokio::test]
-async fn by_a_token_bucket() {
-    exactly_ten_of_a_hundred("10/3650d").await;
+async fn processes_share_a_token_bucket() {
+    assert_ten_of_a_hundred_allowed("10/3650d").await;
 }
 
 #[tokio::test]
-async fn by_a_sliding_window() {
-    exactly_ten_of_a_hundred("sliding 10/3650d").await;
+async fn processes_share_a_sliding_window() {
+    assert_ten_of_a_hundred_allowed("sliding 10/3650d").await;
 }
 
 #[tokio::test]
-async fn by_a_fixed_window() {
-    exactly_ten_of_a_hundred("fixed 10/3650d").await;
+async fn processes_share_a_fixed_window() {
+    assert_ten_of_a_hundred_allowed("fixed 10/3650d").await;
 }

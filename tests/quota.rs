@@ -1,5 +1,5 @@
-//! Numbers or texts that make no quota are refused with an error that says what to do; those that do
-//! are written as they are read.
+//! Quotas and limits: invalid numbers and texts are refused with an error that names the fix, and
+//! the text of a quota can be parsed again.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn text_goes_there_and_back(
+    fn text_of_a_quota_parses_to_the_same_quota(
         algorithm in 0..3, limit in 1..100_000u32, ticks in 1..1_000_000u64, burst in 1..100_000u32,
     ) {
         let quota = match algorithm {
@@ -27,7 +27,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_makes_the_parser_panic(text in "\\PC{0,40}", numbers in "[0-9/smhdu ]{0,30}") {
+    fn parser_never_panics(text in "\\PC{0,40}", numbers in "[0-9/smhdu ]{0,30}") {
         let _ = text.parse::<Quota>();
         let _ = numbers.parse::<Quota>();
         let _ = format!("sliding {numbers}").parse::<Quota>();
@@ -35,10 +35,10 @@ proptest! {
 }
 
 #[test]
-fn numbers_that_make_no_quota_are_refused_with_the_fix() {
+fn invalid_numbers_are_refused_with_the_fix() {
     let years = Duration::from_secs(3_654 * 86_400);
     let fine = Quota::per_second(5);
-    for (quota, said) in [
+    for (quota, expected) in [
         (
             Quota::try_token_bucket(0, SECOND),
             vec!["limit must be at least 1"],
@@ -90,15 +90,15 @@ fn numbers_that_make_no_quota_are_refused_with_the_fix() {
             vec!["only a token bucket has a burst"],
         ),
     ] {
-        let error = quota.expect_err("it is no quota").to_string();
-        for part in said {
-            assert!(error.contains(part), "`{error}` does not say `{part}`");
+        let error = quota.expect_err("an invalid quota").to_string();
+        for part in expected {
+            assert!(error.contains(part), "no `{part}` in `{error}`");
         }
     }
 }
 
 #[test]
-fn texts_that_make_no_quota_are_refused_with_examples() {
+fn invalid_texts_are_refused_with_examples() {
     for text in [
         "",
         " ",
@@ -128,7 +128,7 @@ fn texts_that_make_no_quota_are_refused_with_examples() {
             "{error}"
         );
     }
-    // Readable, but no quota.
+    // Valid syntax with invalid numbers.
     for text in [
         "0/1s",
         "5/1s burst 0",
@@ -144,11 +144,14 @@ fn texts_that_make_no_quota_are_refused_with_examples() {
         .parse::<Quota>()
         .expect_err("a megabyte")
         .to_string();
-    assert!(long.len() < 500, "the error shows a part of a long text");
+    assert!(
+        long.len() < 500,
+        "the error quotes only a part of a long text"
+    );
 }
 
 #[test]
-fn texts_are_short_and_canonical() {
+fn text_of_a_quota_is_short_and_canonical() {
     for (text, canonical) in [
         ("5/1s", "5/1s"),
         ("5/s", "5/1s"),
@@ -169,7 +172,7 @@ fn texts_are_short_and_canonical() {
 }
 
 #[test]
-fn constructors_say_what_is_wrong_when_they_panic() {
+fn constructors_panic_with_the_cause() {
     type Make = fn() -> Quota;
     let panics: [(Make, &str); 4] = [
         (|| Quota::per_second(0), "limit must be at least 1"),
@@ -180,16 +183,16 @@ fn constructors_say_what_is_wrong_when_they_panic() {
             "cannot be counted exactly",
         ),
     ];
-    for (make, said) in panics {
-        let panic = std::panic::catch_unwind(make).expect_err(said);
+    for (make, expected) in panics {
+        let panic = std::panic::catch_unwind(make).expect_err(expected);
         let message = panic.downcast_ref::<String>().map(String::as_str);
         let message = message.or(panic.downcast_ref::<&str>().copied()).unwrap();
-        assert!(message.contains(said), "{message}");
+        assert!(message.contains(expected), "{message}");
     }
 }
 
 #[test]
-fn ordinary_plans_fit() {
+fn ordinary_quotas_are_accepted() {
     for (limit, days) in [
         (123_457, 1),
         (5_003, 30),
@@ -208,18 +211,19 @@ fn ordinary_plans_fit() {
 }
 
 #[test]
-fn limits_are_one_to_eight_with_names_of_their_own() {
+fn limits_have_one_to_eight_distinct_policies() {
     let quota = Quota::per_second(1);
-    let of = |count: usize| Limits::new((0..count).map(|i| Policy::new(format!("p{i}"), quota)));
-    assert_eq!(of(MAX_POLICIES).unwrap().policies().len(), 8);
+    let limits_of =
+        |count: usize| Limits::new((0..count).map(|i| Policy::new(format!("p{i}"), quota)));
+    assert_eq!(limits_of(MAX_POLICIES).unwrap().policies().len(), 8);
     assert!(
-        of(0)
+        limits_of(0)
             .unwrap_err()
             .to_string()
             .contains("1 to 8 policies, not 0")
     );
     assert!(
-        of(9)
+        limits_of(9)
             .unwrap_err()
             .to_string()
             .contains("1 to 8 policies, not 9")
@@ -266,7 +270,7 @@ fn limits_are_one_to_eight_with_names_of_their_own() {
 
 #[cfg(feature = "serde")]
 #[test]
-fn quotas_and_limits_are_read_from_a_configuration() {
+fn quotas_and_limits_deserialize() {
     #[derive(Debug, serde::Deserialize, serde::Serialize)]
     struct Plan {
         quota: Quota,
@@ -285,15 +289,17 @@ fn quotas_and_limits_are_read_from_a_configuration() {
         Quota::per_second(5).into()
     );
 
-    for (bad, said) in [
+    for (text, expected) in [
         ("\"0/1s\"", "at least 1"),
         ("7", "expected a quota such as"),
         ("{}", "1 to 8 policies, not 0"),
         (r#"{"a":"1/1s","a":"2/1s"}"#, "two policies are named `a`"),
         (r#"{"a b":"1/1s"}"#, "`a b` cannot be the name"),
     ] {
-        let error = serde_json::from_str::<Limits>(bad).unwrap_err().to_string();
-        assert!(error.contains(said), "{error}");
+        let error = serde_json::from_str::<Limits>(text)
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(expected), "{error}");
     }
 }
 
@@ -309,7 +315,7 @@ fn smaller_burst_makes_an_inexact_rate_exact() {
 }
 
 #[test]
-fn inexact_quota_is_refused_at_once_by_text_and_try() {
+fn inexact_quota_is_refused_by_parse_and_try() {
     let day = Duration::from_secs(86_400);
     for refused in [
         "99999989/1d".parse::<Quota>(),
@@ -334,7 +340,7 @@ fn inexact_quota_is_refused_by_its_policy() {
 }
 
 #[test]
-fn fixed_window_takes_any_limit_in_any_period() {
+fn fixed_window_accepts_any_limit_in_any_period() {
     let now = 1_700_000_000_000_000;
     for text in [
         "fixed 10000000/30d",

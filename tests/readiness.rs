@@ -1,5 +1,5 @@
-//! The inner service is used as tower demands: polled ready before each call, called only for a
-//! request that may pass, and cloned only while a decision is awaited.
+//! The inner service is used as tower requires: polled ready before each call, called only for
+//! allowed requests, and cloned only for pending decisions.
 
 mod support;
 
@@ -22,9 +22,9 @@ use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock;
 
-use support::{OwnError, Request, header, hello, request, send, stores};
+use support::{Request, TestError, header, hello, request, send, stores};
 
-/// A service that was never polled ready by itself may not be called, and a clone never was.
+/// A service that panics if it is called without being polled ready. A clone is never ready.
 #[derive(Default)]
 struct Strict {
     ready: bool,
@@ -61,7 +61,7 @@ impl Service<Request> for Strict {
 }
 
 #[tokio::test]
-async fn a_decision_at_once_calls_the_service_that_was_polled_ready() {
+async fn immediate_decision_calls_the_ready_service() {
     let failing = ProgrammableStore::new();
     failing.behave(Behavior::Fail(StoreErrorKind::Unavailable));
     let quota = Quota::per_day(3);
@@ -88,24 +88,24 @@ async fn a_decision_at_once_calls_the_service_that_was_polled_ready() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_decision_to_come_takes_the_service_that_was_polled_ready() {
+async fn pending_decision_takes_the_ready_service() {
     let [_, store] = stores();
     let strict = Strict::default();
     let (calls, clones) = (strict.calls.clone(), strict.clones.clone());
     let mut service = RateLimitLayer::new(Quota::per_day(4), store).layer(strict);
 
-    for one_by_one in 1..=3 {
+    for sequential in 1..=3 {
         let Ok(service) = service.ready().await;
         let Ok(response) = service.call(request("alice")).await;
         assert_eq!(response.status(), StatusCode::OK);
-        assert_eq!(clones.load(Ordering::SeqCst), one_by_one);
+        assert_eq!(clones.load(Ordering::SeqCst), sequential);
     }
-    let mut at_once = Vec::new();
+    let mut concurrent = Vec::new();
     for _ in 0..3 {
         let Ok(service) = service.ready().await;
-        at_once.push(service.call(request("alice")));
+        concurrent.push(service.call(request("alice")));
     }
-    let responses = join_all(at_once).await;
+    let responses = join_all(concurrent).await;
     let allowed = |response: &&Result<Response<_>, _>| response.as_ref().unwrap().status() == 200;
     assert_eq!(responses.iter().filter(allowed).count(), 1);
     assert_eq!(calls.load(Ordering::SeqCst), 4);
@@ -115,7 +115,7 @@ async fn a_decision_to_come_takes_the_service_that_was_polled_ready() {
 type Handle = mock::Handle<Request, Response<Body>>;
 
 #[tokio::test(start_paused = true)]
-async fn the_layer_is_ready_when_the_inner_service_is() {
+async fn layer_is_ready_when_inner_service_is() {
     for store in stores() {
         let layer = RateLimitLayer::new(Quota::per_day(10), store);
         let (mut service, mut handle): (_, Handle) = mock::spawn_layer(layer);
@@ -128,41 +128,41 @@ async fn the_layer_is_ready_when_the_inner_service_is() {
             assert!(matches!(service.poll_ready(), Poll::Ready(Ok(()))));
         }
 
-        let called = service.call(request("alice"));
+        let response = service.call(request("alice"));
         let answer = async {
             let (_, answer) = handle.next_request().await.unwrap();
-            // One was allowed. Whichever service is there now, it is not ready.
+            // The mock has allowed one request, so neither the service nor its clone is ready.
             assert!(service.poll_ready().is_pending());
             answer.send_response(Response::default());
         };
-        let (response, ()) = tokio::join!(called, answer);
+        let (response, ()) = tokio::join!(response, answer);
         assert_eq!(response.unwrap().status(), StatusCode::OK);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_of_the_inner_service_pass_unchanged() {
+async fn inner_service_errors_pass_unchanged() {
     for store in stores() {
         let layer = RateLimitLayer::new(Quota::per_day(10), store);
         let (mut service, mut handle): (_, Handle) = mock::spawn_layer(layer);
-        handle.send_error(OwnError(1));
+        handle.send_error(TestError(1));
         let Poll::Ready(Err(error)) = service.poll_ready() else {
-            panic!("the inner service's readiness is an error");
+            panic!("the error of the inner service is lost");
         };
-        assert_eq!(error.downcast_ref(), Some(&OwnError(1)));
+        assert_eq!(error.downcast_ref(), Some(&TestError(1)));
 
         assert!(matches!(service.poll_ready(), Poll::Ready(Ok(()))));
         let answer = async {
             let (_, answer) = handle.next_request().await.unwrap();
-            answer.send_error(OwnError(2));
+            answer.send_error(TestError(2));
         };
-        let (called, ()) = tokio::join!(service.call(request("alice")), answer);
-        assert_eq!(called.unwrap_err().downcast_ref(), Some(&OwnError(2)));
+        let (response, ()) = tokio::join!(service.call(request("alice")), answer);
+        assert_eq!(response.unwrap_err().downcast_ref(), Some(&TestError(2)));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_inner_service_never_sees_a_denied_request() {
+async fn denied_request_never_reaches_inner_service() {
     for store in stores() {
         let layer = RateLimitLayer::new(Quota::per_day(1), store);
         assert_eq!(send(&layer, request("alice")).await.status(), 200);
@@ -174,7 +174,7 @@ async fn the_inner_service_never_sees_a_denied_request() {
             assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
         }
         assert!(handle.poll_request().is_pending());
-        // Nor is it kept from the next one.
+        // The next allowed request does reach it.
         let answer = async {
             let (_, answer) = handle.next_request().await.unwrap();
             answer.send_response(Response::default());
@@ -188,7 +188,7 @@ async fn the_inner_service_never_sees_a_denied_request() {
     }
 }
 
-/// The status of the response to a request of this user's, if the service is ever ready for it.
+/// Sends a request of this user and returns the status. Panics if the service is not ready in time.
 async fn status<S, B>(service: &mut S, user: &str) -> u16
 where
     S: Service<Request, Response = Response<B>, Error = Infallible>,
@@ -200,25 +200,25 @@ where
 }
 
 #[tokio::test(start_paused = true)]
-async fn denials_and_refusals_leak_no_permit_of_the_inner_service() {
+async fn rejections_leak_no_permit_of_inner_service() {
     for store in stores() {
         let layer = RateLimitLayer::new(Quota::per_day(1), store.clone())
             .failure_strategy(FailureStrategy::Closed);
         let permits = Arc::new(Semaphore::new(1));
         let inner = ConcurrencyLimit::with_semaphore(service_fn(hello), permits.clone());
-        let mut kept = layer.layer(inner);
+        let mut service = layer.layer(inner);
 
-        assert_eq!(status(&mut kept, "alice").await, 200);
+        assert_eq!(status(&mut service, "alice").await, 200);
         for _ in 0..3 {
-            assert_eq!(status(&mut kept.clone(), "alice").await, 429);
+            assert_eq!(status(&mut service.clone(), "alice").await, 429);
             assert_eq!(permits.available_permits(), 1);
         }
         for _ in 0..3 {
-            assert_eq!(status(&mut kept, "alice").await, 429);
+            assert_eq!(status(&mut service, "alice").await, 429);
         }
-        assert_eq!(status(&mut kept, "bob").await, 200);
+        assert_eq!(status(&mut service, "bob").await, 200);
         store.behave(Behavior::Hang);
-        assert_eq!(status(&mut kept, "bob").await, 429);
+        assert_eq!(status(&mut service, "bob").await, 429);
         assert_eq!(permits.available_permits(), 1);
     }
 }

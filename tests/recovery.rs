@@ -1,7 +1,7 @@
-//! What was counted before the store went away holds while it is, and what was counted meanwhile
-//! holds when it is back: nothing is lost, nothing counts twice.
+//! The fallback continues from the last decision of the store, and the store from what the fallback
+//! has counted: no charge is lost or counted twice.
 //!
-//! All in virtual time.
+//! All tests run in virtual time.
 
 #[path = "support/limiter.rs"]
 mod support;
@@ -13,11 +13,13 @@ use tokio::time::sleep;
 use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
 use tollgate::{Check, Checked, Clock, Limiter, Limits, LocalStore, Quota, Store, StoreErrorKind};
 
-use support::{DAY, DEADLINE, DOWN, PROBED, admitted, alice, check, open_breaker, ten_a_day};
+use support::{
+    DAY, DEADLINE, DOWN, PROBE_INTERVAL, alice, check, count_admitted, open_breaker, ten_a_day,
+};
 
 #[tokio::test(start_paused = true)]
-async fn open_limits_from_what_the_last_shared_decision_left() {
-    // The server's clock need not agree with ours.
+async fn fallback_continues_from_the_last_store_decision() {
+    // The clock of the store differs from that of the limiter.
     let clock = ManualClock::new();
     let store = ProgrammableStore::counting_in(LocalStore::new().clock(clock));
     let limiter = Limiter::from(store.clone());
@@ -28,36 +30,37 @@ async fn open_limits_from_what_the_last_shared_decision_left() {
     ] {
         let limits = quota.into();
         store.behave(Behavior::Answer);
-        sleep(PROBED).await;
+        sleep(PROBE_INTERVAL).await;
         for _ in 0..7 {
             assert!(!check(&limiter, &limits).await.is_degraded());
         }
         store.behave(DOWN);
-        assert_eq!(admitted(&limiter, &limits).await, 3, "{quota}");
+        assert_eq!(count_admitted(&limiter, &limits).await, 3, "{quota}");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_comes_back_empty_gives_nobody_who_asked_meanwhile_a_fresh_bucket() {
+async fn exhausted_quota_survives_data_loss_of_the_store() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let limits = ten_a_day();
-    assert_eq!(admitted(&limiter, &limits).await, 10);
+    assert_eq!(count_admitted(&limiter, &limits).await, 10);
     store.behave(DOWN);
     open_breaker(&limiter, &store).await;
     let denied = check(&limiter, &limits).await;
     assert!(denied.is_degraded() && !denied.is_allowed());
 
     store.behave(Behavior::Answer);
-    let lost = store.reset(&Check::new(&alice(), &limits)).wait().await;
-    lost.unwrap();
-    sleep(PROBED).await;
+    // The store loses its data.
+    let reset = store.reset(&Check::new(&alice(), &limits)).wait().await;
+    reset.unwrap();
+    sleep(PROBE_INTERVAL).await;
     let denied = check(&limiter, &limits).await;
     assert!(!denied.is_degraded() && !denied.is_allowed());
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_fallback_counted_is_joined_and_not_added() {
+async fn fallback_counts_are_joined_and_not_added() {
     for quota in [
         Quota::per_day(10),
         Quota::sliding_window(10, 3_650 * DAY),
@@ -70,7 +73,7 @@ async fn what_the_fallback_counted_is_joined_and_not_added() {
         for replica in &replicas {
             check(replica, &limits).await;
         }
-        // The last replica knows of all three, the first of its own alone.
+        // The last replica has seen all three charges, the first only its own.
         store.behave(DOWN);
         for (replica, more) in replicas.iter().zip([1, 2, 4]) {
             for _ in 0..more {
@@ -79,8 +82,8 @@ async fn what_the_fallback_counted_is_joined_and_not_added() {
             open_breaker(replica, &store).await;
         }
         store.behave(Behavior::Answer);
-        sleep(PROBED).await;
-        // 2, 4 and 7 as the replicas have it: 7 it is, and each check adds itself, once.
+        sleep(PROBE_INTERVAL).await;
+        // The replicas carry 2, 4 and 7, which are joined to 7. Each check then charges one.
         for (index, left) in [(2, 2), (1, 1), (0, 0)] {
             let decision = check(&replicas[index], &limits).await;
             assert!(!decision.is_degraded());
@@ -91,7 +94,7 @@ async fn what_the_fallback_counted_is_joined_and_not_added() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_the_fallback_counted_is_kept_whatever_the_check_that_carries_it() {
+async fn fallback_counts_are_kept_whatever_check_carries_them() {
     let (alice, limits) = (alice(), ten_a_day());
     let check = Check::new(&alice, &limits);
     for cost in [0, 5, 11] {
@@ -104,7 +107,7 @@ async fn what_the_fallback_counted_is_kept_whatever_the_check_that_carries_it() 
         assert_eq!(
             decision.is_allowed(),
             cost == 0,
-            "a look, a denial, one that never fits"
+            "cost 0 is a peek, 5 is denied, 11 never fits"
         );
         let other_replica = Limiter::from(store.clone());
         assert_eq!(
@@ -116,7 +119,7 @@ async fn what_the_fallback_counted_is_kept_whatever_the_check_that_carries_it() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_check_that_timed_out_after_it_was_charged_is_charged_once() {
+async fn check_that_timed_out_is_charged_once() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     store.behave(Behavior::AnswerAfter(2 * DEADLINE));
@@ -124,50 +127,50 @@ async fn a_check_that_timed_out_after_it_was_charged_is_charged_once() {
     store.behave(Behavior::Answer);
     let decision = check(&limiter, &ten_a_day()).await;
     assert!(!decision.is_degraded());
-    assert_eq!(
-        decision.remaining(),
-        8,
-        "one that timed out, one that did not"
-    );
+    assert_eq!(decision.remaining(), 8, "two checks were charged once each");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_charged_here_while_a_check_was_under_way_is_carried_by_the_next() {
+async fn next_check_carries_charges_made_while_pending() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let limits = ten_a_day();
     store.behave(Behavior::AnswerAfter(Duration::from_millis(20)));
     let alice = alice();
-    let Checked::Pending(under_way) = limiter.check(&Check::new(&alice, &limits)) else {
-        panic!("it takes 20 ms");
+    let Checked::Pending(pending) = limiter.check(&Check::new(&alice, &limits)) else {
+        panic!("the answer takes 20 ms");
     };
     store.behave(DOWN);
     for _ in 0..5 {
         assert!(check(&limiter, &limits).await.is_degraded());
     }
     store.behave(Behavior::Answer);
-    assert_eq!(under_way.await.remaining(), 9, "it was decided before");
+    assert_eq!(
+        pending.await.remaining(),
+        9,
+        "the store decided before the fallback charged"
+    );
     assert_eq!(
         check(&limiter, &limits).await.remaining(),
         4,
-        "five here, and this one"
+        "five charges of the fallback, and this check"
     );
     assert_eq!(
         check(&limiter, &limits).await.remaining(),
         3,
-        "carried once"
+        "the charges are carried once"
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_older_answer_does_not_take_back_what_a_newer_one_told() {
+async fn late_answer_does_not_replace_a_newer_one() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let (alice, limits) = (alice(), ten_a_day());
     let check = Check::new(&alice, &limits);
     store.behave(Behavior::AnswerAfter(Duration::from_millis(20)));
     let Checked::Pending(older) = limiter.check(&check) else {
-        panic!("it takes 20 ms");
+        panic!("the answer takes 20 ms");
     };
     store.behave(Behavior::Answer);
     assert_eq!(limiter.check(&check.cost(5)).await.remaining(), 4);
@@ -177,7 +180,7 @@ async fn an_older_answer_does_not_take_back_what_a_newer_one_told() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn peeks_and_resets_use_the_fallback_meanwhile() {
+async fn peek_and_reset_use_the_fallback_during_outages() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let (alice, limits) = (alice(), ten_a_day());
@@ -194,20 +197,21 @@ async fn peeks_and_resets_use_the_fallback_meanwhile() {
     assert_eq!(
         error.kind(),
         StoreErrorKind::Unavailable,
-        "the store has not forgotten"
+        "the store was not reset"
     );
     assert_eq!(left().await, 10);
 
     store.behave(Behavior::Answer);
-    sleep(PROBED).await;
+    sleep(PROBE_INTERVAL).await;
     assert_eq!(left().await, 4);
     limiter.reset(&check).await.unwrap();
     assert_eq!(left().await, 10);
 }
 
-/// One slow reply, with `fallback_share(10)`: the store has charged 1, the user was admitted once.
+/// A check times out after the store has charged 1. The fallback charges it 10 times, for the
+/// share.
 #[tokio::test(start_paused = true)]
-async fn one_slow_reply_costs_one_request_whatever_the_share() {
+async fn slow_reply_costs_one_request_whatever_the_share() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::builder(store.clone())
         .fallback_share(NonZeroU32::new(10).unwrap())
@@ -217,81 +221,79 @@ async fn one_slow_reply_costs_one_request_whatever_the_share() {
     store.behave(Behavior::Answer);
     let second = check(&limiter, &ten_a_day()).await;
     assert!(!second.is_degraded());
-    assert!(
-        second.is_allowed(),
-        "one of ten was used, and this is the second"
-    );
+    assert!(second.is_allowed(), "nine of ten are left");
     assert_eq!(second.remaining(), 8);
 }
 
-/// A customer is reset by another replica; this one has seen so; then one reply is slow.
+/// Another replica resets the user, this one sees the reset, and then one reply is slow.
 #[tokio::test(start_paused = true)]
-async fn a_slow_reply_does_not_bring_back_what_was_reset_elsewhere() {
+async fn slow_reply_does_not_undo_another_replicas_reset() {
     let store = ProgrammableStore::new();
-    let [here, there] = [(); 2].map(|()| Limiter::from(store.clone()));
+    let [limiter, other] = [(); 2].map(|()| Limiter::from(store.clone()));
     let (alice, limits) = (alice(), ten_a_day());
-    let one = Check::new(&alice, &limits);
-    assert_eq!(here.check(&one.cost(8)).await.remaining(), 2);
-    there.reset(&one).await.unwrap();
+    let check = Check::new(&alice, &limits);
+    assert_eq!(limiter.check(&check.cost(8)).await.remaining(), 2);
+    other.reset(&check).await.unwrap();
     assert_eq!(
-        here.check(&one).await.remaining(),
+        limiter.check(&check).await.remaining(),
         9,
-        "the reset is seen here"
+        "the reset is seen"
     );
 
     store.behave(Behavior::AnswerAfter(2 * DEADLINE));
-    assert!(here.check(&one).await.is_allowed());
+    assert!(limiter.check(&check).await.is_allowed());
     store.behave(Behavior::Answer);
-    let third = here.check(&one).await;
-    assert_eq!(third.remaining(), 7, "three since the reset");
+    let last = limiter.check(&check).await;
+    assert_eq!(last.remaining(), 7, "three charges since the reset");
 }
 
-/// The same within one process: an answer from before the reset arrives after it.
+/// Within one process, an answer from before a reset arrives after it.
 #[tokio::test(start_paused = true)]
-async fn an_answer_from_before_a_reset_does_not_outlive_it() {
+async fn answer_from_before_a_reset_is_discarded() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::from(store.clone());
     let (alice, limits) = (alice(), ten_a_day());
-    let one = Check::new(&alice, &limits);
+    let check = Check::new(&alice, &limits);
     store.behave(Behavior::AnswerAfter(Duration::from_millis(20)));
-    let Checked::Pending(old) = limiter.check(&one.cost(8)) else {
-        panic!("it takes 20 ms");
+    let Checked::Pending(old) = limiter.check(&check.cost(8)) else {
+        panic!("the answer takes 20 ms");
     };
     store.behave(Behavior::Answer);
-    limiter.reset(&one).await.unwrap();
+    limiter.reset(&check).await.unwrap();
     old.await;
-    assert_eq!(limiter.check(&one).await.remaining(), 9);
+    assert_eq!(limiter.check(&check).await.remaining(), 9);
     store.behave(Behavior::AnswerAfter(2 * DEADLINE));
-    limiter.check(&one).await;
+    limiter.check(&check).await;
     store.behave(Behavior::Answer);
     assert_eq!(
-        limiter.check(&one).await.remaining(),
+        limiter.check(&check).await.remaining(),
         7,
-        "three since the reset"
+        "three charges since the reset"
     );
 }
 
-/// The server's windows begin at other moments than ours, since its clock is ahead by hours.
+/// The clock of the store is ahead by hours, so its windows begin at other times than the
+/// limiter's.
 #[tokio::test(start_paused = true)]
-async fn a_window_that_ended_by_the_servers_clock_does_not_come_back_by_ours() {
+async fn window_ended_by_store_clock_does_not_return() {
     let clock = ManualClock::new();
     let store = ProgrammableStore::counting_in(LocalStore::new().clock(clock.clone()));
     let limiter = Limiter::from(store.clone());
     let limits = Limits::from(Quota::fixed_window(10, 10 * DAY));
     let alice = alice();
-    let one = Check::new(&alice, &limits);
-    // A minute before the server's window ends.
+    let check = Check::new(&alice, &limits);
+    // A minute before the window of the store ends.
     let window = 10 * 86_400_000_000;
     clock.set((clock.now() / window + 1) * window - 60_000_000);
-    assert_eq!(limiter.check(&one.cost(8)).await.remaining(), 2);
+    assert_eq!(limiter.check(&check.cost(8)).await.remaining(), 2);
     clock.set(clock.now() + 60_000_000);
-    assert_eq!(limiter.check(&one).await.remaining(), 9, "a new window");
+    assert_eq!(limiter.check(&check).await.remaining(), 9, "a new window");
     store.behave(Behavior::AnswerAfter(2 * DEADLINE));
-    limiter.check(&one).await;
+    limiter.check(&check).await;
     store.behave(Behavior::Answer);
     assert_eq!(
-        limiter.check(&one).await.remaining(),
+        limiter.check(&check).await.remaining(),
         7,
-        "three in this window"
+        "three charges in this window"
     );
 }

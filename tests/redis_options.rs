@@ -1,26 +1,26 @@
-//! A configuration that cannot be meant is refused when the store is made, by a message that names
-//! the value and the way out, and never a password.
+//! Invalid options of `RedisStore` are refused when the store is built. The error names the value
+//! and the fix, and never contains a password.
 
 use std::time::Duration;
 
 use tollgate::{RedisStore, RedisStoreBuilder};
 
 const PASSWORD: &str = "open-sesame-7";
-const GOOD: &str = "redis://127.0.0.1:6379";
+const VALID: &str = "redis://127.0.0.1:6379";
 
-/// Why it is refused. Nothing that can be shown has the password.
+/// Returns the error of `build`. Asserts that no `Debug` or `Display` text contains the password.
 fn refusal(builder: RedisStoreBuilder) -> String {
     let shown = format!("{builder:?}");
     assert!(!shown.contains(PASSWORD), "{shown}");
     let error = builder.build().unwrap_err();
-    let told = format!("{error} {error:?}");
-    assert!(!told.contains(PASSWORD), "{told}");
+    let shown = format!("{error} {error:?}");
+    assert!(!shown.contains(PASSWORD), "{shown}");
     error.to_string()
 }
 
 #[test]
-fn what_is_no_url_of_a_server_is_refused() {
-    for (url, names) in [
+fn invalid_server_urls_are_refused() {
+    for (url, expected) in [
         ("http://x", "http://x"),
         ("127.0.0.1:6379", "127.0.0.1:6379"),
         ("", "no URL"),
@@ -33,14 +33,14 @@ fn what_is_no_url_of_a_server_is_refused() {
         ("redis://host?protocol=resp4", "redis://host"),
     ] {
         let refusal = refusal(RedisStore::builder(url));
-        assert!(refusal.contains(names), "`{url}`: {refusal}");
+        assert!(refusal.contains(expected), "`{url}`: {refusal}");
         let example = "redis://[user:password@]host[:port][/database]";
         assert!(refusal.contains(example), "`{url}`: {refusal}");
     }
 }
 
 #[test]
-fn a_password_is_told_by_no_refusal() {
+fn errors_never_contain_the_password() {
     for url in [
         format!("http://user:{PASSWORD}@host"),
         format!("redis://user:{PASSWORD}@host:port"),
@@ -48,25 +48,25 @@ fn a_password_is_told_by_no_refusal() {
         format!("redis://user:{PASSWORD}@"),
         format!("user:{PASSWORD}@host:6379"),
         format!("redis:/user:{PASSWORD}@host"),
-        // What has a meaning in a URL is to be escaped, and this is not.
+        // The password contains characters that must be escaped.
         format!("redis://user:{PASSWORD}/x@host"),
         format!("redis://user:{PASSWORD}#x@host"),
         format!("redis://user:{PASSWORD}?x@host"),
         format!("redis://user:x@{PASSWORD}@host:port"),
         format!("redis://user:x/{PASSWORD}@host:port"),
         format!("redis://user:{PASSWORD}%zz@host:port"),
-        // The host was forgotten.
+        // The host is missing.
         format!("redis://user:{PASSWORD}"),
         format!("redis://user:{PASSWORD}/0"),
         format!("redis://user:{PASSWORD}/0/x:y"),
-        // The `@` was forgotten.
+        // The `@` is missing.
         format!("redis://user:{PASSWORD}host:6379/0/1"),
         format!("redis://user:{PASSWORD}127.0.0.1:6379"),
         format!("user:{PASSWORD}host:6379"),
         format!("redis:/user:{PASSWORD}host:6379"),
         format!("redis/user:{PASSWORD}"),
         format!("redis://[{PASSWORD}"),
-        // A socket's password is not where others are.
+        // In the URL of a socket the password is a parameter.
         format!("redis+unix:///socket?user=app&pass={PASSWORD}&db=x"),
         format!("unix://host/socket?pass={PASSWORD}"),
     ] {
@@ -75,9 +75,9 @@ fn a_password_is_told_by_no_refusal() {
 }
 
 #[test]
-fn options_out_of_their_range_are_refused() {
-    let builder = || RedisStore::builder(GOOD);
-    for (builder, names) in [
+fn options_out_of_range_are_refused() {
+    let builder = || RedisStore::builder(VALID);
+    for (builder, expected) in [
         (builder().connections(0), ["`connections`", "at least 1"]),
         (
             builder().connections(65),
@@ -104,21 +104,21 @@ fn options_out_of_their_range_are_refused() {
         (builder().prefix("ü"), ["`ü`", "prefix"]),
     ] {
         let refusal = refusal(builder);
-        let named = names.iter().all(|name| refusal.contains(name));
-        assert!(named, "{names:?}: {refusal}");
+        let complete = expected.iter().all(|part| refusal.contains(part));
+        assert!(complete, "{expected:?}: {refusal}");
     }
 }
 
 #[cfg(feature = "redis-cluster")]
 #[test]
-fn a_cluster_of_no_nodes_or_of_another_database_is_refused() {
-    let nobody = refusal(RedisStore::cluster([]));
-    assert!(nobody.contains("name one or more"), "{nobody}");
-    let one_is_none = refusal(RedisStore::cluster([GOOD, "http://x"]));
-    assert!(one_is_none.contains("`http://x`"), "{one_is_none}");
+fn cluster_without_nodes_or_with_a_database_is_refused() {
+    let empty = refusal(RedisStore::cluster([]));
+    assert!(empty.contains("name one or more"), "{empty}");
+    let invalid = refusal(RedisStore::cluster([VALID, "http://x"]));
+    assert!(invalid.contains("`http://x`"), "{invalid}");
     for other in [
         RedisStore::cluster(["redis://127.0.0.1:6379/1"]),
-        RedisStore::cluster([GOOD]).database(1),
+        RedisStore::cluster([VALID]).database(1),
     ] {
         let refusal = refusal(other);
         assert!(refusal.contains("only database 0"), "{refusal}");
@@ -127,19 +127,19 @@ fn a_cluster_of_no_nodes_or_of_another_database_is_refused() {
 
 #[cfg(feature = "redis-sentinel")]
 #[test]
-fn sentinels_that_are_none_are_refused() {
-    let nobody = refusal(RedisStore::sentinel([], "service"));
-    assert!(nobody.contains("name one or more"), "{nobody}");
-    let one_is_none = refusal(RedisStore::sentinel([GOOD, "http://x"], "service"));
-    assert!(one_is_none.contains("`http://x`"), "{one_is_none}");
+fn invalid_sentinel_urls_are_refused() {
+    let empty = refusal(RedisStore::sentinel([], "service"));
+    assert!(empty.contains("name one or more"), "{empty}");
+    let invalid = refusal(RedisStore::sentinel([VALID, "http://x"], "service"));
+    assert!(invalid.contains("`http://x`"), "{invalid}");
 }
 
 #[test]
-fn nothing_that_is_shown_has_the_password() {
+fn debug_output_never_contains_the_password() {
     let url = format!("redis://user:{PASSWORD}@127.0.0.1");
     for builder in [
         RedisStore::builder(&url),
-        RedisStore::builder(GOOD)
+        RedisStore::builder(VALID)
             .username("user")
             .password(PASSWORD),
     ] {

@@ -1,31 +1,31 @@
-//! The store needs the rights that are listed for its users, and no others, and the documentation
-//! states them.
+//! The store needs exactly the rights in `examples/server/deploy/redis-rights.txt`, and the
+//! documentation shows the same rights.
 
-#[path = "support/outage.rs"]
-mod outage;
+#[path = "support/redis_limiter.rs"]
+mod redis_limiter;
 #[path = "support/redis/mod.rs"]
 mod servers;
-#[path = "support/spender.rs"]
-mod spender;
+#[path = "support/user.rs"]
+mod user;
 
 use futures_util::future::join_all;
-use outage::{quotas, together};
-use servers::rights::{assert_none_missing, make_user, rights, url_of_user};
+use redis_limiter::{combined_limits, quotas};
+use servers::rights::{assert_none_denied, create_user, rights, user_url};
 use servers::{Cluster, Sentinels, Server};
-use spender::names_in;
 use tollgate::{Check, Identity, Limits, Quota, RedisStore, Store, StoreErrorKind};
+use user::names_in_slots;
 
-/// The rights of each user `tollgate` in a document.
+/// Returns the rights of each user `tollgate` that a document creates.
 fn documented(text: &str) -> Vec<Vec<&str>> {
     let lines = text.lines();
     let users =
         lines.filter_map(|line| line.strip_prefix("ACL SETUSER tollgate reset on >secret "));
-    let rights = users.map(|rule| rule.strip_prefix("~tollgate:* ").expect("the keys' prefix"));
+    let rights = users.map(|rule| rule.strip_prefix("~tollgate:* ").expect("the key prefix"));
     rights.map(|rights| rights.split(' ').collect()).collect()
 }
 
 #[test]
-fn documented_rights_are_the_listed_ones() {
+fn documented_rights_equal_the_listed_ones() {
     let readme = documented(include_str!("../README.md"));
     assert_eq!(readme, [rights(&["counts"])]);
     let guide = include_str!("../src/guide/redis.md");
@@ -41,28 +41,28 @@ fn documented_rights_are_the_listed_ones() {
     assert!(guide.contains(&sentinel), "{sentinel}");
 }
 
-/// Limits of each algorithm, alone and together.
+/// Returns limits of each algorithm alone, and of all of them together.
 fn all_limits() -> Vec<Limits> {
     let [bucket, sliding, fixed] = quotas(10);
-    // Tokens of whole microseconds, and of a fraction.
+    // The script has separate paths for tokens of whole microseconds and of fractions.
     let whole = Quota::per_day(10);
     let mut limits = [whole, bucket, sliding, fixed].map(Limits::from).to_vec();
-    limits.push(together(10));
+    limits.push(combined_limits(10));
     limits
 }
 
-/// Spends and resets the quotas of a user under all limits.
+/// Spends and resets the quota of a user under all limits.
 async fn use_all_quotas(store: &RedisStore, user: &Identity) {
     for limits in all_limits() {
         let check = Check::new(user, &limits);
-        let ask = async |cost| store.check(&check.cost(cost)).wait().await.unwrap();
+        let charge = async |cost| store.check(&check.cost(cost)).wait().await.unwrap();
         for _ in 0..10 {
-            assert!(ask(1).await.is_allowed(), "{limits:?}");
+            assert!(charge(1).await.is_allowed(), "{limits:?}");
         }
-        assert!(!ask(1).await.is_allowed(), "{limits:?}");
-        ask(0).await;
+        assert!(!charge(1).await.is_allowed(), "{limits:?}");
+        charge(0).await;
         store.reset(&check).wait().await.unwrap();
-        assert!(ask(10).await.is_allowed(), "{limits:?}");
+        assert!(charge(10).await.is_allowed(), "{limits:?}");
     }
 }
 
@@ -71,20 +71,20 @@ async fn listed_rights_are_enough_for_a_server() {
     for (database, protocol) in [("", 2), ("", 3), ("/5", 2), ("/5", 3)] {
         let server = Server::start().await;
         match database {
-            "" => make_user(&server, &["counts"]).await,
-            _ => make_user(&server, &["counts", "database"]).await,
+            "" => create_user(&server, &["counts"]).await,
+            _ => create_user(&server, &["counts", "database"]).await,
         }
-        let url = format!("{}{database}?protocol=resp{protocol}", url_of_user(&server));
+        let url = format!("{}{database}?protocol=resp{protocol}", user_url(&server));
         let store = RedisStore::new(&url).unwrap();
         store.ping().await.unwrap();
         let users: Vec<_> = (0..20)
             .map(|user| Identity::user(&user.to_string()))
             .collect();
-        // A batch, and single checks, which take other paths through the script.
+        // The script has separate paths for batches and single checks.
         join_all(users.iter().map(|user| use_all_quotas(&store, user))).await;
         use_all_quotas(&store, &Identity::user("alone")).await;
         server.command(&["SCRIPT", "FLUSH"]).await;
-        let limits = together(10);
+        let limits = combined_limits(10);
         let check = Check::new(&users[0], &limits);
         store.check(&check.cost(0)).wait().await.unwrap();
 
@@ -102,7 +102,7 @@ async fn listed_rights_are_enough_for_a_server() {
             .await
             .unwrap();
         let [key] = &found[..] else {
-            panic!("one key: {found:?}");
+            panic!("not one key: {found:?}");
         };
         let mut foreign = redis::pipe();
         foreign.del(key).hset(key, "a", "b");
@@ -110,7 +110,7 @@ async fn listed_rights_are_enough_for_a_server() {
         let error = store.check(&check).wait().await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Unusable, "{error:?}");
 
-        assert_none_missing(&server).await;
+        assert_none_denied(&server).await;
         for right in rights(&["counts"]) {
             let command = right.trim_start_matches('+');
             assert!(server.calls(command).await > 0, "{command} is never used");
@@ -122,17 +122,17 @@ async fn listed_rights_are_enough_for_a_server() {
 async fn listed_rights_are_enough_for_a_cluster() {
     let cluster = Cluster::start().await;
     for node in cluster.nodes() {
-        make_user(node, &["counts", "cluster"]).await;
+        create_user(node, &["counts", "cluster"]).await;
     }
-    let urls: Vec<_> = cluster.nodes().iter().map(url_of_user).collect();
+    let urls: Vec<_> = cluster.nodes().iter().map(user_url).collect();
     let store = RedisStore::cluster(urls.iter().map(String::as_str))
         .build()
         .unwrap();
     store.ping().await.unwrap();
-    // Slots of each primary, and one that is being moved.
+    // A user in a slot of each primary, and one in a slot that is being moved.
     let slots = [0..5_000, 6_000..10_000, 11_000..16_000, 42..43];
-    let users = slots.map(|slots| Identity::user(&names_in(slots).next().unwrap()));
-    cluster.begin_move(42, 1).await;
+    let users = slots.map(|slots| Identity::user(&names_in_slots(slots).next().unwrap()));
+    cluster.start_move(42, 1).await;
     let limits = Limits::from(Quota::per_day(10));
     for user in &users {
         let check = Check::new(user, &limits);
@@ -143,21 +143,24 @@ async fn listed_rights_are_enough_for_a_cluster() {
         store.reset(&check).wait().await.unwrap();
     }
     let nodes = cluster.nodes();
-    let asked = join_all(nodes.iter().map(|node| node.calls("asking"))).await;
-    assert!(asked.iter().sum::<u64>() > 0, "a slot is being moved");
-    join_all(nodes.iter().map(assert_none_missing)).await;
+    let asking = join_all(nodes.iter().map(|node| node.calls("asking"))).await;
+    assert!(
+        asking.iter().sum::<u64>() > 0,
+        "no check was sent with ASKING"
+    );
+    join_all(nodes.iter().map(assert_none_denied)).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn listed_rights_are_enough_behind_sentinels() {
     let sentinels = Sentinels::start().await;
     for node in sentinels.nodes() {
-        make_user(node, &["counts", "primary"]).await;
+        create_user(node, &["counts", "primary"]).await;
     }
     for sentinel in sentinels.sentinels() {
-        make_user(sentinel, &["sentinel"]).await;
+        create_user(sentinel, &["sentinel"]).await;
     }
-    let urls: Vec<_> = sentinels.sentinels().iter().map(url_of_user).collect();
+    let urls: Vec<_> = sentinels.sentinels().iter().map(user_url).collect();
     let urls = urls.iter().map(String::as_str);
     let store = RedisStore::sentinel(urls, sentinels.service_name())
         .username("tollgate")
@@ -167,5 +170,5 @@ async fn listed_rights_are_enough_behind_sentinels() {
     store.ping().await.unwrap();
     use_all_quotas(&store, &Identity::user("alice")).await;
     let servers = sentinels.nodes().iter().chain(sentinels.sentinels());
-    join_all(servers.map(assert_none_missing)).await;
+    join_all(servers.map(assert_none_denied)).await;
 }

@@ -1,30 +1,32 @@
-//! What replicas counted while the server was away is joined when it is back: the shared count
-//! goes on from the most indebted of them. Nobody is handed a fresh bucket, and nothing counts
-//! twice.
+//! Replicas count in their fallbacks while they cannot reach the server. When they can again, the
+//! counts are joined: the shared count continues from the replica that counted most. No identity
+//! gets a fresh quota, and no check is counted twice.
 
-#[path = "support/outage.rs"]
-mod outage;
+#[path = "support/load.rs"]
+mod load;
+#[path = "support/redis_limiter.rs"]
+mod redis_limiter;
 #[path = "support/redis/mod.rs"]
 mod servers;
 
 use std::num::NonZeroU32;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use outage::{
-    LONG, alice, check, counted, limiter, look, quotas, together, until_alone, until_shared,
+use load::Load;
+use redis_limiter::{
+    LONG_DEADLINE, alice, check, combined_limits, counted, limiter, peek, quotas,
+    wait_until_breaker_opens, wait_until_store_decides,
 };
 use servers::{Proxy, Server};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tollgate::{Check, Identity, Limiter, Limits, Quota, RedisStore};
 
-/// Three replicas of an application, and the network between them and their server.
+/// Three replicas of an application that reach their server through a proxy.
 ///
-/// An outage of the network is noticed at once, so that the deadline can be long, and what is not
-/// to be degraded never is.
+/// A closed proxy is noticed without a timeout, so the deadline can be long: checks degrade only
+/// while the replicas are disconnected.
 struct Replicas {
     server: Server,
     proxy: Proxy,
@@ -32,13 +34,14 @@ struct Replicas {
 }
 
 impl Replicas {
+    /// Starts replicas with this fallback share.
     async fn start(share: u32) -> Self {
         let server = Server::start().await;
         let proxy = Proxy::start(server.address()).await;
         let share = NonZeroU32::new(share).unwrap();
         let limiters = [(); 3].map(|()| {
             let store = RedisStore::new(&proxy.url()).unwrap();
-            let limiter = Limiter::builder(store).deadline(LONG);
+            let limiter = Limiter::builder(store).deadline(LONG_DEADLINE);
             limiter.fallback_share(share).build()
         });
         Self {
@@ -48,20 +51,21 @@ impl Replicas {
         }
     }
 
-    /// Cuts the network, and waits until every replica is on its own.
-    async fn part(&self) {
-        self.proxy.refuse();
-        self.proxy.cut();
-        join_all(self.limiters.iter().map(until_alone)).await;
+    /// Closes the proxy and waits until the breaker of every replica is open.
+    async fn disconnect(&self) {
+        self.proxy.refuse_connections();
+        self.proxy.close_connections();
+        join_all(self.limiters.iter().map(wait_until_breaker_opens)).await;
     }
 
-    /// Mends the network, and waits until every replica has noticed.
-    async fn meet(&self) {
-        self.proxy.pass();
-        join_all(self.limiters.iter().map(until_shared)).await;
+    /// Opens the proxy and waits until the store decides for every replica.
+    async fn reconnect(&self) {
+        self.proxy.forward();
+        join_all(self.limiters.iter().map(wait_until_store_decides)).await;
     }
 
-    /// So many checks of Alice's at each replica, all admitted, by the store or not.
+    /// Makes `times[i]` checks of `alice` at replica `i`. All must be admitted, and be degraded if
+    /// `degraded` is set.
     async fn admit(&self, limits: &Limits, times: [u32; 3], degraded: bool) {
         for (limiter, times) in self.limiters.iter().zip(times) {
             for _ in 0..times {
@@ -72,8 +76,8 @@ impl Replicas {
         }
     }
 
-    /// How many of so many checks of Alice's, from all replicas at once, are admitted.
-    async fn admitted(&self, limits: &Limits, each: usize) -> usize {
+    /// Makes `each` concurrent checks of `alice` at every replica. Returns how many were admitted.
+    async fn count_admitted(&self, limits: &Limits, each: usize) -> usize {
         let mut checks = JoinSet::new();
         for limiter in &self.limiters {
             for _ in 0..each {
@@ -88,167 +92,176 @@ impl Replicas {
         let answers = checks.join_all().await;
         answers.into_iter().filter(|allowed| *allowed).count()
     }
+
+    /// Makes a peek at every replica, which carries what its fallback has counted to the server.
+    async fn peek_all(&self, limits: &Limits) {
+        join_all(self.limiters.iter().map(|limiter| peek(limiter, limits))).await;
+    }
 }
 
-/// Each algorithm alone, and all of them together.
+/// Returns limits of each algorithm alone, and of all of them together.
 fn all_limits(limit: u32) -> impl Iterator<Item = Limits> {
     let alone = quotas(limit).map(Limits::from);
-    alone.into_iter().chain([together(limit)])
+    alone.into_iter().chain([combined_limits(limit)])
 }
 
-/// As much of each policy.
-fn each(limits: &Limits, counted: u32) -> Vec<u32> {
+/// Returns `counted` once for each policy.
+fn each_policy(limits: &Limits, counted: u32) -> Vec<u32> {
     vec![counted; limits.policies().len()]
 }
 
-/// Checks of many others at each replica, which must not matter, until told to stop.
-fn crowd(replicas: &Replicas) -> impl AsyncFnOnce() {
-    let stop = Arc::new(AtomicBool::new(false));
-    let mut tasks = JoinSet::new();
+/// Makes checks of many other users at each replica, which must not affect `alice`.
+fn check_other_users(replicas: &Replicas) -> Load<()> {
+    let mut load = Load::new();
     for (replica, limiter) in replicas.limiters.iter().enumerate() {
         for task in 0..4 {
-            let (limiter, stop) = (limiter.clone(), stop.clone());
-            tasks.spawn(async move {
+            let limiter = limiter.clone();
+            load.spawn(move |running| async move {
                 let limits = Limits::from(Quota::per_day(5));
-                let mut who = 0;
-                while !stop.load(Ordering::Relaxed) {
-                    let who_asks = Identity::user(&format!("{replica} {task} {}", who % 20));
-                    limiter.check(&Check::new(&who_asks, &limits)).await;
-                    who += 1;
+                let mut number = 0;
+                while running.get() {
+                    let user = Identity::user(&format!("{replica} {task} {}", number % 20));
+                    limiter.check(&Check::new(&user, &limits)).await;
+                    number += 1;
                     sleep(Duration::from_millis(2)).await;
                 }
             });
         }
     }
-    async move || {
-        stop.store(true, Ordering::Relaxed);
-        tasks.join_all().await;
-    }
+    load
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_shared_count_goes_on_from_the_most_indebted_replica() {
+async fn shared_count_continues_from_the_most_charged_replica() {
     let replicas = Replicas::start(1).await;
     for limits in all_limits(40) {
-        let stop = crowd(&replicas);
-        // They know of 2, 5 and 9.
+        let load = check_other_users(&replicas);
+        // The last decisions of the replicas have counted 2, 5 and 9.
         replicas.admit(&limits, [2, 3, 4], false).await;
-        replicas.part().await;
-        // And then of 22, 6 and 12, though 33 were admitted in all.
+        replicas.disconnect().await;
+        // Their fallbacks count up to 22, 6 and 12, although 33 are admitted in all.
         replicas.admit(&limits, [20, 1, 3], true).await;
-        replicas.meet().await;
+        replicas.reconnect().await;
 
-        // Looks carry it too: from all replicas at once, as often as they like.
+        // Each peek carries these counts, which are joined once.
         for _ in 0..3 {
-            let looks = replicas
-                .limiters
-                .iter()
-                .map(|limiter| look(limiter, &limits));
-            join_all(looks).await;
+            replicas.peek_all(&limits).await;
         }
         for limiter in &replicas.limiters {
-            assert_eq!(look(limiter, &limits).await.remaining(), 18, "{limits:?}");
+            assert_eq!(peek(limiter, &limits).await.remaining(), 18, "{limits:?}");
         }
-        assert_eq!(counted(&replicas.server, &limits).await, each(&limits, 22));
+        assert_eq!(
+            counted(&replicas.server, &limits).await,
+            each_policy(&limits, 22)
+        );
 
-        assert_eq!(replicas.admitted(&limits, 15).await, 18, "{limits:?}");
-        assert_eq!(counted(&replicas.server, &limits).await, each(&limits, 40));
-        stop().await;
+        assert_eq!(replicas.count_admitted(&limits, 15).await, 18, "{limits:?}");
+        assert_eq!(
+            counted(&replicas.server, &limits).await,
+            each_policy(&limits, 40)
+        );
+        load.stop().await;
         assert_eq!(replicas.server.keys_without_ttl().await, [""; 0]);
         replicas.server.command(&["FLUSHALL"]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_check_carries_counts_before_it_does() {
+async fn carried_count_is_joined_before_the_check_is_charged() {
     let replicas = Replicas::start(1).await;
     for limits in all_limits(40) {
         replicas.admit(&limits, [2, 3, 4], false).await;
-        replicas.part().await;
+        replicas.disconnect().await;
         replicas.admit(&limits, [20, 1, 3], true).await;
-        replicas.meet().await;
-        // 22, 6 and 12 as they have it: the first check joins the most, the others add themselves.
+        replicas.reconnect().await;
+        // The replicas carry 22, 6 and 12. The first check joins the most, and each later one adds
+        // only itself.
         for (limiter, left) in replicas.limiters.iter().zip([17, 16, 15]) {
             let decision = check(limiter, &limits).await;
             assert!(!decision.is_degraded());
             assert_eq!(decision.remaining(), left, "{limits:?}");
         }
-        assert_eq!(counted(&replicas.server, &limits).await, each(&limits, 25));
+        assert_eq!(
+            counted(&replicas.server, &limits).await,
+            each_policy(&limits, 25)
+        );
         replicas.server.command(&["FLUSHALL"]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_counted_outlives_the_servers_memory() {
+async fn fallback_counts_survive_a_server_without_data() {
     let replicas = Replicas::start(1).await;
     for limits in all_limits(40) {
-        let stop = crowd(&replicas);
+        let load = check_other_users(&replicas);
         replicas.admit(&limits, [2, 3, 4], false).await;
         replicas.server.kill();
-        replicas.part().await;
+        replicas.disconnect().await;
         replicas.admit(&limits, [20, 1, 3], true).await;
         replicas.server.restart().await;
-        assert_eq!(counted(&replicas.server, &limits).await, each(&limits, 0));
-        replicas.meet().await;
-        let looks = replicas
-            .limiters
-            .iter()
-            .map(|limiter| look(limiter, &limits));
-        join_all(looks).await;
-        assert_eq!(counted(&replicas.server, &limits).await, each(&limits, 22));
-        assert_eq!(replicas.admitted(&limits, 15).await, 18, "{limits:?}");
-        stop().await;
+        assert_eq!(
+            counted(&replicas.server, &limits).await,
+            each_policy(&limits, 0)
+        );
+        replicas.reconnect().await;
+        replicas.peek_all(&limits).await;
+        assert_eq!(
+            counted(&replicas.server, &limits).await,
+            each_policy(&limits, 22)
+        );
+        assert_eq!(replicas.count_admitted(&limits, 15).await, 18, "{limits:?}");
+        load.stop().await;
         assert_eq!(replicas.server.keys_without_ttl().await, [""; 0]);
         replicas.server.command(&["FLUSHALL"]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_had_nothing_left_is_handed_nothing_by_a_server_that_lost_its_memory() {
+async fn exhausted_quota_stays_exhausted_after_data_loss() {
     let server = Server::start().await;
     for limits in all_limits(5) {
-        let limiter = limiter(&server.url(), LONG);
+        let limiter = limiter(&server.url(), LONG_DEADLINE);
         for _ in 0..5 {
             let decision = check(&limiter, &limits).await;
             assert!(decision.is_allowed() && !decision.is_degraded());
         }
         server.kill();
-        until_alone(&limiter).await;
-        // The fallback serves her too: it denies, from what the last shared decision left.
+        wait_until_breaker_opens(&limiter).await;
+        // The fallback denies, since it continues from the last decision of the store.
         assert!(!check(&limiter, &limits).await.is_allowed(), "{limits:?}");
         server.restart().await;
-        until_shared(&limiter).await;
+        wait_until_store_decides(&limiter).await;
         assert!(!check(&limiter, &limits).await.is_allowed(), "{limits:?}");
         assert_eq!(counted(&server, &limits).await[0], 5, "{limits:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_share_is_joined_as_what_all_replicas_may_have_admitted() {
+async fn share_is_joined_as_if_all_replicas_admitted_it() {
     let replicas = Replicas::start(3).await;
     for limits in all_limits(40) {
-        // They know of 2, 5 and 9.
+        // The last decisions of the replicas have counted 2, 5 and 9.
         replicas.admit(&limits, [2, 3, 4], false).await;
-        replicas.part().await;
-        // Each charges three times over: 8, 8 and 21, which is more than the 16 of them all.
+        replicas.disconnect().await;
+        // Each fallback check is charged three times: 8, 8 and 21, more than the 16 admitted in
+        // all.
         replicas.admit(&limits, [2, 1, 4], true).await;
-        replicas.meet().await;
-        let looks = replicas
-            .limiters
-            .iter()
-            .map(|limiter| look(limiter, &limits));
-        join_all(looks).await;
-        assert_eq!(counted(&replicas.server, &limits).await, each(&limits, 21));
-        assert_eq!(replicas.admitted(&limits, 15).await, 19, "{limits:?}");
+        replicas.reconnect().await;
+        replicas.peek_all(&limits).await;
+        assert_eq!(
+            counted(&replicas.server, &limits).await,
+            each_policy(&limits, 21)
+        );
+        assert_eq!(replicas.count_admitted(&limits, 15).await, 19, "{limits:?}");
         replicas.server.command(&["FLUSHALL"]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_with_shares_admit_no_more_than_the_limit_through_an_outage() {
+async fn replicas_with_shares_admit_at_most_the_limit() {
     let replicas = Replicas::start(3).await;
     for limits in all_limits(40) {
-        replicas.part().await;
+        replicas.disconnect().await;
         let mut admitted = 0;
         for limiter in &replicas.limiters {
             while check(limiter, &limits).await.is_allowed() {
@@ -256,31 +269,28 @@ async fn replicas_with_shares_admit_no_more_than_the_limit_through_an_outage() {
             }
         }
         assert_eq!(admitted, 3 * 13, "{limits:?}");
-        replicas.meet().await;
-        let looks = replicas
-            .limiters
-            .iter()
-            .map(|limiter| look(limiter, &limits));
-        join_all(looks).await;
-        assert_eq!(replicas.admitted(&limits, 5).await, 1, "{limits:?}");
-        assert_eq!(counted(&replicas.server, &limits).await, each(&limits, 40));
+        replicas.reconnect().await;
+        replicas.peek_all(&limits).await;
+        assert_eq!(replicas.count_admitted(&limits, 5).await, 1, "{limits:?}");
+        assert_eq!(
+            counted(&replicas.server, &limits).await,
+            each_policy(&limits, 40)
+        );
         replicas.server.command(&["FLUSHALL"]).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn checks_that_go_on_through_outages_are_neither_lost_nor_counted_twice() {
+async fn count_after_outages_is_between_most_and_sum() {
     let replicas = Replicas::start(1).await;
     for limits in all_limits(2_000) {
-        let stop = Arc::new(AtomicBool::new(false));
-        let mut tasks = JoinSet::new();
+        let mut load = Load::new();
         for limiter in &replicas.limiters {
-            let (limiter, limits, stop) = (limiter.clone(), limits.clone(), stop.clone());
-            tasks.spawn(async move {
-                // One after another, so that what a replica admitted is what it knows of, at
-                // least.
+            let (limiter, limits) = (limiter.clone(), limits.clone());
+            load.spawn(|running| async move {
+                // Sequential checks, so that a replica has counted at least all that it admitted.
                 let mut admitted = 0;
-                while !stop.load(Ordering::Relaxed) {
+                while running.get() {
                     assert!(check(&limiter, &limits).await.is_allowed(), "{limits:?}");
                     admitted += 1;
                     sleep(Duration::from_millis(10)).await;
@@ -289,20 +299,12 @@ async fn checks_that_go_on_through_outages_are_neither_lost_nor_counted_twice() 
             });
         }
         for _ in 0..3 {
-            replicas.part().await;
-            replicas.meet().await;
+            replicas.disconnect().await;
+            replicas.reconnect().await;
         }
-        stop.store(true, Ordering::Relaxed);
-        let admitted = tasks.join_all().await;
-        let looks = replicas
-            .limiters
-            .iter()
-            .map(|limiter| look(limiter, &limits));
-        join_all(looks).await;
-        let (most, all) = (
-            *admitted.iter().max().unwrap(),
-            admitted.iter().sum::<u32>(),
-        );
+        let admitted: Vec<u32> = load.stop().await;
+        replicas.peek_all(&limits).await;
+        let (most, all) = (*admitted.iter().max().unwrap(), admitted.iter().sum());
         for counted in counted(&replicas.server, &limits).await {
             assert!((most..=all).contains(&counted), "{counted} of {admitted:?}");
         }
@@ -311,15 +313,15 @@ async fn checks_that_go_on_through_outages_are_neither_lost_nor_counted_twice() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_answered_in_time_is_carried_again_and_counts_once() {
+async fn count_carried_twice_is_joined_once() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;
     let deadline = Duration::from_secs(1);
-    let (limits, limiter) = (together(100), limiter(&proxy.url(), deadline));
+    let (limits, limiter) = (combined_limits(100), limiter(&proxy.url(), deadline));
     let mut admitted = 0;
-    // Each carries what the one before has left here, and the server may have counted it or not.
+    // Each check carries what the fallback has counted, and the server may have counted it already.
     for _ in 0..4 {
-        proxy.halve();
+        proxy.truncate_next_reply();
         for _ in 0..3 {
             assert!(check(&limiter, &limits).await.is_allowed());
             admitted += 1;
@@ -327,16 +329,20 @@ async fn what_is_not_answered_in_time_is_carried_again_and_counts_once() {
         proxy.delay(deadline * 3 / 5);
         assert!(check(&limiter, &limits).await.is_allowed());
         admitted += 1;
-        proxy.pass();
+        proxy.forward();
     }
-    until_shared(&limiter).await;
-    while look(&limiter, &limits).await.is_degraded() {}
+    wait_until_store_decides(&limiter).await;
+    while peek(&limiter, &limits).await.is_degraded() {}
     assert_eq!(counted(&server, &limits).await, [admitted; 3]);
     let alice = alice();
     let all = Check::new(&alice, &limits).cost(100 - admitted);
-    assert!(outage::ask(&server, &all).await.is_allowed());
     assert!(
-        !outage::ask(&server, &Check::new(&alice, &limits))
+        redis_limiter::check_in_new_store(&server, &all)
+            .await
+            .is_allowed()
+    );
+    assert!(
+        !redis_limiter::check_in_new_store(&server, &Check::new(&alice, &limits))
             .await
             .is_allowed()
     );

@@ -1,8 +1,8 @@
-//! An outer layer may replace the body of any rejection and keep its headers: the client reads exactly
-//! the new body, and then an intact next response on the same connection.
+//! An outer layer may replace the body of a rejection and keep its headers: the client reads
+//! exactly the new body, and the next response on the same connection is intact.
 //!
-//! `tests/run` runs this test twice. With hyper's debug assertions a wrong `Content-Length` is a panic in
-//! the server's connection; without them, as in a release build, hyper sends the wrong number.
+//! `tests/run` runs this test twice. With its debug assertions hyper panics on a wrong
+//! `Content-Length`; without them, as in a release build, hyper sends it.
 
 mod support;
 
@@ -30,7 +30,7 @@ use tower::{ServiceExt, service_fn};
 
 use support::{Request, header, send, text};
 
-/// The frames of each new body, by the path of the request.
+/// The frames of the new body, by the path of the request.
 const REPLACED: [(&str, &[&str]); 4] = [
     ("/empty", &[]),
     ("/shorter", &["slow down"]),
@@ -46,8 +46,8 @@ const LONGER: &str = match str::from_utf8(&[b'.'; 1_000]) {
     Err(_) => panic!("dots are UTF-8"),
 };
 
-/// The headers that are true of one body and false of its replacement.
-const OF_BODIES: [&str; 9] = [
+/// Headers that describe a body, and would be wrong for its replacement.
+const BODY_HEADERS: [&str; 9] = [
     "accept-ranges",
     "content-digest",
     "content-encoding",
@@ -59,7 +59,7 @@ const OF_BODIES: [&str; 9] = [
     "transfer-encoding",
 ];
 
-/// A kind of rejection, and what a request needs to get it.
+/// A kind of rejection, and the request and layer that produce it.
 #[derive(Clone)]
 struct Rejection {
     kind: &'static str,
@@ -81,7 +81,7 @@ impl Rejection {
         request
     }
 
-    /// Sends a request through the layer, as a server does that may know the peer's address.
+    /// Sends a request through the layer, with the extensions that a server would add.
     async fn send(&self, mut request: Request) -> Response<ResponseBody<Body>> {
         if self.content_type == Some("application/grpc") {
             *request.version_mut() = Version::HTTP_2;
@@ -94,7 +94,7 @@ impl Rejection {
     }
 }
 
-/// Every kind of rejection, for HTTP/1.1 and for HTTP/2.
+/// Returns every kind of rejection, for HTTP/1.1 and for HTTP/2.
 async fn rejections() -> [Vec<Rejection>; 2] {
     let layer = RateLimitLayer::new(Quota::per_day(1), LocalStore::new());
     let failing = ProgrammableStore::new();
@@ -116,7 +116,7 @@ async fn rejections() -> [Vec<Rejection>; 2] {
     let ietf = layer
         .clone()
         .headers(ResponseHeaders::x_rate_limit().and_ietf());
-    let own = layer.clone().on_reject(|rejection| rejection.response());
+    let on_reject = layer.clone().on_reject(|rejection| rejection.response());
     let first = denied("none", &layer).send(Request::default()).await;
     assert_eq!(
         first.status(),
@@ -129,10 +129,10 @@ async fn rejections() -> [Vec<Rejection>; 2] {
         has_peer: false,
         ..denied("unidentified", &layer)
     };
-    let of_both = [
+    let common = [
         denied("denied", &layer),
         denied("denied with IETF headers", &ietf),
-        denied("denied by on_reject", &own),
+        denied("denied by on_reject", &on_reject),
         denied("refused", &refusing),
         unidentified,
     ];
@@ -140,10 +140,11 @@ async fn rejections() -> [Vec<Rejection>; 2] {
         grpc("denied gRPC-Web", "application/grpc-web+proto"),
         grpc("denied gRPC", "application/grpc"),
     ]
-    .map(|grpc| of_both.iter().cloned().chain([grpc]).collect())
+    .map(|grpc| common.iter().cloned().chain([grpc]).collect())
 }
 
-/// Replaces a body with frames of a known length or, if there are several, with a stream of them.
+/// Replaces the body if the path is in [`REPLACED`]. Several frames become a stream of unknown
+/// length.
 fn replace(response: Response<ResponseBody<Body>>, path: &str) -> Response<Body> {
     let replaced = REPLACED.iter().find(|(replaced, _)| *replaced == path);
     response.map(|kept| match replaced {
@@ -158,7 +159,7 @@ fn replace(response: Response<ResponseBody<Body>>, path: &str) -> Response<Body>
     })
 }
 
-/// Serves one connection, on which an outer layer replaces bodies.
+/// Serves one connection through an outer layer that replaces bodies.
 async fn serve(listener: TcpListener, rejection: Rejection) {
     let (stream, _) = listener.accept().await.unwrap();
     let service = service_fn(move |request: http::Request<Incoming>| {
@@ -207,7 +208,7 @@ impl Client {
     }
 }
 
-/// Reads every new body of each rejection, and after each the kept body, on one connection.
+/// For each rejection, reads every new body, each followed by the original body, on one connection.
 async fn read_all(rejections: Vec<Rejection>, connect: impl AsyncFn(TcpStream) -> Client) {
     for rejection in rejections {
         let kind = rejection.kind;
@@ -222,7 +223,8 @@ async fn read_all(rejections: Vec<Rejection>, connect: impl AsyncFn(TcpStream) -
                 let response = client.send(request).await;
                 let response = response.unwrap_or_else(|error| panic!("{kind}, {path}: {error:?}"));
                 assert_eq!(response.status(), rejection.status, "{kind}, {path}");
-                // Compared before the body is read, since a client waits forever for missing bytes.
+                // Compared before the body is read, since the client would wait forever for missing
+                // bytes.
                 if let Some(length) = header(&response, "content-length") {
                     assert_eq!(length, body.len().to_string(), "{kind}, {path}");
                 }
@@ -247,11 +249,11 @@ async fn replaced_bodies_arrive_intact_over_http2() {
 }
 
 #[tokio::test]
-async fn rejections_have_no_headers_of_their_body() {
+async fn rejections_have_no_headers_about_their_body() {
     for rejection in rejections().await.concat() {
         let response = rejection.send(rejection.request(KEPT)).await;
         assert_eq!(response.status(), rejection.status, "{}", rejection.kind);
-        for name in OF_BODIES {
+        for name in BODY_HEADERS {
             assert_eq!(header(&response, name), None, "{}: {name}", rejection.kind);
         }
     }

@@ -1,5 +1,5 @@
-//! Every response says truthfully what is left and how long to wait, in headers that clients can
-//! read; a rejection is one in the client's own protocol, and tells nothing of what is inside.
+//! Every response has correct rate limit headers. A rejection has the form of the client's
+//! protocol, HTTP or gRPC, and reveals nothing internal.
 
 mod support;
 
@@ -26,8 +26,8 @@ type Answer = Response<ResponseBody<Body>>;
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A store for which time stands still unless it is moved.
-fn still() -> (LocalStore, ManualClock) {
+/// Returns a store and its clock, which stands still unless it is set.
+fn store_with_clock() -> (LocalStore, ManualClock) {
     let clock = ManualClock::new();
     (LocalStore::new().clock(clock.clone()), clock)
 }
@@ -36,21 +36,23 @@ fn limits<const N: usize>(policies: [(&str, Quota); N]) -> Limits {
     Limits::new(policies.map(|(name, quota)| Policy::new(name, quota))).unwrap()
 }
 
-/// A layer under which a request costs what its `cost` header says.
-fn costing(limits: impl Into<Limits>, store: LocalStore) -> RateLimitLayer {
+/// Returns a layer that reads the cost of a request from its `cost` header.
+fn layer_with_costs(limits: impl Into<Limits>, store: LocalStore) -> RateLimitLayer {
     RateLimitLayer::new(limits, store).cost_for(|parts| {
         let cost = parts.headers.get("cost").map(|cost| cost.to_str().unwrap());
         cost.map_or(1, |cost| cost.parse().unwrap())
     })
 }
 
+/// Sends a request of `alice` with this cost.
 async fn spend(layer: &RateLimitLayer, cost: u32) -> Answer {
     let mut request = request("alice");
     request.headers_mut().insert("cost", cost.into());
     send(layer, request).await
 }
 
-/// The headers that a layer added, by name, except for `Content-Type`. No service here has any of its own.
+/// Returns the headers that the layer has added, sorted by name, without `Content-Type`. No inner
+/// service here sets any.
 fn added(response: &Answer) -> Vec<(&str, &str)> {
     let names = response.headers().keys();
     let mut added: Vec<_> = names
@@ -62,11 +64,11 @@ fn added(response: &Answer) -> Vec<(&str, &str)> {
 }
 
 #[tokio::test]
-async fn allowed_and_denied_responses_say_what_is_left() {
-    let (store, _) = still();
-    // A token every second and a half.
+async fn allowed_and_denied_responses_have_rate_limit_headers() {
+    let (store, _) = store_with_clock();
+    // One token per 1.5 seconds.
     let quota = Quota::token_bucket(2, 3 * SECOND);
-    let layer = costing(quota, store);
+    let layer = layer_with_costs(quota, store);
     let rate = |remaining, reset| {
         [
             ("x-ratelimit-limit", "2"),
@@ -84,31 +86,31 @@ async fn allowed_and_denied_responses_say_what_is_left() {
     let denial = [("cache-control", "no-store"), ("retry-after", "2")];
     assert_eq!(added(&denied), [&denial[..], &rate("0", "3")].concat());
 
-    // No wait helps it.
+    // A cost above the capacity never fits.
     let never = spend(&layer, 3).await;
     assert_eq!(never.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_eq!(added(&never), [&denial[..1], &rate("0", "3")].concat());
 }
 
 #[tokio::test]
-async fn waits_are_rounded_up_to_whole_seconds_and_are_never_zero() {
-    let (store, clock) = still();
+async fn waits_are_rounded_up_to_whole_seconds() {
+    let (store, clock) = store_with_clock();
     let layer = RateLimitLayer::new(Quota::token_bucket(1, 2 * SECOND), store);
     send(&layer, request("alice")).await;
-    for (passed, said) in [(0, "2"), (999_999, "2"), (1, "1"), (1, "1"), (999_998, "1")] {
+    for (passed, expected) in [(0, "2"), (999_999, "2"), (1, "1"), (1, "1"), (999_998, "1")] {
         clock.advance(Duration::from_micros(passed));
         let denied = send(&layer, request("alice")).await;
-        assert_eq!(header(&denied, "retry-after"), Some(said));
-        assert_eq!(header(&denied, "x-ratelimit-reset"), Some(said));
+        assert_eq!(header(&denied, "retry-after"), Some(expected));
+        assert_eq!(header(&denied, "x-ratelimit-reset"), Some(expected));
     }
     clock.advance(Duration::from_micros(1));
     assert_eq!(send(&layer, request("alice")).await.status(), 200);
 }
 
 #[tokio::test]
-async fn the_reset_can_be_a_unix_time() {
+async fn reset_header_can_be_a_unix_time() {
     let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let (store, _) = still();
+    let (store, _) = store_with_clock();
     let layer = RateLimitLayer::new(Quota::per_hour(1), store)
         .headers(ResponseHeaders::x_rate_limit().reset_as_unix_time());
     for status in [200, 429] {
@@ -123,13 +125,13 @@ async fn the_reset_can_be_a_unix_time() {
 }
 
 #[tokio::test]
-async fn ietf_headers_are_those_of_the_draft() {
-    let (store, _) = still();
+async fn ietf_headers_follow_the_draft() {
+    let (store, _) = store_with_clock();
     let limits = limits([
         ("burst", Quota::per_second(10)),
         ("daily", Quota::per_day(10_000)),
     ]);
-    let layer = costing(limits, store).headers(ResponseHeaders::x_rate_limit().and_ietf());
+    let layer = layer_with_costs(limits, store).headers(ResponseHeaders::x_rate_limit().and_ietf());
     let policies = r#""burst";q=10;w=1, "daily";q=10000;w=86400"#;
 
     let response = spend(&layer, 1).await;
@@ -145,13 +147,13 @@ async fn ietf_headers_are_those_of_the_draft() {
 }
 
 #[tokio::test]
-async fn headers_are_those_of_the_policy_with_the_least_left() {
-    let (store, _) = still();
+async fn headers_describe_the_policy_with_least_remaining() {
+    let (store, _) = store_with_clock();
     let limits = limits([
         ("burst", Quota::per_second(10)),
         ("daily", Quota::per_day(3)),
     ]);
-    let layer = costing(limits, store).headers(ResponseHeaders::x_rate_limit().and_ietf());
+    let layer = layer_with_costs(limits, store).headers(ResponseHeaders::x_rate_limit().and_ietf());
     for (status, [remaining, reset], limit) in [
         (200, ["2", "28800"], r#""daily";r=2;t=28800"#),
         (200, ["1", "57600"], r#""daily";r=1;t=57600"#),
@@ -168,7 +170,7 @@ async fn headers_are_those_of_the_policy_with_the_least_left() {
 }
 
 #[tokio::test]
-async fn ietf_windows_are_told_in_whole_seconds_or_not_at_all() {
+async fn ietf_window_of_fractional_seconds_is_omitted() {
     let window = Duration::from_millis(1_500);
     for (quota, policy, limit) in [
         (
@@ -192,8 +194,8 @@ async fn ietf_windows_are_told_in_whole_seconds_or_not_at_all() {
             r#""default";r=2;t=6"#,
         ),
     ] {
-        let (store, clock) = still();
-        // Where windows of any of these lengths begin.
+        let (store, clock) = store_with_clock();
+        // A multiple of all these window lengths.
         clock.set(1_700_000_001_000_000 / 3_000_000 * 3_000_000);
         let layer = RateLimitLayer::new(quota, store).headers(ResponseHeaders::ietf());
         let response = send(&layer, request("alice")).await;
@@ -203,8 +205,8 @@ async fn ietf_windows_are_told_in_whole_seconds_or_not_at_all() {
 }
 
 #[tokio::test]
-async fn without_headers_a_rejection_still_says_how_long_to_wait() {
-    let (store, _) = still();
+async fn rejection_without_headers_keeps_retry_after() {
+    let (store, _) = store_with_clock();
     let layer = RateLimitLayer::new(Quota::per_minute(1), store).headers(ResponseHeaders::none());
     assert_eq!(added(&send(&layer, request("alice")).await), []);
     assert_eq!(
@@ -214,7 +216,7 @@ async fn without_headers_a_rejection_still_says_how_long_to_wait() {
 }
 
 #[tokio::test]
-async fn every_added_header_is_exposed_to_scripts() {
+async fn every_added_header_is_in_the_exposed_list() {
     let [_, store] = stores();
     store.behave(Behavior::Fail(StoreErrorKind::Unavailable));
     let layer = RateLimitLayer::new(Quota::per_minute(1), store)
@@ -240,14 +242,14 @@ async fn every_added_header_is_exposed_to_scripts() {
 }
 
 #[tokio::test]
-async fn a_rejection_is_a_problem_in_json() {
-    let (store, _) = still();
+async fn rejection_body_is_problem_json() {
+    let (store, _) = store_with_clock();
     let limits = limits([
         ("once", Quota::per_minute(1)),
         ("often", Quota::per_minute(9)),
         ("once-a.DAY_", Quota::per_day(1)),
     ]);
-    let layer = costing(limits, store);
+    let layer = layer_with_costs(limits, store);
     spend(&layer, 1).await;
 
     let title = "Request cannot be satisfied as assigned quota has been exceeded";
@@ -271,8 +273,8 @@ async fn a_rejection_is_a_problem_in_json() {
 }
 
 #[tokio::test]
-async fn the_application_can_make_its_own_rejection() {
-    let (store, _) = still();
+async fn on_reject_replaces_the_response_but_not_headers() {
+    let (store, _) = store_with_clock();
     let plain = RateLimitLayer::new(Quota::per_minute(1), store);
     let own = plain.clone().on_reject(|rejection| {
         assert!(!rejection.decision().is_allowed());
@@ -316,7 +318,7 @@ fn grpc(content_type: &'static str) -> Request {
     grpc_call(content_type, Method::POST, Version::HTTP_2)
 }
 
-/// Checks that a response is one of trailers alone, and returns status, message and pushback.
+/// Asserts that a response is a gRPC trailers-only response. Returns status, message and pushback.
 fn trailers_only<'a>(response: &'a Answer, content_type: &str) -> [Option<&'a str>; 3] {
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(header(response, "content-type"), Some(content_type));
@@ -326,20 +328,20 @@ fn trailers_only<'a>(response: &'a Answer, content_type: &str) -> [Option<&'a st
 }
 
 #[tokio::test]
-async fn a_grpc_client_is_told_in_its_own_way() {
+async fn grpc_denial_is_a_trailers_only_response() {
     for content_type in [
         "application/grpc",
         "application/grpc+proto",
         "application/grpc-web",
         "application/grpc-web-text+proto",
     ] {
-        let (store, _) = still();
-        let layer = costing(Quota::per_second(3).burst(1), store);
+        let (store, _) = store_with_clock();
+        let layer = layer_with_costs(Quota::per_second(3).burst(1), store);
         let first = send(&layer, grpc(content_type)).await;
         assert_eq!(header(&first, "grpc-status"), None);
         assert_eq!(text(first).await, "hello");
 
-        // 333,333 ⅓ µs.
+        // The wait is 333,333 ⅓ µs, rounded up to milliseconds.
         let denied = send(&layer, grpc(content_type)).await;
         assert_eq!(
             trailers_only(&denied, content_type),
@@ -361,7 +363,7 @@ async fn a_grpc_client_is_told_in_its_own_way() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_says_that_no_limit_was_reached() {
+async fn refusal_differs_from_a_denial() {
     for (behavior, status, grpc_status, message) in [
         (
             Behavior::Fail(StoreErrorKind::Rejected),
@@ -407,7 +409,7 @@ async fn a_refusal_says_that_no_limit_was_reached() {
         );
         assert_eq!(header(&refused, "x-ratelimit-degraded"), Some("true"));
 
-        // A client that did reach its limit is told so whatever the status of refusals.
+        // A denial keeps its status, whatever the status of refusals.
         store.behave(Behavior::Answer);
         send(&layer, request("alice")).await;
         let denied = send(&layer, request("alice")).await;
@@ -417,7 +419,7 @@ async fn a_refusal_says_that_no_limit_was_reached() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_response_tells_what_went_wrong_inside() {
+async fn no_response_reveals_the_store_error() {
     use StoreErrorKind::{Overloaded, Rejected, TimedOut, Unavailable, Unusable};
 
     for kind in [Unavailable, TimedOut, Rejected, Overloaded, Unusable] {
@@ -435,15 +437,16 @@ async fn no_response_tells_what_went_wrong_inside() {
                 assert_eq!(header(&response, "x-ratelimit-degraded"), Some("true"));
                 assert!(!response.status().is_server_error());
                 let headers = format!("{:?}", response.headers());
-                let told = format!("{headers} {}", text(response).await);
-                for inside in [error.as_str(), "programmable", "alice"] {
-                    assert!(!told.contains(inside), "{inside}: {told}");
+                let shown = format!("{headers} {}", text(response).await);
+                for secret in [error.as_str(), "programmable", "alice"] {
+                    assert!(!shown.contains(secret), "{secret}: {shown}");
                 }
             }
         }
     }
 }
 
+/// Generates quotas of every algorithm.
 fn quota() -> impl Strategy<Value = Quota> {
     let period = (1..90_000u64).prop_map(Duration::from_millis);
     (0..3, 1..60u32, period, 1..60u32).prop_map(|(algorithm, limit, period, burst)| match algorithm
@@ -454,6 +457,7 @@ fn quota() -> impl Strategy<Value = Quota> {
     })
 }
 
+/// Returns the value of a numeric header, or `None` if it is absent.
 fn number(response: &Answer, name: &str) -> Option<u64> {
     let value = header(response, name)?;
     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
@@ -463,7 +467,7 @@ fn number(response: &Answer, name: &str) -> Option<u64> {
 
 proptest! {
     #[test]
-    fn headers_are_numbers_and_keep_their_promises(
+    fn header_values_are_consistent_and_come_true(
         quotas in vec(quota(), 1..4),
         requests in vec((0..20_000_000u64, 0..70u32), 1..40),
     ) {
@@ -471,9 +475,9 @@ proptest! {
         let policies = policies.map(|(index, quota)| Policy::new(format!("p{index}"), *quota));
         let limits = Limits::new(policies).unwrap();
         let capacity = quotas.iter().map(Quota::capacity).min().unwrap();
-        let (store, clock) = still();
-        let layer = costing(limits, store).headers(ResponseHeaders::x_rate_limit().and_ietf());
-        let spend = |cost| spend(&layer, cost).now_or_never().expect("nothing waits");
+        let (store, clock) = store_with_clock();
+        let layer = layer_with_costs(limits, store).headers(ResponseHeaders::x_rate_limit().and_ietf());
+        let spend = |cost| spend(&layer, cost).now_or_never().expect("a local store decides at once");
 
         for (passed, cost) in requests {
             clock.advance(Duration::from_micros(passed));
@@ -500,7 +504,7 @@ proptest! {
             }
         }
 
-        // After the time that the binding policy was said to need, it has its whole limit.
+        // After `x-ratelimit-reset` seconds the binding policy has its whole limit.
         let before = spend(0);
         let [limit, reset] = ["limit", "reset"]
             .map(|name| number(&before, &format!("x-ratelimit-{name}")).unwrap());
@@ -566,8 +570,8 @@ async fn only_grpc_calls_get_grpc_denials() {
     }
 }
 
-/// draft-ietf-httpapi-ratelimit-headers-11, section 6: `Retry-After` must not be earlier than the end
-/// of the effective window.
+/// draft-ietf-httpapi-ratelimit-headers-11, section 6: `Retry-After` must not be earlier than the
+/// end of the effective window.
 #[tokio::test]
 async fn ratelimit_t_is_retry_after_on_a_denial() {
     for (quota, wait) in [
@@ -576,9 +580,9 @@ async fn ratelimit_t_is_retry_after_on_a_denial() {
         ("sliding 5/15m", 1_080),
         ("fixed 5/1h", 3_600),
     ] {
-        let (store, clock) = still();
+        let (store, clock) = store_with_clock();
         let headers = ResponseHeaders::x_rate_limit().and_ietf();
-        let layer = costing(quota.parse::<Quota>().unwrap(), store).headers(headers);
+        let layer = layer_with_costs(quota.parse::<Quota>().unwrap(), store).headers(headers);
         clock.set(1_700_002_800_000_000);
         let capacity = quota.parse::<Quota>().unwrap().capacity();
         assert_eq!(spend(&layer, capacity).await.status(), 200);

@@ -1,4 +1,5 @@
-//! A store belongs to no runtime: it is made outside of any, and outlives those that use it.
+//! A Redis store is bound to no Tokio runtime: it is built outside of one, is shared by several and
+//! outlives them.
 
 #[path = "support/redis/mod.rs"]
 mod servers;
@@ -14,8 +15,8 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-/// Counts one, and says what is left.
-async fn left(store: &RedisStore) -> u32 {
+/// Makes a check of cost 1 for `alice`, and returns what is left.
+async fn charge(store: &RedisStore) -> u32 {
     let quota = Quota::per_day(1_000);
     let (alice, limits) = (Identity::user("alice"), Limits::from(quota));
     let verdict = store.check(&Check::new(&alice, &limits)).wait().await;
@@ -25,12 +26,12 @@ async fn left(store: &RedisStore) -> u32 {
 }
 
 #[test]
-fn a_connection_that_ended_with_its_runtime_is_replaced_unnoticed() {
+fn connection_of_an_ended_runtime_is_replaced() {
     let first = runtime();
     let server = first.block_on(Server::start());
     let store = RedisStore::new(&server.url()).unwrap();
     for used in 1..=5 {
-        assert_eq!(runtime().block_on(left(&store)), 1_000 - used);
+        assert_eq!(runtime().block_on(charge(&store)), 1_000 - used);
     }
 }
 
@@ -39,7 +40,7 @@ fn several_runtimes_share_a_store() {
     let main = runtime();
     let server = main.block_on(Server::start());
     let store = RedisStore::new(&server.url()).unwrap();
-    // Whichever has the connection, all of them get their answers, while all of them live.
+    // No runtime ends before all checks are done, so any of them may own the connection.
     let done = Arc::new(Barrier::new(4));
     let threads: Vec<_> = (0..4)
         .map(|_| {
@@ -52,7 +53,7 @@ fn several_runtimes_share_a_store() {
                 let runtime = runtime.unwrap();
                 runtime.block_on(async {
                     for _ in 0..100 {
-                        left(&store).await;
+                        charge(&store).await;
                     }
                 });
                 done.wait();
@@ -62,15 +63,15 @@ fn several_runtimes_share_a_store() {
     for thread in threads {
         thread.join().unwrap();
     }
-    assert_eq!(main.block_on(left(&store)), 1_000 - 401);
+    assert_eq!(main.block_on(charge(&store)), 1_000 - 401);
 }
 
 #[test]
-fn outside_of_any_runtime_a_check_says_what_is_missing() {
+fn check_outside_a_runtime_fails_with_the_cause() {
     let store = RedisStore::new("redis://127.0.0.1:1").unwrap();
     let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
     let Outcome::Ready(Err(error)) = store.check(&Check::new(&alice, &limits)) else {
-        panic!("nobody could wait for it");
+        panic!("a pending check could not be awaited");
     };
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
     let source = std::error::Error::source(&error).unwrap().to_string();
@@ -78,44 +79,44 @@ fn outside_of_any_runtime_a_check_says_what_is_missing() {
 }
 
 #[test]
-fn a_runtime_that_is_busy_does_not_hold_up_the_others() {
+fn blocked_runtime_does_not_block_others() {
     let main = runtime();
     let server = main.block_on(Server::start());
     let store = RedisStore::new(&server.url()).unwrap();
-    let (tell, told) = mpsc::channel::<()>();
-    let (ready, is_ready) = mpsc::channel();
+    let (finish, finished) = mpsc::channel::<()>();
+    let (block, blocked) = mpsc::channel();
     let busy = thread::spawn({
         let store = store.clone();
         move || {
             runtime().block_on(async {
-                left(&store).await;
-                // A check is under way when the handler of another request computes.
-                let under_way = tokio::spawn({
+                charge(&store).await;
+                // A check is in flight when another task blocks the runtime.
+                let in_flight = tokio::spawn({
                     let store = store.clone();
-                    async move { left(&store).await }
+                    async move { charge(&store).await }
                 });
                 tokio::task::yield_now().await;
-                ready.send(()).unwrap();
-                told.recv().unwrap();
-                drop(under_way);
+                block.send(()).unwrap();
+                finished.recv().unwrap();
+                drop(in_flight);
             });
         }
     });
-    is_ready.recv().unwrap();
+    blocked.recv().unwrap();
     for _ in 0..10 {
-        main.block_on(left(&store));
+        main.block_on(charge(&store));
     }
-    tell.send(()).unwrap();
+    finish.send(()).unwrap();
     busy.join().unwrap();
 }
 
 #[test]
-fn runtimes_that_only_run_for_their_checks_can_share_a_store() {
+fn runtimes_in_block_on_share_a_store() {
     let runtimes = [runtime(), runtime()];
     let server = runtimes[0].block_on(Server::start());
     let store = RedisStore::new(&server.url()).unwrap();
     for used in 1..=20 {
         let runtime = &runtimes[used % 2];
-        assert_eq!(runtime.block_on(left(&store)) as usize, 1_000 - used);
+        assert_eq!(runtime.block_on(charge(&store)) as usize, 1_000 - used);
     }
 }

@@ -1,8 +1,9 @@
-//! Whichever server the sentinels name has the counts, and a limit holds from one to the next.
+//! The store uses the primary that the sentinels name, and follows them to a new one without losing
+//! counts.
 
 #[path = "support/redis/mod.rs"]
 mod servers;
-#[path = "support/spender.rs"]
+#[path = "support/user.rs"]
 mod support;
 
 use std::error::Error;
@@ -11,7 +12,7 @@ use servers::{Sentinels, Server, Wait};
 use tollgate::test_util::conformance;
 use tollgate::{Limiter, RedisStore, StoreErrorKind};
 
-use support::{NEVER_LATE, SOON, User, replicated, strict};
+use support::{LONG_DEADLINE, SHORT_DEADLINE, User, closed_limiter, wait_for_replica};
 
 fn store(sentinels: &Sentinels) -> RedisStore {
     store_of(sentinels, sentinels.service_name())
@@ -23,34 +24,34 @@ fn store_of(sentinels: &Sentinels, service: &str) -> RedisStore {
     store.build().unwrap()
 }
 
-/// The same store behind a limiter that waits, and behind one that soon gives it up.
+/// Returns two limiters of one store, with a long and a short deadline.
 fn limiters(store: &RedisStore) -> [Limiter; 2] {
-    [NEVER_LATE, SOON].map(|deadline| strict(store, deadline))
+    [LONG_DEADLINE, SHORT_DEADLINE].map(|deadline| closed_limiter(store, deadline))
 }
 
-/// Waits until this is a replica that has what its primary has.
-async fn until_it_follows(node: &Server) {
-    let wait = Wait::until("the old primary follows the new one");
-    let follows = |lines: String| lines.contains("master_link_status:up");
-    // The sentinels may cut this connection too.
-    let information = || node.try_ask(&["INFO", "replication"]);
-    while !information().await.is_ok_and(follows) {
-        wait.on().await;
+/// Waits until this node is a replica in sync with its primary.
+async fn wait_until_replicating(node: &Server) {
+    let wait = Wait::until("the old primary replicates the new one");
+    let is_in_sync = |lines: String| lines.contains("master_link_status:up");
+    // The command may fail, as the sentinels may close this connection too.
+    let information = || node.try_query(&["INFO", "replication"]);
+    while !information().await.is_ok_and(is_in_sync) {
+        wait.sleep().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_conforms_behind_sentinels() {
+async fn store_conforms_behind_sentinels() {
     let sentinels = Sentinels::start().await;
     conformance::check(store(&sentinels)).await;
     assert_eq!(sentinels.nodes()[0].keys_without_ttl().await, [""; 0]);
 
-    // What a sentinel says is worth more than that another one says nothing.
+    // The reply of a sentinel takes precedence over the failure of another.
     sentinels.sentinels()[2].kill();
     let unknown = store_of(&sentinels, "unknown");
-    let error = unknown.ping().await.expect_err("there is none");
+    let error = unknown.ping().await.expect_err("the service is unknown");
     assert_eq!(error.kind(), StoreErrorKind::Rejected);
-    let reason = error.source().expect("a reason").to_string();
+    let reason = error.source().expect("a cause").to_string();
     assert!(
         reason.ends_with(": the sentinel knows no `unknown`"),
         "{reason}"
@@ -58,44 +59,44 @@ async fn the_store_conforms_behind_sentinels() {
 }
 
 #[tokio::test]
-async fn a_primary_that_dies_is_followed() {
+async fn killed_primary_is_replaced_without_losing_counts() {
     let sentinels = Sentinels::start().await;
     let [patient, limiter] = limiters(&store(&sentinels));
     let mut alice = User::new("alice");
     alice.spend(&patient, 4).await;
-    replicated(&sentinels.nodes()[0], "").await;
+    wait_for_replica(&sentinels.nodes()[0], "").await;
 
     sentinels.nodes()[0].kill();
-    alice.until_degraded(&limiter).await;
+    alice.wait_until_degraded(&limiter).await;
     sentinels.new_primary(0).await;
-    alice.until_decided(&limiter).await;
-    alice.spend_the_rest(&patient).await;
+    alice.wait_until_store_decides(&limiter).await;
+    alice.spend_remaining(&patient).await;
 }
 
 #[tokio::test]
-async fn a_primary_that_stands_still_is_followed_with_a_sentinel_dead() {
+async fn paused_primary_is_replaced_with_a_sentinel_down() {
     let sentinels = Sentinels::start().await;
     sentinels.sentinels()[0].kill();
     let [patient, limiter] = limiters(&store(&sentinels));
     let mut alice = User::new("alice");
     alice.spend(&patient, 4).await;
     let old = &sentinels.nodes()[0];
-    replicated(old, "").await;
+    wait_for_replica(old, "").await;
 
     old.pause();
-    alice.until_degraded(&limiter).await;
+    alice.wait_until_degraded(&limiter).await;
     sentinels.new_primary(0).await;
-    alice.until_decided(&limiter).await;
+    alice.wait_until_store_decides(&limiter).await;
     alice.spend(&patient, 2).await;
     old.resume();
-    until_it_follows(old).await;
-    alice.spend_the_rest(&patient).await;
+    wait_until_replicating(old).await;
+    alice.spend_remaining(&patient).await;
 }
 
 #[tokio::test]
-async fn a_primary_that_becomes_a_replica_is_left() {
+async fn demoted_primary_is_not_used() {
     let sentinels = Sentinels::start().await;
-    // It answers nothing, but still accepts connections.
+    // A paused sentinel accepts connections and does not answer.
     sentinels.sentinels()[0].pause();
     let store = store(&sentinels);
     store.ping().await.unwrap();
@@ -103,18 +104,19 @@ async fn a_primary_that_becomes_a_replica_is_left() {
     let [old, new] = [&sentinels.nodes()[0], &sentinels.nodes()[1]];
     let mut alice = User::new("alice");
     alice.spend(&patient, 2).await;
-    replicated(old, "").await;
+    wait_for_replica(old, "").await;
 
-    // The sentinels cut its connections when they make it a replica. That may be seconds after the
-    // other has become the primary, and what is counted in between is lost.
+    // The sentinels close the connections of the old primary when they make it a replica. That may
+    // be seconds after the failover, and what is counted in between is lost.
     assert_eq!(sentinels.failover().await, 1);
-    until_it_follows(old).await;
-    alice.until_decided(&limiter).await;
+    wait_until_replicating(old).await;
+    alice.wait_until_store_decides(&limiter).await;
     alice.spend(&patient, 2).await;
-    replicated(new, "").await;
+    wait_for_replica(new, "").await;
 
-    // Somebody swaps them by hand, and cuts nothing: the connection leads to a replica, and so
-    // does what the sentinels say. They know nothing of either meanwhile, or they would interfere.
+    // Swap the roles by hand, without closing connections: both the open connection and the address
+    // from the sentinels lead to a replica. The sentinels must forget the service first, or they
+    // would interfere.
     let answering = &sentinels.sentinels()[1..];
     let service = sentinels.service_name();
     forget(answering, service).await;
@@ -123,41 +125,46 @@ async fn a_primary_that_becomes_a_replica_is_left() {
     new.command(&["REPLICAOF", "127.0.0.1", &old_port]).await;
     monitor(answering, service, &new_port).await;
     for _ in 0..3 {
-        assert!(alice.ask(&patient).await.is_degraded());
+        assert!(alice.check(&patient).await.is_degraded());
     }
     forget(answering, service).await;
     monitor(answering, service, &old_port).await;
-    alice.until_decided(&limiter).await;
-    alice.until_decided(&patient).await;
-    alice.spend_the_rest(&patient).await;
+    alice.wait_until_store_decides(&limiter).await;
+    alice.wait_until_store_decides(&patient).await;
+    alice.spend_remaining(&patient).await;
 }
 
 #[tokio::test]
-async fn a_primary_that_was_replaced_and_was_not_told_is_left() {
+async fn replaced_primary_that_still_answers_is_left() {
     let sentinels = Sentinels::start().await;
     let other = Server::start().await;
-    let limiter = strict(&store(&sentinels), NEVER_LATE);
+    let limiter = closed_limiter(&store(&sentinels), LONG_DEADLINE);
     let mut alice = User::new("alice");
     alice.spend(&limiter, 1).await;
 
     let (all, service) = (sentinels.sentinels(), sentinels.service_name());
     forget(all, service).await;
     monitor(all, service, &other.port().to_string()).await;
-    let wait = Wait::until("the other one is asked");
+    let wait = Wait::until("the new server is used");
     while other.calls("evalsha").await == 0 {
-        alice.ask(&limiter).await;
-        wait.on().await;
+        alice.check(&limiter).await;
+        wait.sleep().await;
     }
-    assert!(sentinels.nodes()[0].is_primary().await, "it was never told");
+    assert!(
+        sentinels.nodes()[0].is_primary().await,
+        "the old server is still a primary"
+    );
 }
 
-/// All of them, before one is told anything new, or it would hear the old from another.
+/// Removes the service from these sentinels. [`monitor`] must not run before all have forgotten it,
+/// or they would learn the old address from each other.
 async fn forget(sentinels: &[Server], service: &str) {
     for sentinel in sentinels {
         sentinel.command(&["SENTINEL", "REMOVE", service]).await;
     }
 }
 
+/// Makes these sentinels monitor a server as the primary of the service.
 async fn monitor(sentinels: &[Server], service: &str, port: &str) {
     for sentinel in sentinels {
         let words = ["SENTINEL", "MONITOR", service, "127.0.0.1", port, "2"];
@@ -166,18 +173,18 @@ async fn monitor(sentinels: &[Server], service: &str, port: &str) {
 }
 
 #[tokio::test]
-async fn sentinels_may_come_later_than_the_application() {
+async fn sentinels_may_start_after_the_application() {
     let sentinels = Sentinels::start().await;
     for sentinel in sentinels.sentinels() {
         sentinel.kill();
     }
     let store = store(&sentinels);
     let [patient, limiter] = limiters(&store);
-    let error = store.ping().await.expect_err("nobody says where it is");
+    let error = store.ping().await.expect_err("all sentinels are down");
     assert_eq!(error.kind(), StoreErrorKind::Unavailable);
     let mut alice = User::new("alice");
-    alice.until_degraded(&limiter).await;
+    alice.wait_until_degraded(&limiter).await;
     sentinels.sentinels()[2].restart().await;
-    alice.until_decided(&limiter).await;
-    alice.spend_the_rest(&patient).await;
+    alice.wait_until_store_decides(&limiter).await;
+    alice.spend_remaining(&patient).await;
 }

@@ -1,4 +1,4 @@
-//! The servers that other tests use do as they are told.
+//! Tests of `support/redis`: servers, clusters, sentinels and the proxy behave as documented.
 
 #[path = "support/redis/mod.rs"]
 mod support;
@@ -14,20 +14,24 @@ use tokio::time::{Instant, timeout};
 
 use support::{Cluster, Proxy, Sentinels, Server, connect};
 
-const SHORT: Duration = Duration::from_millis(200);
+const SHORT_TIMEOUT: Duration = Duration::from_millis(200);
 
 #[tokio::test]
-async fn a_paused_server_answers_when_it_is_resumed() {
+async fn paused_server_answers_after_resume() {
     let server = Server::start().await;
     server.pause();
     assert!(!server.is_answering());
-    assert!(timeout(SHORT, server.command(&["PING"])).await.is_err());
+    assert!(
+        timeout(SHORT_TIMEOUT, server.command(&["PING"]))
+            .await
+            .is_err()
+    );
     server.resume();
-    assert_eq!(server.ask::<String>(&["PING"]).await, "PONG");
+    assert_eq!(server.query::<String>(&["PING"]).await, "PONG");
 }
 
 #[tokio::test]
-async fn a_killed_server_comes_back_on_its_port() {
+async fn stopped_server_restarts_on_its_port() {
     let server = Server::start_with(&["--maxmemory", "3mb"]).await;
     let url = server.url();
     for end in [Server::kill, Server::terminate] {
@@ -36,16 +40,16 @@ async fn a_killed_server_comes_back_on_its_port() {
         assert!(server.try_command(&["PING"]).await.is_err());
         server.restart().await;
         assert_eq!(server.url(), url);
-        assert_eq!(server.keys().await, [""; 0], "nothing is kept");
-        let memory: (String, u64) = server.ask(&["CONFIG", "GET", "maxmemory"]).await;
-        assert_eq!(memory.1, 3 << 20, "its options are");
+        assert_eq!(server.keys().await, [""; 0], "the data is lost");
+        let memory: (String, u64) = server.query(&["CONFIG", "GET", "maxmemory"]).await;
+        assert_eq!(memory.1, 3 << 20, "the options are kept");
     }
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_a_dropped_server() {
+async fn dropped_server_leaves_no_process_or_directory() {
     let server = Server::start().await;
-    let (_, directory): (String, String) = server.ask(&["CONFIG", "GET", "dir"]).await;
+    let (_, directory): (String, String) = server.query(&["CONFIG", "GET", "dir"]).await;
     assert!(Path::new(&directory).exists());
     server.pause();
     let address = server.address();
@@ -64,12 +68,12 @@ async fn keys_and_calls_are_counted() {
     assert_eq!(server.calls("SET").await, 2);
     server.reset_stats().await;
     assert_eq!(server.calls("set").await, 0);
-    // An option that is not the same for all servers.
+    // Since Redis 7 the support code must enable DEBUG.
     server.command(&["DEBUG", "SLEEP", "0"]).await;
 }
 
 #[tokio::test]
-async fn a_moved_slot_is_elsewhere_and_a_killed_primary_is_replaced() {
+async fn cluster_moves_slots_and_replaces_killed_primaries() {
     let cluster = Cluster::start().await;
     let slot = cluster.slot_of("key").await;
     let old = cluster.primary_of(slot).await;
@@ -86,7 +90,7 @@ async fn a_moved_slot_is_elsewhere_and_a_killed_primary_is_replaced() {
 
     cluster.kill(new);
     assert_eq!(cluster.new_primary_of(slot, new).await, new + 3);
-    let value: String = cluster.nodes()[new + 3].ask(&["GET", "key"]).await;
+    let value: String = cluster.nodes()[new + 3].query(&["GET", "key"]).await;
     assert_eq!(value, "value");
     cluster.nodes()[new].restart().await;
 }
@@ -97,7 +101,11 @@ async fn sentinels_name_the_new_primary() {
     assert_eq!(sentinels.urls().len(), 3);
     assert_eq!(sentinels.primary().await, 0);
     assert_eq!(sentinels.failover().await, 1);
-    assert_eq!(sentinels.failover().await, 0, "and back");
+    assert_eq!(
+        sentinels.failover().await,
+        0,
+        "the old primary takes over again"
+    );
 }
 
 #[tokio::test]
@@ -113,7 +121,7 @@ async fn ping(connection: &mut MultiplexedConnection) -> RedisResult<String> {
 }
 
 #[tokio::test]
-async fn a_proxy_passes_and_delays_and_cuts() {
+async fn proxy_forwards_delays_closes_and_refuses() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;
     let mut first = connect(&proxy.url()).await.unwrap();
@@ -121,29 +129,32 @@ async fn a_proxy_passes_and_delays_and_cuts() {
     assert_eq!(ping(&mut first).await.unwrap(), "PONG");
     assert_eq!(proxy.connections(), 2);
 
-    proxy.delay(SHORT);
+    proxy.delay(SHORT_TIMEOUT);
     let began = Instant::now();
     assert_eq!(ping(&mut first).await.unwrap(), "PONG");
-    assert!(began.elapsed() >= 2 * SHORT, "once each way");
+    assert!(
+        began.elapsed() >= 2 * SHORT_TIMEOUT,
+        "one delay in each direction"
+    );
 
-    proxy.pass();
-    proxy.cut();
+    proxy.forward();
+    proxy.close_connections();
     for connection in [&mut first, &mut second] {
         let end = ping(connection).await;
         assert!(end.is_err_and(|error| !error.is_timeout()));
     }
     let mut third = connect(&proxy.url()).await.unwrap();
-    proxy.refuse();
+    proxy.refuse_connections();
     assert!(connect(&proxy.url()).await.is_err());
     assert_eq!(ping(&mut third).await.unwrap(), "PONG");
 }
 
 #[tokio::test]
-async fn a_proxy_halves_one_reply_and_closes_its_connection() {
+async fn proxy_truncates_one_reply() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
-    proxy.halve();
+    proxy.truncate_next_reply();
     stream.write_all(b"PING\r\n").await.unwrap();
     let mut reply = Vec::new();
     stream.read_to_end(&mut reply).await.unwrap();
@@ -153,23 +164,35 @@ async fn a_proxy_halves_one_reply_and_closes_its_connection() {
 }
 
 #[tokio::test]
-async fn a_connection_whose_bytes_were_dropped_is_half_open() {
+async fn proxy_that_drops_bytes_leaves_connections_half_open() {
     let server = Server::start().await;
     let proxy = Proxy::start(server.address()).await;
     let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
     proxy.drop_bytes();
     stream.write_all(b"PING\r\n").await.unwrap();
     let mut reply = [0; 7];
-    assert!(timeout(SHORT, stream.read(&mut reply)).await.is_err());
+    assert!(
+        timeout(SHORT_TIMEOUT, stream.read(&mut reply))
+            .await
+            .is_err()
+    );
     server.kill();
-    assert!(timeout(SHORT, stream.read(&mut reply)).await.is_err());
+    assert!(
+        timeout(SHORT_TIMEOUT, stream.read(&mut reply))
+            .await
+            .is_err()
+    );
 
     server.restart().await;
-    proxy.pass();
-    assert!(timeout(SHORT, stream.read(&mut reply)).await.is_err());
+    proxy.forward();
+    assert!(
+        timeout(SHORT_TIMEOUT, stream.read(&mut reply))
+            .await
+            .is_err()
+    );
     let mut other = connect(&proxy.url()).await.unwrap();
     assert_eq!(ping(&mut other).await.unwrap(), "PONG");
-    proxy.cut();
+    proxy.close_connections();
     let end = stream.read(&mut reply).await;
-    assert_eq!(end.expect("it is closed in order"), 0);
+    assert_eq!(end.expect("the connection is closed cleanly"), 0);
 }

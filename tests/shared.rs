@@ -1,4 +1,4 @@
-//! A limit holds over every process that shares it: never one request more, never one less.
+//! Several stores on one server, as in several processes, admit exactly the limit together.
 
 #[path = "support/redis/mod.rs"]
 mod servers;
@@ -13,20 +13,20 @@ use tollgate::{Check, Identity, Limits, Policy, Quota, RedisStore, Store};
 const DAY: Duration = Duration::from_secs(86_400);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_store_conforms() {
+async fn store_conforms() {
     let server = Server::start().await;
     conformance::check(RedisStore::new(&server.url()).unwrap()).await;
-    let several = RedisStore::builder(&server.url())
+    let several_connections = RedisStore::builder(&server.url())
         .connections(4)
         .most_keys(1);
-    conformance::check(several.build().unwrap()).await;
+    conformance::check(several_connections.build().unwrap()).await;
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn many_stores_admit_exactly_the_limit_together() {
+async fn several_stores_admit_exactly_the_limit_together() {
     let server = Server::start().await;
-    // As many as so many processes would have.
+    // One store per process, some of them with several connections.
     let stores = [1, 1, 2, 3].map(|connections| {
         let store = RedisStore::builder(&server.url()).connections(connections);
         store.build().unwrap()
@@ -62,13 +62,13 @@ async fn many_stores_admit_exactly_the_limit_together() {
 }
 
 #[tokio::test]
-async fn a_changed_quota_starts_a_fresh_count_and_both_hold() {
+async fn changed_quota_has_a_separate_count() {
     let server = Server::start().await;
     let store = RedisStore::new(&server.url()).unwrap();
     let alice = Identity::user("alice");
     let limits = [10, 5, 20].map(|limit| Limits::from(Quota::per_day(limit)));
     let mut admitted = [0; 3];
-    // They take turns, as while a new version of an application is rolled out.
+    // The quotas take turns, as during the rollout of a new version of an application.
     for _ in 0..30 {
         for (limits, admitted) in limits.iter().zip(&mut admitted) {
             let verdict = store

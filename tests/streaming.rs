@@ -1,4 +1,4 @@
-//! Bodies stream through untouched, in both directions, and so do upgrades.
+//! The layer passes bodies through unchanged, frame by frame, and does not disturb upgrades.
 
 mod support;
 
@@ -24,13 +24,13 @@ use tollgate::test_util::{Behavior, ProgrammableStore};
 use tollgate::{Limiter, LocalStore, Quota, RateLimitLayer, UserId};
 use tower::{Layer, ServiceExt, service_fn};
 
-use support::{OwnError, header, stores};
+use support::{TestError, header, stores};
 
-type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, OwnError>> + Send>>;
+type Frames = Pin<Box<dyn Stream<Item = Result<Frame<Bytes>, TestError>> + Send>>;
 
-/// A body that ends when its sender is dropped, and has nothing before it is sent something.
+/// A body whose frames are sent through a channel. It ends when the sender is dropped.
 type Channel = StreamBody<Frames>;
-type Sender = mpsc::Sender<Result<Frame<Bytes>, OwnError>>;
+type Sender = mpsc::Sender<Result<Frame<Bytes>, TestError>>;
 
 fn channel() -> (Sender, Channel) {
     let (sender, mut receiver) = mpsc::channel(1);
@@ -51,7 +51,7 @@ fn request<B>(body: B) -> Request<B> {
     request
 }
 
-/// Answers with the body of the request, whichever frames it will have.
+/// Responds with the body of the request.
 async fn echo(request: Request<Channel>) -> Result<Response<Channel>, Infallible> {
     Ok(Response::new(request.into_body()))
 }
@@ -67,7 +67,7 @@ async fn bodies_stream_through_frame_by_frame() {
         let mut body = response.into_body();
         for text in ["one", "two", "three"] {
             assert!(!body.is_end_stream());
-            assert!(body.frame().now_or_never().is_none(), "nothing was sent");
+            assert!(body.frame().now_or_never().is_none(), "no frame was sent");
             sender.send(Ok(Frame::data(text.into()))).await.unwrap();
             let frame = body.frame().await.unwrap().unwrap();
             assert_eq!(frame.into_data().unwrap(), text);
@@ -81,7 +81,7 @@ async fn bodies_stream_through_frame_by_frame() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn errors_of_bodies_pass_unchanged() {
+async fn body_errors_pass_unchanged() {
     for store in stores() {
         let layer = RateLimitLayer::new(Quota::per_day(10), store);
         let (sender, body) = channel();
@@ -89,13 +89,13 @@ async fn errors_of_bodies_pass_unchanged() {
         let mut body = response.into_body();
         sender.send(Ok(Frame::data("one".into()))).await.unwrap();
         assert!(body.frame().await.unwrap().is_ok());
-        sender.send(Err(OwnError(1))).await.unwrap();
-        assert_eq!(body.frame().await.unwrap().unwrap_err(), OwnError(1));
+        sender.send(Err(TestError(1))).await.unwrap();
+        assert_eq!(body.frame().await.unwrap().unwrap_err(), TestError(1));
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_body_of_a_denied_request_is_not_read() {
+async fn denied_request_body_is_dropped_unread() {
     for store in stores() {
         let layer = RateLimitLayer::new(Quota::per_day(1), store);
         for denied in [false, true] {
@@ -103,12 +103,16 @@ async fn the_body_of_a_denied_request_is_not_read() {
             sender.send(Ok(Frame::data("one".into()))).await.unwrap();
             let Ok(response) = layer.layer(service_fn(echo)).oneshot(request(body)).await;
             assert_eq!(response.status() == StatusCode::TOO_MANY_REQUESTS, denied);
-            assert_eq!(sender.is_closed(), denied, "nobody holds on to it");
+            assert_eq!(
+                sender.is_closed(),
+                denied,
+                "a denied request's body is dropped"
+            );
         }
     }
 }
 
-/// A body with a hint that no body of a rejection would have.
+/// A body with a size hint that no rejection has, and without any frame.
 #[derive(Clone, Copy, Debug)]
 struct Hinted {
     ended: bool,
@@ -138,7 +142,7 @@ impl Body for Hinted {
 }
 
 #[tokio::test(start_paused = true)]
-async fn bodies_tell_their_size_and_their_end() {
+async fn size_hint_and_end_of_a_body_pass_unchanged() {
     for store in stores() {
         let layer = RateLimitLayer::new(Quota::per_day(10), store);
         for ended in [false, true] {
@@ -160,7 +164,7 @@ async fn bodies_tell_their_size_and_their_end() {
 }
 
 #[tokio::test]
-async fn a_rejection_is_one_frame() {
+async fn rejection_body_is_one_frame() {
     let layer = RateLimitLayer::new(Quota::per_day(1), LocalStore::new());
     for _ in 0..2 {
         let (_, body) = channel();
@@ -188,7 +192,7 @@ async fn echo_messages(mut socket: WebSocket) {
 }
 
 #[tokio::test]
-async fn a_websocket_opens_through_the_layer_and_counts_once() {
+async fn websocket_upgrade_is_charged_once() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::builder(store.clone())
         .deadline(Duration::from_secs(60))
@@ -223,7 +227,7 @@ async fn a_websocket_opens_through_the_layer_and_counts_once() {
 
     let error = connect_async(&url).await.unwrap_err();
     let tungstenite::Error::Http(response) = error else {
-        panic!("denied by an answer: {error}");
+        panic!("not an HTTP response: {error}");
     };
     assert_eq!(response.status(), StatusCode::TOO_MANY_REQUESTS);
     assert!(header(&response, "retry-after").is_some());

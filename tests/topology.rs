@@ -1,8 +1,8 @@
-//! The store finds the nodes of a cluster, and drops nodes that are gone.
+//! The store discovers the nodes of a cluster or behind sentinels, and drops nodes that are gone.
 
 #[path = "support/redis/mod.rs"]
 mod servers;
-#[path = "support/spender.rs"]
+#[path = "support/user.rs"]
 mod support;
 
 use std::time::Duration;
@@ -11,19 +11,19 @@ use futures_util::future::join_all;
 use servers::{Cluster, Proxy, Sentinels, Server, Wait};
 use tollgate::{Check, Identity, Limits, Quota, RedisStore, Store};
 
-use support::{NEVER_LATE, User, names_in, strict};
+use support::{LONG_DEADLINE, User, closed_limiter, names_in_slots};
 
-/// One user for each third of the slots.
+/// Returns a user of each primary: the slots are divided into three ranges.
 fn users() -> [User; 3] {
-    let third = |index: u16| {
-        names_in(index * 5_462..index * 5_462 + 5_000)
+    let name = |primary: u16| {
+        names_in_slots(primary * 5_462..primary * 5_462 + 5_000)
             .next()
             .unwrap()
     };
-    [0, 1, 2].map(|index| User::new(&third(index)))
+    [0, 1, 2].map(|primary| User::new(&name(primary)))
 }
 
-/// Forgets `index` at all other nodes and all other nodes at `index`, and has its replica take over.
+/// Cuts a primary off: all other nodes forget it, it forgets them, and its replica takes over.
 async fn isolate(cluster: &Cluster, index: usize) {
     let nodes = cluster.nodes();
     for (other, node) in nodes
@@ -44,23 +44,23 @@ async fn isolate(cluster: &Cluster, index: usize) {
         .await;
     let wait = Wait::until("the replica has taken over");
     while !nodes[index + 3].is_primary().await {
-        wait.on().await;
+        wait.sleep().await;
     }
     let forget = ["CLUSTER", "FORGET", cluster.node_id(index)];
     nodes[index + 3].command(&forget).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn isolated_node_with_an_old_map_is_outvoted() {
+async fn stale_slot_map_of_an_isolated_node_is_outvoted() {
     let cluster = Cluster::start().await;
     isolate(&cluster, 0).await;
     let urls = [0, 1, 2, 3].map(|index| cluster.nodes()[index].url());
-    // Which nodes answer first is chance.
+    // Repeated, since it is random which nodes answer first.
     for _ in 0..20 {
         let store = RedisStore::cluster(urls.iter().map(String::as_str));
         let store = store.build().unwrap();
         store.ping().await.unwrap();
-        let limiter = strict(&store, NEVER_LATE);
+        let limiter = closed_limiter(&store, LONG_DEADLINE);
         for mut user in users() {
             user.spend(&limiter, 1).await;
             let check = Check::new(&user.identity, &user.limits);
@@ -71,8 +71,9 @@ async fn isolated_node_with_an_old_map_is_outvoted() {
     assert!(!keys.iter().any(|key| key.contains("{user:")), "{keys:?}");
 }
 
-/// Each node behind a proxy, and a map by which a store reaches the nodes only so.
-async fn behind_proxies(
+/// Starts a proxy for each node. Returns the proxies and a function for `map_address` that maps
+/// each node to its proxy.
+async fn start_proxies(
     cluster: &Cluster,
 ) -> (
     Vec<Proxy>,
@@ -83,21 +84,21 @@ async fn behind_proxies(
     let ports = cluster.nodes().iter().map(Server::port);
     let proxied = proxies.iter().map(|proxy| proxy.address().port());
     let ports: Vec<_> = ports.zip(proxied).collect();
-    let map = move |host: &str, named: u16| {
-        let (_, proxied) = ports.iter().find(|(port, _)| *port == named).expect(host);
+    let map = move |host: &str, port: u16| {
+        let (_, proxied) = ports.iter().find(|(node, _)| *node == port).expect(host);
         (host.into(), *proxied)
     };
     (proxies, map)
 }
 
-/// Connections that are open stay open, but only the isolated node can be asked for its map.
+/// Open connections stay open, but only the isolated node can be asked for its slot map.
 #[tokio::test(flavor = "multi_thread")]
-async fn map_with_holes_replaces_no_fuller_one() {
+async fn incomplete_slot_map_replaces_no_complete_one() {
     let cluster = Cluster::start().await;
-    let (proxies, map) = behind_proxies(&cluster).await;
+    let (proxies, map) = start_proxies(&cluster).await;
     let store = RedisStore::cluster([proxies[0].url().as_str()]).map_address(map);
     let store = store.build().unwrap();
-    let limiter = strict(&store, NEVER_LATE);
+    let limiter = closed_limiter(&store, LONG_DEADLINE);
     let mut users = users();
     for user in &mut users {
         user.spend(&limiter, 1).await;
@@ -105,30 +106,30 @@ async fn map_with_holes_replaces_no_fuller_one() {
 
     isolate(&cluster, 0).await;
     for proxy in &proxies {
-        proxy.refuse();
+        proxy.refuse_connections();
     }
-    proxies[0].cut();
-    let impatient = strict(&store, Duration::from_millis(500));
-    users[0].until_degraded(&impatient).await;
-    proxies[0].pass();
-    let asked = proxies[0].connections();
-    let wait = Wait::until("the isolated node is asked");
-    while proxies[0].connections() < asked + 3 {
+    proxies[0].close_connections();
+    let impatient = closed_limiter(&store, Duration::from_millis(500));
+    users[0].wait_until_degraded(&impatient).await;
+    proxies[0].forward();
+    let connections = proxies[0].connections();
+    let wait = Wait::until("the isolated node is asked for its slot map");
+    while proxies[0].connections() < connections + 3 {
         let check = Check::new(&users[0].identity, &users[0].limits);
         let _ = store.check(&check).wait().await;
-        proxies[0].cut();
-        wait.on().await;
+        proxies[0].close_connections();
+        wait.sleep().await;
     }
     for user in &mut users[1..] {
         user.spend(&limiter, 1).await;
     }
 }
 
-/// Each node is 260 ms away: a reply used to have 250 ms, connecting included.
+/// The round trip is 260 ms, longer than the 250 ms that a reply has at least.
 #[tokio::test(flavor = "multi_thread")]
 async fn distant_cluster_is_discovered() {
     let cluster = Cluster::start().await;
-    let (proxies, map) = behind_proxies(&cluster).await;
+    let (proxies, map) = start_proxies(&cluster).await;
     for node in cluster.nodes() {
         let user = ["ACL", "SETUSER", "far", "on", ">away", "~*", "+@all"];
         node.command(&user).await;
@@ -141,13 +142,14 @@ async fn distant_cluster_is_discovered() {
         let url = url.replace("redis://", &format!("redis://{user}"));
         RedisStore::cluster([url.as_str()]).map_address(map.clone())
     };
-    // Connecting to a proxy takes no time, but logging in through it tells how far it leads.
+    // Connecting to a proxy is instant, so only the login measures the round trip of the first
+    // store.
     for store in [
         builder("far:away@"),
         builder("").discovery_timeout(Duration::from_secs(5)),
     ] {
         let store = store.build().unwrap();
-        let limiter = strict(&store, NEVER_LATE);
+        let limiter = closed_limiter(&store, LONG_DEADLINE);
         for mut user in users() {
             user.spend(&limiter, 1).await;
         }
@@ -155,13 +157,13 @@ async fn distant_cluster_is_discovered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lane_is_named_and_dropped_with_its_node() {
+async fn lane_has_its_nodes_name_and_ends_with_it() {
     let cluster = Cluster::start().await;
     let urls = cluster.urls();
     let store = RedisStore::cluster(urls.iter().map(String::as_str));
     let store = store.build().unwrap();
     assert_eq!(store.lane_name(0), "cluster", "before any node is known");
-    let limiter = strict(&store, NEVER_LATE);
+    let limiter = closed_limiter(&store, LONG_DEADLINE);
     let mut users = users();
     for user in &mut users {
         user.spend(&limiter, 1).await;
@@ -171,23 +173,23 @@ async fn lane_is_named_and_dropped_with_its_node() {
         assert_eq!(store.lane_name(lane(user)), node.address().to_string());
     }
 
-    // A replica takes over in order: its old primary has no slots any more.
+    // After a manual failover the old primary has no slots.
     let old = lane(&users[0]);
     let clients = async |node: &Server| -> usize {
-        let list: String = node.ask(&["CLIENT", "LIST", "TYPE", "normal"]).await;
+        let list: String = node.query(&["CLIENT", "LIST", "TYPE", "normal"]).await;
         list.lines()
             .filter(|line| line.contains("cmd=eval"))
             .count()
     };
     assert_eq!(clients(&cluster.nodes()[0]).await, 1);
     cluster.nodes()[3].command(&["CLUSTER", "FAILOVER"]).await;
-    let slot = cluster.slot_of(&users[0].tag()).await;
+    let slot = cluster.slot_of(&users[0].hash_tag()).await;
     cluster.new_primary_of(slot, 0).await;
     users[0].spend(&limiter, 1).await;
     let wait = Wait::until("the connection to the old primary is closed");
     while clients(&cluster.nodes()[0]).await > 0 {
-        users[0].is_decided(&limiter).await;
-        wait.on().await;
+        users[0].is_decided_by_store(&limiter).await;
+        wait.sleep().await;
     }
     assert_ne!(lane(&users[0]), old);
     assert_eq!(store.lane_name(old), "cluster");

@@ -1,29 +1,29 @@
-//! What is no count stands where a count should: those whose it is are decided without the store,
-//! and nobody else has anything of it.
+//! A key whose value is not one of the store's affects its identity alone, which the fallback
+//! decides. Other checks of the same batch are decided by the store.
 
-#[path = "support/outage.rs"]
-mod outage;
+#[path = "support/redis_limiter.rs"]
+mod redis_limiter;
 #[path = "support/redis/mod.rs"]
 mod servers;
 
 use std::error::Error;
 
 use futures_util::future::join_all;
-use outage::{LONG, alice, check, counted_of, limiter, quotas, together};
+use redis_limiter::{LONG_DEADLINE, alice, check, combined_limits, counted_for, limiter, quotas};
 use servers::Server;
 use tollgate::{Check, Checked, Identity, Limits, Policy, RedisStore, Store, StoreErrorKind};
 
-/// The keys of one identity under these limits, in order.
-fn keys(who: &str, limits: &Limits) -> Vec<String> {
+/// Returns the keys of a user under these limits, in the order of the policies.
+fn keys(user: &str, limits: &Limits) -> Vec<String> {
     let policies = limits.policies().iter();
     let key = |policy: &Policy| {
         let quota = policy.quota().to_string().replace(' ', "-");
-        format!("tollgate:{{user:{who}}}:default:{}:{quota}", policy.name())
+        format!("tollgate:{{user:{user}}}:default:{}:{quota}", policy.name())
     };
     policies.map(key).collect()
 }
 
-const NO_COUNTS: [&str; 31] = [
+const INVALID_VALUES: [&str; 31] = [
     "",
     "abc",
     "-5",
@@ -58,77 +58,82 @@ const NO_COUNTS: [&str; 31] = [
 ];
 
 #[tokio::test]
-async fn what_is_no_count_errs_alone_and_nothing_is_half_written() {
+async fn invalid_value_fails_one_check_and_nothing_is_written() {
     let server = Server::start().await;
-    errs_alone(&server, &together(10)).await;
+    check_in_batches(&server, &combined_limits(10)).await;
     for quota in quotas(10) {
         server.command(&["FLUSHALL"]).await;
-        errs_alone(&server, &Limits::from(quota)).await;
+        check_in_batches(&server, &Limits::from(quota)).await;
     }
 }
 
-async fn errs_alone(server: &Server, limits: &Limits) {
+/// Writes each invalid value to each key of `alice`, and checks that only her check of a batch
+/// fails.
+async fn check_in_batches(server: &Server, limits: &Limits) {
     let (alice, bob) = (alice(), Identity::user("bob"));
-    let hers = keys("alice", limits);
+    let alices_keys = keys("alice", limits);
     let mut admitted = 0;
-    for place in 0..hers.len() {
-        let texts = NO_COUNTS.map(|text| vec!["SET", &hers[place], text]);
+    for invalid in &alices_keys {
+        let texts = INVALID_VALUES.map(|text| vec!["SET", invalid, text]);
         let types = [
-            vec!["LPUSH", &hers[place], "1"],
-            vec!["HSET", &hers[place], "1", "1"],
-            vec!["SADD", &hers[place], "1"],
+            vec!["LPUSH", invalid, "1"],
+            vec!["HSET", invalid, "1", "1"],
+            vec!["SADD", invalid, "1"],
         ];
         for command in texts.into_iter().chain(types) {
             server.command(&command).await;
-            let written = server.command(&["DUMP", &hers[place]]).await;
-            // One call, since they are asked at once; its middle entry is flawed.
+            let written = server.command(&["DUMP", invalid]).await;
+            // One batch, since the checks are made at once. Its second item is invalid.
             let store = RedisStore::new(&server.url()).unwrap();
-            let asked = [&bob, &alice, &bob].map(|who| {
-                let cost = if who == &alice { 2 } else { 1 };
-                store.check(&Check::new(who, limits).cost(cost)).wait()
+            let checks = [&bob, &alice, &bob].map(|user| {
+                let cost = if user == &alice { 2 } else { 1 };
+                store.check(&Check::new(user, limits).cost(cost)).wait()
             });
-            let [one, flawed, other] = join_all(asked).await.try_into().unwrap();
-            for verdict in [one, other] {
+            let [first, failed, third] = join_all(checks).await.try_into().unwrap();
+            for verdict in [first, third] {
                 admitted += u32::from(verdict.unwrap().is_allowed());
             }
-            let error = flawed.unwrap_err();
+            let error = failed.unwrap_err();
             assert_eq!(error.kind(), StoreErrorKind::Unusable, "{command:?}");
             let cause = error.source().unwrap().to_string();
             assert!(cause.contains("delete it"), "{cause}");
 
             let keys = server.keys().await;
-            let others: Vec<_> = hers.iter().filter(|key| **key != hers[place]).collect();
+            let others: Vec<_> = alices_keys.iter().filter(|key| *key != invalid).collect();
             assert!(!keys.iter().any(|key| others.contains(&key)), "{keys:?}");
-            assert_eq!(server.command(&["DUMP", &hers[place]]).await, written);
-            server.command(&["DEL", &hers[place]]).await;
+            assert_eq!(server.command(&["DUMP", invalid]).await, written);
+            server.command(&["DEL", invalid]).await;
         }
     }
     assert_eq!(admitted, 10);
-    assert_eq!(counted_of(server, &bob, limits).await, vec![10; hers.len()]);
+    assert_eq!(
+        counted_for(server, &bob, limits).await,
+        vec![10; alices_keys.len()]
+    );
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
 
 #[tokio::test]
-async fn whose_count_is_unreadable_is_limited_here_and_the_breaker_does_not_mind() {
+async fn fallback_decides_identity_with_an_invalid_value() {
     let server = Server::start().await;
     for quota in quotas(10) {
-        let (limits, limiter) = (Limits::from(quota), limiter(&server.url(), LONG));
+        let (limits, limiter) = (Limits::from(quota), limiter(&server.url(), LONG_DEADLINE));
         let [key] = &keys("alice", &limits)[..] else {
-            panic!("there is one policy");
+            panic!("not one policy");
         };
         server.command(&["SET", key, "no count"]).await;
         for left in (5..10).rev() {
-            // The store is asked each time, as it answers others.
+            // The breaker stays closed, so the store is called each time.
             let (alice, bob) = (alice(), Identity::user("bob"));
-            let asked = limiter.check(&Check::new(&alice, &limits));
-            assert!(matches!(asked, Checked::Pending(_)), "{quota}");
-            let decision = asked.await;
+            let checked = limiter.check(&Check::new(&alice, &limits));
+            assert!(matches!(checked, Checked::Pending(_)), "{quota}");
+            let decision = checked.await;
             assert!(decision.is_degraded() && decision.is_allowed(), "{quota}");
             assert_eq!(decision.remaining(), left, "{quota}");
             let decision = limiter.check(&Check::new(&bob, &limits)).await;
             assert!(!decision.is_degraded(), "{quota}");
         }
-        // Once it is deleted, the store goes on from what was counted here.
+        // After the key was deleted, the store continues from the count of the fallback.
         server.command(&["DEL", key]).await;
         let decision = check(&limiter, &limits).await;
         assert!(!decision.is_degraded());
@@ -138,19 +143,16 @@ async fn whose_count_is_unreadable_is_limited_here_and_the_breaker_does_not_mind
 }
 
 #[tokio::test]
-async fn only_a_reset_deletes_a_foreign_value() {
+async fn only_reset_deletes_an_invalid_value() {
     let server = Server::start().await;
     let limits = Limits::from(quotas(10)[0]);
     let [key] = &keys("alice", &limits)[..] else {
-        panic!("there is one policy");
+        panic!("not one policy");
     };
     let store = RedisStore::new(&server.url()).unwrap();
     let alice = alice();
     let check = Check::new(&alice, &limits);
-    for command in [
-        &["SET", key, "somebody else's"][..],
-        &["RPUSH", key, "a list"],
-    ] {
+    for command in [&["SET", key, "not a count"][..], &["RPUSH", key, "a list"]] {
         server.command(command).await;
         let error = store.check(&check).wait().await.unwrap_err();
         assert_eq!(error.kind(), StoreErrorKind::Unusable);

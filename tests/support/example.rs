@@ -1,4 +1,4 @@
-//! Example programs, run as they are.
+//! Runs the example programs, and sends requests to the ones that serve HTTP.
 
 #![allow(dead_code, reason = "no test needs all of it")]
 
@@ -21,11 +21,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::time::timeout;
 
-/// For what takes no time at all unless it never happens.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long to wait for what normally happens at once.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An example's program, which `cargo test` builds next to the tests; `cargo test --test examples`
-/// alone does not.
+/// Returns the command of an example. `cargo test` builds it next to the tests; `cargo test --test
+/// examples` alone does not.
 pub(crate) fn program(name: &str) -> Command {
     let test = std::env::current_exe().expect("a test has a path");
     let profile = test.ancestors().nth(2).expect("a test is in a target");
@@ -36,23 +36,23 @@ pub(crate) fn program(name: &str) -> Command {
         path.display()
     );
     let mut program = Command::new(path);
-    // What is set where the tests run is not meant for it.
+    // The environment of the tests must not configure the example.
     for variable in ["FAILURE_STRATEGY", "LIMIT", "REDIS_URL"] {
         program.env_remove(variable);
     }
     program
 }
 
-/// Whether the program is there, and nothing that it was made of has changed since.
+/// Returns whether the program exists and is newer than all its sources.
 fn is_fresh(program: &Path) -> bool {
     let changed = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
-    // As a makefile has it: `program: source source ...`.
-    let made_of = fs::read_to_string(program.with_extension("d")).unwrap_or_default();
-    let mut sources = made_of.split_whitespace().skip(1);
+    // A dependency file of cargo, in the syntax of make: `program: source source ...`.
+    let rule = fs::read_to_string(program.with_extension("d")).unwrap_or_default();
+    let mut sources = rule.split_whitespace().skip(1);
     program.exists() && sources.all(|source| changed(source.as_ref()) <= changed(program))
 }
 
-/// A running example; killed when dropped.
+/// A running example. Dropping it kills the process.
 pub(crate) struct Example(pub(crate) Child);
 
 impl Example {
@@ -61,9 +61,9 @@ impl Example {
         Self(child.expect("the example runs"))
     }
 
-    /// Waits for its end.
-    pub(crate) fn end(&mut self) -> ExitStatus {
-        wait_for("the example's end", || {
+    /// Waits until the process ends.
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        wait_for("the example to end", || {
             self.0.try_wait().expect("a child can be waited for")
         })
     }
@@ -71,13 +71,13 @@ impl Example {
 
 impl Drop for Example {
     fn drop(&mut self) {
-        // It may have ended already.
+        // Fails if the process has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// A running example that serves HTTP, on a port that was free, and a client of it.
+/// A running example that serves HTTP on a free port, and a client of it.
 pub(crate) struct Service {
     pub(crate) example: Example,
     address: SocketAddr,
@@ -92,18 +92,18 @@ impl Service {
     pub(crate) fn start_with(program: &mut Command) -> Self {
         let mut example = Example::start(program.env("PORT", "0").stdout(Stdio::piped()));
         let stdout = BufReader::new(example.0.stdout.take().expect("piped"));
-        let (tell, told) = mpsc::channel();
-        // Reads on to the end, so that the example is never held up.
+        let (sender, receiver) = mpsc::channel();
+        // Reads to the end, so that the example never blocks on a full pipe.
         thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
                 let address = line.strip_prefix("Listening on ");
                 if let Some((address, _)) = address.and_then(|rest| rest.split_once(". ")) {
-                    // The test may be over.
-                    let _ = tell.send(address.parse());
+                    // Fails if the test is over.
+                    let _ = sender.send(address.parse());
                 }
             }
         });
-        let address = told.recv_timeout(PATIENCE);
+        let address = receiver.recv_timeout(TIMEOUT);
         Self {
             example,
             address: address.expect("the example listens").expect("an address"),
@@ -111,19 +111,20 @@ impl Service {
         }
     }
 
+    /// Sends a GET request.
     pub(crate) async fn get(&self, path: &str, headers: Vec<(&str, String)>) -> Response<String> {
-        self.get_by(&self.client, path, headers).await
+        self.get_with(&self.client, path, headers).await
     }
 
-    /// A request from one of this machine's own addresses.
+    /// Sends a GET request from `client`, which must be an address of this machine.
     pub(crate) async fn get_from(&self, client: Ipv4Addr, path: &str) -> Response<String> {
         let mut connector = HttpConnector::new();
         connector.set_local_address(Some(client.into()));
         let client = Client::builder(TokioExecutor::new()).build(connector);
-        self.get_by(&client, path, vec![]).await
+        self.get_with(&client, path, vec![]).await
     }
 
-    async fn get_by(
+    async fn get_with(
         &self,
         client: &Client<HttpConnector, Empty<Bytes>>,
         path: &str,
@@ -134,14 +135,14 @@ impl Service {
             request = request.header(name, value);
         }
         let request = request.body(Empty::new()).expect("a request");
-        let response = timeout(PATIENCE, client.request(request)).await;
+        let response = timeout(TIMEOUT, client.request(request)).await;
         let response = response.expect("an answer in time").expect("an answer");
         let (parts, body) = response.into_parts();
         let body = body.collect().await.expect("a body").to_bytes();
         Response::from_parts(parts, String::from_utf8(body.into()).expect("text"))
     }
 
-    /// Many requests, as fast as they are answered.
+    /// Sends 200 GET requests, 16 of them at a time. `headers` returns the headers of each request.
     pub(crate) async fn burst(
         &self,
         path: &str,
@@ -155,13 +156,14 @@ impl Service {
     }
 }
 
-pub(crate) fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+/// Calls `poll` every 5 ms until it returns a value.
+pub(crate) fn wait_for<T>(event: &str, mut poll: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
-    while began.elapsed() < PATIENCE {
-        if let Some(seen) = look() {
-            return seen;
+    while began.elapsed() < TIMEOUT {
+        if let Some(value) = poll() {
+            return value;
         }
         thread::sleep(Duration::from_millis(5));
     }
-    panic!("waited in vain for {what}");
+    panic!("waited {TIMEOUT:?} in vain for {event}");
 }

@@ -1,4 +1,7 @@
-//! Everything that is logged in this process, an event a line.
+//! Records what this process logs, one line for each event.
+//!
+//! Call [`record`] at the start of a test. The log is shared by all tests of the process, so search
+//! it for a text that is unique to the test, such as its scope.
 
 use std::fmt::{Debug, Write};
 use std::sync::{Mutex, Once};
@@ -21,7 +24,7 @@ impl<S: Subscriber> tracing_subscriber::Layer<S> for Recorder {
     }
 }
 
-/// Begins to record for the whole process, so that no thread's events are missed.
+/// Starts recording for the whole process, so that no thread's events are missed.
 pub(crate) fn record() {
     static RECORDING: Once = Once::new();
     RECORDING.call_once(|| {
@@ -30,7 +33,7 @@ pub(crate) fn record() {
     });
 }
 
-/// The lines so far that hold `part`.
+/// Returns the lines logged so far that contain `part`.
 pub(crate) fn logged(part: &str) -> Vec<String> {
     let log = LOG.lock().unwrap();
     let lines = log.iter().filter(|line| line.contains(part));

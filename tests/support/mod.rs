@@ -1,4 +1,6 @@
-//! A small application behind a layer, and ways to ask it.
+//! A small application behind a [`RateLimitLayer`], and functions that send it requests.
+//!
+//! Use it in a test with `mod support;`. No server is needed: the stores are `ProgrammableStore`s.
 
 #![allow(dead_code, reason = "no test needs all of it")]
 
@@ -15,10 +17,10 @@ use tollgate::test_util::{Behavior, ProgrammableStore};
 use tollgate::{RateLimitLayer, ResponseBody, UserId};
 use tower::{Layer, ServiceExt, service_fn};
 
-/// A request, which can be cloned.
+/// A request without a body, which can be cloned.
 pub(crate) type Request = http::Request<Empty<Bytes>>;
 
-/// A store that answers at once, and one whose answer is a round trip away.
+/// Returns a store that answers at once and a store that answers after a round trip of 5 ms.
 pub(crate) fn stores() -> [ProgrammableStore; 2] {
     let round_trip = Behavior::AnswerAfter(Duration::from_millis(5));
     [Behavior::Answer, round_trip].map(|behavior| {
@@ -28,14 +30,14 @@ pub(crate) fn stores() -> [ProgrammableStore; 2] {
     })
 }
 
-/// A request of this user's.
+/// Returns a request of the user `user`.
 pub(crate) fn request(user: &str) -> Request {
     let mut request = Request::default();
     request.extensions_mut().insert(UserId::new(user));
     request
 }
 
-/// A call with this content type by the user `alice`.
+/// Returns a request of the user `alice` with the content type of a gRPC call.
 pub(crate) fn grpc_call(content_type: &'static str, method: Method, version: Version) -> Request {
     let mut call = request("alice");
     *call.method_mut() = method;
@@ -45,26 +47,27 @@ pub(crate) fn grpc_call(content_type: &'static str, method: Method, version: Ver
     call
 }
 
-/// Sends a request through the layer to a service that says hello.
+/// Sends a request through the layer to [`hello`].
 pub(crate) async fn send(layer: &RateLimitLayer, request: Request) -> Response<ResponseBody<Body>> {
     let Ok(response) = layer.layer(service_fn(hello)).oneshot(request).await;
     response
 }
 
+/// The inner service: answers every request with `hello`.
 pub(crate) async fn hello(_: Request) -> Result<Response<Body>, Infallible> {
     Ok(Response::new("hello".into()))
 }
 
-/// A header that is there once, or not at all.
+/// Returns the value of a header, or `None` if it is absent. Panics if it occurs twice.
 #[track_caller]
 pub(crate) fn header<'a, B>(response: &'a Response<B>, name: &str) -> Option<&'a str> {
     let mut values = response.headers().get_all(name).iter();
     let value = values.next()?.to_str().expect("a header is ASCII");
-    assert_eq!(values.next(), None, "`{name}` is there twice");
+    assert_eq!(values.next(), None, "`{name}` occurs twice");
     Some(value)
 }
 
-/// All of a body.
+/// Reads the whole body.
 pub(crate) async fn text<B>(response: Response<B>) -> String
 where
     B: http_body::Body<Data = Bytes, Error: Debug>,
@@ -73,14 +76,14 @@ where
     String::from_utf8(body.to_bytes().into()).expect("a body is UTF-8")
 }
 
-/// An error that only the tests know.
+/// An error that the crate does not know, to see that it is passed on unchanged.
 #[derive(Debug, PartialEq)]
-pub(crate) struct OwnError(pub(crate) u32);
+pub(crate) struct TestError(pub(crate) u32);
 
-impl fmt::Display for OwnError {
+impl fmt::Display for TestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "own error {}", self.0)
+        write!(f, "test error {}", self.0)
     }
 }
 
-impl std::error::Error for OwnError {}
+impl std::error::Error for TestError {}

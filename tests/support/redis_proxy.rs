@@ -1,4 +1,6 @@
-//! Proxies that tests start: Envoy and twemproxy.
+//! Starts proxies for the Redis protocol: Envoy and twemproxy.
+//!
+//! It needs `support/redis/mod.rs` as the module `servers`.
 
 #[path = "envoy.rs"]
 mod envoy;
@@ -15,7 +17,7 @@ use tokio::net::TcpStream;
 
 use crate::servers::{Port, Wait};
 
-/// A proxy that speaks Redis's protocol; killed when dropped.
+/// A running proxy. Dropping it kills the process.
 pub(crate) struct RedisProxy {
     process: Child,
     port: Port,
@@ -23,7 +25,7 @@ pub(crate) struct RedisProxy {
 }
 
 impl RedisProxy {
-    /// An Envoy that spreads keys over servers at these ports, by their hash tags.
+    /// Starts an Envoy that distributes keys by their hash tags over the servers at these ports.
     pub(crate) async fn envoy(servers: &[u16]) -> Self {
         let endpoint = |port: &u16| {
             format!(
@@ -61,7 +63,7 @@ static_resources:
         let start = |file: &Path| {
             let mut command = Command::new(envoy::program());
             command.arg("--config-path").arg(file);
-            // Otherwise two Envoys on a machine take each other for their own predecessor.
+            // Else two Envoys on one machine would share the memory used for hot restarts.
             command.arg("--disable-hot-restart");
             command.args(["--concurrency", "1", "--log-level", "warning"]);
             command
@@ -69,7 +71,8 @@ static_resources:
         Self::start(port, &configuration, start).await
     }
 
-    /// A twemproxy before servers at these ports, if it is installed: Debian calls it nutcracker.
+    /// Starts a twemproxy that distributes keys by their hash tags over the servers at these ports.
+    /// Returns `None` unless it is installed under the name that Debian gives it, `nutcracker`.
     pub(crate) async fn twemproxy(servers: &[u16]) -> Option<Self> {
         let paths = ["/usr/sbin/nutcracker", "/usr/bin/nutcracker"];
         let program = paths.into_iter().find(|path| Path::new(path).exists())?;
@@ -112,8 +115,8 @@ static_resources:
             port,
             directory,
         };
-        let wait = Wait::until("the proxy answers");
-        while !proxy.answers().await {
+        let wait = Wait::until("the proxy reaches its servers");
+        while !proxy.reaches_all_servers().await {
             if let Some(status) = proxy.process.try_wait().unwrap() {
                 let log = fs::read_to_string(proxy.directory.path().join("log"));
                 panic!(
@@ -121,14 +124,17 @@ static_resources:
                     log.unwrap_or_default()
                 );
             }
-            wait.on().await;
+            wait.sleep().await;
         }
         proxy
     }
 
-    /// Whether each server behind the proxy can be reached. The client library would say CLIENT first,
-    /// upon which twemproxy closes the connection.
-    async fn answers(&self) -> bool {
+    /// Returns whether 32 keys, which are spread over all servers, can be reached through the
+    /// proxy.
+    ///
+    /// It does not use the client library, which sends CLIENT first: twemproxy would close the
+    /// connection.
+    async fn reaches_all_servers(&self) -> bool {
         let answer = async |key: usize| -> io::Result<bool> {
             let mut stream = TcpStream::connect(("127.0.0.1", self.port.number())).await?;
             let mut command = redis::cmd("EVAL");
@@ -153,7 +159,7 @@ static_resources:
 
 impl Drop for RedisProxy {
     fn drop(&mut self) {
-        // It may have ended already.
+        // Fails if the process has ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

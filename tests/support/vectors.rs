@@ -1,16 +1,19 @@
-//! The published vectors of the algorithms, and what they say of each step.
+//! Reads the published test vectors of the algorithms, `tests/vectors/decisions.json`, and compares
+//! statuses with them.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tollgate::{Quota, Status};
 
+/// A sequence of checks under one quota.
 pub(crate) struct Case {
     pub(crate) name: String,
     pub(crate) quota: Quota,
     steps: Vec<Value>,
 }
 
+/// Returns all cases of the file.
 pub(crate) fn cases() -> Vec<Case> {
     let text = include_str!("../vectors/decisions.json");
     let vectors: Value = serde_json::from_str(text).unwrap();
@@ -24,7 +27,7 @@ pub(crate) fn cases() -> Vec<Case> {
             steps: case["steps"].as_array().unwrap().clone(),
         })
         .collect();
-    assert!(cases.len() > 100, "the vectors are there");
+    assert!(cases.len() > 100, "most vectors are missing");
     cases
 }
 
@@ -39,12 +42,12 @@ fn quota(value: &Value) -> Quota {
             .unwrap(),
         "sliding_window" => Quota::try_sliding_window(limit, period).unwrap(),
         "fixed_window" => Quota::try_fixed_window(limit, period).unwrap(),
-        other => panic!("{other}"),
+        other => panic!("unknown algorithm {other}"),
     }
 }
 
 impl Case {
-    /// When each step is, in microseconds since the epoch, and its cost.
+    /// Returns the time of each step, in microseconds since the epoch, and its cost.
     pub(crate) fn steps(&self) -> impl Iterator<Item = (u64, u32)> {
         self.steps.iter().map(|step| {
             let cost = u32::try_from(step["cost"].as_u64().unwrap());
@@ -52,16 +55,16 @@ impl Case {
         })
     }
 
-    /// Holds the status of a step against the vector.
+    /// Asserts that the status of a step is the one in the vector.
     pub(crate) fn check(&self, index: usize, status: &Status) {
         let step = &self.steps[index];
-        let said = json!({
+        let actual = json!({
             "at_us": step["at_us"], "cost": step["cost"],
             "allowed": status.is_allowed(),
             "remaining": status.remaining(),
             "retry_after_us": status.retry_after().map(|wait| wait.as_micros() as u64),
             "reset_after_us": status.reset_after().as_micros() as u64,
         });
-        assert_eq!(&said, step, "{}, step {index}", self.name);
+        assert_eq!(&actual, step, "{}, step {index}", self.name);
     }
 }

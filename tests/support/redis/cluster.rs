@@ -1,4 +1,4 @@
-//! Three primaries with one replica each.
+//! A cluster of three primaries with one replica each.
 
 use futures_util::future::join_all;
 
@@ -14,38 +14,39 @@ const OPTIONS: [&str; 12] = [
     "yes",
     "--cluster-config-file",
     "nodes.conf",
-    // In milliseconds. A primary that is silent for so long is replaced.
+    // In milliseconds: how long a primary may be silent before its replica takes over.
     "--cluster-node-timeout",
     "1000",
-    // However old a replica's copy is, it may take over.
+    // A replica may take over however old its copy is.
     "--cluster-replica-validity-factor",
     "0",
     "--repl-diskless-sync",
     "yes",
-    // Else five seconds, for more replicas to come.
+    // The default is five seconds, in case more replicas come.
     "--repl-diskless-sync-delay",
     "0",
 ];
 
-/// Six servers that are one cluster. At first 0 to 2 are primaries, and 3 to 5 their replicas.
+/// Six servers that form a cluster. At first nodes 0 to 2 are primaries, and node `n + 3` is the
+/// replica of node `n`.
 pub(crate) struct Cluster {
     nodes: Vec<Server>,
     ids: Vec<String>,
 }
 
 impl Cluster {
-    /// Starts a cluster, and returns when all its nodes agree that it is whole.
+    /// Starts a cluster, and waits until all nodes agree on a complete topology.
     pub(crate) async fn start() -> Self {
         let nodes = join_all((0..NODES).map(|_| Server::start_with(&OPTIONS))).await;
-        let ids = nodes.iter().map(|node| node.ask(&["CLUSTER", "MYID"]));
+        let ids = nodes.iter().map(|node| node.query(&["CLUSTER", "MYID"]));
         let ids = join_all(ids).await;
         let cluster = Self { nodes, ids };
         join_all((0..PRIMARIES).map(|primary| cluster.assign_slots(primary))).await;
         cluster.meet().await;
         join_all((0..PRIMARIES).map(|primary| cluster.replicate(primary))).await;
-        let wait = Wait::until("the cluster is whole");
-        while !cluster.is_whole().await {
-            wait.on().await;
+        let wait = Wait::until("the cluster is complete");
+        while !cluster.is_complete().await {
+            wait.sleep().await;
         }
         cluster
     }
@@ -58,7 +59,7 @@ impl Cluster {
         self.nodes[primary].command(&words).await;
     }
 
-    /// Every node meets every other, which is quicker than hearsay.
+    /// Introduces every node to every other, which is faster than to wait for gossip.
     async fn meet(&self) {
         for (index, node) in self.nodes.iter().enumerate() {
             let epoch = (index + 1).to_string();
@@ -72,8 +73,8 @@ impl Cluster {
             }
         }
         let wait = Wait::until("all nodes have met");
-        while !self.views().await.iter().all(|view| view.is_sound(NODES)) {
-            wait.on().await;
+        while !self.views().await.iter().all(|view| view.is_healthy(NODES)) {
+            wait.sleep().await;
         }
     }
 
@@ -82,13 +83,13 @@ impl Cluster {
         let words = ["CLUSTER", "REPLICATE", self.node_id(primary)];
         replica.command(&words).await;
         replica
-            .until_it_says("replication", "master_link_status:up")
+            .wait_for_info("replication", "master_link_status:up")
             .await;
     }
 
-    async fn is_whole(&self) -> bool {
-        let whole = |view: &View| view.is_sound(NODES) && view.replicas() == PRIMARIES;
-        self.views().await.iter().all(whole) && self.agreed(0).await.is_some()
+    async fn is_complete(&self) -> bool {
+        let complete = |view: &View| view.is_healthy(NODES) && view.replicas() == PRIMARIES;
+        self.views().await.iter().all(complete) && self.agreed_primary(0).await.is_some()
     }
 
     pub(crate) fn nodes(&self) -> &[Server] {
@@ -103,71 +104,79 @@ impl Cluster {
         &self.ids[index]
     }
 
+    /// Returns the slot of a key or hash tag.
     pub(crate) async fn slot_of(&self, key: &str) -> u16 {
-        let node = &self.nodes[self.living()[0]];
-        node.ask(&["CLUSTER", "KEYSLOT", key]).await
+        let node = &self.nodes[self.answering()[0]];
+        node.query(&["CLUSTER", "KEYSLOT", key]).await
     }
 
-    /// The slot's primary, as soon as all nodes that answer agree.
+    /// Waits until all nodes that answer agree on the slot's primary, and returns its index.
     pub(crate) async fn primary_of(&self, slot: u16) -> usize {
         let wait = Wait::until(format!("the nodes agree on slot {slot}"));
         loop {
-            if let Some(primary) = self.agreed(slot).await {
+            if let Some(primary) = self.agreed_primary(slot).await {
                 return primary;
             }
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 
-    /// Kills the node. See [`Self::new_primary_of`].
+    /// Kills a node. [`Self::new_primary_of`] waits for its successor.
     pub(crate) fn kill(&self, index: usize) {
         self.nodes[index].kill();
     }
 
-    /// Waits until the slot's primary is no longer this one, and all nodes that answer agree.
+    /// Waits until all nodes that answer agree that the slot's primary is another node than `old`.
     pub(crate) async fn new_primary_of(&self, slot: u16, old: usize) -> usize {
         let wait = Wait::until(format!("slot {slot} leaves node {old}"));
         loop {
-            match self.agreed(slot).await {
+            match self.agreed_primary(slot).await {
                 Some(primary) if primary != old => return primary,
-                _ => wait.on().await,
+                _ => wait.sleep().await,
             }
         }
     }
 
-    /// Moves a slot with its keys.
+    /// Moves a slot and its keys to another node.
     pub(crate) async fn move_slot(&self, slot: u16, to: usize) {
-        let from = self.begin_move(slot, to).await;
+        let from = self.start_move(slot, to).await;
         self.move_keys(slot, from, to).await;
-        self.end_move(slot, from, to).await;
+        self.finish_move(slot, from, to).await;
     }
 
-    /// From now on the slot's primary, which this returns, sends clients on to the other node for
-    /// any key that it does not hold.
-    pub(crate) async fn begin_move(&self, slot: u16, to: usize) -> usize {
+    /// Starts to move a slot, and returns its primary, which answers ASK from now on for every key
+    /// that it does not have.
+    pub(crate) async fn start_move(&self, slot: u16, to: usize) -> usize {
         let from = self.primary_of(slot).await;
         self.set_slot(slot, to, "IMPORTING", from).await;
         self.set_slot(slot, from, "MIGRATING", to).await;
         from
     }
 
+    /// Moves all keys of a slot.
     pub(crate) async fn move_keys(&self, slot: u16, from: usize, to: usize) {
         let source = &self.nodes[from];
-        let (slot, port) = (slot.to_string(), self.nodes[to].port().to_string());
+        let slot = slot.to_string();
         loop {
             let words = ["CLUSTER", "GETKEYSINSLOT", &slot, "100"];
-            let keys: Vec<String> = source.ask(&words).await;
+            let keys: Vec<String> = source.query(&words).await;
             if keys.is_empty() {
                 return;
             }
-            let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "10000", "KEYS"];
-            words.extend(keys.iter().map(String::as_str));
-            source.command(&words).await;
+            self.migrate(&keys, from, to).await;
         }
     }
 
-    /// Makes the slot the other's, and returns when all nodes that answer know.
-    pub(crate) async fn end_move(&self, slot: u16, from: usize, to: usize) {
+    /// Moves these keys.
+    pub(crate) async fn migrate(&self, keys: &[impl AsRef<str>], from: usize, to: usize) {
+        let port = self.nodes[to].port().to_string();
+        let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "10000", "KEYS"];
+        words.extend(keys.iter().map(AsRef::as_ref));
+        self.nodes[from].command(&words).await;
+    }
+
+    /// Assigns the slot to node `to`, and waits until all nodes that answer agree.
+    pub(crate) async fn finish_move(&self, slot: u16, from: usize, to: usize) {
         self.set_slot(slot, to, "NODE", to).await;
         self.set_slot(slot, from, "NODE", to).await;
         for index in self.primaries().await {
@@ -176,8 +185,8 @@ impl Cluster {
             }
         }
         let wait = Wait::until(format!("slot {slot} is at node {to}"));
-        while self.agreed(slot).await != Some(to) {
-            wait.on().await;
+        while self.agreed_primary(slot).await != Some(to) {
+            wait.sleep().await;
         }
     }
 
@@ -187,7 +196,7 @@ impl Cluster {
         self.nodes[at].command(&words).await;
     }
 
-    /// The keys that would stay forever, of all primaries that answer.
+    /// Returns the keys without a time to live of all primaries that answer.
     pub(crate) async fn keys_without_ttl(&self) -> Vec<String> {
         let mut keys = Vec::new();
         for index in self.primaries().await {
@@ -196,10 +205,10 @@ impl Cluster {
         keys
     }
 
-    /// Those nodes that answer, and that call themselves primaries.
+    /// Returns the indices of the nodes that answer and have the role of a primary.
     pub(crate) async fn primaries(&self) -> Vec<usize> {
         let mut primaries = Vec::new();
-        for index in self.living() {
+        for index in self.answering() {
             if self.nodes[index].is_primary().await {
                 primaries.push(index);
             }
@@ -207,20 +216,20 @@ impl Cluster {
         primaries
     }
 
-    fn living(&self) -> Vec<usize> {
-        let mut living: Vec<_> = (0..NODES).collect();
-        living.retain(|&index| self.nodes[index].is_answering());
-        assert!(!living.is_empty(), "no node answers");
-        living
+    fn answering(&self) -> Vec<usize> {
+        let mut answering: Vec<_> = (0..NODES).collect();
+        answering.retain(|&index| self.nodes[index].is_answering());
+        assert!(!answering.is_empty(), "no node answers");
+        answering
     }
 
     async fn view(&self, index: usize) -> View {
-        let answer: String = self.nodes[index].ask(&["CLUSTER", "NODES"]).await;
-        View::read(&answer)
+        let reply: String = self.nodes[index].query(&["CLUSTER", "NODES"]).await;
+        View::parse(&reply)
     }
 
     async fn views(&self) -> Vec<View> {
-        join_all(self.living().into_iter().map(|index| self.view(index))).await
+        join_all(self.answering().into_iter().map(|index| self.view(index))).await
     }
 
     fn primary_in(&self, view: &View, slot: u16) -> Option<usize> {
@@ -228,11 +237,11 @@ impl Cluster {
         self.ids.iter().position(|id| id == owner)
     }
 
-    /// The slot's primary, if all nodes that answer name the same, and say that all slots are
-    /// served.
-    async fn agreed(&self, slot: u16) -> Option<usize> {
-        for index in self.living() {
-            let state: String = self.nodes[index].ask(&["CLUSTER", "INFO"]).await;
+    /// Returns the slot's primary if all nodes that answer name the same one and report that all
+    /// slots are served.
+    async fn agreed_primary(&self, slot: u16) -> Option<usize> {
+        for index in self.answering() {
+            let state: String = self.nodes[index].query(&["CLUSTER", "INFO"]).await;
             if !state.lines().any(|line| line == "cluster_state:ok") {
                 return None;
             }

@@ -1,10 +1,20 @@
-//! Real servers for tests: one alone, a cluster, or a few below sentinels.
+//! Real Redis or Valkey servers for tests: a single server, a cluster, or servers with sentinels.
 //!
-//! Whatever binary is found is used: the one that `TOLLGATE_TEST_SERVER` names, or else
-//! `redis-server` or `valkey-server`. Each server has a port and a directory of its own, and is
-//! gone with the test, however the test ends.
+//! Use it with
 //!
-//! They live in real time: a test that uses one must not pause the clock.
+//! ```ignore
+//! #[path = "support/redis/mod.rs"]
+//! mod servers;
+//!
+//! let server = servers::Server::start().await;
+//! let store = RedisStore::new(&server.url()).unwrap();
+//! ```
+//!
+//! The binary is the one that `TOLLGATE_TEST_SERVER` names, else `redis-server` or `valkey-server`.
+//! Each server has a port and a directory of its own. Its process and its directory are removed
+//! when the test ends, even if the test is killed.
+//!
+//! Servers run in real time, so a test that uses one must not pause the clock.
 
 #![allow(dead_code, unused_imports, reason = "no test needs all of it")]
 
@@ -30,14 +40,14 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Client, RedisResult};
 use tokio::time::sleep;
 
-/// How long anything is waited for. Much longer than it takes, as the machine may be busy.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// How long a test waits for anything. Much longer than it takes, as the machine may be busy.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A connection that waits for its answers as long.
+/// Opens a connection whose commands time out after [`TIMEOUT`].
 pub(crate) async fn connect(url: &str) -> RedisResult<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new()
-        .set_connection_timeout(Some(PATIENCE))
-        .set_response_timeout(Some(PATIENCE));
+        .set_connection_timeout(Some(TIMEOUT))
+        .set_response_timeout(Some(TIMEOUT));
     let client = Client::open(url)?;
     client
         .get_multiplexed_async_connection_with_config(&config)
@@ -54,25 +64,33 @@ pub(crate) fn skip(reason: &str) {
     }
 }
 
-/// A wait for something that is asked for again and again, since nobody tells of it.
+/// Polls for a condition, with a timeout.
+///
+/// ```ignore
+/// let wait = Wait::until("the server is a primary");
+/// while !server.is_primary().await {
+///     wait.sleep().await;
+/// }
+/// ```
 pub(crate) struct Wait {
-    what: String,
+    condition: String,
     began: Instant,
 }
 
 impl Wait {
-    pub(crate) fn until(what: impl Into<String>) -> Self {
+    /// Starts the timeout. The condition is named in the panic.
+    pub(crate) fn until(condition: impl Into<String>) -> Self {
         Self {
-            what: what.into(),
+            condition: condition.into(),
             began: Instant::now(),
         }
     }
 
-    /// Waits a little before it is asked for again.
-    pub(crate) async fn on(&self) {
-        let what = &self.what;
-        let patient = self.began.elapsed() < PATIENCE;
-        assert!(patient, "waited {PATIENCE:?} in vain until {what}");
+    /// Sleeps for 20 ms. Panics if [`TIMEOUT`] has passed.
+    pub(crate) async fn sleep(&self) {
+        let condition = &self.condition;
+        let in_time = self.began.elapsed() < TIMEOUT;
+        assert!(in_time, "waited {TIMEOUT:?} in vain until {condition}");
         sleep(Duration::from_millis(20)).await;
     }
 }

@@ -1,4 +1,4 @@
-//! A server's process, its binary and its port.
+//! The process of a server, its binary and its port.
 
 use std::collections::hash_map::RandomState;
 use std::env;
@@ -12,10 +12,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-/// Starts the server below a shell that ends with it, and that ends it when the pipe to the test
-/// is closed. The system closes it when the test's process is gone, whatever became of that.
+/// The script of a shell that runs the server as its child and ends with it. The shell kills the
+/// server when the pipe from the test is closed, which the system does even if the test is killed.
 ///
-/// The directory goes too, unless a line was written first: then the server is to start again.
+/// It removes the server's directory then, unless a line was written to the pipe first: the test
+/// will start the server again in it.
 const WATCHDOG: &str = r#"
 trap "" HUP
 directory=$1
@@ -31,7 +32,7 @@ kill -9 "$watchdog"
 wait
 "#;
 
-/// A running server, or one that ended by itself.
+/// The process of a server, which may have ended by itself. Dropping it kills the server.
 pub(crate) struct Process {
     shell: Child,
     id: String,
@@ -48,7 +49,8 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // What ends the tests' group, such as a key at a terminal, leaves the shell to clean up.
+            // Ctrl-C at a terminal kills the process group of the tests. The shell must survive
+            // that to clean up.
             .process_group(0)
             .spawn()
             .expect("a shell starts");
@@ -74,6 +76,7 @@ impl Process {
         self.paused
     }
 
+    /// Stops the server with SIGSTOP.
     pub(crate) fn pause(&mut self) {
         self.signal("STOP");
         self.paused = true;
@@ -84,32 +87,32 @@ impl Process {
         self.paused = false;
     }
 
-    /// Kills the server, and waits until nothing is left of it but its directory.
+    /// Kills the server and waits until it has ended. Its directory stays.
     pub(crate) fn kill(mut self) {
         if let Some(stdin) = &mut self.shell.stdin {
-            // It fails if the server, and so the shell, ended by itself.
+            // Fails if the server, and with it the shell, has ended by itself.
             let _ = stdin.write_all(b"again\n");
         }
     }
 
-    /// Asks the server to end, and waits until it has.
+    /// Ends the server with SIGTERM and waits until it has ended.
     pub(crate) fn terminate(mut self) {
         self.resume();
         self.signal("TERM");
-        // To wait would close it, and so kill the server.
-        let open = self.shell.stdin.take();
+        // `wait` would close the pipe, and the shell would kill the server.
+        let stdin = self.shell.stdin.take();
         self.shell.wait().expect("the shell ends");
-        drop(open);
+        drop(stdin);
     }
 
     fn signal(&mut self, name: &str) {
-        // Until the shell is waited for, its server's number is nobody else's.
+        // The process id is not reused before the shell, its parent, has been waited for.
         assert!(self.is_running(), "the server ended by itself");
         let status = Command::new("sh")
             .args(["-c", r#"kill -s "$1" "$2""#, "sh", name, &self.id])
             .status()
             .expect("a shell starts");
-        assert!(status.success(), "the server can be sent {name}");
+        assert!(status.success(), "the server cannot be sent {name}");
     }
 }
 
@@ -120,13 +123,15 @@ impl Drop for Process {
     }
 }
 
-/// The server's program.
+/// The program of the server.
 pub(crate) struct Binary {
     path: OsString,
     major: u32,
 }
 
 impl Binary {
+    /// Returns the binary that `TOLLGATE_TEST_SERVER` names, else `redis-server` or
+    /// `valkey-server`.
     pub(crate) fn get() -> &'static Self {
         static BINARY: OnceLock<Binary> = OnceLock::new();
         BINARY.get_or_init(|| {
@@ -138,7 +143,7 @@ impl Binary {
             let mut found = ["redis-server", "valkey-server"].iter().map(OsString::from);
             found.find_map(|name| Self::at(&name)).expect(
                 "these tests need a server: install redis-server or valkey-server, or set \
-                 TOLLGATE_TEST_SERVER to the path of one; ./tests/run sees to it",
+                 TOLLGATE_TEST_SERVER to the path of one, or run ./tests/run, which installs one",
             )
         })
     }
@@ -154,29 +159,31 @@ impl Binary {
         })
     }
 
-    /// From 7 on DEBUG must be enabled. Before, it always is, and the option is an error.
+    /// Returns whether DEBUG must be enabled by an option. Before version 7 it always is enabled,
+    /// and the option is an error.
     pub(crate) fn must_enable_debug(&self) -> bool {
         self.major >= 7
     }
 }
 
-/// A port for one server, kept from other tests' while the server is down.
+/// A port for one server. No other test takes it, even while the server is down.
 ///
-/// It is below those that the system gives to outgoing connections, one of which would else be on
-/// it when the server comes back. So is the port of the cluster's bus.
+/// The port and that of the cluster bus are below the range of ephemeral ports, so that no outgoing
+/// connection occupies them when the server starts again.
 pub(crate) struct Port {
     number: u16,
-    /// Says to the other tests that the port is taken: servers listen to TCP, so it is free for
-    /// this, and the system takes it back by itself.
+    /// Marks the port as taken for other tests. Servers use TCP only, so a UDP socket does not
+    /// conflict, and the system closes it when the test ends.
     _reservation: UdpSocket,
 }
 
 impl Port {
     const FIRST: u16 = 10_000;
     const COUNT: u16 = 10_000;
-    /// From a server's port to its port on the cluster's bus, by default.
-    const BUS: u16 = 10_000;
+    /// The offset of the port of the cluster bus from the server's port.
+    const BUS_OFFSET: u16 = 10_000;
 
+    /// Returns a random free port.
     pub(crate) fn reserve() -> Self {
         let mut random = RandomState::new().build_hasher();
         for attempt in 0..1_000 {
@@ -186,14 +193,14 @@ impl Port {
                 continue;
             };
             let free = |number| TcpListener::bind((Ipv4Addr::LOCALHOST, number)).is_ok();
-            if free(number) && free(number + Self::BUS) {
+            if free(number) && free(number + Self::BUS_OFFSET) {
                 return Self {
                     number,
                     _reservation: reservation,
                 };
             }
         }
-        panic!("there is no free port");
+        panic!("no free port in 1,000 attempts");
     }
 
     pub(crate) fn number(&self) -> u16 {
@@ -201,7 +208,7 @@ impl Port {
     }
 }
 
-/// What the server in this directory has said.
-pub(crate) fn log(directory: &Path) -> String {
+/// Returns what the server in this directory has logged.
+pub(crate) fn read_log(directory: &Path) -> String {
     fs::read_to_string(directory.join("log")).unwrap_or_default()
 }

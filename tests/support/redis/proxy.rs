@@ -1,4 +1,4 @@
-//! A network between client and server that fails in the ways networks do.
+//! A TCP proxy that simulates a slow or broken network between client and server.
 
 use std::future::pending;
 use std::io;
@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
-/// Forwards connections to one server, until it is told otherwise, and ends when dropped.
+/// A proxy in front of one server. It forwards all bytes at once until another mode is set, and
+/// closes its connections when dropped.
 pub(crate) struct Proxy {
     address: SocketAddr,
     network: Arc<Network>,
@@ -22,18 +23,19 @@ pub(crate) struct Proxy {
 }
 
 #[derive(Clone, Copy, PartialEq)]
-enum Weather {
-    Pass,
+enum Mode {
+    Forward,
     Delay(Duration),
-    Drop,
-    Refuse,
+    DropBytes,
+    RefuseConnections,
 }
 
 struct Network {
     server: SocketAddr,
-    weather: Mutex<Weather>,
-    cuts: watch::Sender<usize>,
-    halve: AtomicBool,
+    mode: Mutex<Mode>,
+    /// Notifies all connections that they are to be closed.
+    close_all: watch::Sender<()>,
+    truncate_next_reply: AtomicBool,
     connections: AtomicUsize,
 }
 
@@ -43,9 +45,9 @@ impl Proxy {
         let listener = listener.expect("there is a free port");
         let network = Arc::new(Network {
             server,
-            weather: Mutex::new(Weather::Pass),
-            cuts: watch::Sender::new(0),
-            halve: AtomicBool::new(false),
+            mode: Mutex::new(Mode::Forward),
+            close_all: watch::Sender::new(()),
+            truncate_next_reply: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
         });
         Self {
@@ -63,39 +65,42 @@ impl Proxy {
         self.address
     }
 
-    /// Forwards all bytes at once, as at first.
-    pub(crate) fn pass(&self) {
-        self.network.turn(Weather::Pass);
+    /// Forwards all bytes at once, which is the initial mode.
+    pub(crate) fn forward(&self) {
+        self.network.set_mode(Mode::Forward);
     }
 
-    /// Holds bytes that long, in each direction, from when they come in.
+    /// Forwards bytes with this delay in each direction.
     pub(crate) fn delay(&self, delay: Duration) {
-        self.network.turn(Weather::Delay(delay));
+        self.network.set_mode(Mode::Delay(delay));
     }
 
-    /// Swallows all bytes, and the ends of connections, so that these are half open.
+    /// Drops all bytes and closes no connection: both ends see a connection that is half open.
     ///
-    /// A connection that has lost bytes never works again, as what follows them would be misread.
+    /// A connection that has lost bytes stays silent in every later mode, since the peer would
+    /// misread what follows.
     pub(crate) fn drop_bytes(&self) {
-        self.network.turn(Weather::Drop);
+        self.network.set_mode(Mode::DropBytes);
     }
 
-    /// Closes new connections at once. Those that exist go on.
-    pub(crate) fn refuse(&self) {
-        self.network.turn(Weather::Refuse);
+    /// Closes new connections at once. Open connections are forwarded as before.
+    pub(crate) fn refuse_connections(&self) {
+        self.network.set_mode(Mode::RefuseConnections);
     }
 
-    /// Closes all connections now.
-    pub(crate) fn cut(&self) {
-        self.network.cuts.send_modify(|cuts| *cuts += 1);
+    /// Closes all open connections.
+    pub(crate) fn close_connections(&self) {
+        self.network.close_all.send_replace(());
     }
 
-    /// Forwards the first half of the next reply, and closes its connection.
-    pub(crate) fn halve(&self) {
-        self.network.halve.store(true, Ordering::SeqCst);
+    /// Forwards only the first half of the next reply, and closes its connection.
+    pub(crate) fn truncate_next_reply(&self) {
+        self.network
+            .truncate_next_reply
+            .store(true, Ordering::SeqCst);
     }
 
-    /// How many connections clients have made so far, the refused ones included.
+    /// Returns how many connections clients have opened so far, including refused ones.
     pub(crate) fn connections(&self) -> usize {
         self.network.connections.load(Ordering::SeqCst)
     }
@@ -103,18 +108,18 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        // The connections' tasks end with it.
+        // Aborts the tasks of the connections as well, which are in its `JoinSet`.
         self.task.abort();
     }
 }
 
 impl Network {
-    fn turn(&self, weather: Weather) {
-        *self.weather.lock().unwrap() = weather;
+    fn set_mode(&self, mode: Mode) {
+        *self.mode.lock().unwrap() = mode;
     }
 
-    fn weather(&self) -> Weather {
-        *self.weather.lock().unwrap()
+    fn mode(&self) -> Mode {
+        *self.mode.lock().unwrap()
     }
 
     async fn serve(self: Arc<Self>, listener: TcpListener) {
@@ -125,22 +130,22 @@ impl Network {
                 continue;
             };
             self.connections.fetch_add(1, Ordering::SeqCst);
-            if self.weather() == Weather::Refuse {
+            if self.mode() == Mode::RefuseConnections {
                 continue;
             }
-            let (network, mut cuts) = (self.clone(), self.cuts.subscribe());
+            let (network, mut close) = (self.clone(), self.close_all.subscribe());
             connections.spawn(async move {
                 tokio::select! {
-                    // Not another byte after a cut.
+                    // Forward no byte after the connection is to be closed.
                     biased;
-                    _ = cuts.changed() => {}
+                    _ = close.changed() => {}
                     _ = network.connect(client) => {}
                 }
             });
         }
     }
 
-    /// Forwards both directions, until one ends.
+    /// Forwards both directions until one of them ends.
     async fn connect(&self, client: TcpStream) -> io::Result<()> {
         let server = TcpStream::connect(self.server).await?;
         client.set_nodelay(true)?;
@@ -154,6 +159,8 @@ impl Network {
         }
     }
 
+    /// Forwards one direction until it ends. `lost` is shared by both directions: it is set once
+    /// bytes of the connection were dropped.
     async fn forward(
         &self,
         mut from: OwnedReadHalf,
@@ -161,30 +168,30 @@ impl Network {
         lost: &AtomicBool,
         replies: bool,
     ) -> io::Result<()> {
-        // Bytes are taken in while others are held, or delays would add up.
-        let (held, mut due) = mpsc::unbounded_channel();
-        let take = async {
+        // Reading and writing are concurrent, or the delays of consecutive chunks would add up.
+        let (sender, mut chunks) = mpsc::unbounded_channel();
+        let read = async {
             let mut buffer = vec![0; 65_536];
             loop {
-                // Nothing is the connection's end.
+                // An empty chunk is the end of the connection.
                 let length = from.read(&mut buffer).await.unwrap_or(0);
-                let delay = match self.weather() {
-                    Weather::Delay(delay) => delay,
+                let delay = match self.mode() {
+                    Mode::Delay(delay) => delay,
                     _ => Duration::ZERO,
                 };
                 let bytes = buffer[..length].to_vec();
-                if held.send((Instant::now() + delay, bytes)).is_err() || length == 0 {
+                if sender.send((Instant::now() + delay, bytes)).is_err() || length == 0 {
                     return pending().await;
                 }
             }
         };
-        let give = async {
-            while let Some((when, bytes)) = due.recv().await {
-                // The timer would round up to a millisecond.
-                if when > Instant::now() {
-                    sleep_until(when).await;
+        let write = async {
+            while let Some((due, bytes)) = chunks.recv().await {
+                // The timer rounds up to a millisecond, so do not use it without a delay.
+                if due > Instant::now() {
+                    sleep_until(due).await;
                 }
-                if self.weather() == Weather::Drop {
+                if self.mode() == Mode::DropBytes {
                     lost.store(true, Ordering::SeqCst);
                 }
                 if lost.load(Ordering::SeqCst) {
@@ -193,7 +200,7 @@ impl Network {
                 if bytes.is_empty() {
                     break;
                 }
-                if replies && self.halve.swap(false, Ordering::SeqCst) {
+                if replies && self.truncate_next_reply.swap(false, Ordering::SeqCst) {
                     return to.write_all(&bytes[..bytes.len() / 2]).await;
                 }
                 to.write_all(&bytes).await?;
@@ -201,8 +208,8 @@ impl Network {
             Ok(())
         };
         tokio::select! {
-            never = take => never,
-            ended = give => ended,
+            never = read => never,
+            ended = write => ended,
         }
     }
 }

@@ -1,35 +1,35 @@
-//! Users of Redis with the rights that examples/server/deploy/redis-rights.txt lists.
+//! Redis users that have only the rights listed in `examples/server/deploy/redis-rights.txt`.
 
 use super::Server;
 
 const LIST: &str = include_str!("../../../examples/server/deploy/redis-rights.txt");
 
-/// The rights that are listed for these purposes.
+/// Returns the rights listed for these purposes, such as `["counts", "cluster"]`.
 pub(crate) fn rights(purposes: &[&str]) -> Vec<&'static str> {
-    let of = |purpose: &&str| {
+    let rights_of = |purpose: &&str| {
         let mut lines = LIST.lines().filter_map(|line| line.split_once(": "));
         let line = lines.find(|(name, _)| name == purpose);
-        let (_, rights) = line.unwrap_or_else(|| panic!("the list has {purpose}"));
+        let (_, rights) = line.unwrap_or_else(|| panic!("{purpose} is not in the list"));
         rights.split(' ')
     };
-    purposes.iter().flat_map(of).collect()
+    purposes.iter().flat_map(rights_of).collect()
 }
 
-/// Makes the user `tollgate`, whose password is `secret`, with no other rights.
-pub(crate) async fn make_user(server: &Server, purposes: &[&str]) {
+/// Creates the user `tollgate` with the password `secret` and the rights for these purposes.
+pub(crate) async fn create_user(server: &Server, purposes: &[&str]) {
     let user = ["ACL", "SETUSER", "tollgate", "reset", "on", ">secret"];
     let keys = ["~tollgate:*"];
     let words = [&user[..], &keys, &rights(purposes)].concat();
     server.command(&words).await;
 }
 
-/// The server's URL for that user.
-pub(crate) fn url_of_user(server: &Server) -> String {
+/// Returns the server's URL with the credentials of [`create_user`].
+pub(crate) fn user_url(server: &Server) -> String {
     server.url().replace("redis://", "redis://tollgate:secret@")
 }
 
-/// Asserts that the server has refused nothing for want of a right.
-pub(crate) async fn assert_none_missing(server: &Server) {
-    let refused: Vec<redis::Value> = server.ask(&["ACL", "LOG"]).await;
-    assert!(refused.is_empty(), "{refused:#?}");
+/// Asserts that the server has denied no command for want of a right.
+pub(crate) async fn assert_none_denied(server: &Server) {
+    let denied: Vec<redis::Value> = server.query(&["ACL", "LOG"]).await;
+    assert!(denied.is_empty(), "{denied:#?}");
 }

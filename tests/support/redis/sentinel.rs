@@ -1,4 +1,4 @@
-//! A primary and its replica below three sentinels.
+//! A primary and its replica, watched by three sentinels.
 
 use std::collections::HashMap;
 
@@ -9,25 +9,26 @@ use super::{Server, Wait};
 const SERVICE: &str = "main";
 const SENTINELS: usize = 3;
 
-/// Two servers, of which at first 0 is the primary, and three sentinels that watch them.
+/// Two servers and the sentinels that watch them. At first server 0 is the primary.
 ///
-/// A sentinel that was paused for two seconds leaves everything alone for half a minute.
+/// A sentinel that was paused for more than two seconds enters TILT mode: it takes no action for
+/// the next 30 seconds.
 pub(crate) struct Sentinels {
     nodes: Vec<Server>,
     sentinels: Vec<Server>,
 }
 
 impl Sentinels {
-    /// Starts them all, and returns when the sentinels know the replica and each other.
+    /// Starts all of them, and waits until the sentinels know the replica and each other.
     pub(crate) async fn start() -> Self {
-        // Else a replica waits five seconds, for more of them to come.
-        let at_once = ["--repl-diskless-sync-delay", "0"];
-        let primary = Server::start_with(&at_once).await;
+        // The default is to wait five seconds, in case more replicas come.
+        let no_delay = ["--repl-diskless-sync-delay", "0"];
+        let primary = Server::start_with(&no_delay).await;
         let port = primary.port().to_string();
-        let options = [&at_once[..], &["--replicaof", "127.0.0.1", &port]].concat();
+        let options = [&no_delay[..], &["--replicaof", "127.0.0.1", &port]].concat();
         let replica = Server::start_with(&options).await;
         replica
-            .until_it_says("replication", "master_link_status:up")
+            .wait_for_info("replication", "master_link_status:up")
             .await;
 
         let configuration = format!(
@@ -40,10 +41,10 @@ impl Sentinels {
             nodes: vec![primary, replica],
             sentinels: join_all(sentinels).await,
         };
-        let wait = Wait::until("the sentinels know all");
+        let wait = Wait::until("the sentinels know all instances");
         for sentinel in &sentinels.sentinels {
-            while !knows_all(sentinel).await {
-                wait.on().await;
+            while !knows_all_instances(sentinel).await {
+                wait.sleep().await;
             }
         }
         sentinels
@@ -53,7 +54,7 @@ impl Sentinels {
         SERVICE
     }
 
-    /// Where the sentinels are.
+    /// Returns the URLs of the sentinels.
     pub(crate) fn urls(&self) -> Vec<String> {
         self.sentinels.iter().map(Server::url).collect()
     }
@@ -62,36 +63,40 @@ impl Sentinels {
         &self.sentinels
     }
 
-    /// The servers that are watched.
+    /// Returns the servers that the sentinels watch.
     pub(crate) fn nodes(&self) -> &[Server] {
         &self.nodes
     }
 
-    /// The node that the sentinels name as the primary, when they agree.
+    /// Waits until the sentinels agree on the primary, and returns its index.
     pub(crate) async fn primary(&self) -> usize {
         let wait = Wait::until("the sentinels agree");
         loop {
-            if let Some(primary) = self.agreed().await {
+            if let Some(primary) = self.agreed_primary().await {
                 return primary;
             }
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 
-    /// Has the replica take over, and returns which node that is.
+    /// Starts a failover, waits for it and returns the index of the new primary.
     pub(crate) async fn failover(&self) -> usize {
         let old = self.primary().await;
-        let sentinel = self.living().next().expect("a sentinel answers");
-        let wait = Wait::until("a sentinel begins the failover");
+        let sentinel = self
+            .answering_sentinels()
+            .next()
+            .expect("a sentinel answers");
+        let wait = Wait::until("a sentinel starts the failover");
         let words = ["SENTINEL", "FAILOVER", SERVICE];
-        // It refuses while it has not heard of the replica lately.
+        // Sentinel refuses until it has heard from the replica recently.
         while sentinel.try_command(&words).await.is_err() {
-            wait.on().await;
+            wait.sleep().await;
         }
         self.new_primary(old).await
     }
 
-    /// Waits until all sentinels name another primary than this, and it says that it is.
+    /// Waits until all sentinels name another primary than `old`, and that server has the role of a
+    /// primary. Returns its index.
     pub(crate) async fn new_primary(&self, old: usize) -> usize {
         let wait = Wait::until(format!("node {old} is replaced"));
         loop {
@@ -99,34 +104,35 @@ impl Sentinels {
             if primary != old && self.nodes[primary].is_primary().await {
                 return primary;
             }
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 
-    fn living(&self) -> impl Iterator<Item = &Server> {
+    fn answering_sentinels(&self) -> impl Iterator<Item = &Server> {
         self.sentinels.iter().filter(|node| node.is_answering())
     }
 
-    async fn agreed(&self) -> Option<usize> {
+    /// Returns the primary if all sentinels that answer name the same one.
+    async fn agreed_primary(&self) -> Option<usize> {
         let words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE];
-        let mut named = Vec::new();
-        for sentinel in self.living() {
-            let (_, port): (String, u16) = sentinel.ask(&words).await;
-            named.push(port);
+        let mut ports = Vec::new();
+        for sentinel in self.answering_sentinels() {
+            let (_, port): (String, u16) = sentinel.query(&words).await;
+            ports.push(port);
         }
-        named.dedup();
-        let &[port] = named.as_slice() else {
+        ports.dedup();
+        let &[port] = ports.as_slice() else {
             return None;
         };
         self.nodes.iter().position(|node| node.port() == port)
     }
 }
 
-/// Whether this sentinel knows the other sentinels, and the replica to be in order.
-async fn knows_all(sentinel: &Server) -> bool {
-    type Known = Vec<HashMap<String, String>>;
-    let others: Known = sentinel.ask(&["SENTINEL", "SENTINELS", SERVICE]).await;
-    let replicas: Known = sentinel.ask(&["SENTINEL", "REPLICAS", SERVICE]).await;
+/// Returns whether this sentinel knows both other sentinels and a replica in sync.
+async fn knows_all_instances(sentinel: &Server) -> bool {
+    type Instances = Vec<HashMap<String, String>>;
+    let others: Instances = sentinel.query(&["SENTINEL", "SENTINELS", SERVICE]).await;
+    let replicas: Instances = sentinel.query(&["SENTINEL", "REPLICAS", SERVICE]).await;
     others.len() == SENTINELS - 1
         && others.iter().all(|other| other["flags"] == "sentinel")
         && replicas.len() == 1

@@ -1,4 +1,4 @@
-//! One server, which can be paused, killed and started again.
+//! A server that can be paused, killed and started again.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,32 +11,33 @@ use redis::{Cmd, FromRedisValue, RedisResult, Value};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use super::process::{Binary, Port, Process, log};
-use super::{PATIENCE, Wait, connect};
+use super::process::{Binary, Port, Process, read_log};
+use super::{TIMEOUT, Wait, connect};
 
-/// One server, and nothing is left of it when this is dropped.
+/// A running server. Dropping it kills the process and removes its directory.
 pub(crate) struct Server {
     port: Port,
     arguments: Vec<String>,
-    /// `None` while it is killed. Before the directory, so that it is dropped first.
+    /// Absent after [`Self::kill`]. Declared before the directory so that it is dropped first.
     process: Mutex<Option<Process>>,
     directory: TempDir,
 }
 
-/// Why a server did not start: what it has said.
-struct Ended(String);
+/// A server did not start. Contains its log.
+struct StartError(String);
 
 impl Server {
     pub(crate) async fn start() -> Self {
         Self::start_with(&[]).await
     }
 
-    /// Starts a server with these options, such as `["--maxmemory", "3mb"]`.
+    /// Starts a server with these command-line options, such as `["--maxmemory", "3mb"]`.
     pub(crate) async fn start_with(options: &[&str]) -> Self {
         Self::launch(None, options).await
     }
 
-    /// Starts a sentinel with this configuration, which it will write to.
+    /// Starts a sentinel with this configuration, which it gets as a file of its own, since
+    /// sentinels rewrite theirs.
     pub(crate) async fn start_sentinel(configuration: &str) -> Self {
         Self::launch(Some(configuration), &[]).await
     }
@@ -46,9 +47,9 @@ impl Server {
             let server = Self::prepare(sentinel, options);
             match server.spawn().await {
                 Ok(()) => return server,
-                // By a program that is none of these tests.
-                Err(Ended(log)) if log.contains("ddress already in use") => {}
-                Err(Ended(log)) => panic!("the server did not start:\n{log}"),
+                // Another program has taken the port: try another one.
+                Err(StartError(log)) if log.contains("ddress already in use") => {}
+                Err(StartError(log)) => panic!("the server did not start:\n{log}"),
             }
         }
     }
@@ -86,22 +87,22 @@ impl Server {
         }
     }
 
-    /// Starts the process, and waits until it answers.
-    async fn spawn(&self) -> Result<(), Ended> {
+    /// Starts the process and waits until it answers.
+    async fn spawn(&self) -> Result<(), StartError> {
         let process = Process::spawn(&self.arguments, self.directory.path());
-        // Another program may answer on the port.
-        let itself = format!("process_id:{}", process.id());
+        // Another program may answer on the port, so compare the process id.
+        let process_id = format!("process_id:{}", process.id());
         *self.process() = Some(process);
         let began = Instant::now();
         loop {
-            if self.says("server", &itself).await {
+            if self.info_contains("server", &process_id).await {
                 return Ok(());
             }
-            let slow = began.elapsed() > PATIENCE;
-            if slow || !self.is_running() {
-                let log = log(self.directory.path());
+            let timed_out = began.elapsed() > TIMEOUT;
+            if timed_out || !self.is_running() {
+                let log = read_log(self.directory.path());
                 self.process().take();
-                return Err(Ended(log));
+                return Err(StartError(log));
             }
             sleep(Duration::from_millis(5)).await;
         }
@@ -123,7 +124,7 @@ impl Server {
         format!("redis://{}", self.address())
     }
 
-    /// Whether it would answer: it was neither killed nor paused, and did not end by itself.
+    /// Returns whether the server is running and not paused.
     pub(crate) fn is_answering(&self) -> bool {
         let mut process = self.process();
         let process = process.as_mut();
@@ -134,7 +135,7 @@ impl Server {
         self.process().as_mut().is_some_and(Process::is_running)
     }
 
-    /// Stops it where it stands: it still accepts connections, and answers nothing.
+    /// Stops the process with SIGSTOP: the system still accepts connections, but nothing answers.
     pub(crate) fn pause(&self) {
         self.process().as_mut().expect("it runs").pause();
     }
@@ -143,47 +144,51 @@ impl Server {
         self.process().as_mut().expect("it runs").resume();
     }
 
-    /// Kills it, and returns when it is gone and its port is free.
+    /// Kills the server and waits until its process has ended.
     pub(crate) fn kill(&self) {
         self.process().take().expect("it runs").kill();
     }
 
-    /// Has it end as it would when its machine shuts down, and returns when it is gone.
+    /// Shuts the server down with SIGTERM and waits until its process has ended.
     pub(crate) fn terminate(&self) {
         self.process().take().expect("it runs").terminate();
     }
 
-    /// Starts it again, on the same port, with the same options, in the same directory.
+    /// Starts the server again, on the same port, with the same options and in the same directory.
+    /// Kills it first if it is running.
     pub(crate) async fn restart(&self) {
         let process = self.process().take();
         if let Some(process) = process {
             process.kill();
         }
-        if let Err(Ended(log)) = self.spawn().await {
+        if let Err(StartError(log)) = self.spawn().await {
             panic!("the server did not start again:\n{log}");
         }
     }
 
-    /// Runs a command. A server that is paused keeps this waiting for [`PATIENCE`].
+    /// Runs a command. If the server is paused, this fails after [`TIMEOUT`].
     pub(crate) async fn command(&self, words: &[impl AsRef<str>]) -> Value {
-        self.ask(words).await
+        self.query(words).await
     }
 
+    /// Runs a command that may fail.
     pub(crate) async fn try_command(&self, words: &[impl AsRef<str>]) -> RedisResult<Value> {
-        self.try_ask(words).await
+        self.try_query(words).await
     }
 
-    /// Runs a command whose answer is of this type.
-    pub(crate) async fn ask<T: FromRedisValue>(&self, words: &[impl AsRef<str>]) -> T {
-        let answer = self.try_ask(words).await;
-        answer.unwrap_or_else(|error| {
+    /// Runs a command and converts its reply.
+    pub(crate) async fn query<T: FromRedisValue>(&self, words: &[impl AsRef<str>]) -> T {
+        let reply = self.try_query(words).await;
+        reply.unwrap_or_else(|error| {
             let words: Vec<_> = words.iter().take(5).map(AsRef::as_ref).collect();
-            panic!("{} says to {words:?}: {error}", self.address())
+            panic!("{words:?} at {}: {error}", self.address())
         })
     }
 
-    /// Runs it on a connection of its own, which no restart has broken and no other runtime has made.
-    pub(crate) async fn try_ask<T: FromRedisValue>(
+    /// Runs a command that may fail and converts its reply.
+    ///
+    /// Each command opens a connection, which no restart has broken and no other runtime owns.
+    pub(crate) async fn try_query<T: FromRedisValue>(
         &self,
         words: &[impl AsRef<str>],
     ) -> RedisResult<T> {
@@ -198,20 +203,20 @@ impl Server {
         connect(&self.url()).await
     }
 
-    /// All its keys, in order.
+    /// Returns all keys, sorted.
     pub(crate) async fn keys(&self) -> Vec<String> {
         let keys = self.scan().await;
         keys.into_iter().map(|(key, _)| key).collect()
     }
 
-    /// Those of its keys that would stay forever.
+    /// Returns the keys without a time to live.
     pub(crate) async fn keys_without_ttl(&self) -> Vec<String> {
         let mut keys = self.scan().await;
         keys.retain(|&(_, ttl)| ttl == -1);
         keys.into_iter().map(|(key, _)| key).collect()
     }
 
-    /// All keys, and how many milliseconds each has left, or -1.
+    /// Returns all keys with their time to live in milliseconds, or -1 for none.
     async fn scan(&self) -> Vec<(String, i64)> {
         let mut connection = self.connect().await.expect("it answers");
         let mut keys = BTreeSet::new();
@@ -219,9 +224,9 @@ impl Server {
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("COUNT").arg(1_000);
-            let some: Vec<Vec<u8>>;
-            (cursor, some) = scan.query_async(&mut connection).await.expect("it answers");
-            keys.extend(some);
+            let batch: Vec<Vec<u8>>;
+            (cursor, batch) = scan.query_async(&mut connection).await.expect("it answers");
+            keys.extend(batch);
             if cursor == 0u64 {
                 break;
             }
@@ -238,53 +243,66 @@ impl Server {
                 .expect("it answers"),
         };
         let keys = keys.iter().map(|key| String::from_utf8_lossy(key).into());
-        // It is -2 for a key that is gone by now.
+        // PTTL returns -2 for a key that has expired meanwhile.
         keys.zip(ttls).filter(|&(_, ttl)| ttl != -2).collect()
     }
 
-    /// How often this command was called since the start, or since [`Self::reset_stats`].
+    /// Returns how often a command was called since the start or [`Self::reset_stats`].
     pub(crate) async fn calls(&self, command: &str) -> u64 {
-        let statistics: String = self.ask(&["INFO", "commandstats"]).await;
-        let prefix = format!("cmdstat_{}:calls=", command.to_lowercase());
-        let mut lines = statistics.lines();
-        let line = lines.find_map(|line| line.strip_prefix(&prefix));
-        let calls = line.and_then(|line| line.split(',').next());
-        calls.map_or(0, |calls| calls.parse().expect("calls are counted"))
+        let name = format!("cmdstat_{}:calls=", command.to_lowercase());
+        self.statistic("commandstats", &name).await.unwrap_or(0)
+    }
+
+    /// Returns how often an error code was replied since the start or [`Self::reset_stats`].
+    pub(crate) async fn errors(&self, code: &str) -> u64 {
+        let name = format!("errorstat_{code}:count=");
+        self.statistic("errorstats", &name).await.unwrap_or(0)
+    }
+
+    /// Returns the number that follows `name`, such as `total_reads_processed:`, in a section of
+    /// INFO.
+    pub(crate) async fn statistic(&self, section: &str, name: &str) -> Option<u64> {
+        let information: String = self.query(&["INFO", section]).await;
+        let mut lines = information.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name))?;
+        let digits = value.split(',').next().unwrap_or(value);
+        Some(digits.parse().expect("a statistic is a number"))
     }
 
     pub(crate) async fn reset_stats(&self) {
         self.command(&["CONFIG", "RESETSTAT"]).await;
     }
 
-    /// Whether it answers, and is no replica.
+    /// Returns whether the server answers and has the role of a primary.
     pub(crate) async fn is_primary(&self) -> bool {
-        self.says("replication", "role:master").await
+        self.info_contains("replication", "role:master").await
     }
 
-    /// Gives a cluster's only node all slots, and waits until it serves them.
+    /// Assigns all slots to this server, the only node of its cluster, and waits until it serves
+    /// them.
     pub(crate) async fn serve_all_slots(&self) {
         let words = ["CLUSTER", "ADDSLOTS"].map(str::to_owned);
         let slots = (0..16_384).map(|slot| slot.to_string());
         let words: Vec<_> = words.into_iter().chain(slots).collect();
         self.command(&words).await;
         let wait = Wait::until("the cluster serves all slots");
-        let information = || self.ask::<String>(&["CLUSTER", "INFO"]);
+        let information = || self.query::<String>(&["CLUSTER", "INFO"]);
         while !information().await.contains("cluster_state:ok") {
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 
-    /// Whether it answers, and a section of INFO has this line.
-    async fn says(&self, section: &str, line: &str) -> bool {
-        let information = self.try_ask::<String>(&["INFO", section]).await;
-        information.is_ok_and(|lines| lines.lines().any(|said| said == line))
+    /// Returns whether the server answers and a section of INFO contains this line.
+    async fn info_contains(&self, section: &str, line: &str) -> bool {
+        let information = self.try_query::<String>(&["INFO", section]).await;
+        information.is_ok_and(|lines| lines.lines().any(|other| other == line))
     }
 
-    /// Waits until a section of INFO has this line.
-    pub(super) async fn until_it_says(&self, section: &str, line: &str) {
-        let wait = Wait::until(format!("{} says {line}", self.address()));
-        while !self.says(section, line).await {
-            wait.on().await;
+    /// Waits until a section of INFO contains this line.
+    pub(super) async fn wait_for_info(&self, section: &str, line: &str) {
+        let wait = Wait::until(format!("INFO of {} has the line {line}", self.address()));
+        while !self.info_contains(section, line).await {
+            wait.sleep().await;
         }
     }
 }

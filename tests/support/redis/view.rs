@@ -1,10 +1,11 @@
-//! What one node of a cluster knows of all nodes.
+//! Parses CLUSTER NODES: the state of a cluster as one of its nodes sees it.
 
 use std::ops::RangeInclusive;
 
-pub(crate) struct View(Vec<Known>);
+/// All nodes that one node of a cluster knows, itself included.
+pub(crate) struct View(Vec<Node>);
 
-struct Known {
+struct Node {
     id: String,
     flags: Vec<String>,
     linked: bool,
@@ -12,50 +13,55 @@ struct Known {
 }
 
 impl View {
-    /// Reads the answer to CLUSTER NODES.
-    pub(crate) fn read(answer: &str) -> Self {
-        Self(answer.lines().map(Known::read).collect())
+    /// Parses the reply to CLUSTER NODES.
+    pub(crate) fn parse(reply: &str) -> Self {
+        Self(reply.lines().map(Node::parse).collect())
     }
 
-    /// Whether so many nodes are known, and all are well.
-    pub(crate) fn is_sound(&self, nodes: usize) -> bool {
-        let ill = ["handshake", "fail", "fail?", "noaddr"];
-        let sound = |node: &Known| node.linked && !ill.iter().any(|flag| node.is(flag));
-        self.0.len() == nodes && self.0.iter().all(sound)
+    /// Returns whether exactly `nodes` nodes are known, and all are connected and healthy.
+    pub(crate) fn is_healthy(&self, nodes: usize) -> bool {
+        let unhealthy = ["handshake", "fail", "fail?", "noaddr"];
+        let is_healthy =
+            |node: &Node| node.linked && !unhealthy.iter().any(|flag| node.has_flag(flag));
+        self.0.len() == nodes && self.0.iter().all(is_healthy)
     }
 
+    /// Returns the number of replicas.
     pub(crate) fn replicas(&self) -> usize {
-        self.0.iter().filter(|node| node.is("slave")).count()
+        self.0.iter().filter(|node| node.has_flag("slave")).count()
     }
 
-    /// The node whose slot this is.
+    /// Returns the id of the node that serves the slot.
     pub(crate) fn owner_of(&self, slot: u16) -> Option<&str> {
-        let owns = |node: &&Known| node.slots.iter().any(|slots| slots.contains(&slot));
+        let owns = |node: &&Node| node.slots.iter().any(|slots| slots.contains(&slot));
         self.0.iter().find(owns).map(|node| node.id.as_str())
     }
 }
 
-impl Known {
-    fn read(line: &str) -> Self {
+impl Node {
+    fn parse(line: &str) -> Self {
         let words: Vec<_> = line.split(' ').collect();
         let [id, _, flags, _, _, _, _, link, slots @ ..] = words.as_slice() else {
-            panic!("no line of CLUSTER NODES: {line}");
+            panic!("not a line of CLUSTER NODES: {line}");
         };
         Self {
             id: (*id).to_owned(),
             flags: flags.split(',').map(str::to_owned).collect(),
             linked: *link == "connected",
-            slots: slots.iter().filter_map(|slots| range(slots)).collect(),
+            slots: slots
+                .iter()
+                .filter_map(|slots| parse_slots(slots))
+                .collect(),
         }
     }
 
-    fn is(&self, flag: &str) -> bool {
+    fn has_flag(&self, flag: &str) -> bool {
         self.flags.iter().any(|other| other == flag)
     }
 }
 
-/// `7` or `0-5460`, but not `[7->-id]`, which is a slot that moves.
-fn range(slots: &str) -> Option<RangeInclusive<u16>> {
+/// Parses `7` or `0-5460`. Returns `None` for `[7->-id]`, a slot that is being moved.
+fn parse_slots(slots: &str) -> Option<RangeInclusive<u16>> {
     let (first, last) = slots.split_once('-').unwrap_or((slots, slots));
     Some(first.parse().ok()?..=last.parse().ok()?)
 }

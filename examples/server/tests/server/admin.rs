@@ -53,7 +53,7 @@ async fn replicas_poll_the_revision() {
     let before = redis.calls("hget").await;
     let wait = Wait::until("the server has read the revision four more times");
     while redis.calls("hget").await < before + 4 {
-        wait.on().await;
+        wait.sleep().await;
     }
     let page_reads = redis.calls("zrange").await;
     assert_eq!(page_reads, 0, "the revision has not changed");
@@ -413,7 +413,7 @@ async fn change_of_a_disconnected_client_is_logged() {
     // The network then still delays the reply of Redis.
     let wait = Wait::until("Redis has the limit");
     while redis.calls("zadd").await == 0 {
-        wait.on().await;
+        wait.sleep().await;
     }
     drop(client);
     let logged = "admin=operator subject=\"keys/acme/a\"";
@@ -439,7 +439,7 @@ async fn reset_clears_the_count_on_every_replica() {
     assert_eq!(reset.status(), StatusCode::NO_CONTENT);
     let wait = Wait::until("the second server allows the key again");
     while !is_allowed(&servers[1], whole_quota).await {
-        wait.on().await;
+        wait.sleep().await;
     }
     let without_key = r#"{"tenant":"acme"}"#;
     let refused = call(&servers[0], Method::POST, "/reset", &[], without_key).await;

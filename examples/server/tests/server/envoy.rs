@@ -163,7 +163,7 @@ impl Edge {
         };
         while !server_counted_hits().await {
             edge.get("/flat", "first").await;
-            wait.on().await;
+            wait.sleep().await;
         }
         edge
     }
@@ -321,7 +321,7 @@ async fn envoy_limits_traffic_by_the_rules() {
     let wait = Wait::until("Envoy has charged the hits");
     assert_eq!(edge.statuses("/tokens", "grace").await, [200]);
     while edge.statuses("/tokens", "grace").await == [200] {
-        wait.on().await;
+        wait.sleep().await;
     }
     assert_eq!(edge.statuses("/tokens", "grace").await, [429]);
     // Envoy receives the metadata of a rule unless the limit is exceeded.

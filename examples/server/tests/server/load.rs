@@ -266,13 +266,13 @@ async fn outage_and_interrupt_are_not_errors() {
         let wait = Wait::until(format!("100 more requests arrive {when}"));
         let before = server.requests("grpc").await;
         while server.requests("grpc").await < before + 100 {
-            wait.on().await;
+            wait.sleep().await;
         }
     };
     let wait_for_degraded = async |degraded: bool| {
         let wait = Wait::until(format!("the server is degraded: {degraded}"));
         while json_body(&get(server.http(), "/ready").await)["degraded"] != json!(degraded) {
-            wait.on().await;
+            wait.sleep().await;
         }
     };
     wait_for_more_requests("before the outage").await;

@@ -143,7 +143,7 @@ async fn closed_standard_error_does_not_stop_reloads() {
         write_limit(expected);
         let wait = Wait::until(format!("the limit is {expected}"));
         while json_body(&check(address, r#"{"key":"a"}"#).await)["limit"] != expected {
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 }

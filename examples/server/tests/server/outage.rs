@@ -2,30 +2,26 @@
 //! when Redis is back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::StatusCode;
 use serde_json::json;
 
+use crate::support::background_load::Load;
 use crate::support::grpc::{self, check_request};
 use crate::support::http::{check, get, header, json_body};
 use crate::support::{Redis, Server, Wait};
 
 const CHECK: &str = r#"{"key":"a","rate":1000000000,"interval":"1s"}"#;
 
-/// The state of clients that send checks until `is_over`: their number of responses so far, by kind.
+/// The number of responses that clients have received so far, by kind.
 #[derive(Default)]
-struct Load {
-    is_over: AtomicBool,
+struct Responses {
     shared: AtomicU64,
     degraded: AtomicU64,
 }
 
-impl Load {
-    fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
-    }
-
+impl Responses {
     fn count(&self, degraded: bool) {
         let counter = match degraded {
             true => &self.degraded,
@@ -40,7 +36,7 @@ async fn wait_for_more(kind: &str, counter: &AtomicU64) {
     let before = counter.load(Ordering::Relaxed);
     let wait = Wait::until(format!("50 more responses are {kind}"));
     while counter.load(Ordering::Relaxed) < before + 50 {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 
@@ -48,12 +44,12 @@ async fn wait_for_more(kind: &str, counter: &AtomicU64) {
 async fn checks_under_load_continue_while_redis_is_down() {
     let redis = Redis::start().await;
     let server = Arc::new(Server::start(&[("STORE__URL", &redis.url())]));
-    let load = Arc::new(Load::default());
-    let mut clients = Vec::new();
+    let responses = Arc::new(Responses::default());
+    let mut load = Load::new();
     for _ in 0..4 {
-        let (server, load) = (Arc::clone(&server), Arc::clone(&load));
-        clients.push(tokio::spawn(async move {
-            while !load.is_over() {
+        let (server, responses) = (Arc::clone(&server), Arc::clone(&responses));
+        load.spawn(async move |running| {
+            while running.get() {
                 let response = check(server.http(), CHECK).await;
                 assert_eq!(response.status(), StatusCode::OK);
                 let decision = json_body(&response);
@@ -61,34 +57,32 @@ async fn checks_under_load_continue_while_redis_is_down() {
                 let header = header(&response, "x-ratelimit-degraded");
                 assert_eq!(header.is_some(), degraded);
                 assert_eq!(decision["allowed"], json!(true));
-                load.count(degraded);
+                responses.count(degraded);
             }
-        }));
+        });
     }
     for _ in 0..2 {
-        let (server, load) = (Arc::clone(&server), Arc::clone(&load));
-        clients.push(tokio::spawn(async move {
+        let (server, responses) = (Arc::clone(&server), Arc::clone(&responses));
+        load.spawn(async move |running| {
             let mut client = grpc::connect(server.grpc_url()).await;
-            while !load.is_over() {
+            while running.get() {
                 let response = client.check_limit(check_request("b")).await.unwrap();
-                load.count(response.into_inner().status.unwrap().degraded);
+                responses.count(response.into_inner().status.unwrap().degraded);
             }
-        }));
+        });
     }
-    wait_for_more("shared", &load.shared).await;
+    wait_for_more("shared", &responses.shared).await;
     for _ in 0..2 {
         redis.kill();
-        wait_for_more("degraded", &load.degraded).await;
+        wait_for_more("degraded", &responses.degraded).await;
         let ready = get(server.http(), "/ready").await;
         assert_eq!(ready.status(), StatusCode::OK, "ready during the outage");
         assert_eq!(json_body(&ready)["degraded"], json!(true));
         redis.restart().await;
-        wait_for_more("shared", &load.shared).await;
+        wait_for_more("shared", &responses.shared).await;
     }
-    load.is_over.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.await.expect("no client saw an error");
-    }
+    // Panics if a client saw an error.
+    load.stop().await;
 }
 
 #[tokio::test]
@@ -101,7 +95,7 @@ async fn server_starts_while_redis_is_down() {
     redis.restart().await;
     let wait = Wait::until("the count is shared");
     while json_body(&check(server.http(), CHECK).await)["degraded"] == json!(true) {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 

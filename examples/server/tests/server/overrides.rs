@@ -80,16 +80,14 @@ async fn count_limits(server: &Server, prefix: &str) -> usize {
 async fn wait_for_count(server: &Server, prefix: &str, expected: usize) {
     let wait = Wait::until(format!("{expected} limits begin with {prefix}"));
     while count_limits(server, prefix).await != expected {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 
 /// Returns the number of bytes that Redis has sent to all clients.
 async fn bytes_sent(redis: &Redis) -> u64 {
-    let statistics: String = redis.ask(&["INFO", "stats"]).await;
-    let mut lines = statistics.lines();
-    let bytes = lines.find_map(|line| line.strip_prefix("total_net_output_bytes:"));
-    bytes.unwrap().parse().unwrap()
+    let bytes = redis.statistic("stats", "total_net_output_bytes:").await;
+    bytes.expect("Redis counts the bytes")
 }
 
 /// Returns the number of scripts that Redis has run, of reads of changed subjects, and of reads of
@@ -194,12 +192,12 @@ async fn server_behind_the_history_reads_all_limits() {
         write(&format!("keys/acme/k{}", index / 2), limit, index)
     });
     write_many(&mut connection, [delete].into_iter().chain(others)).await;
-    let size = async |command: &str, key: &str| redis.ask::<usize>(&[command, key]).await;
+    let size = async |command: &str, key: &str| redis.query::<usize>(&[command, key]).await;
     assert_eq!(size("HLEN", KEYS[2]).await, HISTORY);
     // The deleted subjects in the history, and the subject that still has a limit.
     assert_eq!(size("ZCARD", KEYS[1]).await, HISTORY / 2 + 1);
     assert_eq!(size("HLEN", KEYS[0]).await, 2, "the limit and the revision");
-    let score: Option<f64> = redis.ask(&["ZSCORE", KEYS[1], "keys/acme/deleted"]).await;
+    let score: Option<f64> = redis.query(&["ZSCORE", KEYS[1], "keys/acme/deleted"]).await;
     assert_eq!(score, None);
 
     server.signal("CONT");
@@ -212,7 +210,7 @@ async fn server_behind_the_history_reads_all_limits() {
     let wait = Wait::until("the server has read the revision twice");
     let before = redis.calls("hget").await;
     while redis.calls("hget").await < before + 2 {
-        wait.on().await;
+        wait.sleep().await;
     }
     let pages = redis.calls("zrange").await;
     let delete = write("keys/acme/kept", "", 1);
@@ -225,7 +223,7 @@ async fn server_behind_the_history_reads_all_limits() {
 async fn dump(redis: &Redis) -> Vec<Vec<u8>> {
     let mut dumps = Vec::new();
     for key in KEYS {
-        dumps.push(redis.ask(&["DUMP", key]).await);
+        dumps.push(redis.query(&["DUMP", key]).await);
     }
     dumps
 }
@@ -386,7 +384,7 @@ async fn keys_share_one_cluster_slot() {
     redis.serve_all_slots().await;
     let mut slots = BTreeSet::new();
     for key in KEYS {
-        slots.insert(redis.ask::<u16>(&["CLUSTER", "KEYSLOT", key]).await);
+        slots.insert(redis.query::<u16>(&["CLUSTER", "KEYSLOT", key]).await);
     }
     assert_eq!(slots.len(), 1);
     let servers = [(); 2].map(|()| start_with_redis(&redis.url()));

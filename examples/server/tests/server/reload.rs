@@ -20,7 +20,7 @@ async fn limit(server: &Server) -> u64 {
 async fn wait_for_limit(server: &Server, expected: u64) {
     let wait = Wait::until(format!("the limit is {expected}"));
     while limit(server).await != expected {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 

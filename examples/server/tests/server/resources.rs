@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use crate::shutdown::check_by_grpc;
 use crate::support::grpc::{CHECK_LIMIT, HEALTH_CHECK, SHOULD_RATE_LIMIT, call};
 use crate::support::http::{HTTP2_PREFACE, check, check_head, connect_http2, get, try_get};
-use crate::support::{PATIENCE, Redis, Server, Wait, file};
+use crate::support::{Redis, Server, TIMEOUT, Wait, file};
 
 /// Opens a connection and sends these bytes.
 async fn send(address: SocketAddr, bytes: &[u8]) -> TcpStream {
@@ -45,7 +45,7 @@ fn unfinished_check() -> Vec<u8> {
 /// Reads until the server closes the connection, and returns what it sent.
 async fn read_until_closed(mut stream: TcpStream) -> Vec<u8> {
     let mut received = Vec::new();
-    let read = timeout(PATIENCE, stream.read_to_end(&mut received)).await;
+    let read = timeout(TIMEOUT, stream.read_to_end(&mut received)).await;
     // A reset closes a connection too, and is an error here.
     let _ = read.expect("the connection is closed");
     received
@@ -67,7 +67,7 @@ where
     B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
 {
     sender.ready().await.unwrap();
-    let response = timeout(PATIENCE, sender.send_request(request)).await;
+    let response = timeout(TIMEOUT, sender.send_request(request)).await;
     let (head, body) = response.expect("in time").expect("a response").into_parts();
     let trailers = body.collect().await.unwrap().trailers().cloned();
     let status = head.headers.get("grpc-status").cloned();
@@ -117,7 +117,7 @@ async fn client_that_reads_nothing_is_disconnected() {
     let requests = b"GET /metrics HTTP/1.1\r\nhost: a\r\n\r\n".repeat(1_000);
     // The responses fill all buffers, so writing ends only when the server closes the connection.
     let write = async { while stream.write_all(&requests).await.is_ok() {} };
-    timeout(PATIENCE, write)
+    timeout(TIMEOUT, write)
         .await
         .expect("the connection is closed");
 }
@@ -160,7 +160,7 @@ async fn one_address_cannot_take_all_connections() {
         both.clear();
         both.push(send_check(server.http()).await);
         both.push(send_check(server.http()).await);
-        wait.on().await;
+        wait.sleep().await;
         if try_get(server.http(), "/health").await.is_none() {
             break;
         }
@@ -212,7 +212,7 @@ async fn assert_less_than_a_mebibyte_is_held<B>(
     }
     // The server refuses a request if its connection already holds the maximum.
     for (_, calls) in &mut connections {
-        let first_response = timeout(PATIENCE, select_all(calls)).await;
+        let first_response = timeout(TIMEOUT, select_all(calls)).await;
         let (response, _, _) = first_response.expect("in time");
         let status = response.expect("a response").headers()["grpc-status"].clone();
         assert_eq!(status, "8", "RESOURCE_EXHAUSTED: {path}");
@@ -277,7 +277,7 @@ async fn unauthenticated_request_is_refused_before_its_body() {
     let server = Server::with_config(settings.path(), &[hour]);
     let mut stream = send(server.http(), &unfinished_check()).await;
     let mut start = [0; 13];
-    let read = timeout(PATIENCE, stream.read_exact(&mut start)).await;
+    let read = timeout(TIMEOUT, stream.read_exact(&mut start)).await;
     read.expect("in time").unwrap();
     assert_eq!(&start, b"HTTP/1.1 401 ");
 
@@ -294,7 +294,7 @@ async fn old_http2_connection_is_replaced_without_loss() {
     let responses = Arc::default();
     // Returns when the server asks to reconnect, and panics if a call is lost.
     let calls = check_by_grpc(server.grpc(), Arc::clone(&responses));
-    let calls = timeout(PATIENCE, calls).await;
+    let calls = timeout(TIMEOUT, calls).await;
     calls.expect("the server ends the connection");
     assert!(responses.load(Ordering::Relaxed) > 0);
     // The server does not close an HTTP/1 connection because of its age.

@@ -19,7 +19,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::grpc::{self, CHECK_LIMIT, check_request};
 use crate::support::http::{check, check_head, connect_http1, connect_http2, get, json_body};
-use crate::support::{PATIENCE, Redis, Server, Wait};
+use crate::support::{Redis, Server, TIMEOUT, Wait};
 
 const CHECK: &str = r#"{"key":"a","rate":1000000,"interval":"1s"}"#;
 
@@ -38,7 +38,7 @@ async fn check_by_http(address: SocketAddr, responses: Arc<AtomicU64>) {
             .header("host", "server")
             .header("content-type", "application/json");
         let request = request.body(Full::new(Bytes::from(CHECK))).unwrap();
-        let response = timeout(PATIENCE, sender.send_request(request)).await;
+        let response = timeout(TIMEOUT, sender.send_request(request)).await;
         let response = response.expect("in time").expect("no request is lost");
         assert_eq!(response.status(), StatusCode::OK);
         let is_last = response.headers().get(CONNECTION).is_some();
@@ -67,7 +67,7 @@ fn check_limit_call() -> Request<Full<Bytes>> {
 pub(crate) async fn check_by_grpc(address: SocketAddr, responses: Arc<AtomicU64>) {
     let mut sender = connect_http2(address).await;
     while sender.ready().await.is_ok() {
-        let response = timeout(PATIENCE, sender.send_request(check_limit_call())).await;
+        let response = timeout(TIMEOUT, sender.send_request(check_limit_call())).await;
         let response = match response.expect("in time") {
             Ok(response) => response,
             // The call was not sent.
@@ -95,7 +95,7 @@ async fn shutdown_under_load_loses_no_request() {
     }
     let wait = Wait::until("the clients have received 1,000 responses");
     while responses.load(Ordering::Relaxed) < 1_000 {
-        wait.on().await;
+        wait.sleep().await;
     }
     server.signal("TERM");
     server.wait_for_log(STOPPING).await;
@@ -136,11 +136,11 @@ async fn request_waiting_for_redis_is_answered() {
     server.signal("TERM");
     let wait = Wait::until("the listener is closed");
     while TcpStream::connect(server.http()).await.is_ok() {
-        wait.on().await;
+        wait.sleep().await;
     }
     redis.resume();
     let mut response = String::new();
-    let read = timeout(PATIENCE, stream.read_to_string(&mut response)).await;
+    let read = timeout(TIMEOUT, stream.read_to_string(&mut response)).await;
     read.expect("in time").unwrap();
     assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     assert!(response.contains(r#""degraded":false"#), "{response}");
@@ -191,7 +191,7 @@ async fn check_by_new_connections(address: SocketAddr) -> u64 {
             stream.write_all(&request).await?;
             stream.read_to_string(&mut response).await
         };
-        match timeout(PATIENCE, exchange).await.expect("in time") {
+        match timeout(TIMEOUT, exchange).await.expect("in time") {
             Ok(_) if response.ends_with("}") => responses += 1,
             Err(error) if response.is_empty() && was_never_accepted(address, &error).await => {
                 return responses;
@@ -220,7 +220,7 @@ async fn accepted_connection_is_served_after_the_signal() {
         let mut early = TcpStream::connect(address).await.unwrap();
         let wait = Wait::until("the clients are served");
         while get(address, "/health").await.status() != StatusCode::OK {
-            wait.on().await;
+            wait.sleep().await;
         }
         server.signal("TERM");
         server.wait_for_log(STOPPING).await;
@@ -229,7 +229,7 @@ async fn accepted_connection_is_served_after_the_signal() {
             .await
             .unwrap();
         let mut response = String::new();
-        let read = timeout(PATIENCE, early.read_to_string(&mut response)).await;
+        let read = timeout(TIMEOUT, early.read_to_string(&mut response)).await;
         read.expect("in time").unwrap();
         assert!(response.starts_with("HTTP/1.1 200 "), "{response:?}");
         let mut responses = 0;

@@ -7,7 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,31 +21,19 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
+use crate::support::background_load::{Load, Running};
 use crate::support::grpc::{self, check_request};
 use crate::support::http::{HTTP2_PREFACE, check_head};
-use crate::support::{PATIENCE, Redis, Server, Wait, file};
+use crate::support::{Redis, Server, TIMEOUT, Wait, file};
 
 /// The time between two connections of a hostile client.
 const PERIOD: Duration = Duration::from_millis(5);
 
-/// The state of clients that run until `is_over`.
-#[derive(Default)]
-struct Load {
-    is_over: AtomicBool,
-    responses: AtomicU64,
-}
-
-impl Load {
-    fn is_over(&self) -> bool {
-        self.is_over.load(Ordering::Relaxed)
-    }
-}
-
 /// Checks 1,000 keys in turn over HTTP connections that are kept alive.
-async fn check_by_http(address: SocketAddr, load: Arc<Load>) {
+async fn check_by_http(address: SocketAddr, responses: Arc<AtomicU64>, running: Running) {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     for number in 0.. {
-        if load.is_over() {
+        if !running.get() {
             return;
         }
         let body = format!(r#"{{"key":"k{}"}}"#, number % 1_000);
@@ -53,26 +41,26 @@ async fn check_by_http(address: SocketAddr, load: Arc<Load>) {
             .header("content-type", "application/json")
             .body(Full::from(body))
             .unwrap();
-        let response = timeout(PATIENCE, client.request(request)).await;
+        let response = timeout(TIMEOUT, client.request(request)).await;
         let response = response.expect("in time, by HTTP").expect("a response");
         assert_eq!(response.status(), StatusCode::OK);
         let body = response.into_body().collect().await;
         body.expect("a complete response");
-        load.responses.fetch_add(1, Ordering::Relaxed);
+        responses.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// Checks 1,000 keys in turn over gRPC.
-async fn check_by_grpc(url: String, load: Arc<Load>) {
+async fn check_by_grpc(url: String, responses: Arc<AtomicU64>, running: Running) {
     let mut client = grpc::connect(url).await;
     for number in 0.. {
-        if load.is_over() {
+        if !running.get() {
             return;
         }
         let request = check_request(format!("k{}", number % 1_000));
-        let response = timeout(PATIENCE, client.check_limit(request)).await;
+        let response = timeout(TIMEOUT, client.check_limit(request)).await;
         match response.expect("in time, by gRPC") {
-            Ok(_) => load.responses.fetch_add(1, Ordering::Relaxed),
+            Ok(_) => responses.fetch_add(1, Ordering::Relaxed),
             Err(status) if is_unprocessed(&status) => continue,
             Err(status) => panic!("{status:?}"),
         };
@@ -85,15 +73,15 @@ fn is_unprocessed(status: &Status) -> bool {
 }
 
 /// Opens connections that send these bytes and then stay silent.
-async fn open_silent_connections(address: SocketAddr, bytes: Vec<u8>, load: Arc<Load>) {
+async fn open_silent_connections(address: SocketAddr, bytes: Vec<u8>, running: Running) {
     let mut tasks = JoinSet::new();
-    while !load.is_over() {
+    while running.get() {
         let bytes = bytes.clone();
         tasks.spawn(async move {
             if let Ok(mut stream) = TcpStream::connect(address).await {
                 // The server may close the connection at any time.
                 let _ = stream.write_all(&bytes).await;
-                let _ = timeout(PATIENCE, stream.read(&mut [0; 1_024])).await;
+                let _ = timeout(TIMEOUT, stream.read(&mut [0; 1_024])).await;
             }
         });
         while tasks.try_join_next().is_some() {}
@@ -102,9 +90,9 @@ async fn open_silent_connections(address: SocketAddr, bytes: Vec<u8>, load: Arc<
 }
 
 /// Changes the configuration each second. Every third version is invalid.
-async fn change_configuration(file: PathBuf, load: Arc<Load>) {
+async fn change_configuration(file: PathBuf, running: Running) {
     for number in 0.. {
-        if load.is_over() {
+        if !running.get() {
             return;
         }
         let limit = if number % 3 == 2 {
@@ -122,8 +110,8 @@ async fn change_configuration(file: PathBuf, load: Arc<Load>) {
 }
 
 /// Kills Redis and starts it again, once in each period.
-async fn restart_redis(redis: Arc<Redis>, period: Duration, load: Arc<Load>) {
-    while !load.is_over() {
+async fn restart_redis(redis: Arc<Redis>, period: Duration, running: Running) {
+    while running.get() {
         sleep(period).await;
         redis.kill();
         sleep(period / 10).await;
@@ -148,11 +136,11 @@ async fn hostile_clients_do_not_harm_others() {
         ],
     );
     let descriptors_at_start = server.open_descriptors();
-    let load = Arc::new(Load::default());
-    let mut clients = JoinSet::new();
+    let responses = Arc::new(AtomicU64::new(0));
+    let mut load = Load::new();
     for _ in 0..4 {
-        clients.spawn(check_by_http(server.http(), Arc::clone(&load)));
-        clients.spawn(check_by_grpc(server.grpc_url(), Arc::clone(&load)));
+        load.spawn(|running| check_by_http(server.http(), Arc::clone(&responses), running));
+        load.spawn(|running| check_by_grpc(server.grpc_url(), Arc::clone(&responses), running));
     }
     // The bodies end before their `content-length`.
     let with_body = |content_length: usize, sent: usize| {
@@ -168,12 +156,12 @@ async fn hostile_clients_do_not_harm_others() {
         (server.grpc(), HTTP2_PREFACE.to_vec()),
     ];
     for (address, bytes) in silent {
-        clients.spawn(open_silent_connections(address, bytes, Arc::clone(&load)));
+        load.spawn(|running| open_silent_connections(address, bytes, running));
     }
     let path = settings.path().to_owned();
-    clients.spawn(change_configuration(path, Arc::clone(&load)));
+    load.spawn(|running| change_configuration(path, running));
     let period = (duration / 4).min(Duration::from_secs(20));
-    clients.spawn(restart_redis(Arc::clone(&redis), period, Arc::clone(&load)));
+    load.spawn(|running| restart_redis(Arc::clone(&redis), period, running));
 
     // In the first half the tables and connection pools fill.
     sleep(duration / 2).await;
@@ -183,11 +171,9 @@ async fn hostile_clients_do_not_harm_others() {
         peak = peak.max(server.resident_kib());
         sleep(Duration::from_millis(100)).await;
     }
-    load.is_over.store(true, Ordering::Relaxed);
-    while let Some(client) = clients.join_next().await {
-        client.expect("no well-behaved client sees an error");
-    }
-    let responses = load.responses.load(Ordering::Relaxed);
+    // Panics if a well-behaved client saw an error.
+    load.stop().await;
+    let responses = responses.load(Ordering::Relaxed);
     println!("{responses} responses; memory {at_half} KiB, then at most {peak} KiB");
     assert!(responses > 100, "{responses} responses");
     // The number of connections varies, and the allocator keeps some freed memory.
@@ -198,6 +184,6 @@ async fn hostile_clients_do_not_harm_others() {
     let wait = Wait::until("the server has closed the connections of all clients");
     // A few more descriptors than at the start are connections to Redis.
     while server.open_descriptors() > descriptors_at_start + 8 {
-        wait.on().await;
+        wait.sleep().await;
     }
 }

@@ -438,7 +438,7 @@ async fn every_expression_has_a_result() {
         if evaluated && breaker["state"] != "inactive" {
             break;
         }
-        wait.on().await;
+        wait.sleep().await;
     }
     assert!(!load.is_finished(), "every request got a response");
     load.abort();

@@ -64,7 +64,7 @@ impl Prometheus {
             .await
             .is_some_and(|response| response.status().is_success())
         {
-            wait.on().await;
+            wait.sleep().await;
         }
         prometheus
     }
@@ -94,7 +94,7 @@ impl Prometheus {
     pub(super) async fn wait_for_result(&self, expression: &str) {
         let wait = Wait::until(format!("{expression} has a result"));
         while self.count(expression).await == 0 {
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 

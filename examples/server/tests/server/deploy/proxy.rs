@@ -108,7 +108,7 @@ async fn haproxy_spreads_both_protocols() {
         .await
         .is_none_or(|response| response.status() != StatusCode::OK)
     {
-        wait.on().await;
+        wait.sleep().await;
     }
     let mut client = grpc::connect(proxy.grpc_url()).await;
     let mut allowed = 0;
@@ -145,7 +145,7 @@ async fn haproxy_spreads_both_protocols() {
         if requests().await == before {
             break;
         }
-        wait.on().await;
+        wait.sleep().await;
     }
     // No request is lost when that server is gone.
     let [stopping, others @ ..] = servers;

@@ -9,7 +9,7 @@ use super::tools::read;
 use crate::support::admin::{self, TOKEN};
 use crate::support::grpc::{self, descriptor, envoy_request};
 use crate::support::http::{check, get, json_body};
-use crate::support::redis_servers::rights::{assert_none_missing, make_user, rights, url_of_user};
+use crate::support::redis_servers::rights::{assert_none_denied, create_user, rights, user_url};
 use crate::support::{Redis, Server};
 
 /// Returns the words of each `--user` option in a command line of Redis.
@@ -78,8 +78,8 @@ async fn listed_rights_suffice_for_the_server() {
         ("/3", &["counts", "limits", "database"]),
     ] {
         let redis = Redis::start().await;
-        make_user(&redis, purposes).await;
-        let url = format!("{}{database}", url_of_user(&redis));
+        create_user(&redis, purposes).await;
+        let url = format!("{}{database}", user_url(&redis));
         let server = Server::start(&[
             ("STORE__URL", &*url),
             // Long enough that no check is degraded on a busy machine.
@@ -117,7 +117,7 @@ async fn listed_rights_suffice_for_the_server() {
         let response = admin::call(&server, Method::POST, "/reset", &[], reset).await;
         assert!(response.status().is_success(), "{response:?}");
         use_every_front_end(&server).await;
-        assert_none_missing(&redis).await;
+        assert_none_denied(&redis).await;
     }
 }
 
@@ -138,7 +138,7 @@ async fn redis_configuration_is_valid() {
     let redis = Redis::start_with(&options).await;
     for (name, value) in [("maxmemory-policy", "volatile-ttl"), ("appendonly", "yes")] {
         assert!(lines.clone().any(|line| line == format!("{name} {value}")));
-        let set: Vec<String> = redis.ask(&["CONFIG", "GET", name]).await;
+        let set: Vec<String> = redis.query(&["CONFIG", "GET", name]).await;
         assert_eq!(set, [name, value]);
     }
 }

@@ -105,6 +105,6 @@ pub(crate) async fn limit(server: &Server, key: &str) -> u64 {
 pub(crate) async fn wait_for_limit(server: &Server, key: &str, expected: u64) {
     let wait = Wait::until(format!("the limit of {key} is {expected}"));
     while limit(server, key).await != expected {
-        wait.on().await;
+        wait.sleep().await;
     }
 }

@@ -53,7 +53,7 @@ impl Envoy {
             if let Some(address) = listener_address(&path("admin")).await {
                 break address;
             }
-            wait.on().await;
+            wait.sleep().await;
         };
         Self {
             process,

@@ -19,7 +19,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::PATIENCE;
+use super::TIMEOUT;
 
 /// A response whose body has been read.
 pub(crate) type Response = hyper::Response<String>;
@@ -56,7 +56,7 @@ async fn try_call(
     }
     let request = request.body(Full::new(body))?;
     let client = Client::builder(TokioExecutor::new()).build_http();
-    let response = timeout(PATIENCE, client.request(request)).await??;
+    let response = timeout(TIMEOUT, client.request(request)).await??;
     let (head, body) = response.into_parts();
     let body = body.collect().await?.to_bytes();
     Ok(Response::from_parts(head, String::from_utf8(body.into())?))

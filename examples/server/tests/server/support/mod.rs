@@ -17,10 +17,11 @@
 //! | `admin` | a server with an admin token, and calls of the admin API |
 //! | `envoy` | a running Envoy |
 //! | `process` | a child process that is killed when dropped |
+//! | `background_load` | tasks that repeat requests until they are stopped, which the library's tests use too |
 //! | `redis_servers` | real Redis servers, which the library's tests use too |
 //!
 //! All processes end with the test, even if it panics. [`Wait`] polls until something is true, and
-//! panics after [`PATIENCE`].
+//! panics after [`TIMEOUT`].
 
 #![allow(
     dead_code,
@@ -29,6 +30,8 @@
 )]
 
 pub(crate) mod admin;
+#[path = "../../../../../tests/support/load.rs"]
+pub(crate) mod background_load;
 pub(crate) mod envoy;
 pub(crate) mod grpc;
 pub(crate) mod http;
@@ -38,7 +41,7 @@ pub(crate) mod redis_servers;
 pub(crate) mod server;
 
 pub(crate) use http::Response;
-pub(crate) use redis_servers::{PATIENCE, Server as Redis, Wait};
+pub(crate) use redis_servers::{Server as Redis, TIMEOUT, Wait};
 pub(crate) use server::Server;
 
 /// The server's own module of messages and clients, which are generated from the protocol files.

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::process::Process;
-use super::{PATIENCE, Wait, http};
+use super::{TIMEOUT, Wait, http};
 
 /// Returns a command for the server's program, without arguments, and without the `TOLLGATE_*`
 /// variables of the tests' own environment.
@@ -160,7 +160,7 @@ impl Server {
     pub(crate) async fn wait_for_log_times(&self, text: &str, times: usize) {
         let wait = Wait::until(format!("the log contains {text:?} {times} times"));
         while self.log().matches(text).count() < times {
-            wait.on().await;
+            wait.sleep().await;
         }
     }
 
@@ -176,7 +176,7 @@ impl Server {
             if let Some(status) = self.process.0.try_wait().unwrap() {
                 return status;
             }
-            assert!(began.elapsed() < PATIENCE, "the server does not exit");
+            assert!(began.elapsed() < TIMEOUT, "the server does not exit");
             thread::sleep(Duration::from_millis(5));
         }
     }
@@ -206,7 +206,7 @@ fn read_addresses(process: &mut Process) -> Option<Vec<(String, SocketAddr)>> {
         // Reads on, because a full pipe would block the server.
         let _ = stdout.read_to_end(&mut Vec::new());
     });
-    let line = receiver.recv_timeout(PATIENCE).ok()?;
+    let line = receiver.recv_timeout(TIMEOUT).ok()?;
     let listeners = line.trim().strip_prefix("Listening: ")?.split(", ");
     let addresses = listeners.map(|listener| {
         let (name, address) = listener.split_once(' ')?;

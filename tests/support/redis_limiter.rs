@@ -1,4 +1,8 @@
-//! A limiter before a real server, ways to ask it, and to see what the server has counted.
+//! A limiter in front of a real server, and functions to make checks and to read what the server
+//! has counted.
+//!
+//! It needs `support/redis/mod.rs` as the module `servers`. Unless a function takes an identity, it
+//! checks the user `alice`.
 
 #![allow(dead_code, reason = "no test needs all of it")]
 
@@ -12,15 +16,15 @@ use crate::servers::{Server, Wait};
 
 pub(crate) const DAY: Duration = Duration::from_secs(86_400);
 
-/// A deadline by which a server that stands still is noticed. Now and then a busy machine misses
-/// it too.
-pub(crate) const SHORT: Duration = Duration::from_millis(100);
+/// A deadline for tests that wait until a paused server is noticed. A busy machine may miss it even
+/// if the server is well.
+pub(crate) const SHORT_DEADLINE: Duration = Duration::from_millis(100);
 
-/// A deadline that no machine is too busy for, where what is answered matters, or an outage is
-/// noticed without one.
-pub(crate) const LONG: Duration = Duration::from_secs(15);
+/// A deadline that no busy machine misses, for tests whose checks must not degrade, or whose outage
+/// is noticed without a timeout.
+pub(crate) const LONG_DEADLINE: Duration = Duration::from_secs(15);
 
-/// A quota of each algorithm. None gives anything back while a test runs.
+/// Returns a quota of each algorithm, which regains nothing while a test runs.
 pub(crate) fn quotas(limit: u32) -> [Quota; 3] {
     [
         Quota::token_bucket(limit, 3_650 * DAY),
@@ -29,8 +33,9 @@ pub(crate) fn quotas(limit: u32) -> [Quota; 3] {
     ]
 }
 
-/// All of them together, the last one the tightest.
-pub(crate) fn together(limit: u32) -> Limits {
+/// Returns limits of three policies, one of each algorithm. The last is the tightest: it allows
+/// `limit`, the first two allow more.
+pub(crate) fn combined_limits(limit: u32) -> Limits {
     let [bucket, _, _] = quotas(limit + 2);
     let [_, sliding, _] = quotas(limit + 1);
     let [_, _, fixed] = quotas(limit);
@@ -38,8 +43,8 @@ pub(crate) fn together(limit: u32) -> Limits {
     Limits::new(named.map(|(name, quota)| Policy::new(name, quota))).unwrap()
 }
 
-/// A limit that is far away.
-pub(crate) fn far() -> Limits {
+/// Returns limits that no test reaches.
+pub(crate) fn high_limits() -> Limits {
     Limits::from(Quota::token_bucket(1_000_000, 3_650 * DAY))
 }
 
@@ -52,22 +57,22 @@ pub(crate) fn limiter(url: &str, deadline: Duration) -> Limiter {
     Limiter::builder(store).deadline(deadline).build()
 }
 
-/// A check of Alice's.
+/// Makes a check of cost 1 for `alice`.
 pub(crate) async fn check(limiter: &Limiter, limits: &Limits) -> Decision<'static> {
     let alice = alice();
     let decision = limiter.check(&Check::new(&alice, limits)).await;
     decision.into_owned()
 }
 
-/// A look at what Alice has left.
-pub(crate) async fn look(limiter: &Limiter, limits: &Limits) -> Decision<'static> {
+/// Returns what `alice` has left, and charges nothing.
+pub(crate) async fn peek(limiter: &Limiter, limits: &Limits) -> Decision<'static> {
     let alice = alice();
     let decision = limiter.peek(&Check::new(&alice, limits)).await;
     decision.into_owned()
 }
 
-/// Waits until the store decides, as checks of somebody else's tell.
-pub(crate) async fn until_shared(limiter: &Limiter) {
+/// Waits until the store decides checks of another user.
+pub(crate) async fn wait_until_store_decides(limiter: &Limiter) {
     let wait = Wait::until("the store decides");
     let (bystander, limits) = bystander();
     while limiter
@@ -75,12 +80,12 @@ pub(crate) async fn until_shared(limiter: &Limiter) {
         .await
         .is_degraded()
     {
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 
-/// Waits until the store is not asked any more, as checks of somebody else's tell.
-pub(crate) async fn until_alone(limiter: &Limiter) {
+/// Makes checks of another user until the breaker is open, so that the store is not called.
+pub(crate) async fn wait_until_breaker_opens(limiter: &Limiter) {
     let wait = Wait::until("the breaker is open");
     let (bystander, limits) = bystander();
     loop {
@@ -91,7 +96,7 @@ pub(crate) async fn until_alone(limiter: &Limiter) {
             }
             Checked::Pending(pending) => drop(pending.await),
         }
-        wait.on().await;
+        wait.sleep().await;
     }
 }
 
@@ -100,23 +105,25 @@ fn bystander() -> (Identity, Limits) {
     (Identity::user("bystander"), Limits::from(quota))
 }
 
-/// What a store says that nothing has happened to.
-pub(crate) async fn ask(server: &Server, check: &Check<'_>) -> Verdict {
+/// Returns the verdict of a new store, which no earlier outage has affected.
+pub(crate) async fn check_in_new_store(server: &Server, check: &Check<'_>) -> Verdict {
     let store = RedisStore::new(&server.url()).unwrap();
     store.check(check).wait().await.unwrap()
 }
 
-/// How much of each of Alice's policies the server has counted. None of its counts may be there
-/// forever.
+/// Returns what the server has counted for `alice` under each policy. Panics if a key of the store
+/// has no time to live.
 pub(crate) async fn counted(server: &Server, limits: &Limits) -> Vec<u32> {
-    counted_of(server, &alice(), limits).await
+    counted_for(server, &alice(), limits).await
 }
 
-pub(crate) async fn counted_of(server: &Server, who: &Identity, limits: &Limits) -> Vec<u32> {
-    let mut endless = server.keys_without_ttl().await;
-    endless.retain(|key| key.starts_with("tollgate:"));
-    assert_eq!(endless, [""; 0]);
-    let verdict = ask(server, &Check::new(who, limits).cost(0)).await;
+/// Returns what the server has counted for `identity` under each policy. Panics if a key of the
+/// store has no time to live.
+pub(crate) async fn counted_for(server: &Server, identity: &Identity, limits: &Limits) -> Vec<u32> {
+    let mut without_ttl = server.keys_without_ttl().await;
+    without_ttl.retain(|key| key.starts_with("tollgate:"));
+    assert_eq!(without_ttl, [""; 0]);
+    let verdict = check_in_new_store(server, &Check::new(identity, limits).cost(0)).await;
     let policies = limits.policies().iter().zip(verdict.states());
     let counted = policies.map(|(policy, state)| {
         let quota = policy.quota();
