@@ -11,8 +11,8 @@
 //! | `limiter` | a check by a `Limiter` on that store, up to its decision |
 //! | `middleware` | a request through a `RateLimitLayer`, minus those of the same request without it |
 //!
-//! Needs valgrind. The program runs itself under valgrind, first with `TIMES` repetitions and then with
-//! twice as many. The difference excludes the setup.
+//! Needs valgrind. The program runs itself under valgrind, first with `TIMES` repetitions and then
+//! with twice as many. The difference excludes the setup.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -31,7 +31,8 @@ use tollgate::{
 };
 use tower::{Layer, Service, service_fn};
 
-/// The number of repetitions: a multiple of 17, since one decision in 17 is sampled for a histogram.
+/// The number of repetitions: a multiple of 17, since one decision in 17 is sampled for a
+/// histogram.
 const TIMES: u64 = 17 * 100;
 
 /// The argument that distinguishes a run under valgrind from the run that starts valgrind.

@@ -3,8 +3,8 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicIsize, Ordering::Relaxed};
 
-/// The system's allocator, which counts bytes during [`count_bytes`]. At other times it only reads a
-/// flag, so that timed threads do not contend for a counter.
+/// The system's allocator, which counts bytes during [`count_bytes`]. At other times it only reads
+/// a flag, so that timed threads do not contend for a counter.
 pub(crate) struct CountingAllocator;
 
 static IS_COUNTING: AtomicBool = AtomicBool::new(false);
@@ -40,8 +40,8 @@ fn add(bytes: isize) {
     }
 }
 
-/// Calls the function. Returns its result, and the bytes that it allocated and did not free. Must not
-/// be called by two threads at the same time.
+/// Calls the function. Returns its result, and the bytes that it allocated and did not free. Must
+/// not be called by two threads at the same time.
 pub(crate) fn count_bytes<T>(make: impl FnOnce() -> T) -> (T, usize) {
     LIVE_BYTES.store(0, Relaxed);
     IS_COUNTING.store(true, Relaxed);

@@ -141,8 +141,8 @@ fn add<C: 'static, L: LocalLimiter<C>>(
 ) {
     let clients = clients.clone();
     contest.add(contender, move || {
-        // The keys are in the order of their use, so that reading them costs as little as reading the
-        // key of a request. The limiter's own keys are elsewhere.
+        // The keys are in the order of their use, so that reading them costs as little as reading
+        // the key of a request. The limiter's own keys are elsewhere.
         let first: Vec<L::Key> = clients.first.iter().map(L::key).collect();
         let timed: Vec<L::Key> = clients.timed.iter().map(L::key).collect();
         let (limiter, bytes) = allocations::count_bytes(|| {
@@ -161,7 +161,8 @@ fn add<C: 'static, L: LocalLimiter<C>>(
 /// The number of checks between two readings of the clock.
 const CHECKS_PER_READING: u64 = 4_096;
 
-/// Returns the mean time of a check in nanoseconds. Each thread makes checks for at least this time.
+/// Returns the mean time of a check in nanoseconds. Each thread makes checks for at least this
+/// time.
 fn time<C, L: LocalLimiter<C>>(
     limiter: &L,
     keys: &[L::Key],

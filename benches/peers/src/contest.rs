@@ -1,5 +1,5 @@
-//! Runs contests in rounds. In each round, every contender does the same work once, in an order that
-//! rotates, so that other load on the machine affects all contenders alike.
+//! Runs contests in rounds. In each round, every contender does the same work once, in an order
+//! that rotates, so that other load on the machine affects all contenders alike.
 
 /// A limiter, or a baseline without one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,8 +89,8 @@ impl<T> Measured<T> {
         median(self.samples_of(contender).iter().map(figure))
     }
 
-    /// Returns the median of a figure that is computed from the samples of two contenders in the same
-    /// round.
+    /// Returns the median of a figure that is computed from the samples of two contenders in the
+    /// same round.
     pub(crate) fn median_of_pairs(
         &self,
         first: Contender,

@@ -1,4 +1,5 @@
-//! Measures the processor time that other programs use: on a busy machine, the figures are unreliable.
+//! Measures the processor time that other programs use: on a busy machine, the figures are
+//! unreliable.
 
 use std::fs;
 

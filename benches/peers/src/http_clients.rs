@@ -1,5 +1,5 @@
-//! The clients of the HTTP part: 64 connections from different addresses, each with one request at a
-//! time. They run in a process of their own and do as little as possible, because the server is
+//! The clients of the HTTP part: 64 connections from different addresses, each with one request at
+//! a time. They run in a process of their own and do as little as possible, because the server is
 //! measured and not the clients.
 
 use std::net::{Ipv4Addr, SocketAddr};

@@ -52,7 +52,8 @@ pub(crate) fn axum_governor(bucket: TokenBucket) -> axum_governor::GovernorLayer
     axum_governor::GovernorLayer::new(config.expect("a valid configuration"))
 }
 
-/// The key comes from a closure, because the crate's own extractor does not read axum's `ConnectInfo`.
+/// The key comes from a closure, because the crate's own extractor does not read axum's
+/// `ConnectInfo`.
 pub(crate) fn rate_net(bucket: TokenBucket) -> rate_net::tower::RateLimitLayer<impl KeyExtractor> {
     let peer = |request: &RequestInfo<'_>| {
         let ConnectInfo(address) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
@@ -78,7 +79,8 @@ pub(crate) fn tower_rate_limit_redis<K: KeyResolver>(
         .build()
 }
 
-/// The client's address as the key for tower-rate-limit-redis, which has no key resolvers of its own.
+/// The client's address as the key for tower-rate-limit-redis, which has no key resolvers of its
+/// own.
 #[derive(Clone)]
 pub(crate) struct PeerAddress;
 

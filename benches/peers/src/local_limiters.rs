@@ -1,5 +1,5 @@
-//! The limiters that count in the process. Each is called in its fastest way, and has a table for the
-//! number of identities of the contest.
+//! The limiters that count in the process. Each is called in its fastest way, and has a table for
+//! the number of identities of the contest.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -54,8 +54,8 @@ impl<Client: Identify> LocalLimiter<Client> for TollgateVerdict {
     }
 }
 
-/// tollgate's `Limiter` with a `LocalStore`. A check returns a decision with all that a client is told.
-/// The limiter also updates metrics, for which no recorder is installed.
+/// tollgate's `Limiter` with a `LocalStore`. A check returns a decision with all that a client is
+/// told. The limiter also updates metrics, for which no recorder is installed.
 pub(crate) struct TollgateDecision {
     limiter: Limiter,
     limits: Limits,

@@ -17,8 +17,8 @@ const COMPARED: [&str; 6] = [
     "tower-rate-limit-redis",
 ];
 
-/// Returns the description as a paragraph. `share_of_others` is the share of the processors' time that
-/// other programs used, if it is known.
+/// Returns the description as a paragraph. `share_of_others` is the share of the processors' time
+/// that other programs used, if it is known.
 pub(crate) fn describe(schedule: Schedule, share_of_others: Option<f64>) -> String {
     let compared = COMPARED.map(|name| format!("{name} {}", version(name).unwrap_or("unknown")));
     let cores = thread::available_parallelism().map_or(0, |cores| cores.get());

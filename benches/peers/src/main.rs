@@ -1,5 +1,5 @@
-//! Compares tollgate with other rate limiters on the same work. Prints one table, and whether tollgate
-//! meets its requirements.
+//! Compares tollgate with other rate limiters on the same work. Prints one table, and whether
+//! tollgate meets its requirements.
 //!
 //! ```console
 //! $ cargo run --release -- [--rounds N] [--only check|middleware|redis|http] [--quick]

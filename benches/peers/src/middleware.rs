@@ -187,8 +187,8 @@ impl Around {
 /// The number of requests between two readings of the clock.
 const REQUESTS_PER_READING: usize = 1_000;
 
-/// Returns the mean time of a request in nanoseconds, including the construction of the request and the
-/// drop of the response.
+/// Returns the mean time of a request in nanoseconds, including the construction of the request and
+/// the drop of the response.
 fn time<S, B>(service: &mut S, heads: &[Parts], status: StatusCode, at_least: Duration) -> f64
 where
     S: Service<Request<Body>, Response = Response<B>>,

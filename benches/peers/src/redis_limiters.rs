@@ -1,5 +1,5 @@
-//! The limiters that count in Redis, and two baselines: the smallest script that could be a limiter, and
-//! PING. Each has its own connection.
+//! The limiters that count in Redis, and two baselines: the smallest script that could be a
+//! limiter, and PING. Each has its own connection.
 
 use std::convert::Infallible;
 use std::future::ready;

@@ -18,8 +18,8 @@ use crate::token_bucket::TokenBucket;
 /// The numbers of checks in flight.
 const IN_FLIGHT: [usize; 3] = [1, 64, 512];
 
-/// Runs the contests. Returns the part of the report, and a row with the maximum throughput for the part
-/// about HTTP.
+/// Runs the contests. Returns the part of the report, and a row with the maximum throughput for the
+/// part about HTTP.
 pub(crate) fn compare(server: &Rc<RedisServer>, schedule: Schedule) -> anyhow::Result<(Part, Row)> {
     // Two cores: one for the limiter's thread, and one for Redis.
     let runtime = runtime::Builder::new_multi_thread()
@@ -174,8 +174,8 @@ fn throughput_contests(
     Ok(IN_FLIGHT.into_iter().map(contest).collect())
 }
 
-/// Returns contests that measure the latency of identities with few checks: without other checks, and
-/// while one identity has 10,000 checks in flight.
+/// Returns contests that measure the latency of identities with few checks: without other checks,
+/// and while one identity has 10,000 checks in flight.
 fn quiet_identity_contests(
     server: &Rc<RedisServer>,
     runtime: &Rc<Runtime>,

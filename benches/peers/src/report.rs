@@ -164,8 +164,8 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// Formats a number with two or three significant digits and separated thousands, such as 7.4, 391 or
-/// 94,200.
+/// Formats a number with two or three significant digits and separated thousands, such as 7.4, 391
+/// or 94,200.
 pub(crate) fn format_number(number: f64) -> String {
     if number < 0.0 {
         return format!("−{}", format_number(-number));

@@ -13,8 +13,8 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// A bucket that is never empty here. It refills so slowly that no limiter may drop an entry while
-    /// the program runs.
+    /// A bucket that is never empty here. It refills so slowly that no limiter may drop an entry
+    /// while the program runs.
     pub(crate) const INEXHAUSTIBLE: Self = Self {
         interval: Duration::from_secs(1),
         burst: 300_000_000,

@@ -1,5 +1,5 @@
-//! The admin API: limits that are set at run time reach every replica and survive restarts, conflicting
-//! writes are refused, and every change is logged.
+//! The admin API: limits that are set at run time reach every replica and survive restarts,
+//! conflicting writes are refused, and every change is logged.
 
 use std::time::Duration;
 
@@ -94,8 +94,8 @@ async fn limits_survive_restarts_and_outages() {
     }
 }
 
-/// Asserts that each write applies only to the version that its headers name. The two servers may be
-/// the same.
+/// Asserts that each write applies only to the version that its headers name. The two servers may
+/// be the same.
 async fn assert_conflicts_are_refused(server: &Server, other: &Server) {
     const SUBJECT: &str = "keys/acme/a%2Fb";
     let if_absent = [("if-none-match", "*")];

@@ -295,8 +295,8 @@ async fn invalid_json_web_token_is_unauthorized() {
     }
 }
 
-/// Returns a token with these texts as header and claims, signed with [`SECRET`]. The texts need not
-/// be valid.
+/// Returns a token with these texts as header and claims, signed with [`SECRET`]. The texts need
+/// not be valid.
 fn signed(header: &str, claims: &str) -> String {
     let [header, claims] = [header, claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part));
     let message = format!("{header}.{claims}");

@@ -1,5 +1,5 @@
-//! An invalid configuration is refused with an error that names the file, the line and the field. An
-//! environment variable can override every value.
+//! An invalid configuration is refused with an error that names the file, the line and the field.
+//! An environment variable can override every value.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -70,8 +70,8 @@ shadow_mode = true
 rate_limit = { unit = "MINUTE", requests_per_unit = 1, name = "login", replaces = [{ name = "all" }] }
 "#;
 
-/// Writes the text to `server.toml` in the directory, and returns the error of `validate` with these
-/// variables, or an empty text if the configuration is valid.
+/// Writes the text to `server.toml` in the directory, and returns the error of `validate` with
+/// these variables, or an empty text if the configuration is valid.
 fn validate(directory: &Path, text: &str, variables: &[(&str, &str)]) -> String {
     let path = directory.join("server.toml");
     fs::write(&path, text).unwrap();
@@ -98,8 +98,8 @@ fn validate_rules(directory: &Path, rules: &str) -> String {
     validate(directory, WITH_RULE_FILE, &[])
 }
 
-/// Asserts that [`GOOD`] is refused after each of these changes: the text to replace, its replacement,
-/// and the line and the start of the error.
+/// Asserts that [`GOOD`] is refused after each of these changes: the text to replace, its
+/// replacement, and the line and the start of the error.
 fn assert_refused(changes: &[(&str, &str, u32, &str)]) {
     let directory = TempDir::new().unwrap();
     for (old, new, line, problem) in changes {

@@ -1,6 +1,7 @@
 //! A real Envoy, whose rate limit filter asks the server, limits real HTTP traffic.
 //!
-//! Envoy is the program that `TOLLGATE_TEST_ENVOY` names, or else the one that `./tests/run` installs.
+//! Envoy is the program that `TOLLGATE_TEST_ENVOY` names, or else the one that `./tests/run`
+//! installs.
 
 use std::net::SocketAddr;
 

@@ -281,7 +281,8 @@ async fn hits_that_do_not_fit_are_not_charged() {
 #[tokio::test]
 async fn hits_charged_afterwards_may_exceed_the_limit() {
     let mut client = EnvoyClient::start(&[]).await;
-    // The limit is five. Requests without hits are allowed until more than five hits have been charged.
+    // The limit is five. Requests without hits are allowed until more than five hits have been
+    // charged.
     for charged in [&[3, 2, 1][..], &[3, 9]] {
         let destination = format!("{charged:?}");
         let mut request = request(&[&[("source", "proxy"), ("destination", &destination)]]);

@@ -66,7 +66,8 @@ async fn burst_cost_and_algorithm_in_request_are_applied() {
     let body = json_body(&check(server.http(), request).await);
     assert_eq!((&body["limit"], &body["remaining"]), (&json!(9), &json!(5)));
 
-    // With a burst of the whole rate, this quota could not be counted exactly, and would be refused.
+    // With a burst of the whole rate, this quota could not be counted exactly, and would be
+    // refused.
     let request = r#"{"key":"a","rate":99999989,"interval":"1d","burst":1000}"#;
     let body = json_body(&check(server.http(), request).await);
     assert_eq!(body["remaining"], json!(999));

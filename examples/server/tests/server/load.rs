@@ -224,7 +224,8 @@ fn server_with_slow_first_response(delay: Duration) -> SocketAddr {
     address
 }
 
-/// A slow response delays the requests that are due after it, and that delay is part of their latency.
+/// A slow response delays the requests that are due after it, and that delay is part of their
+/// latency.
 #[tokio::test]
 async fn latency_includes_the_wait_before_sending() {
     let address = server_with_slow_first_response(Duration::from_millis(300));

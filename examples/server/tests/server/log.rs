@@ -13,7 +13,8 @@ use crate::support::process::Process;
 use crate::support::server::program;
 use crate::support::{Server, Wait, json_lines};
 
-/// Returns a command that serves on free ports, for tests of output that [`Server`] would read itself.
+/// Returns a command that serves on free ports, for tests of output that [`Server`] would read
+/// itself.
 fn serve() -> Command {
     let mut program = program();
     program.arg("serve");
@@ -115,7 +116,8 @@ fn closed_pipe() -> PipeWriter {
     writer
 }
 
-/// Returns the address of the HTTP listener in a line such as `Listening: http 127.0.0.1:80, grpc …`.
+/// Returns the address of the HTTP listener in a line such as `Listening: http 127.0.0.1:80, grpc
+/// …`.
 fn http_address(line: &str) -> SocketAddr {
     let mut words = line.split(['"', ' ', ',']);
     words.find_map(|word| word.parse().ok()).unwrap()

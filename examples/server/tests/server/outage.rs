@@ -1,5 +1,5 @@
-//! While Redis is down, the server answers every check as degraded. It shares counts again by itself
-//! when Redis is back.
+//! While Redis is down, the server answers every check as degraded. It shares counts again by
+//! itself when Redis is back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,5 +1,5 @@
-//! Overrides, the limits that are set at run time, as Redis stores them: a change costs the same among
-//! many overrides as among few. Servers notice lost data, and skip unreadable data.
+//! Overrides, the limits that are set at run time, as Redis stores them: a change costs the same
+//! among many overrides as among few. Servers notice lost data, and skip unreadable data.
 
 use std::collections::BTreeSet;
 
@@ -174,8 +174,8 @@ async fn read_never_reverts_a_newer_put() {
     }
 }
 
-/// A server that missed more writes than the history keeps reads all limits. It drops a deleted limit
-/// even though the deletion is no longer in the history.
+/// A server that missed more writes than the history keeps reads all limits. It drops a deleted
+/// limit even though the deletion is no longer in the history.
 #[tokio::test]
 async fn server_behind_the_history_reads_all_limits() {
     let redis = Redis::start().await;
@@ -244,8 +244,8 @@ async fn restore(redis: &Redis, dumps: &[Vec<u8>], writes: &[Cmd]) {
     pipeline.query_async::<()>(&mut connection).await.unwrap();
 }
 
-/// Redis loses writes if a backup is restored, or if a replica becomes primary that had not received
-/// them. Later writes then reuse the revision numbers of the lost ones.
+/// Redis loses writes if a backup is restored, or if a replica becomes primary that had not
+/// received them. Later writes then reuse the revision numbers of the lost ones.
 #[tokio::test]
 async fn servers_notice_that_redis_lost_writes() {
     let redis = Redis::start().await;

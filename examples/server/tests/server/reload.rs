@@ -1,5 +1,5 @@
-//! The server applies a changed configuration while it runs. An invalid configuration changes nothing,
-//! and its error names the file, the line and the field.
+//! The server applies a changed configuration while it runs. An invalid configuration changes
+//! nothing, and its error names the file, the line and the field.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -193,7 +193,8 @@ async fn changed_log_filter_is_applied() {
     server.wait_for_log("was read again").await;
     assert_eq!(limit(&server).await, 30);
     let before = server.log();
-    // Reloads are sequential, so the server would have logged the first one before the second begins.
+    // Reloads are sequential, so the server would have logged the first one before the second
+    // begins.
     for limit in [40, 50] {
         log("off", &format!("{limit}/1d"));
         wait_for_limit(&server, limit).await;

@@ -1,4 +1,4 @@
-//! A server that is told to stop loses no request: it asks its clients to reconnect elsewhere,
+//! A server that receives SIGTERM loses no request: it asks its clients to reconnect elsewhere,
 //! finishes the requests in flight, and exits.
 
 use std::net::SocketAddr;
@@ -26,7 +26,8 @@ const CHECK: &str = r#"{"key":"a","rate":1000000,"interval":"1s"}"#;
 /// The log line with which a shutdown begins.
 const STOPPING: &str = "stopping: asking clients";
 
-/// The delay of a shutdown under load: enough for each client to be asked, however busy the machine.
+/// The delay of a shutdown under load: enough for each client to be asked, however busy the
+/// machine.
 const DELAY: &str = "3s";
 
 /// Sends checks on one HTTP/1 connection until a response has the header `connection`, with which
@@ -201,8 +202,9 @@ async fn check_by_new_connections(address: SocketAddr) -> u64 {
     }
 }
 
-/// Whether the error comes from a connection that the server never accepted. The kernel may complete
-/// a connection after the server's last `accept`, and resets it when the listener is closed.
+/// Whether the error comes from a connection that the server never accepted. The kernel may
+/// complete a connection after the server's last `accept`, and resets it when the listener is
+/// closed.
 async fn was_never_accepted(address: SocketAddr, error: &std::io::Error) -> bool {
     let is_reset = error.kind() == std::io::ErrorKind::ConnectionReset;
     is_reset && TcpStream::connect(address).await.is_err()

@@ -1,5 +1,5 @@
-//! The alerts and the dashboard are valid, use only documented metrics and labels, and have results in
-//! a Prometheus that scrapes a server.
+//! The alerts and the dashboard are valid, use only documented metrics and labels, and have results
+//! in a Prometheus that scrapes a server.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -344,8 +344,8 @@ fn every_kind_of_store_error_is_explained() {
     }
 }
 
-/// Makes checks over HTTP of a key that is denied and of new keys, and requests as Envoy does, until it
-/// is aborted.
+/// Makes checks over HTTP of a key that is denied and of new keys, and requests as Envoy does,
+/// until it is aborted.
 async fn send_requests(http: SocketAddr, grpc_url: String) {
     let mut envoy = grpc::connect_envoy(grpc_url).await;
     for number in 0_u64.. {
@@ -421,7 +421,8 @@ async fn every_expression_has_a_result() {
             prometheus.wait_for_result(selector).await;
         }
     }
-    // Prometheus evaluates all rules, and the alert about the open circuit breaker is pending or firing.
+    // Prometheus evaluates all rules, and the alert about the open circuit breaker is pending or
+    // firing.
     let wait = Wait::until("Prometheus has evaluated all rules, and sees the open breaker");
     loop {
         let rules = prometheus.rules().await;

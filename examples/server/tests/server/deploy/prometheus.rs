@@ -23,8 +23,8 @@ pub(super) struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts a Prometheus that scrapes these servers, with the deployed configuration except for the
-    /// addresses and the intervals.
+    /// Starts a Prometheus that scrapes these servers, with the deployed configuration except for
+    /// the addresses and the intervals.
     pub(super) async fn start(servers: &[SocketAddr]) -> Self {
         let mut configuration = document("compose/prometheus.yaml");
         configuration["global"] = json!({"scrape_interval": "1s", "evaluation_interval": "1s"});

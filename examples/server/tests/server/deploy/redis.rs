@@ -1,5 +1,5 @@
-//! The deployed Redis: its configuration is valid, and the server's user has exactly the listed rights,
-//! which suffice.
+//! The deployed Redis: its configuration is valid, and the server's user has exactly the listed
+//! rights, which suffice.
 
 use hyper::Method;
 use serde_json::{Value, json};

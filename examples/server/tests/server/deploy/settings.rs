@@ -1,5 +1,5 @@
-//! The server accepts the configuration and the environment variables of each deployment, and no file
-//! contains a password.
+//! The server accepts the configuration and the environment variables of each deployment, and no
+//! file contains a password.
 
 use serde_json::Value;
 

@@ -1,8 +1,8 @@
 //! Clients of the HTTP and admin listeners.
 //!
 //! [`check`] and [`get`] make the usual requests, and [`call`] makes any. The parts below them are
-//! for tests of connections: [`connect_http1`] and [`connect_http2`] open one, and [`check_head`] is
-//! for tests that write bytes themselves.
+//! for tests of connections: [`connect_http1`] and [`connect_http2`] open one, and [`check_head`]
+//! is for tests that write bytes themselves.
 
 use std::convert::Infallible;
 use std::error::Error;

@@ -17,11 +17,11 @@
 //! | `admin` | a server with an admin token, and calls of the admin API |
 //! | `envoy` | a running Envoy |
 //! | `process` | a child process that is killed when dropped |
-//! | `background_load` | tasks that repeat requests until they are stopped, which the library's tests use too |
-//! | `redis_servers` | real Redis servers, which the library's tests use too |
+//! | `background_load` | tasks that repeat requests until the test stops them |
+//! | `redis_servers` | real Redis servers |
 //!
-//! All processes end with the test, even if it panics. [`Wait`] polls until something is true, and
-//! panics after [`TIMEOUT`].
+//! The last two belong to the library's tests. All processes end with the test, even if it panics.
+//! [`Wait`] polls until something is true, and panics after [`TIMEOUT`].
 
 #![allow(
     dead_code,
