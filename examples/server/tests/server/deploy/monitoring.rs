@@ -93,8 +93,11 @@ fn alerts_pass_their_tests() {
         .collect();
     for alert in alerts() {
         let name = &alert["alert"];
-        let tests_of_alert = tests.iter().filter(|test| test["alertname"] == *name);
-        let (silent, firing): (Vec<_>, Vec<_>) =
+        let tests_of_alert = tests
+            .iter()
+            .copied()
+            .filter(|test| test["alertname"] == *name);
+        let (silent, firing): (Vec<&Value>, Vec<&Value>) =
             tests_of_alert.partition(|test| test["exp_alerts"] == json!([]));
         assert!(!silent.is_empty(), "{name} has no test without an alert");
         assert!(!firing.is_empty(), "{name} has no test with an alert");
