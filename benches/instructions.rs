@@ -1,12 +1,18 @@
-//! How many instructions each step of the hot path takes, which does not drift with the machine's
-//! load.
+//! Counts the instructions of a check and of a request through the middleware. Unlike times, the
+//! counts do not depend on the load of the machine.
 //!
 //! ```sh
 //! cargo bench --bench instructions
 //! ```
 //!
-//! Needs valgrind, under which it runs itself: each step so many times and then twice as many, so
-//! that what it takes to begin and to end cancels out.
+//! | line | instructions of |
+//! |---|---|
+//! | `store` | a check by the `LocalStore`, up to its verdict |
+//! | `limiter` | a check by a `Limiter` on that store, up to its decision |
+//! | `middleware` | a request through a `RateLimitLayer`, minus those of the same request without it |
+//!
+//! Needs valgrind. The program runs itself under valgrind, first with `TIMES` repetitions and then
+//! with twice as many. The difference excludes the setup.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -25,47 +31,51 @@ use tollgate::{
 };
 use tower::{Layer, Service, service_fn};
 
-/// One decision in seventeen is sampled for a histogram.
+/// The number of repetitions: a multiple of 17, since one decision in 17 is sampled for a
+/// histogram.
 const TIMES: u64 = 17 * 100;
 
-/// Tells a run under valgrind from one that starts valgrind.
-const TAKE: &str = "--take";
+/// The argument that distinguishes a run under valgrind from the run that starts valgrind.
+const UNDER_VALGRIND: &str = "--under-valgrind";
 
 const PEER: [u8; 4] = [203, 0, 113, 7];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<_> = env::args().skip(1).collect();
-    // As valgrind runs it.
-    if let [mode, step, limits, times] = &arguments[..]
-        && mode == TAKE
+    if let [mode, step, quota, times] = &arguments[..]
+        && mode == UNDER_VALGRIND
     {
-        take(step, &limits.parse()?, times.parse()?);
+        run_step(step, &quota.parse()?, times.parse()?);
         return Ok(());
     }
-    let bare = instructions("bare", "1/s")?;
-    for (kind, limits) in [("allowed", "1000000000/s"), ("denied", "1/d")] {
-        for (step, above) in [("store", 0), ("limiter", 0), ("middleware", bare)] {
-            let each = instructions(step, limits)? - above;
-            println!("{step:<10}  {kind:<7}  {each:>5} instructions");
+    let without_middleware = instructions("bare", "1/s")?;
+    for (kind, quota) in [("allowed", "1000000000/s"), ("denied", "1/d")] {
+        for (step, baseline) in [
+            ("store", 0),
+            ("limiter", 0),
+            ("middleware", without_middleware),
+        ] {
+            let count = instructions(step, quota)? - baseline;
+            println!("{step:<10}  {kind:<7}  {count:>5} instructions");
         }
     }
     Ok(())
 }
 
-/// What a step takes each time.
-fn instructions(step: &str, limits: &str) -> Result<i64, Box<dyn Error>> {
-    let [once, twice] = [TIMES, 2 * TIMES].map(|times| collected(step, limits, times));
+/// Returns the number of instructions of one execution of a step.
+fn instructions(step: &str, quota: &str) -> Result<i64, Box<dyn Error>> {
+    let [once, twice] = [TIMES, 2 * TIMES].map(|times| count_under_valgrind(step, quota, times));
     Ok((twice? - once?) / TIMES as i64)
 }
 
-/// What the program takes that makes a step so many times.
-fn collected(step: &str, limits: &str, times: u64) -> Result<i64, Box<dyn Error>> {
+/// Runs this program under valgrind, and returns the number of instructions within [`repeat`].
+fn count_under_valgrind(step: &str, quota: &str, times: u64) -> Result<i64, Box<dyn Error>> {
     let output = Command::new("valgrind")
         .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
-        // What it takes to begin differs: the clock is tried out.
+        // The instructions of the setup vary, because it calibrates the clock.
         .arg("--toggle-collect=instructions::repeat*")
         .arg(env::current_exe()?)
-        .args([TAKE, step, limits, &times.to_string()])
+        .args([UNDER_VALGRIND, step, quota, &times.to_string()])
         .output()
         .map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => "needs valgrind: `apt-get install valgrind`, or your \
@@ -73,17 +83,16 @@ fn collected(step: &str, limits: &str, times: u64) -> Result<i64, Box<dyn Error>
                 .into(),
             _ => Box::<dyn Error>::from(error),
         })?;
-    // valgrind ends with `==1234== Collected : 5678`.
-    let said = String::from_utf8_lossy(&output.stderr);
-    let collected = said
-        .lines()
-        .find_map(|line| line.split_once("Collected : "));
-    let (_, collected) = collected.ok_or_else(|| format!("valgrind failed:\n{said}"))?;
+    // The output of valgrind ends with `==1234== Collected : 5678`.
+    let log = String::from_utf8_lossy(&output.stderr);
+    let mut lines = log.lines();
+    let collected = lines.find_map(|line| line.split_once("Collected : "));
+    let (_, collected) = collected.ok_or_else(|| format!("valgrind failed:\n{log}"))?;
     Ok(collected.trim().parse()?)
 }
 
-/// Takes a step so many times.
-fn take(step: &str, quota: &Quota, times: u64) {
+/// Repeats a step.
+fn run_step(step: &str, quota: &Quota, times: u64) {
     let (identity, limits) = (Identity::ip(PEER.into()), Limits::from(*quota));
     let check = Check::new(&identity, &limits);
     let store = LocalStore::new();
@@ -101,15 +110,17 @@ fn take(step: &str, quota: &Quota, times: u64) {
     }
 }
 
+/// Repeats a step. valgrind counts only within this function, by its name.
 #[inline(never)]
 fn repeat<T>(times: u64, step: impl FnMut() -> T) {
     std::iter::repeat_with(step)
         .take(times as usize)
-        .for_each(|done| {
-            black_box(done);
+        .for_each(|result| {
+            black_box(result);
         });
 }
 
+/// Returns a request from one peer address.
 fn request() -> Request<()> {
     let mut request = Request::default();
     let peer = SocketAddr::from((PEER, 443));
@@ -117,6 +128,7 @@ fn request() -> Request<()> {
     request
 }
 
+/// The inner service, which does nothing.
 fn bare(_: Request<()>) -> Ready<Result<Response<Empty<Bytes>>, Infallible>> {
     ready(Ok(Response::new(Empty::new())))
 }

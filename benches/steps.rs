@@ -1,11 +1,11 @@
-//! What each step of a decision in this process takes, so that one that has become slower is found.
+//! Times each step of a decision in the process, to find the step that has become slower.
 //!
 //! ```sh
-//! cargo bench --bench steps                    # everything
-//! cargo bench --bench steps -- local           # what has this in its name
+//! cargo bench --bench steps                    # all steps
+//! cargo bench --bench steps -- local           # the steps with this in their names
 //! ```
 //!
-//! Times are of this machine at this moment; `instructions` counts what does not drift.
+//! Times depend on the machine and its load. The bench `instructions` counts instructions instead.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -33,6 +33,7 @@ fn main() {
     divan::main();
 }
 
+/// Returns a request from one peer address.
 fn request() -> Request<()> {
     let mut request = Request::default();
     let peer = SocketAddr::from((PEER, 443));
@@ -40,7 +41,7 @@ fn request() -> Request<()> {
     request
 }
 
-/// Who is asking.
+/// Finding the identity of a request.
 mod identify {
     use super::*;
 
@@ -48,12 +49,14 @@ mod identify {
         request().into_parts().0
     }
 
+    /// Uses the address of the connection.
     #[divan::bench]
     fn peer_address(bencher: Bencher<'_, '_>) {
         let (identify, parts) = (UserOrIp::default(), parts());
         bencher.bench(|| identify.identify(&parts));
     }
 
+    /// Reads `X-Forwarded-For` with three addresses, the last of which is a trusted proxy.
     #[divan::bench]
     fn forwarded_address(bencher: Bencher<'_, '_>) {
         let proxies = "10.0.0.0/8".parse().expect("a network");
@@ -64,6 +67,7 @@ mod identify {
         bencher.bench(|| identify.identify(&parts));
     }
 
+    /// Uses the `UserId` in the request's extensions.
     #[divan::bench]
     fn user(bencher: Bencher<'_, '_>) {
         let (identify, mut parts) = (UserOrIp::default(), parts());
@@ -72,7 +76,7 @@ mod identify {
     }
 }
 
-/// The pure arithmetic.
+/// The arithmetic of a quota: `Quota::step`.
 mod step {
     use super::*;
 
@@ -98,21 +102,27 @@ mod step {
     }
 }
 
-/// How many policies there are, and whether the first admits everything or nothing.
+/// The arguments of a bench: the number of policies, and whether the check is allowed.
 const CASES: [(usize, bool); 4] = [(1, true), (1, false), (2, true), (2, false)];
 
+/// Returns limits for one of [`CASES`].
 fn limits((policies, allowed): (usize, bool)) -> Limits {
-    let endless = Quota::per_second(1_000_000_000);
-    let first = if allowed { endless } else { Quota::per_day(1) };
-    let named = [("first", first), ("second", endless)];
+    let never_denies = Quota::per_second(1_000_000_000);
+    let first = if allowed {
+        never_denies
+    } else {
+        Quota::per_day(1)
+    };
+    let named = [("first", first), ("second", never_denies)];
     let named = named.into_iter().take(policies);
     Limits::new(named.map(|(name, quota)| Policy::new(name, quota))).expect("two names")
 }
 
-/// A count in the process, of an identity that has been here.
+/// Checks of a known identity, counted in the process.
 mod local {
     use super::*;
 
+    /// A check by the store, up to its verdict.
     #[divan::bench(args = CASES)]
     fn store(bencher: Bencher<'_, '_>, case: (usize, bool)) {
         let (store, identity, limits) = (LocalStore::new(), identity(), limits(case));
@@ -121,7 +131,7 @@ mod local {
         bencher.bench(|| store.check(divan::black_box(&check)));
     }
 
-    /// One count that two threads charge at once.
+    /// The same, with two threads that charge one entry at the same time.
     #[divan::bench(threads = 2)]
     fn contended(bencher: Bencher<'_, '_>) {
         let (store, identity, limits) = (LocalStore::new(), identity(), limits((1, true)));
@@ -130,6 +140,7 @@ mod local {
         bencher.bench(|| store.check(divan::black_box(&check)));
     }
 
+    /// A check by a limiter on the store, up to its decision.
     #[divan::bench(args = CASES)]
     fn limiter(bencher: Bencher<'_, '_>, case: (usize, bool)) {
         let limiter = Limiter::from(LocalStore::new());
@@ -144,10 +155,12 @@ mod local {
     }
 }
 
+/// The inner service, which does nothing.
 fn bare(_: Request<()>) -> Ready<Result<Response<Empty<Bytes>>, Infallible>> {
     ready(Ok(Response::new(Empty::new())))
 }
 
+/// Times requests through a layer.
 fn respond(bencher: Bencher<'_, '_>, layer: &RateLimitLayer, request: fn() -> Request<()>) {
     let mut service = layer.layer(service_fn(bare));
     let mut respond = |request| service.call(request).now_or_never();
@@ -155,7 +168,7 @@ fn respond(bencher: Bencher<'_, '_>, layer: &RateLimitLayer, request: fn() -> Re
     bencher.with_inputs(request).bench_local_values(respond);
 }
 
-/// A response, from the request to its headers.
+/// An allowed request through the middleware, from the request to the headers of the response.
 mod allow {
     use super::*;
 
@@ -164,6 +177,7 @@ mod allow {
         respond(bencher, &layer, request);
     }
 
+    /// The inner service without the middleware. Subtract it from the benches below.
     #[divan::bench]
     fn without_the_middleware(bencher: Bencher<'_, '_>) {
         let respond = |request| service_fn(bare).call(request).now_or_never();
@@ -175,18 +189,20 @@ mod allow {
         allow(bencher, ResponseHeaders::none());
     }
 
+    /// With the `X-RateLimit-*` headers.
     #[divan::bench]
     fn headers_x(bencher: Bencher<'_, '_>) {
         allow(bencher, ResponseHeaders::x_rate_limit());
     }
 
+    /// With the `X-RateLimit-*` headers and those of the IETF draft.
     #[divan::bench]
     fn headers_x_and_ietf(bencher: Bencher<'_, '_>) {
         allow(bencher, ResponseHeaders::x_rate_limit().and_ietf());
     }
 }
 
-/// A rejection, from the request to its body.
+/// A denied request through the middleware, from the request to the body of the rejection.
 mod reject {
     use super::*;
 
@@ -195,11 +211,13 @@ mod reject {
         respond(bencher, &layer, request);
     }
 
+    /// As `application/problem+json`.
     #[divan::bench]
     fn json(bencher: Bencher<'_, '_>) {
         reject(bencher, request);
     }
 
+    /// As a gRPC status, for a gRPC call.
     #[divan::bench]
     fn grpc(bencher: Bencher<'_, '_>) {
         reject(bencher, || {

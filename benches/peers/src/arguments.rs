@@ -1,4 +1,4 @@
-//! What this is asked to do.
+//! The command line.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,30 +7,34 @@ use anyhow::bail;
 use lexopt::{Arg, ValueExt};
 
 pub(crate) enum Arguments {
-    /// To compare: all parts, or one.
-    Compare { pace: Pace, only: Option<Only> },
-    /// To be the clients of a server, for a parent that compares.
-    Load { server: SocketAddr, time: Duration },
+    /// Compares all parts, or one.
+    Compare {
+        schedule: Schedule,
+        only: Option<PartName>,
+    },
+    /// Sends requests to a server, as a child process of a program that compares.
+    SendRequests { server: SocketAddr, time: Duration },
 }
 
+/// The name of a part of the comparison.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Only {
+pub(crate) enum PartName {
     Check,
     Middleware,
     Redis,
     Http,
 }
 
-/// How many rounds there are, and how long each contender is timed in each.
+/// The number of rounds, and the time of each contender in a round.
 #[derive(Clone, Copy)]
-pub(crate) struct Pace {
+pub(crate) struct Schedule {
     pub(crate) rounds: usize,
     pub(crate) in_process: Duration,
     pub(crate) in_redis: Duration,
     pub(crate) over_http: Duration,
 }
 
-impl Pace {
+impl Schedule {
     const FULL: Self = Self {
         rounds: 7,
         in_process: Duration::from_millis(300),
@@ -38,7 +42,7 @@ impl Pace {
         over_http: Duration::from_millis(500),
     };
 
-    /// Enough to see that everything works, and nothing to go by.
+    /// Shows that everything works. The figures are not reliable.
     const QUICK: Self = Self {
         rounds: 1,
         in_process: Duration::from_millis(20),
@@ -46,7 +50,7 @@ impl Pace {
         over_http: Duration::from_millis(100),
     };
 
-    /// Contenders differ least there, and are disturbed most: their times are short and many.
+    /// Over HTTP, contenders differ least and other load disturbs most, so there are more rounds.
     pub(crate) fn http_rounds(self) -> usize {
         3 * self.rounds
     }
@@ -54,15 +58,15 @@ impl Pace {
 
 impl Arguments {
     pub(crate) fn parse() -> anyhow::Result<Self> {
-        let (mut pace, mut rounds, mut only) = (Pace::FULL, None, None);
-        let (mut server, mut time) = (None, Pace::FULL.over_http);
+        let (mut schedule, mut rounds, mut only) = (Schedule::FULL, None, None);
+        let (mut server, mut time) = (None, Schedule::FULL.over_http);
         let mut parser = lexopt::Parser::from_env();
         while let Some(argument) = parser.next()? {
             match argument {
-                Arg::Long("quick") => pace = Pace::QUICK,
+                Arg::Long("quick") => schedule = Schedule::QUICK,
                 Arg::Long("rounds") => rounds = Some(parser.value()?.parse()?),
-                Arg::Long("only") => only = Some(parser.value()?.parse_with(Only::parse)?),
-                Arg::Long("load") => server = Some(parser.value()?.parse()?),
+                Arg::Long("only") => only = Some(parser.value()?.parse_with(PartName::parse)?),
+                Arg::Long("send-requests-to") => server = Some(parser.value()?.parse()?),
                 Arg::Long("milliseconds") => {
                     time = Duration::from_millis(parser.value()?.parse()?);
                 }
@@ -70,17 +74,17 @@ impl Arguments {
             }
         }
         if let Some(server) = server {
-            return Ok(Self::Load { server, time });
+            return Ok(Self::SendRequests { server, time });
         }
-        pace.rounds = rounds.unwrap_or(pace.rounds);
-        if pace.rounds == 0 {
-            bail!("there must be a round at least");
+        schedule.rounds = rounds.unwrap_or(schedule.rounds);
+        if schedule.rounds == 0 {
+            bail!("--rounds must be at least 1");
         }
-        Ok(Self::Compare { pace, only })
+        Ok(Self::Compare { schedule, only })
     }
 }
 
-impl Only {
+impl PartName {
     fn parse(name: &str) -> Result<Self, &'static str> {
         match name {
             "check" => Ok(Self::Check),

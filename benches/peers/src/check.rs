@@ -1,4 +1,4 @@
-//! One check in the process: nanoseconds that it takes, and bytes that an identity takes.
+//! Times one check in the process, and measures the memory of an identity.
 
 use std::collections::HashSet;
 use std::hash::Hash;
@@ -10,14 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::allocations;
-use crate::arguments::Pace;
-use crate::keyed::{Governor, Keyed, RateNet, TollgateDecision, TollgateVerdict};
-use crate::report::{Part, Requirement, Row, grouped, times};
-use crate::rounds::{self, Measured, Who, Work};
+use crate::arguments::Schedule;
+use crate::contest::{self, Contender, Contest, Measured};
+use crate::local_limiters::{Governor, LocalLimiter, RateNet, TollgateDecision, TollgateVerdict};
+use crate::report::{Part, Requirement, Row, format_factor, format_number};
 
 const MILLION: usize = 1_000_000;
 
-/// What is asked for.
+/// The identities of a contest.
 #[derive(Clone, Copy)]
 struct Case {
     identities: usize,
@@ -30,29 +30,31 @@ enum Keys {
     Strings,
 }
 
-/// Nanoseconds that a thread waits for a check, alone and beside another; bytes an identity.
+/// The figures of one contender in one round.
 struct Sample {
-    alone: f64,
-    beside: f64,
-    bytes: f64,
+    /// The time of a check in nanoseconds, with one thread.
+    one_thread: f64,
+    /// The time of a check in nanoseconds, with two threads that check at the same time.
+    two_threads: f64,
+    bytes_per_identity: f64,
 }
 
 type Figure = fn(&Sample) -> f64;
 
 const THREADS: [(&str, Figure); 2] = [
-    ("1 thread", |sample| sample.alone),
-    ("2 threads", |sample| sample.beside),
+    ("1 thread", |sample| sample.one_thread),
+    ("2 threads", |sample| sample.two_threads),
 ];
 
-pub(crate) fn compare(pace: Pace) -> Part {
+pub(crate) fn compare(schedule: Schedule) -> Part {
     let cases: Vec<Case> = [1, 1_000, MILLION]
         .into_iter()
         .flat_map(|identities| {
             [Keys::Addresses, Keys::Strings].map(|keys| Case { identities, keys })
         })
         .collect();
-    let work = cases.iter().map(|case| case.work(pace)).collect();
-    let measured = rounds::run("check", pace.rounds, work);
+    let contests = cases.iter().map(|case| case.contest(schedule)).collect();
+    let measured = contest::run("check", schedule.rounds, contests);
     let measured = || cases.iter().zip(&measured);
     Part {
         title: "Keyed check in the process, ns (tollgate: verdict of the store / whole decision)",
@@ -69,7 +71,7 @@ impl Case {
     fn label(self) -> String {
         let identities = match self.identities {
             1 => "one hot identity".to_owned(),
-            many => format!("{} identities", grouped(many as f64)),
+            many => format!("{} identities", format_number(many as f64)),
         };
         let keys = match self.keys {
             Keys::Addresses => "addresses",
@@ -78,113 +80,126 @@ impl Case {
         format!("{identities}, {keys}")
     }
 
-    fn work(self, pace: Pace) -> Work<Sample> {
+    fn contest(self, schedule: Schedule) -> Contest<Sample> {
         match self.keys {
-            Keys::Addresses => {
-                self.contest(pace, || IpAddr::V4(Ipv4Addr::from_bits(fastrand::u32(..))))
-            }
-            Keys::Strings => self.contest(pace, || {
+            Keys::Addresses => self.contest_of(schedule, || {
+                IpAddr::V4(Ipv4Addr::from_bits(fastrand::u32(..)))
+            }),
+            Keys::Strings => self.contest_of(schedule, || {
                 format!("user-{:010}", fastrand::u64(..10_000_000_000))
             }),
         }
     }
 
-    fn contest<C>(self, pace: Pace, any: fn() -> C) -> Work<Sample>
+    /// Returns the contest with clients that `random` generates.
+    fn contest_of<C>(self, schedule: Schedule, random: fn() -> C) -> Contest<Sample>
     where
         C: Clone + Eq + Hash + Send + Sync + 'static,
-        TollgateVerdict: Keyed<C>,
-        TollgateDecision: Keyed<C>,
-        RateNet: Keyed<C>,
+        TollgateVerdict: LocalLimiter<C>,
+        TollgateDecision: LocalLimiter<C>,
+        RateNet: LocalLimiter<C>,
     {
-        let clients = Clients::new(self.identities, any);
-        let mut work = Work::new(self.label());
-        contender::<_, TollgateVerdict>(&mut work, Who::Tollgate, &clients, pace);
-        contender::<_, TollgateDecision>(&mut work, Who::TollgateDecision, &clients, pace);
-        contender::<_, Governor<C>>(&mut work, Who::Governor, &clients, pace);
-        contender::<_, RateNet>(&mut work, Who::RateNet, &clients, pace);
-        work
+        let clients = Clients::new(self.identities, random);
+        let mut contest = Contest::new(self.label());
+        add::<_, TollgateVerdict>(&mut contest, Contender::Tollgate, &clients, schedule);
+        add::<_, TollgateDecision>(
+            &mut contest,
+            Contender::TollgateDecision,
+            &clients,
+            schedule,
+        );
+        add::<_, Governor<C>>(&mut contest, Contender::Governor, &clients, schedule);
+        add::<_, RateNet>(&mut contest, Contender::RateNet, &clients, schedule);
+        contest
     }
 }
 
-/// Clients in the order in which they come first, and in another in which they come afterwards.
+/// Clients in the order of their first checks, and in another order for the timed checks.
 struct Clients<C> {
-    arrivals: Vec<C>,
-    visits: Vec<C>,
+    first: Vec<C>,
+    timed: Vec<C>,
 }
 
 impl<C: Clone + Eq + Hash> Clients<C> {
-    fn new(count: usize, any: impl FnMut() -> C) -> Rc<Self> {
+    fn new(count: usize, random: impl FnMut() -> C) -> Rc<Self> {
         let mut known = HashSet::with_capacity(count);
-        let different = std::iter::repeat_with(any).filter(|client| known.insert(client.clone()));
-        let arrivals: Vec<C> = different.take(count).collect();
-        let mut visits = arrivals.clone();
-        fastrand::shuffle(&mut visits);
-        Rc::new(Self { arrivals, visits })
+        let distinct = std::iter::repeat_with(random).filter(|client| known.insert(client.clone()));
+        let first: Vec<C> = distinct.take(count).collect();
+        let mut timed = first.clone();
+        fastrand::shuffle(&mut timed);
+        Rc::new(Self { first, timed })
     }
 }
 
-/// A new limiter in each round: where its table lies, and how it hashes, is luck.
-fn contender<C: 'static, L: Keyed<C>>(
-    work: &mut Work<Sample>,
-    who: Who,
+/// Adds a limiter, which is made anew in each round: the address of its table and the seed of its
+/// hash affect the time.
+fn add<C: 'static, L: LocalLimiter<C>>(
+    contest: &mut Contest<Sample>,
+    contender: Contender,
     clients: &Rc<Clients<C>>,
-    pace: Pace,
+    schedule: Schedule,
 ) {
     let clients = clients.clone();
-    work.contender(who, move || {
-        // As a request's would be, a key that is asked for lies where it is quickly read, wherever
-        // the limiter keeps its own.
-        let arrivals: Vec<L::Key> = clients.arrivals.iter().map(L::key).collect();
-        let visits: Vec<L::Key> = clients.visits.iter().map(L::key).collect();
-        let (limiter, bytes) = allocations::counted(|| {
-            let limiter = L::for_identities(arrivals.len());
-            assert!(arrivals.iter().all(|key| limiter.allows(key)));
+    contest.add(contender, move || {
+        // The keys are in the order of their use, so that reading them costs as little as reading
+        // the key of a request. The limiter's own keys are elsewhere.
+        let first: Vec<L::Key> = clients.first.iter().map(L::key).collect();
+        let timed: Vec<L::Key> = clients.timed.iter().map(L::key).collect();
+        let (limiter, bytes) = allocations::count_bytes(|| {
+            let limiter = L::for_identities(first.len());
+            assert!(first.iter().all(|key| limiter.allows(key)));
             limiter
         });
         Sample {
-            alone: time(&limiter, &visits, 1, pace.in_process),
-            beside: time(&limiter, &visits, 2, pace.in_process),
-            bytes: bytes as f64 / visits.len() as f64,
+            one_thread: time(&limiter, &timed, 1, schedule.in_process),
+            two_threads: time(&limiter, &timed, 2, schedule.in_process),
+            bytes_per_identity: bytes as f64 / timed.len() as f64,
         }
     });
 }
 
-/// How many checks there are between two looks at the clock.
-const AT_A_TIME: u64 = 4_096;
+/// The number of checks between two readings of the clock.
+const CHECKS_PER_READING: u64 = 4_096;
 
-/// Nanoseconds that each of some threads waits for a check.
-fn time<C, L: Keyed<C>>(limiter: &L, keys: &[L::Key], threads: usize, at_least: Duration) -> f64 {
+/// Returns the mean time of a check in nanoseconds. Each thread makes checks for at least this
+/// time.
+fn time<C, L: LocalLimiter<C>>(
+    limiter: &L,
+    keys: &[L::Key],
+    threads: usize,
+    at_least: Duration,
+) -> f64 {
     let barrier = Barrier::new(threads);
-    let visit = |thread: usize| {
-        let mut place = keys.len() * thread / threads;
+    let run_thread = |thread: usize| {
+        let mut next = keys.len() * thread / threads;
         let (mut checks, mut allowed) = (0, 0);
         barrier.wait();
         let start = Instant::now();
-        let took = loop {
-            for _ in 0..AT_A_TIME {
-                allowed += u64::from(limiter.allows(black_box(&keys[place])));
-                place += 1;
-                if place == keys.len() {
-                    place = 0;
+        let elapsed = loop {
+            for _ in 0..CHECKS_PER_READING {
+                allowed += u64::from(limiter.allows(black_box(&keys[next])));
+                next += 1;
+                if next == keys.len() {
+                    next = 0;
                 }
             }
-            checks += AT_A_TIME;
-            let took = start.elapsed();
-            if took >= at_least {
-                break took;
+            checks += CHECKS_PER_READING;
+            let elapsed = start.elapsed();
+            if elapsed >= at_least {
+                break elapsed;
             }
         };
-        assert_eq!(allowed, checks, "all are to be allowed");
-        took.as_nanos() as f64 / checks as f64
+        assert_eq!(allowed, checks, "a check was denied");
+        elapsed.as_nanos() as f64 / checks as f64
     };
     let sum: f64 = thread::scope(|scope| {
-        let visit = &visit;
+        let run_thread = &run_thread;
         let threads: Vec<_> = (0..threads)
-            .map(|thread| scope.spawn(move || visit(thread)))
+            .map(|thread| scope.spawn(move || run_thread(thread)))
             .collect();
         threads
             .into_iter()
-            .map(|thread| thread.join().expect("all are allowed"))
+            .map(|thread| thread.join().expect("no check was denied"))
             .sum()
     });
     sum / threads as f64
@@ -192,33 +207,33 @@ fn time<C, L: Keyed<C>>(limiter: &L, keys: &[L::Key], threads: usize, at_least: 
 
 fn rows(case: Case, measured: &Measured<Sample>) -> Vec<Row> {
     let row = |label: &str, figure: Figure| {
-        let ours = measured.median(Who::Tollgate, figure);
-        let whole = measured.median(Who::TollgateDecision, figure);
-        let shown = format!("{} / {}", grouped(ours), grouped(whole));
-        let compared = |who| {
-            let theirs = measured.median(who, figure);
-            format!("{}{}", grouped(theirs), times(theirs / ours))
+        let verdict = measured.median(Contender::Tollgate, figure);
+        let decision = measured.median(Contender::TollgateDecision, figure);
+        let both = format!("{} / {}", format_number(verdict), format_number(decision));
+        let compared = |peer| {
+            let peer = measured.median(peer, figure);
+            format!("{}{}", format_number(peer), format_factor(peer / verdict))
         };
         Row::new(format!("{}, {label}", measured.label))
-            .cell(Who::Tollgate, shown)
-            .cell(Who::Governor, compared(Who::Governor))
-            .cell(Who::RateNet, compared(Who::RateNet))
+            .cell(Contender::Tollgate, both)
+            .cell(Contender::Governor, compared(Contender::Governor))
+            .cell(Contender::RateNet, compared(Contender::RateNet))
     };
     let mut rows: Vec<Row> = THREADS
         .iter()
         .map(|(label, figure)| row(label, *figure))
         .collect();
     if case.identities == MILLION {
-        rows.push(row("bytes an identity", |sample| sample.bytes));
+        rows.push(row("bytes an identity", |sample| sample.bytes_per_identity));
     }
     rows
 }
 
 fn requirements(case: Case, measured: &Measured<Sample>) -> Vec<Requirement> {
-    let required: &[(Who, f64)] = match (case.identities, case.keys) {
-        (MILLION, Keys::Strings) => &[(Who::Governor, 2.5), (Who::RateNet, 2.5)],
-        (MILLION, Keys::Addresses) => &[(Who::Governor, 1.5)],
-        (1, _) => &[(Who::Governor, 2.0)],
+    let required: &[(Contender, f64)] = match (case.identities, case.keys) {
+        (MILLION, Keys::Strings) => &[(Contender::Governor, 2.5), (Contender::RateNet, 2.5)],
+        (MILLION, Keys::Addresses) => &[(Contender::Governor, 1.5)],
+        (1, _) => &[(Contender::Governor, 2.0)],
         _ => &[],
     };
     let threads = match case.identities {
@@ -228,21 +243,26 @@ fn requirements(case: Case, measured: &Measured<Sample>) -> Vec<Requirement> {
     let mut requirements = Vec::new();
     for (label, figure) in threads {
         for &(peer, least) in required {
-            let theirs = measured.median(peer, figure);
-            let ratio = |who| theirs / measured.median(who, figure);
-            let what = format!("{}, {label}: as fast as {}", measured.label, peer.name());
-            let whole = ratio(Who::TollgateDecision);
+            let time_of_peer = measured.median(peer, figure);
+            let speed = |contender| time_of_peer / measured.median(contender, figure);
+            let label = format!(
+                "{}, {label}: speed relative to {}",
+                measured.label,
+                peer.name()
+            );
+            let decision = speed(Contender::TollgateDecision);
             requirements.push(
-                Requirement::at_least(what, ratio(Who::Tollgate), least)
-                    .aside(format!("whole decision {whole:.2}")),
+                Requirement::at_least(label, speed(Contender::Tollgate), least)
+                    .remark(format!("whole decision {decision:.2}")),
             );
         }
     }
     if case.identities == MILLION {
-        // A store has a few kilobytes beside its table.
-        let bytes = measured.median(Who::Tollgate, |sample| sample.bytes.round());
-        let what = format!("{}: bytes an identity", measured.label);
-        requirements.push(Requirement::at_most(what, bytes, 64.0));
+        // Rounded, because a store has a few kilobytes besides its table.
+        let bytes = |sample: &Sample| sample.bytes_per_identity.round();
+        let bytes = measured.median(Contender::Tollgate, bytes);
+        let label = format!("{}: bytes an identity", measured.label);
+        requirements.push(Requirement::at_most(label, bytes, 64.0));
     }
     requirements
 }

@@ -1,4 +1,4 @@
-//! The whole way: an application that axum serves, and clients that ask it over HTTP.
+//! Measures the throughput of an application that axum serves over HTTP.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,81 +9,89 @@ use tokio::runtime::{self, Runtime};
 use tollgate::LocalStore;
 use tower::util::MapResponseLayer;
 
-use crate::allowance::Allowance;
-use crate::arguments::Pace;
-use crate::asking::{connection_of_peer, patient_limiter};
-use crate::latencies::Throughput;
+use crate::arguments::Schedule;
+use crate::contest::{self, Contender, Contest, Measured};
+use crate::histogram::Throughput;
+use crate::http_clients;
 use crate::layers::{self, PeerAddress};
-use crate::load;
-use crate::redis_path::shown;
+use crate::redis_limiters::{connect_peer, tollgate_limiter};
+use crate::redis_path::format_throughput;
 use crate::redis_server::RedisServer;
-use crate::report::{Part, Requirement, Row, times};
-use crate::rounds::{self, Measured, Who, Work};
+use crate::report::{Part, Requirement, Row, format_factor};
+use crate::token_bucket::TokenBucket;
 
-const PEERS: [Who; 3] = [Who::TowerGovernor, Who::AxumGovernor, Who::RateNet];
+const PEERS: [Contender; 3] = [
+    Contender::TowerGovernor,
+    Contender::AxumGovernor,
+    Contender::RateNet,
+];
 
-/// What is compared. As many as Redis takes, if that was measured, stands beside.
+/// Runs the contest. `redis_row` is a row of the part about Redis, which this part repeats as the
+/// maximum that Redis allows.
 pub(crate) fn compare(
     redis: &RedisServer,
-    most_of_redis: Option<Row>,
-    pace: Pace,
+    redis_row: Option<Row>,
+    schedule: Schedule,
 ) -> anyhow::Result<Part> {
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
-    let mut work = Work::new("all contenders");
-    for (who, app) in apps(redis, &runtime)? {
+    let mut contest = Contest::new("all contenders");
+    for (contender, app) in apps(redis, &runtime)? {
         let address = runtime.block_on(serve(app))?;
-        work.contender(who, move || {
-            load::put_on(address, pace.over_http).expect("all requests are answered")
+        contest.add(contender, move || {
+            http_clients::measure(address, schedule.over_http).expect("every request is allowed")
         });
     }
-    let measured = rounds::run("http", pace.http_rounds(), vec![work]);
+    let measured = contest::run("http", schedule.http_rounds(), vec![contest]);
     let [measured] = &measured[..] else {
-        unreachable!("there is one kind of work");
+        unreachable!("there is one contest");
     };
     let mut rows = rows(measured);
-    rows.extend(most_of_redis);
-    let what = "HTTP, counts in the process: part of the bare application's throughput";
-    let share = ratio(measured, Who::Tollgate, Who::Bare);
+    rows.extend(redis_row);
+    let label = "HTTP, counts in the process: part of the bare application's throughput";
+    let share = ratio(measured, Contender::Tollgate, Contender::Bare);
     Ok(Part {
         title: "HTTP, 64 clients, part of the throughput without a limiter (median / 99th percentile in µs)",
         rows,
-        requirements: vec![Requirement::at_least(what.into(), share, 0.95)],
+        requirements: vec![Requirement::at_least(label.into(), share, 0.95)],
     })
 }
 
-/// The same application without a limiter and behind each.
-fn apps(redis: &RedisServer, runtime: &Runtime) -> anyhow::Result<Vec<(Who, Router)>> {
+/// Returns the same application without a limiter and with each of the limiters.
+fn apps(redis: &RedisServer, runtime: &Runtime) -> anyhow::Result<Vec<(Contender, Router)>> {
     let app = || Router::new().route("/", get(async || "hello"));
-    let (usual, sixteen_bits) = (Allowance::USUAL, Allowance::SIXTEEN_BITS);
-    let connection = runtime.block_on(connection_of_peer(redis.url()))?;
-    let limiter = patient_limiter(redis.url())?;
-    // Where axum-governor starts a task that sweeps its table.
+    let (usual, sixteen_bits) = (TokenBucket::USUAL, TokenBucket::SIXTEEN_BITS);
+    let connection = runtime.block_on(connect_peer(redis.url()))?;
+    let limiter = tollgate_limiter(redis.url())?;
+    // axum-governor starts a task that sweeps its table, which needs a runtime.
     let _entered = runtime.enter();
     Ok(vec![
-        (Who::Bare, app()),
+        (Contender::Bare, app()),
         (
-            Who::Headers,
+            Contender::Headers,
             app().layer(MapResponseLayer::new(layers::with_headers)),
         ),
         (
-            Who::Tollgate,
+            Contender::Tollgate,
             app().layer(layers::tollgate(usual, LocalStore::new())),
         ),
         (
-            Who::TowerGovernor,
+            Contender::TowerGovernor,
             app().layer(layers::tower_governor(usual)),
         ),
-        (Who::AxumGovernor, app().layer(layers::axum_governor(usual))),
-        (Who::RateNet, app().layer(layers::rate_net(usual))),
         (
-            Who::TollgateRedis,
+            Contender::AxumGovernor,
+            app().layer(layers::axum_governor(usual)),
+        ),
+        (Contender::RateNet, app().layer(layers::rate_net(usual))),
+        (
+            Contender::TollgateRedis,
             app().layer(layers::tollgate(usual, limiter)),
         ),
         (
-            Who::TowerRateLimitRedis,
+            Contender::TowerRateLimitRedis,
             app().layer(layers::tower_rate_limit_redis(
                 sixteen_bits,
                 PeerAddress,
@@ -93,7 +101,7 @@ fn apps(redis: &RedisServer, runtime: &Runtime) -> anyhow::Result<Vec<(Who, Rout
     ])
 }
 
-/// Serves for as long as the runtime lives.
+/// Serves the application until the runtime is dropped.
 async fn serve(app: Router) -> anyhow::Result<SocketAddr> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
@@ -102,33 +110,35 @@ async fn serve(app: Router) -> anyhow::Result<SocketAddr> {
     Ok(address)
 }
 
-/// How many times as much one does as another in the same round.
-fn ratio(measured: &Measured<Throughput>, one: Who, other: Who) -> f64 {
-    measured.median_beside(one, other, |one, other| one.per_second / other.per_second)
+/// Returns the throughput of a contender relative to another one in the same round.
+fn ratio(measured: &Measured<Throughput>, contender: Contender, baseline: Contender) -> f64 {
+    measured.median_of_pairs(contender, baseline, |contender, baseline| {
+        contender.per_second / baseline.per_second
+    })
 }
 
 fn rows(measured: &Measured<Throughput>) -> Vec<Row> {
-    let share = |who| {
-        let share = 100.0 * ratio(measured, who, Who::Bare);
-        format!("{share:.0} %: {}", shown(measured, who))
+    let share = |contender| {
+        let share = 100.0 * ratio(measured, contender, Contender::Bare);
+        format!("{share:.0} %: {}", format_throughput(measured, contender))
     };
-    let beside = |ours, peer| share(peer) + &times(ratio(measured, ours, peer));
+    let compared = |tollgate, peer| share(peer) + &format_factor(ratio(measured, tollgate, peer));
     let in_process = Row::new("counts in the process".into())
-        .cell(Who::Tollgate, share(Who::Tollgate))
+        .cell(Contender::Tollgate, share(Contender::Tollgate))
         .cell(
-            Who::Bare,
+            Contender::Bare,
             format!(
                 "{}<br>with three headers: {}",
-                shown(measured, Who::Bare),
-                share(Who::Headers)
+                format_throughput(measured, Contender::Bare),
+                share(Contender::Headers)
             ),
         );
     let in_process = PEERS.into_iter().fold(in_process, |row, peer| {
-        row.cell(peer, beside(Who::Tollgate, peer))
+        row.cell(peer, compared(Contender::Tollgate, peer))
     });
-    let (ours, peer) = (Who::TollgateRedis, Who::TowerRateLimitRedis);
+    let (tollgate, peer) = (Contender::TollgateRedis, Contender::TowerRateLimitRedis);
     let in_redis = Row::new("counts in Redis".into())
-        .cell(ours, share(ours))
-        .cell(peer, beside(ours, peer));
+        .cell(tollgate, share(tollgate))
+        .cell(peer, compared(tollgate, peer));
     vec![in_process, in_redis]
 }

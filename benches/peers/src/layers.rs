@@ -1,5 +1,5 @@
-//! The middlewares, each by the client's address and with headers on every response, as its own
-//! documentation sets it up.
+//! The middlewares. Each uses the client's address and is set up as its documentation shows, with
+//! headers on every response if it has that option.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -14,16 +14,16 @@ use tower_governor::governor::GovernorConfigBuilder;
 use tower_governor::key_extractor::PeerIpKeyExtractor;
 use tower_rate_limit_redis::KeyResolver;
 
-use crate::allowance::Allowance;
+use crate::token_bucket::TokenBucket;
 
 pub(crate) fn tollgate(
-    allowance: Allowance,
+    bucket: TokenBucket,
     limiter: impl Into<Limiter>,
 ) -> tollgate::RateLimitLayer {
-    tollgate::RateLimitLayer::new(allowance.tollgate(), limiter)
+    tollgate::RateLimitLayer::new(bucket.tollgate(), limiter)
 }
 
-/// A response with the headers that tollgate adds to one that it allows, and nothing decided.
+/// Adds the headers that tollgate adds to the response to an allowed request, without any check.
 pub(crate) fn with_headers(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(X_RATELIMIT_LIMIT, HeaderValue::from_static("1000"));
@@ -33,52 +33,54 @@ pub(crate) fn with_headers(mut response: Response<Body>) -> Response<Body> {
 }
 
 pub(crate) fn tower_governor(
-    allowance: Allowance,
+    bucket: TokenBucket,
 ) -> tower_governor::GovernorLayer<PeerIpKeyExtractor, StateInformationMiddleware, Body> {
     let config = GovernorConfigBuilder::default()
-        .period(allowance.interval())
-        .burst_size(allowance.burst())
+        .period(bucket.interval())
+        .burst_size(bucket.burst())
         .use_headers()
         .finish();
     tower_governor::GovernorLayer::new(config.expect("neither number is zero"))
 }
 
-pub(crate) fn axum_governor(allowance: Allowance) -> axum_governor::GovernorLayer<IpAddr> {
+pub(crate) fn axum_governor(bucket: TokenBucket) -> axum_governor::GovernorLayer<IpAddr> {
     let config = axum_governor::GovernorConfigBuilder::default()
         .with_extractor(axum_governor::PeerIp::default())
         .expect_connect_info()
-        .quota_default(allowance.governor().into())
+        .quota_default(bucket.governor().into())
         .finish();
-    axum_governor::GovernorLayer::new(config.expect("nothing contradicts"))
+    axum_governor::GovernorLayer::new(config.expect("a valid configuration"))
 }
 
-/// Its own extractor does not know axum's `ConnectInfo`: with axum it is to be a closure.
-pub(crate) fn rate_net(allowance: Allowance) -> rate_net::tower::RateLimitLayer<impl KeyExtractor> {
+/// The key comes from a closure, because the crate's own extractor does not read axum's
+/// `ConnectInfo`.
+pub(crate) fn rate_net(bucket: TokenBucket) -> rate_net::tower::RateLimitLayer<impl KeyExtractor> {
     let peer = |request: &RequestInfo<'_>| {
         let ConnectInfo(address) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
         Some(rate_net::Key::ip_prefix(address.ip(), 32, 64))
     };
-    let limiter = allowance.rate_net().try_build();
-    rate_net::tower::RateLimitLayer::new(limiter.expect("the numbers are good"), peer)
+    let limiter = bucket.rate_net().try_build();
+    rate_net::tower::RateLimitLayer::new(limiter.expect("a valid configuration"), peer)
         .with_headers_on_success(true)
 }
 
-/// It adds no headers but `Retry-After` to a denial.
+/// The only header of this middleware is `Retry-After` on a denial.
 pub(crate) fn tower_rate_limit_redis<K: KeyResolver>(
-    allowance: Allowance,
+    bucket: TokenBucket,
     key_resolver: K,
     connection: redis_0_32::aio::MultiplexedConnection,
 ) -> tower_rate_limit_redis::RateLimitLayer<K> {
-    let capacity = u16::try_from(allowance.burst());
+    let capacity = u16::try_from(bucket.burst());
     tower_rate_limit_redis::RateLimitLayer::builder()
         .conn(connection)
         .key_resolver(key_resolver)
-        .capacity(capacity.expect("it has sixteen bits"))
-        .emission_interval(allowance.interval())
+        .capacity(capacity.expect("the burst fits into 16 bits"))
+        .emission_interval(bucket.interval())
         .build()
 }
 
-/// What tower-rate-limit-redis needs to go by address: it has no resolvers of its own.
+/// The client's address as the key for tower-rate-limit-redis, which has no key resolvers of its
+/// own.
 #[derive(Clone)]
 pub(crate) struct PeerAddress;
 

@@ -1,71 +1,72 @@
-//! tollgate beside its peers, on the same work: one table, and whether what is required is met.
+//! Compares tollgate with other rate limiters on the same work. Prints one table, and whether
+//! tollgate meets its requirements.
 //!
 //! ```console
 //! $ cargo run --release -- [--rounds N] [--only check|middleware|redis|http] [--quick]
 //! ```
 //!
-//! It needs `redis-server`, and a machine that does nothing else meanwhile.
+//! Needs `redis-server`, and a machine that does nothing else at the same time.
 
 mod allocations;
-mod allowance;
 mod arguments;
-mod asking;
 mod check;
+mod contest;
+mod cpu_time;
+mod histogram;
 mod http;
-mod keyed;
-mod latencies;
+mod http_clients;
 mod layers;
-mod load;
+mod local_limiters;
 mod machine;
 mod middleware;
-mod others;
+mod redis_limiters;
 mod redis_path;
 mod redis_server;
 mod report;
-mod rounds;
+mod token_bucket;
 
 use std::rc::Rc;
 
-use allocations::Counting;
-use arguments::{Arguments, Only, Pace};
-use others::Ticks;
+use allocations::CountingAllocator;
+use arguments::{Arguments, PartName, Schedule};
+use cpu_time::CpuTime;
 use redis_server::RedisServer;
 use report::Report;
 
 #[global_allocator]
-static ALLOCATOR: Counting = Counting;
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 fn main() -> anyhow::Result<()> {
     match Arguments::parse()? {
-        Arguments::Compare { pace, only } => compare(pace, only),
-        Arguments::Load { server, time } => load::run(server, time),
+        Arguments::Compare { schedule, only } => compare(schedule, only),
+        Arguments::SendRequests { server, time } => http_clients::run(server, time),
     }
 }
 
-fn compare(pace: Pace, only: Option<Only>) -> anyhow::Result<()> {
-    let began = Ticks::now();
+fn compare(schedule: Schedule, only: Option<PartName>) -> anyhow::Result<()> {
+    let start = CpuTime::now();
     let is_wanted = |part| only.is_none_or(|only| only == part);
     let mut parts = Vec::new();
-    if is_wanted(Only::Check) {
-        parts.push(check::compare(pace));
+    if is_wanted(PartName::Check) {
+        parts.push(check::compare(schedule));
     }
-    if is_wanted(Only::Middleware) {
-        parts.push(middleware::compare(pace));
+    if is_wanted(PartName::Middleware) {
+        parts.push(middleware::compare(schedule));
     }
-    if is_wanted(Only::Redis) || is_wanted(Only::Http) {
+    if is_wanted(PartName::Redis) || is_wanted(PartName::Http) {
         let redis = Rc::new(RedisServer::start()?);
-        let mut most_of_redis = None;
-        if is_wanted(Only::Redis) {
-            let (part, most) = redis_path::compare(&redis, pace)?;
+        let mut redis_row = None;
+        if is_wanted(PartName::Redis) {
+            let (part, row) = redis_path::compare(&redis, schedule)?;
             parts.push(part);
-            most_of_redis = Some(most);
+            redis_row = Some(row);
         }
-        if is_wanted(Only::Http) {
-            parts.push(http::compare(&redis, most_of_redis, pace)?);
+        if is_wanted(PartName::Http) {
+            parts.push(http::compare(&redis, redis_row, schedule)?);
         }
     }
-    let others = began.and_then(|began| began.taken_by_others());
-    let preamble = machine::describe(pace, others);
+    let share_of_others = start.and_then(|start| start.share_of_others());
+    let preamble = machine::describe(schedule, share_of_others);
     print!("{}", Report { preamble, parts });
     Ok(())
 }

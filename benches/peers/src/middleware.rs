@@ -1,4 +1,4 @@
-//! One request through a middleware: nanoseconds above the service within.
+//! Times one request through a middleware, minus the time of the same request without it.
 
 use std::convert::Infallible;
 use std::hint::black_box;
@@ -17,34 +17,38 @@ use http::{Request, Response, StatusCode};
 use tollgate::LocalStore;
 use tower::{Layer, Service, service_fn};
 
-use crate::allowance::Allowance;
-use crate::arguments::Pace;
+use crate::arguments::Schedule;
+use crate::contest::{self, Contender, Contest, Measured};
 use crate::layers;
-use crate::report::{Part, Requirement, Row, grouped, times};
-use crate::rounds::{self, Measured, Who, Work};
+use crate::report::{Part, Requirement, Row, format_factor, format_number};
+use crate::token_bucket::TokenBucket;
 
-const PEERS: [Who; 3] = [Who::TowerGovernor, Who::AxumGovernor, Who::RateNet];
+const PEERS: [Contender; 3] = [
+    Contender::TowerGovernor,
+    Contender::AxumGovernor,
+    Contender::RateNet,
+];
 
-pub(crate) fn compare(pace: Pace) -> Part {
-    let [allowed, denied] = [Client::Allowed, Client::Denied].map(|client| contest(client, pace));
-    let work = [allowed, denied].into_iter().flatten().collect();
-    let measured = rounds::run("middleware", pace.rounds, work);
+pub(crate) fn compare(schedule: Schedule) -> Part {
+    let contests = [Client::Allowed, Client::Denied].map(|client| contests(client, schedule));
+    let contests = contests.into_iter().flatten().collect();
+    let measured = contest::run("middleware", schedule.rounds, contests);
     let [allowed, _, denied, _] = &measured[..] else {
-        unreachable!("each client asks a service and a router");
+        unreachable!("each client has one contest with a service and one with a router");
     };
     Part {
-        title: "Middleware, ns a request above what is within",
+        title: "Middleware, ns per request on top of the inner service",
         rows: measured.iter().map(row).collect(),
         requirements: requirements(allowed, denied),
     }
 }
 
-/// Who asks.
+/// The clients of a contest.
 #[derive(Clone, Copy)]
 enum Client {
-    /// Any of a thousand that are allowed.
+    /// A thousand clients in turn, whose requests are allowed.
     Allowed,
-    /// One that has spent its quota.
+    /// One client that has used its quota.
     Denied,
 }
 
@@ -56,10 +60,10 @@ impl Client {
         }
     }
 
-    fn allowance(self) -> Allowance {
+    fn bucket(self) -> TokenBucket {
         match self {
-            Self::Allowed => Allowance::USUAL,
-            Self::Denied => Allowance::ONE,
+            Self::Allowed => TokenBucket::USUAL,
+            Self::Denied => TokenBucket::ONE,
         }
     }
 
@@ -70,7 +74,7 @@ impl Client {
         }
     }
 
-    /// The heads of the requests, by each client in turn.
+    /// Returns the heads of the requests, one of each client.
     fn heads(self) -> Vec<Parts> {
         let clients = match self {
             Self::Allowed => 1_000,
@@ -87,162 +91,173 @@ impl Client {
     }
 }
 
-/// Around a function, and around the routes of axum's router.
-fn contest(client: Client, pace: Pace) -> [Work<f64>; 2] {
+/// Returns a contest around a function, and one around an axum router.
+fn contests(client: Client, schedule: Schedule) -> [Contest<f64>; 2] {
     async fn hello(_: Request<Body>) -> Result<Response<Body>, Infallible> {
         Ok(Response::new(Body::from("hello")))
     }
     let service = service_fn(hello);
     let router = || Router::new().route("/", get(async || "hello"));
-    // As `axum::serve` does, once and not with each request.
+    // `axum::serve` also does this once, and not for each request.
     let served = |router: Router| router.with_state::<()>(());
 
-    let mut around_service = Contest::new("a `service_fn`", client, pace);
-    let mut around_router = Contest::new("an axum `Router`", client, pace);
-    around_service.bare(service);
-    around_router.bare(served(router()));
+    let mut around_service = Around::new("a `service_fn`", client, schedule);
+    let mut around_router = Around::new("an axum `Router`", client, schedule);
+    around_service.add_bare(service);
+    around_router.add_bare(served(router()));
 
-    let allowance = client.allowance();
-    let layer = layers::tollgate(allowance, LocalStore::new());
-    around_service.limited(Who::Tollgate, layer.layer(service));
-    around_router.limited(Who::Tollgate, served(router().layer(layer)));
+    let bucket = client.bucket();
+    let layer = layers::tollgate(bucket, LocalStore::new());
+    around_service.add_limited(Contender::Tollgate, layer.layer(service));
+    around_router.add_limited(Contender::Tollgate, served(router().layer(layer)));
 
-    let layer = layers::tower_governor(allowance);
-    around_service.limited(Who::TowerGovernor, layer.layer(service));
-    around_router.limited(Who::TowerGovernor, served(router().layer(layer)));
+    let layer = layers::tower_governor(bucket);
+    around_service.add_limited(Contender::TowerGovernor, layer.layer(service));
+    around_router.add_limited(Contender::TowerGovernor, served(router().layer(layer)));
 
-    let layer = layers::axum_governor(allowance);
-    around_service.limited(Who::AxumGovernor, layer.layer(service));
-    around_router.limited(Who::AxumGovernor, served(router().layer(layer)));
+    let layer = layers::axum_governor(bucket);
+    around_service.add_limited(Contender::AxumGovernor, layer.layer(service));
+    around_router.add_limited(Contender::AxumGovernor, served(router().layer(layer)));
 
-    let layer = layers::rate_net(allowance);
-    around_service.limited(Who::RateNet, layer.layer(service));
-    around_router.limited(Who::RateNet, served(router().layer(layer)));
+    let layer = layers::rate_net(bucket);
+    around_service.add_limited(Contender::RateNet, layer.layer(service));
+    around_router.add_limited(Contender::RateNet, served(router().layer(layer)));
 
-    [around_service.work, around_router.work]
+    [around_service.contest, around_router.contest]
 }
 
-struct Contest {
-    work: Work<f64>,
+/// A contest of middlewares around one kind of service.
+struct Around {
+    contest: Contest<f64>,
     client: Client,
     heads: Rc<[Parts]>,
     at_least: Duration,
 }
 
-impl Contest {
-    fn new(within: &str, client: Client, pace: Pace) -> Self {
+impl Around {
+    fn new(inner: &str, client: Client, schedule: Schedule) -> Self {
         Self {
-            work: Work::new(format!("{}, around {within}", client.label())),
+            contest: Contest::new(format!("{}, around {inner}", client.label())),
             client,
             heads: client.heads().into(),
-            at_least: pace.in_process,
+            at_least: schedule.in_process,
         }
     }
 
-    /// A service without a limiter, which never denies.
-    fn bare<S, B>(&mut self, service: S)
+    /// Adds the inner service without a limiter.
+    fn add_bare<S, B>(&mut self, service: S)
     where
         S: Service<Request<Body>, Response = Response<B>> + 'static,
     {
-        self.contender(Who::Bare, service, StatusCode::OK);
+        self.add(Contender::Bare, service, StatusCode::OK);
     }
 
-    fn limited<S, B>(&mut self, who: Who, mut service: S)
+    /// Adds a service with a limiter, after a check of its responses.
+    fn add_limited<S, B>(&mut self, contender: Contender, mut service: S)
     where
         S: Service<Request<Body>, Response = Response<B>> + 'static,
     {
         for head in &*self.heads {
-            // After which one is denied that is allowed only once.
-            answer(&mut service, head);
-            let response = answer(&mut service, head);
+            // The first request uses the quota of the denied client.
+            call(&mut service, head);
+            let response = call(&mut service, head);
             let has = |name| response.headers().contains_key(name);
-            assert_eq!(response.status(), self.client.status(), "{}", who.name());
+            assert_eq!(
+                response.status(),
+                self.client.status(),
+                "{}",
+                contender.name()
+            );
             assert!(has("x-ratelimit-remaining") || has("ratelimit-remaining"));
         }
-        self.contender(who, service, self.client.status());
+        self.add(contender, service, self.client.status());
     }
 
-    fn contender<S, B>(&mut self, who: Who, mut service: S, status: StatusCode)
+    fn add<S, B>(&mut self, contender: Contender, mut service: S, status: StatusCode)
     where
         S: Service<Request<Body>, Response = Response<B>> + 'static,
     {
         let (heads, at_least) = (self.heads.clone(), self.at_least);
-        self.work
-            .contender(who, move || time(&mut service, &heads, status, at_least));
+        self.contest.add(contender, move || {
+            time(&mut service, &heads, status, at_least)
+        });
     }
 }
 
-/// How many requests there are, at least, between two looks at the clock.
-const AT_A_TIME: usize = 1_000;
+/// The number of requests between two readings of the clock.
+const REQUESTS_PER_READING: usize = 1_000;
 
-/// Nanoseconds a request, with the making of the request and the dropping of the response.
+/// Returns the mean time of a request in nanoseconds, including the construction of the request and
+/// the drop of the response.
 fn time<S, B>(service: &mut S, heads: &[Parts], status: StatusCode, at_least: Duration) -> f64
 where
     S: Service<Request<Body>, Response = Response<B>>,
 {
     let (mut requests, mut as_expected) = (0, 0);
     let start = Instant::now();
-    let took = loop {
-        for head in heads.iter().cycle().take(AT_A_TIME) {
-            let response = black_box(answer(service, head));
+    let elapsed = loop {
+        for head in heads.iter().cycle().take(REQUESTS_PER_READING) {
+            let response = black_box(call(service, head));
             as_expected += usize::from(response.status() == status);
         }
-        requests += AT_A_TIME;
-        let took = start.elapsed();
-        if took >= at_least {
-            break took;
+        requests += REQUESTS_PER_READING;
+        let elapsed = start.elapsed();
+        if elapsed >= at_least {
+            break elapsed;
         }
     };
-    assert_eq!(as_expected, requests, "all are to be answered alike");
-    took.as_nanos() as f64 / requests as f64
+    assert_eq!(as_expected, requests, "a response has another status");
+    elapsed.as_nanos() as f64 / requests as f64
 }
 
-/// Asks a service that is ready and answers at once, as these all are and do.
-fn answer<S, B>(service: &mut S, head: &Parts) -> Response<B>
+/// Calls a service that is always ready and responds in the first poll, as all of these do.
+fn call<S, B>(service: &mut S, head: &Parts) -> Response<B>
 where
     S: Service<Request<Body>, Response = Response<B>>,
 {
     let request = Request::from_parts(head.clone(), Body::empty());
     let mut context = Context::from_waker(Waker::noop());
     let Poll::Ready(Ok(())) = service.poll_ready(&mut context) else {
-        panic!("it is to be ready");
+        panic!("the service is not ready");
     };
     match pin!(service.call(request)).poll(&mut context) {
         Poll::Ready(Ok(response)) => response,
-        _ => panic!("it is to answer at once"),
+        _ => panic!("the service does not respond in the first poll"),
     }
 }
 
-fn above_bare(measured: &Measured<f64>, who: Who) -> f64 {
-    measured.median_beside(who, Who::Bare, |whole, bare| whole - bare)
+/// Returns the time of a request minus the time of the inner service in the same round.
+fn overhead(measured: &Measured<f64>, contender: Contender) -> f64 {
+    measured.median_of_pairs(contender, Contender::Bare, |whole, bare| whole - bare)
 }
 
 fn row(measured: &Measured<f64>) -> Row {
-    let ours = above_bare(measured, Who::Tollgate);
-    let bare = measured.median(Who::Bare, |bare| *bare);
+    let tollgate = overhead(measured, Contender::Tollgate);
+    let bare = measured.median(Contender::Bare, |bare| *bare);
     let row = Row::new(measured.label.clone())
-        .cell(Who::Tollgate, grouped(ours))
-        .cell(Who::Bare, grouped(bare));
+        .cell(Contender::Tollgate, format_number(tollgate))
+        .cell(Contender::Bare, format_number(bare));
     PEERS.into_iter().fold(row, |row, peer| {
-        let theirs = above_bare(measured, peer);
-        row.cell(peer, format!("{}{}", grouped(theirs), times(theirs / ours)))
+        let time = overhead(measured, peer);
+        let factor = format_factor(time / tollgate);
+        row.cell(peer, format!("{}{factor}", format_number(time)))
     })
 }
 
 fn requirements(allowed: &Measured<f64>, denied: &Measured<f64>) -> Vec<Requirement> {
-    let ours = |measured: &Measured<f64>| above_bare(measured, Who::Tollgate);
-    let bound = |measured: &Measured<f64>, peer: Who, most| {
-        let what = format!("{}: part of {}'s time", measured.label, peer.name());
-        Requirement::at_most(what, ours(measured) / above_bare(measured, peer), most)
+    let tollgate = |measured: &Measured<f64>| overhead(measured, Contender::Tollgate);
+    let at_most = |measured: &Measured<f64>, peer: Contender, bound| {
+        let label = format!("{}: time relative to {}", measured.label, peer.name());
+        Requirement::at_most(label, tollgate(measured) / overhead(measured, peer), bound)
     };
     vec![
-        bound(allowed, Who::RateNet, 1.0 / 2.0),
-        bound(allowed, Who::TowerGovernor, 1.0 / 2.0),
-        bound(denied, Who::RateNet, 2.0 / 3.0),
-        bound(denied, Who::TowerGovernor, 1.0 / 15.0),
+        at_most(allowed, Contender::RateNet, 1.0 / 2.0),
+        at_most(allowed, Contender::TowerGovernor, 1.0 / 2.0),
+        at_most(denied, Contender::RateNet, 2.0 / 3.0),
+        at_most(denied, Contender::TowerGovernor, 1.0 / 15.0),
         Requirement::at_most(
-            format!("{}: times the time of one allowed", denied.label),
-            ours(denied) / ours(allowed),
+            format!("{}: time relative to an allowed request", denied.label),
+            tollgate(denied) / tollgate(allowed),
             1.1,
         ),
     ]

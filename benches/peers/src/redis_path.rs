@@ -1,4 +1,4 @@
-//! Checks by way of Redis: how many a second, and how long each takes.
+//! Measures the throughput and the latency of checks that Redis counts.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -7,35 +7,42 @@ use std::time::{Duration, Instant};
 use tokio::runtime::{self, Runtime};
 use tokio::task::JoinSet;
 
-use crate::allowance::Allowance;
-use crate::arguments::Pace;
-use crate::asking::{self, Ask, LeanScript, Ping, Tollgate};
-use crate::latencies::{Latencies, Throughput};
+use crate::arguments::Schedule;
+use crate::contest::{self, Contender, Contest, Measured};
+use crate::histogram::{Histogram, Throughput};
+use crate::redis_limiters::{self, LeanScript, Ping, RedisLimiter, Tollgate};
 use crate::redis_server::RedisServer;
-use crate::report::{Part, Requirement, Row, grouped, times};
-use crate::rounds::{self, Measured, Who, Work};
+use crate::report::{Part, Requirement, Row, format_factor, format_number};
+use crate::token_bucket::TokenBucket;
 
+/// The numbers of checks in flight.
 const IN_FLIGHT: [usize; 3] = [1, 64, 512];
 
-/// What is compared, and a row that says how much of it Redis takes at most.
-pub(crate) fn compare(server: &Rc<RedisServer>, pace: Pace) -> anyhow::Result<(Part, Row)> {
-    // One thread is the limiter's, and the other core is left to Redis.
+/// Runs the contests. Returns the part of the report, and a row with the maximum throughput for the
+/// part about HTTP.
+pub(crate) fn compare(server: &Rc<RedisServer>, schedule: Schedule) -> anyhow::Result<(Part, Row)> {
+    // Two cores: one for the limiter's thread, and one for Redis.
     let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
         .build()?;
     let runtime = Rc::new(runtime);
-    let mut work = Vec::new();
+    let mut contests = Vec::new();
     for clients in Clients::ALL {
-        work.extend(contest(clients, server, &runtime, pace.in_redis)?);
+        contests.extend(throughput_contests(
+            clients,
+            server,
+            &runtime,
+            schedule.in_redis,
+        )?);
     }
-    let measured = rounds::run("redis", pace.rounds, work);
-    let quiet = quiet(server, &runtime, pace.in_redis)?;
-    let quiet = rounds::run("redis beside a busy identity", pace.rounds, quiet);
+    let measured = contest::run("redis", schedule.rounds, contests);
+    let quiet = quiet_identity_contests(server, &runtime, schedule.in_redis)?;
+    let quiet = contest::run("redis beside a busy identity", schedule.rounds, quiet);
 
     let label = |measured: &Measured<_>| measured.label.clone();
-    let label_of_most = "100,000 identities as above, 512 in flight";
-    let most = row(label_of_most.into(), &measured[IN_FLIGHT.len() - 1]);
+    let maximum_label = "100,000 identities as above, 512 in flight";
+    let maximum = row(maximum_label.into(), &measured[IN_FLIGHT.len() - 1]);
     let cases = Clients::ALL
         .into_iter()
         .flat_map(|clients| IN_FLIGHT.map(|in_flight| (clients, in_flight)));
@@ -43,18 +50,20 @@ pub(crate) fn compare(server: &Rc<RedisServer>, pace: Pace) -> anyhow::Result<(P
         title: "Counts in Redis, one thread and one connection (median / 99th percentile in µs)",
         rows: measured
             .iter()
-            .map(|one| row(label(one), one))
+            .map(|measured| row(label(measured), measured))
             .chain(quiet.iter().map(quiet_row))
             .collect(),
         requirements: cases
             .zip(&measured)
-            .filter_map(|((clients, in_flight), one)| requirement(clients, in_flight, one))
+            .filter_map(|((clients, in_flight), measured)| {
+                requirement(clients, in_flight, measured)
+            })
             .collect(),
     };
-    Ok((part, most))
+    Ok((part, maximum))
 }
 
-/// Who is asked about.
+/// The clients whose checks are made.
 #[derive(Clone, Copy)]
 enum Clients {
     Distinct,
@@ -86,207 +95,222 @@ impl Clients {
         !matches!(self, Self::Denied)
     }
 
-    fn allowance(self) -> Allowance {
+    fn bucket(self) -> TokenBucket {
         match self {
-            Self::Distinct => Allowance::SIXTEEN_BITS,
-            Self::Hot => Allowance::ENOUGH,
-            Self::Denied => Allowance::ONE,
+            Self::Distinct => TokenBucket::SIXTEEN_BITS,
+            Self::Hot => TokenBucket::INEXHAUSTIBLE,
+            Self::Denied => TokenBucket::ONE,
         }
     }
 
-    fn allowance_of_peer(self) -> Allowance {
+    /// Returns the bucket of tower-rate-limit-redis, which has at most 16 bits for the burst.
+    fn bucket_of_peer(self) -> TokenBucket {
         match self {
-            Self::Distinct | Self::Hot => Allowance::SIXTEEN_BITS,
-            Self::Denied => Allowance::ONE,
+            Self::Distinct | Self::Hot => TokenBucket::SIXTEEN_BITS,
+            Self::Denied => TokenBucket::ONE,
         }
     }
 }
 
-/// With each number in flight.
-fn contest(
+/// Returns a contest for each number of checks in flight.
+fn throughput_contests(
     clients: Clients,
     server: &Rc<RedisServer>,
     runtime: &Rc<Runtime>,
     time: Duration,
-) -> anyhow::Result<Vec<Work<Throughput>>> {
+) -> anyhow::Result<Vec<Contest<Throughput>>> {
     let names = clients.names();
-    let limiter = asking::patient_limiter(server.url())?;
-    let tollgate = Tollgate::new(limiter, clients.allowance(), &names);
-    let connection = runtime.block_on(asking::connection_of_peer(server.url()))?;
-    let peer = asking::peer(connection, clients.allowance_of_peer(), &names);
+    let limiter = redis_limiters::tollgate_limiter(server.url())?;
+    let tollgate = Tollgate::new(limiter, clients.bucket(), &names);
+    let connection = runtime.block_on(redis_limiters::connect_peer(server.url()))?;
+    let peer = redis_limiters::peer(connection, clients.bucket_of_peer(), &names);
     let script = runtime.block_on(LeanScript::new(server.url(), &names))?;
     let ping = runtime.block_on(Ping::new(server.url()))?;
     runtime.block_on(async {
-        each_once(&tollgate, names.len()).await;
-        each_once(&peer, names.len()).await;
-        each_once(&script, names.len()).await;
+        check_each_once(&tollgate, names.len()).await;
+        check_each_once(&peer, names.len()).await;
+        check_each_once(&script, names.len()).await;
     });
 
     let contest = |in_flight| {
-        let mut work = Work::new(format!("{}, {in_flight} in flight", clients.label()));
-        let demand = Demand {
+        let mut contest = Contest::new(format!("{}, {in_flight} in flight", clients.label()));
+        let load = Load {
             clients: names.len(),
             are_allowed: clients.are_allowed(),
             in_flight,
             time,
-            most: usize::MAX,
+            max_checks: usize::MAX,
         };
-        contender(&mut work, Who::Tollgate, &tollgate, demand, runtime);
+        add(&mut contest, Contender::Tollgate, &tollgate, load, runtime);
+        if !matches!(clients, Clients::Hot) {
+            add(
+                &mut contest,
+                Contender::TowerRateLimitRedis,
+                &peer,
+                load,
+                runtime,
+            );
+        }
         match clients {
             Clients::Distinct => {
-                contender(&mut work, Who::TowerRateLimitRedis, &peer, demand, runtime);
-                contender(&mut work, Who::LeanScript, &script, demand, runtime);
-                contender(&mut work, Who::Ping, &ping, demand, runtime);
+                add(&mut contest, Contender::LeanScript, &script, load, runtime);
+                add(&mut contest, Contender::Ping, &ping, load, runtime);
             }
-            Clients::Denied => {
-                contender(&mut work, Who::TowerRateLimitRedis, &peer, demand, runtime);
-            }
+            Clients::Denied => {}
             Clients::Hot => {
                 let (server, runtime, peer) = (server.clone(), runtime.clone(), peer.clone());
                 let name = names[0].clone();
-                // As long as its quota lasts.
-                let most = clients.allowance_of_peer().burst() as usize;
-                let demand = Demand { most, ..demand };
-                work.contender(Who::TowerRateLimitRedis, move || {
-                    server.forget(&name).expect("Redis answers");
-                    demand.meet(&runtime, &peer)
+                // The bucket is full in each round, and the round ends when it is empty.
+                let max_checks = clients.bucket_of_peer().burst() as usize;
+                let load = Load { max_checks, ..load };
+                contest.add(Contender::TowerRateLimitRedis, move || {
+                    server.delete(&name).expect("a reply of Redis");
+                    load.run(&runtime, &peer)
                 });
             }
         }
-        work
+        contest
     };
     Ok(IN_FLIGHT.into_iter().map(contest).collect())
 }
 
-/// Checks of identities that ask now and then: alone, and while one identity has very many checks in
-/// flight.
-fn quiet(
+/// Returns contests that measure the latency of identities with few checks: without other checks,
+/// and while one identity has 10,000 checks in flight.
+fn quiet_identity_contests(
     server: &Rc<RedisServer>,
     runtime: &Rc<Runtime>,
     time: Duration,
-) -> anyhow::Result<Vec<Work<Throughput>>> {
-    let limiter = asking::patient_limiter(server.url())?;
+) -> anyhow::Result<Vec<Contest<Throughput>>> {
+    let limiter = redis_limiters::tollgate_limiter(server.url())?;
     let names = Clients::Hot.names();
-    let busy = Tollgate::new(limiter.clone(), Allowance::ENOUGH, &names);
+    let busy = Tollgate::new(limiter.clone(), TokenBucket::INEXHAUSTIBLE, &names);
     let names: Vec<_> = (0..50).map(|index| format!("quiet-{index}")).collect();
-    let quiet = Tollgate::new(limiter, Allowance::ENOUGH, &names);
+    let quiet = Tollgate::new(limiter, TokenBucket::INEXHAUSTIBLE, &names);
     let clients = names.len();
-    let work = |in_flight: usize| {
-        let mut work = Work::new(match in_flight {
+    let contest = |in_flight: usize| {
+        let mut contest = Contest::new(match in_flight {
             0 => "a quiet identity, alone".to_owned(),
             _ => format!(
                 "the same beside {} checks of a busy one",
-                grouped(in_flight as f64)
+                format_number(in_flight as f64)
             ),
         });
         let (runtime, busy, quiet) = (runtime.clone(), busy.clone(), quiet.clone());
-        work.contender(Who::Tollgate, move || {
+        contest.add(Contender::Tollgate, move || {
             runtime.block_on(async {
-                let mut others = JoinSet::new();
+                let mut busy_tasks = JoinSet::new();
                 for _ in 0..in_flight {
                     let mut busy = busy.clone();
-                    others.spawn(async move {
+                    busy_tasks.spawn(async move {
                         loop {
-                            busy.ask(0).await;
+                            busy.allows(0).await;
                         }
                     });
                 }
                 let quiet = quiet.clone();
-                // On the runtime's own thread, as the busy tasks are.
-                let asked = tokio::spawn(now_and_then(quiet, clients, time));
-                asked.await.expect("nothing panics")
+                // Spawned, so that it runs on the same thread as the busy tasks.
+                let checks = tokio::spawn(check_each_millisecond(quiet, clients, time));
+                checks.await.expect("no check panics")
             })
         });
-        work
+        contest
     };
-    Ok([0, 10_000].into_iter().map(work).collect())
+    Ok([0, 10_000].into_iter().map(contest).collect())
 }
 
-/// Asks about one client after another, with pauses.
-async fn now_and_then(mut asked: impl Ask, clients: usize, time: Duration) -> Throughput {
-    let latencies = Latencies::new();
+/// Makes a check of one client after another, with a pause of a millisecond after each.
+async fn check_each_millisecond(
+    mut limiter: impl RedisLimiter,
+    clients: usize,
+    time: Duration,
+) -> Throughput {
+    let histogram = Histogram::new();
     let start = Instant::now();
     let mut client = 0;
     while start.elapsed() < time {
         let began = Instant::now();
-        assert!(asked.ask(client).await, "the quota is enough");
-        latencies.note(began.elapsed());
+        assert!(limiter.allows(client).await, "a check was denied");
+        histogram.record(began.elapsed());
         client = (client + 1) % clients;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    latencies.over(start.elapsed())
+    histogram.throughput(start.elapsed())
 }
 
 fn quiet_row(measured: &Measured<Throughput>) -> Row {
-    Row::new(measured.label.clone()).cell(Who::Tollgate, shown(measured, Who::Tollgate))
+    Row::new(measured.label.clone()).cell(
+        Contender::Tollgate,
+        format_throughput(measured, Contender::Tollgate),
+    )
 }
 
-fn contender(
-    work: &mut Work<Throughput>,
-    who: Who,
-    asked: &impl Ask,
-    demand: Demand,
+/// Adds a limiter to a contest.
+fn add(
+    contest: &mut Contest<Throughput>,
+    contender: Contender,
+    limiter: &impl RedisLimiter,
+    load: Load,
     runtime: &Rc<Runtime>,
 ) {
-    let (runtime, asked) = (runtime.clone(), asked.clone());
-    work.contender(who, move || demand.meet(&runtime, &asked));
+    let (runtime, limiter) = (runtime.clone(), limiter.clone());
+    contest.add(contender, move || load.run(&runtime, &limiter));
 }
 
-/// Asks about every client, whatever the answer: what was never asked about is not yet known.
-async fn each_once(asked: &impl Ask, clients: usize) {
+/// Makes one check of each client, allowed or not, so that no timed check creates a key.
+async fn check_each_once(limiter: &impl RedisLimiter, clients: usize) {
     let tasks = clients.min(64);
     let tasks = (0..tasks).map(|first| {
-        let mut asked = asked.clone();
+        let mut limiter = limiter.clone();
         async move {
             for client in (first..clients).step_by(tasks) {
-                asked.ask(client).await;
+                limiter.allows(client).await;
             }
         }
     });
     tasks.collect::<JoinSet<()>>().join_all().await;
 }
 
-/// To be asked about clients for some time, by as many tasks as questions are in flight.
+/// Checks that are made for some time, by as many tasks as there are checks in flight.
 #[derive(Clone, Copy)]
-struct Demand {
+struct Load {
     clients: usize,
     are_allowed: bool,
     in_flight: usize,
     time: Duration,
-    /// How many questions there may be.
-    most: usize,
+    /// The number of checks after which the load ends early.
+    max_checks: usize,
 }
 
-impl Demand {
-    fn meet(self, runtime: &Runtime, asked: &impl Ask) -> Throughput {
-        let latencies = Arc::new(Latencies::new());
+impl Load {
+    fn run(self, runtime: &Runtime, limiter: &impl RedisLimiter) -> Throughput {
+        let histogram = Arc::new(Histogram::new());
         let start = Instant::now();
         let task = |task| {
             let first = self.clients * task / self.in_flight;
-            self.ask_on(asked.clone(), first, start, latencies.clone())
+            self.run_task(limiter.clone(), first, start, histogram.clone())
         };
         runtime.block_on(async {
             let tasks: JoinSet<()> = (0..self.in_flight).map(task).collect();
             tasks.join_all().await;
         });
-        latencies.over(start.elapsed())
+        histogram.throughput(start.elapsed())
     }
 
-    /// Asks about one client after another.
-    async fn ask_on(
+    /// Makes checks of one client after another, starting with the client `first`.
+    async fn run_task(
         self,
-        mut asked: impl Ask,
+        mut limiter: impl RedisLimiter,
         first: usize,
         start: Instant,
-        latencies: Arc<Latencies>,
+        histogram: Arc<Histogram>,
     ) {
         let mut client = first;
         let mut last = Instant::now();
-        for _ in 0..self.most / self.in_flight {
-            let is_allowed = asked.ask(client).await;
-            assert_eq!(is_allowed, self.are_allowed, "all are to be answered alike");
+        for _ in 0..self.max_checks / self.in_flight {
+            let is_allowed = limiter.allows(client).await;
+            assert_eq!(is_allowed, self.are_allowed, "not the expected decision");
             let now = Instant::now();
-            latencies.note(now - last);
+            histogram.record(now - last);
             if now - start >= self.time {
                 break;
             }
@@ -297,16 +321,21 @@ impl Demand {
 }
 
 fn row(label: String, measured: &Measured<Throughput>) -> Row {
-    let ours = measured.median(Who::Tollgate, Throughput::rate);
-    let peer = Who::TowerRateLimitRedis;
-    let ratio = ours / measured.median(peer, Throughput::rate);
+    let peer = Contender::TowerRateLimitRedis;
+    let rate = |contender| measured.median(contender, Throughput::rate);
+    let factor = format_factor(rate(Contender::Tollgate) / rate(peer));
+    let throughput = |contender| format_throughput(measured, contender);
     let mut row = Row::new(label)
-        .cell(Who::Tollgate, shown(measured, Who::Tollgate))
-        .cell(peer, format!("{}{}", shown(measured, peer), times(ratio)));
-    if measured.includes(Who::Ping) {
-        let references = [("a lean EVALSHA", Who::LeanScript), ("PING", Who::Ping)];
-        let references = references.map(|(name, who)| format!("{name}: {}", shown(measured, who)));
-        row = row.cell(Who::Bare, references.join("<br>"));
+        .cell(Contender::Tollgate, throughput(Contender::Tollgate))
+        .cell(peer, throughput(peer) + &factor);
+    if measured.includes(Contender::Ping) {
+        let baselines = [
+            ("a lean EVALSHA", Contender::LeanScript),
+            ("PING", Contender::Ping),
+        ];
+        let baselines =
+            baselines.map(|(name, contender)| format!("{name}: {}", throughput(contender)));
+        row = row.cell(Contender::Bare, baselines.join("<br>"));
     }
     row
 }
@@ -316,28 +345,28 @@ fn requirement(
     in_flight: usize,
     measured: &Measured<Throughput>,
 ) -> Option<Requirement> {
-    let rate = |who| measured.median(who, Throughput::rate);
-    let ours = rate(Who::Tollgate);
-    let peer = Who::TowerRateLimitRedis;
+    let rate = |contender| measured.median(contender, Throughput::rate);
+    let tollgate = rate(Contender::Tollgate);
+    let peer = Contender::TowerRateLimitRedis;
     let least = match (clients, in_flight) {
         (Clients::Distinct, 1) => 0.9,
         (Clients::Distinct, _) => 2.0,
         (Clients::Hot, 512) => 5.0,
         (Clients::Denied, 1) => {
-            let what = format!("{}: decisions a second on one thread", measured.label);
-            return Some(Requirement::at_least(what, ours, 1_000_000.0));
+            let label = format!("{}: decisions a second on one thread", measured.label);
+            return Some(Requirement::at_least(label, tollgate, 1_000_000.0));
         }
         _ => return None,
     };
-    let what = format!("{}: as many as {}", measured.label, peer.name());
-    Some(Requirement::at_least(what, ours / rate(peer), least))
+    let label = format!("{}: throughput relative to {}", measured.label, peer.name());
+    Some(Requirement::at_least(label, tollgate / rate(peer), least))
 }
 
-/// How much one does, and how long each waited.
-pub(crate) fn shown(measured: &Measured<Throughput>, who: Who) -> String {
-    let shown = |figure: fn(&Throughput) -> f64| grouped(measured.median(who, figure));
-    let rate = shown(|throughput| throughput.per_second);
-    let median = shown(|throughput| throughput.median);
-    let p99 = shown(|throughput| throughput.p99);
+/// Formats the throughput of a contender, its median latency and its 99th percentile.
+pub(crate) fn format_throughput(measured: &Measured<Throughput>, contender: Contender) -> String {
+    let figure = |figure: fn(&Throughput) -> f64| format_number(measured.median(contender, figure));
+    let rate = figure(|throughput| throughput.per_second);
+    let median = figure(|throughput| throughput.median);
+    let p99 = figure(|throughput| throughput.p99);
     format!("{rate}/s; {median} / {p99}")
 }

@@ -1,4 +1,4 @@
-//! A Redis of our own, gone when it is dropped.
+//! A Redis server for the comparison.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::process::{Child, Command, Stdio};
@@ -9,9 +9,10 @@ use anyhow::{Context, bail};
 use redis::{Client, ConnectionLike, cmd};
 use tempfile::TempDir;
 
-/// How long it may take to start.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The timeout of the start.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A running Redis server on a free port. Dropping it kills the process.
 pub(crate) struct RedisServer {
     process: Child,
     url: String,
@@ -19,10 +20,10 @@ pub(crate) struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts a server that keeps nothing, and waits until it answers.
+    /// Starts a server without persistence, and waits until it answers.
     pub(crate) fn start() -> anyhow::Result<Self> {
         let directory = TempDir::with_prefix("peers-")?;
-        // Free now, and hardly ever taken by another before the server has it.
+        // The port is free now. Another program is unlikely to take it before the server does.
         let address: SocketAddr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let process = Command::new("redis-server")
             .args(["--bind", "127.0.0.1", "--port", &address.port().to_string()])
@@ -30,7 +31,7 @@ impl RedisServer {
             .current_dir(directory.path())
             .stdout(Stdio::null())
             .spawn()
-            .context("redis-server has to be on the path")?;
+            .context("cannot start redis-server: it must be in PATH")?;
         let mut server = Self {
             process,
             url: format!("redis://{address}"),
@@ -38,7 +39,7 @@ impl RedisServer {
         };
         let began = Instant::now();
         while !server.answers() {
-            if began.elapsed() > PATIENCE || server.process.try_wait()?.is_some() {
+            if began.elapsed() > START_TIMEOUT || server.process.try_wait()?.is_some() {
                 bail!("redis-server does not answer");
             }
             thread::sleep(Duration::from_millis(10));
@@ -50,8 +51,8 @@ impl RedisServer {
         &self.url
     }
 
-    /// Forgets a key.
-    pub(crate) fn forget(&self, key: &str) -> anyhow::Result<()> {
+    /// Deletes a key.
+    pub(crate) fn delete(&self, key: &str) -> anyhow::Result<()> {
         let mut connection = Client::open(self.url())?.get_connection()?;
         Ok(cmd("DEL").arg(key).exec(&mut connection)?)
     }

@@ -1,16 +1,17 @@
-//! What is printed: one table in Markdown, and whether what is required is met.
+//! The report: one table in Markdown, and whether each requirement is met.
 
 use std::fmt;
 
-use crate::rounds::Who;
+use crate::contest::Contender;
 
-/// The table, part by part.
+/// The whole report. [`Display`](fmt::Display) prints it as Markdown.
 pub(crate) struct Report {
-    /// What was measured, and where.
+    /// The versions, the machine and the method.
     pub(crate) preamble: String,
     pub(crate) parts: Vec<Part>,
 }
 
+/// Rows of the table under one title, and their requirements.
 pub(crate) struct Part {
     pub(crate) title: &'static str,
     pub(crate) rows: Vec<Row>,
@@ -19,14 +20,14 @@ pub(crate) struct Part {
 
 #[derive(Clone, Copy)]
 enum Column {
-    /// What is measured.
-    Work,
+    /// The label of the row.
+    Label,
     Tollgate,
     Governor,
     AxumGovernor,
     RateNet,
     TowerRateLimitRedis,
-    /// Without a limiter, or with the least that could be one.
+    /// The contenders that are no limiters.
     Bare,
 }
 
@@ -41,40 +42,46 @@ const HEADINGS: [&str; 7] = [
 ];
 
 impl Column {
-    fn of(who: Who) -> Self {
-        match who {
-            Who::Tollgate | Who::TollgateDecision | Who::TollgateRedis => Self::Tollgate,
-            Who::Governor | Who::TowerGovernor => Self::Governor,
-            Who::AxumGovernor => Self::AxumGovernor,
-            Who::RateNet => Self::RateNet,
-            Who::TowerRateLimitRedis => Self::TowerRateLimitRedis,
-            Who::Bare | Who::Headers | Who::LeanScript | Who::Ping => Self::Bare,
+    fn of(contender: Contender) -> Self {
+        match contender {
+            Contender::Tollgate | Contender::TollgateDecision | Contender::TollgateRedis => {
+                Self::Tollgate
+            }
+            Contender::Governor | Contender::TowerGovernor => Self::Governor,
+            Contender::AxumGovernor => Self::AxumGovernor,
+            Contender::RateNet => Self::RateNet,
+            Contender::TowerRateLimitRedis => Self::TowerRateLimitRedis,
+            Contender::Bare | Contender::Headers | Contender::LeanScript | Contender::Ping => {
+                Self::Bare
+            }
         }
     }
 }
 
+/// A row of the table, with one cell in each column.
 pub(crate) struct Row([String; HEADINGS.len()]);
 
 impl Row {
     pub(crate) fn new(label: String) -> Self {
         let mut cells = [const { String::new() }; HEADINGS.len()];
-        cells[Column::Work as usize] = label;
+        cells[Column::Label as usize] = label;
         Self(cells)
     }
 
+    /// Sets the cell in the column of a contender.
     #[must_use]
-    pub(crate) fn cell(mut self, of: Who, shown: String) -> Self {
-        self.0[Column::of(of) as usize] = shown;
+    pub(crate) fn cell(mut self, contender: Contender, text: String) -> Self {
+        self.0[Column::of(contender) as usize] = text;
         self
     }
 }
 
-/// A bound that tollgate must keep.
+/// A bound for one figure of tollgate.
 pub(crate) struct Requirement {
-    what: String,
+    label: String,
     measured: f64,
     bound: Bound,
-    aside: Option<String>,
+    remark: Option<String>,
 }
 
 enum Bound {
@@ -83,28 +90,28 @@ enum Bound {
 }
 
 impl Requirement {
-    pub(crate) fn at_least(what: String, measured: f64, least: f64) -> Self {
-        Self::new(what, measured, Bound::AtLeast(least))
+    pub(crate) fn at_least(label: String, measured: f64, least: f64) -> Self {
+        Self::new(label, measured, Bound::AtLeast(least))
     }
 
-    pub(crate) fn at_most(what: String, measured: f64, most: f64) -> Self {
-        Self::new(what, measured, Bound::AtMost(most))
+    pub(crate) fn at_most(label: String, measured: f64, most: f64) -> Self {
+        Self::new(label, measured, Bound::AtMost(most))
     }
 
-    fn new(what: String, measured: f64, bound: Bound) -> Self {
+    fn new(label: String, measured: f64, bound: Bound) -> Self {
         Self {
-            what,
+            label,
             measured,
             bound,
-            aside: None,
+            remark: None,
         }
     }
 
-    /// The same requirement, with something to be said beside it.
+    /// Adds a remark, which is printed in parentheses.
     #[must_use]
-    pub(crate) fn aside(self, aside: String) -> Self {
-        let aside = Some(aside);
-        Self { aside, ..self }
+    pub(crate) fn remark(self, remark: String) -> Self {
+        let remark = Some(remark);
+        Self { remark, ..self }
     }
 
     fn is_met(&self) -> bool {
@@ -138,7 +145,7 @@ impl fmt::Display for Report {
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let number = |number: f64| match number {
-            large if large >= 100.0 => grouped(large),
+            large if large >= 100.0 => format_number(large),
             small if small < 1.0 => format!("{small:.3}"),
             other => format!("{other:.2}"),
         };
@@ -148,40 +155,41 @@ impl fmt::Display for Requirement {
         };
         let met = if self.is_met() { "met" } else { "**NOT met**" };
         let measured = number(self.measured);
-        let what = &self.what;
-        write!(f, "{met}: {what}: {measured}, required {relation} {bound}")?;
-        match &self.aside {
-            Some(aside) => write!(f, " ({aside})"),
+        let label = &self.label;
+        write!(f, "{met}: {label}: {measured}, required {relation} {bound}")?;
+        match &self.remark {
+            Some(remark) => write!(f, " ({remark})"),
             None => Ok(()),
         }
     }
 }
 
-/// With two or three figures that say something, such as 7.4, 391 or 94,200.
-pub(crate) fn grouped(number: f64) -> String {
+/// Formats a number with two or three significant digits and separated thousands, such as 7.4, 391
+/// or 94,200.
+pub(crate) fn format_number(number: f64) -> String {
     if number < 0.0 {
-        return format!("−{}", grouped(-number));
+        return format!("−{}", format_number(-number));
     }
     if number < 10.0 {
         return format!("{number:.1}");
     }
     let scale = 10_f64.powi((number.log10() as i32 - 2).max(0));
     let digits = format!("{:.0}", (number / scale).round() * scale);
-    let mut shown = String::new();
+    let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
         if index > 0 && (digits.len() - index) % 3 == 0 {
-            shown.push(',');
+            text.push(',');
         }
-        shown.push(digit);
+        text.push(digit);
     }
-    shown
+    text
 }
 
-/// How many times as well as a peer tollgate does; nothing where one takes less than no time, as a
-/// denial may that spares what is within.
-pub(crate) fn times(ratio: f64) -> String {
-    match ratio > 0.0 {
-        true => format!(" ({ratio:.1}×)"),
+/// Formats the factor by which tollgate is better than a peer. Returns an empty text for a negative
+/// factor: a denied request may take less time than the inner service, which is subtracted.
+pub(crate) fn format_factor(factor: f64) -> String {
+    match factor > 0.0 {
+        true => format!(" ({factor:.1}×)"),
         false => String::new(),
     }
 }
@@ -191,14 +199,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_grouped() {
-        let shown = [0.0, 7.4, 391.0, 1_147.0, 94_049.0, 1_000_000.0, -120.0].map(grouped);
+    fn numbers_are_rounded_and_separated() {
+        let numbers = [0.0, 7.4, 391.0, 1_147.0, 94_049.0, 1_000_000.0, -120.0];
         let expected = ["0.0", "7.4", "391", "1,150", "94,000", "1,000,000", "−120"];
-        assert_eq!(shown, expected);
+        assert_eq!(numbers.map(format_number), expected);
     }
 
     #[test]
-    fn a_bound_is_kept_or_not() {
+    fn requirement_says_whether_it_is_met() {
         let at_least = |least| Requirement::at_least("a ratio".into(), 2.0, least).to_string();
         assert_eq!(at_least(2.0), "met: a ratio: 2.00, required at least 2.00");
         assert!(at_least(2.1).starts_with("**NOT met**"));

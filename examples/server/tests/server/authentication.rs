@@ -1,4 +1,4 @@
-//! Callers show who they are: a tenant by its token, a user by a JSON web token.
+//! Callers prove who they are: a tenant by its token, a user by a JSON web token.
 
 use std::time::SystemTime;
 
@@ -9,14 +9,12 @@ use jsonwebtoken::crypto::sign;
 use jsonwebtoken::{Algorithm, EncodingKey, Header, encode};
 use serde_json::{Value, json};
 use tempfile::NamedTempFile;
-use tonic::{Code, Request};
+use tonic::Code;
 
-use crate::support::client::{self, Answer, header};
-use crate::support::protocol::envoy::service::ratelimit::v3::RateLimitRequest;
-use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-use crate::support::protocol::tollgate::v1;
-use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
-use crate::support::{Replica, call, file};
+use crate::support::grpc::{self, check_request, descriptor, envoy_request, with_token};
+use crate::support::http::{check_with_token, get, header, json_body};
+use crate::support::protocol::tollgate::v1::CheckLimitRequest;
+use crate::support::{Server, file, http};
 
 const SECRET: &str = "a secret that is long enough for HS256";
 
@@ -31,8 +29,8 @@ pro = "50/1d"
 tier = "pro"
 tokens = [
     "another-of-tenant-acme",
-    # Of `token-of-tenant-acme`.
-    "sha256:DIGEST",
+    # The digest of `token-of-tenant-acme`.
+    "sha256:8775334329bfa1e0dbdb4ba844f37f3ff8bbdeff2dc55f61d69b8423b5eff21b",
 ]
 
 [tenants.acme.keys]
@@ -66,93 +64,89 @@ tokens = ["token-of-envoy-proxy"]
 domain = "edge"
 "#;
 
+const ACME: Option<&str> = Some("token-of-tenant-acme");
+
+/// Returns the file with [`SETTINGS`] and the public keys.
 fn settings() -> NamedTempFile {
     let settings = SETTINGS
-        .replace(
-            "DIGEST",
-            "8775334329bfa1e0dbdb4ba844f37f3ff8bbdeff2dc55f61d69b8423b5eff21b",
-        )
         .replace("RSA", include_str!("keys/rsa.public.pem"))
         .replace("EC", include_str!("keys/ec.public.pem"));
     file(&settings)
 }
 
-async fn check(server: &Replica, token: Option<&str>, body: &str) -> Answer {
-    let header = token.map(|token| format!("Bearer {token}"));
-    let headers = header.as_deref().map(|header| ("authorization", header));
-    let headers: Vec<_> = headers.into_iter().collect();
-    call(
-        Method::POST,
-        server.http(),
-        "/check",
-        &headers,
-        body.to_owned(),
-    )
-    .await
-}
-
-/// The limit that was decided by.
-async fn limit(server: &Replica, token: &str, body: &str) -> Value {
-    let answer = check(server, Some(token), body).await;
-    assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
-    client::json(&answer)["limit"].clone()
+/// Returns the limit that decides an authenticated check.
+async fn limit(server: &Server, token: &str, body: &str) -> Value {
+    let response = check_with_token(server.http(), Some(token), body).await;
+    assert_eq!(response.status(), StatusCode::OK, "{response:?}");
+    json_body(&response)["limit"].clone()
 }
 
 #[tokio::test]
-async fn tokens_of_tenants() {
+async fn tenant_token_selects_the_tenant() {
     let settings = settings();
-    let server = Replica::configured(settings.path(), &[]);
-    let ask = r#"{"key":"a"}"#;
-    assert_eq!(limit(&server, "token-of-tenant-acme", ask).await, json!(50));
-    assert_eq!(
-        limit(&server, "another-of-tenant-acme", ask).await,
-        json!(50)
-    );
-    assert_eq!(
-        limit(&server, "token-of-tenant-globex", ask).await,
-        json!(7)
-    );
-    // Whose limits depend on the key.
-    let ask = r#"{"key":"user:42","tenant":"acme"}"#;
-    assert_eq!(limit(&server, "token-of-tenant-acme", ask).await, json!(5));
+    let server = Server::with_config(settings.path(), &[]);
+    for (token, expected) in [
+        ("token-of-tenant-acme", 50),
+        ("another-of-tenant-acme", 50),
+        ("token-of-tenant-globex", 7),
+    ] {
+        let limit = limit(&server, token, r#"{"key":"a"}"#).await;
+        assert_eq!(limit, json!(expected), "{token}");
+    }
+    let key_with_limit = r#"{"key":"user:42","tenant":"acme"}"#;
+    let limit = limit(&server, "token-of-tenant-acme", key_with_limit).await;
+    assert_eq!(limit, json!(5));
 
-    // Tenants never share counts.
+    // Tenants do not share counts.
     let body = r#"{"key":"b","rate":3,"interval":"1d"}"#;
     for token in ["token-of-tenant-acme", "token-of-tenant-globex"] {
-        let said = client::json(&check(&server, Some(token), body).await);
-        assert_eq!(said["remaining"], json!(2), "{token}");
+        let response = check_with_token(server.http(), Some(token), body).await;
+        assert_eq!(json_body(&response)["remaining"], json!(2), "{token}");
     }
 
-    let other = r#"{"key":"a","tenant":"globex"}"#;
-    let answer = check(&server, Some("token-of-tenant-acme"), other).await;
-    assert_eq!(answer.status(), StatusCode::FORBIDDEN);
-    assert_eq!(client::json(&answer)["field"], json!("tenant"));
+    let other_tenant = r#"{"key":"a","tenant":"globex"}"#;
+    let forbidden = check_with_token(server.http(), ACME, other_tenant).await;
+    assert_eq!(forbidden.status(), StatusCode::FORBIDDEN);
+    assert_eq!(json_body(&forbidden)["field"], json!("tenant"));
+}
 
+#[tokio::test]
+async fn missing_or_unknown_token_is_unauthorized() {
+    let settings = settings();
+    let server = Server::with_config(settings.path(), &[]);
+    let body = r#"{"key":"user:42","tenant":"acme"}"#;
     for token in [None, Some(""), Some("token-of-nobody"), Some("sha256:00")] {
-        let answer = check(&server, token, ask).await;
-        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{token:?}");
-        assert_eq!(header(&answer, "www-authenticate"), Some("Bearer"));
-        // Nothing is told to strangers of what they have sent.
-        let answer = check(&server, token, "{").await;
-        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED, "{token:?}");
+        let response = check_with_token(server.http(), token, body).await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{token:?}");
+        assert_eq!(header(&response, "www-authenticate"), Some("Bearer"));
+        // The response does not reveal that the body is invalid.
+        let response = check_with_token(server.http(), token, "{").await;
+        assert_eq!(response.status(), StatusCode::UNAUTHORIZED, "{token:?}");
     }
     let basic = [("authorization", "Basic token-of-tenant-acme")];
-    let answer = call(Method::POST, server.http(), "/check", &basic, ask).await;
-    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-    let answer = client::get(server.http(), "/status/a").await;
-    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-    // These are for whoever runs it.
+    let response = http::call(Method::POST, server.http(), "/check", &basic, body).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    let response = get(server.http(), "/status/a").await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn health_and_metrics_need_no_token() {
+    let settings = settings();
+    let server = Server::with_config(settings.path(), &[]);
     for path in ["/health", "/ready", "/metrics"] {
-        let answer = client::get(server.http(), path).await;
-        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        let response = get(server.http(), path).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
     }
 }
 
+/// Returns the Unix time in this number of seconds.
 fn in_seconds(seconds: i64) -> i64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     now.unwrap().as_secs() as i64 + seconds
 }
 
+/// Returns valid claims of the user `42` of the tenant `acme`.
 fn claims() -> Value {
     json!({
         "sub": "42", "aud": "limits", "iss": "https://login.example",
@@ -160,133 +154,149 @@ fn claims() -> Value {
     })
 }
 
+fn claims_with(name: &str, value: Value) -> Value {
+    let mut claims = claims();
+    claims[name] = value;
+    claims
+}
+
+fn claims_without(name: &str) -> Value {
+    let mut claims = claims();
+    claims.as_object_mut().unwrap().remove(name);
+    claims
+}
+
+/// Signs a token with [`SECRET`].
 fn hs256(claims: &Value) -> String {
     let key = EncodingKey::from_secret(SECRET.as_bytes());
     encode(&Header::new(Algorithm::HS256), claims, &key).unwrap()
 }
 
-#[tokio::test]
-async fn json_web_tokens() {
-    let settings = settings();
-    let server = Replica::configured(settings.path(), &[]);
-    let rsa = EncodingKey::from_rsa_pem(include_bytes!("keys/rsa.pem")).unwrap();
-    let ec = EncodingKey::from_ec_pem(include_bytes!("keys/ec.pem")).unwrap();
-    let named = Header {
-        kid: Some("rsa".to_owned()),
+fn rsa_key() -> EncodingKey {
+    EncodingKey::from_rsa_pem(include_bytes!("keys/rsa.pem")).unwrap()
+}
+
+fn rs256_header(key_id: &str) -> Header {
+    Header {
+        kid: Some(key_id.to_owned()),
         ..Header::new(Algorithm::RS256)
-    };
-    let good = [
+    }
+}
+
+#[tokio::test]
+async fn json_web_token_counts_as_its_user() {
+    let settings = settings();
+    let server = Server::with_config(settings.path(), &[]);
+    let ec = EncodingKey::from_ec_pem(include_bytes!("keys/ec.pem")).unwrap();
+    // Three tokens of one user, and three ways to name the user's key.
+    let tokens = [
         hs256(&claims()),
-        encode(&named, &claims(), &rsa).unwrap(),
+        encode(&rs256_header("rsa"), &claims(), &rsa_key()).unwrap(),
         encode(&Header::new(Algorithm::ES256), &claims(), &ec).unwrap(),
     ];
-    // All are of one user, who counts as one; a key that is given must be the user's.
     let bodies = [
         r#"{}"#,
         r#"{"key":"42"}"#,
         r#"{"key":"user:42","tenant":"acme"}"#,
     ];
-    for (left, (token, body)) in [4, 3, 2].into_iter().zip(good.iter().zip(bodies)) {
-        let answer = check(&server, Some(token), body).await;
-        assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
-        let said = client::json(&answer);
+    for (remaining, (token, body)) in [4, 3, 2].into_iter().zip(tokens.iter().zip(bodies)) {
+        let response = check_with_token(server.http(), Some(token), body).await;
+        assert_eq!(response.status(), StatusCode::OK, "{response:?}");
+        let decision = json_body(&response);
         assert_eq!(
-            (&said["limit"], &said["remaining"]),
-            (&json!(5), &json!(left))
+            (&decision["limit"], &decision["remaining"]),
+            (&json!(5), &json!(remaining))
         );
     }
-    // Its tenant sees the same count.
+    // The tenant's token reads the same count.
+    let tenant = [("authorization", "Bearer token-of-tenant-acme")];
     let path = "/status/user:42";
-    let token = [("authorization", "Bearer token-of-tenant-acme")];
-    let answer = call(Method::GET, server.http(), path, &token, "").await;
-    assert_eq!(client::json(&answer)["remaining"], json!(2));
-    // Without a tenant it is the default one's.
-    let mut of_nobody = claims();
-    of_nobody.as_object_mut().unwrap().remove("tenant");
-    assert_eq!(limit(&server, &hs256(&of_nobody), "{}").await, json!(100));
+    let response = http::call(Method::GET, server.http(), path, &tenant, "").await;
+    assert_eq!(json_body(&response)["remaining"], json!(2));
+    // A user without a tenant belongs to the default tenant.
+    let token = hs256(&claims_without("tenant"));
+    assert_eq!(limit(&server, &token, "{}").await, json!(100));
 
-    let forbidden = [r#"{"key":"43"}"#, r#"{"tenant":"globex"}"#];
-    for body in forbidden {
-        let answer = check(&server, Some(&good[0]), body).await;
-        assert_eq!(answer.status(), StatusCode::FORBIDDEN, "{body}");
+    for body in [r#"{"key":"43"}"#, r#"{"tenant":"globex"}"#] {
+        let forbidden = check_with_token(server.http(), Some(&tokens[0]), body).await;
+        assert_eq!(forbidden.status(), StatusCode::FORBIDDEN, "{body}");
     }
+}
 
-    let with = |name: &str, value: Value| {
-        let mut claims = claims();
-        claims[name] = value;
-        claims
-    };
-    let without = |name: &str| {
-        let mut claims = claims();
-        claims.as_object_mut().unwrap().remove(name);
-        claims
-    };
-    let signed_otherwise =
-        |header: &Header, key: &EncodingKey| encode(header, &claims(), key).unwrap();
+#[tokio::test]
+async fn invalid_json_web_token_is_unauthorized() {
+    let settings = settings();
+    let server = Server::with_config(settings.path(), &[]);
+    let with = |name: &str, value: Value| hs256(&claims_with(name, value));
+    let without = |name: &str| hs256(&claims_without(name));
+    let signed = |header: &Header, key: &EncodingKey| encode(header, &claims(), key).unwrap();
+    let secret = EncodingKey::from_secret(SECRET.as_bytes());
     let other_secret = EncodingKey::from_secret(b"another secret that is long enough");
-    // What a public key says must never be taken for a secret.
+    // The public key is no secret, so a token that uses it as an HMAC secret proves nothing.
     let public_as_secret = EncodingKey::from_secret(include_bytes!("keys/rsa.public.pem"));
-    let misnamed = Header {
-        kid: Some("another".to_owned()),
-        ..Header::new(Algorithm::RS256)
-    };
+    let rsa = rsa_key();
+    let good = hs256(&claims());
     let unsigned = {
-        let parts: Vec<_> = good[0].split('.').collect();
+        let parts: Vec<_> = good.split('.').collect();
         // {"alg":"none"}
         format!("eyJhbGciOiJub25lIn0.{}.", parts[1])
     };
-    let critical = {
-        let header = Header {
-            crit: Some(vec!["b64".to_owned()]),
-            ..Header::default()
-        };
-        signed_otherwise(&header, &EncodingKey::from_secret(SECRET.as_bytes()))
+    let critical = Header {
+        crit: Some(vec!["b64".to_owned()]),
+        ..Header::default()
     };
-    let mut forged = good[0].clone();
-    forged.pop();
-    let bad = [
-        ("expired", hs256(&with("exp", json!(in_seconds(-3_600))))),
-        ("without an end", hs256(&without("exp"))),
-        ("for somebody else", hs256(&with("aud", json!("another")))),
-        ("for nobody", hs256(&without("aud"))),
+    let mut truncated = good;
+    truncated.pop();
+    let invalid = [
+        ("expired", with("exp", json!(in_seconds(-3_600)))),
+        ("without an expiry", without("exp")),
+        ("for another audience", with("aud", json!("another"))),
+        ("without an audience", without("aud")),
         (
-            "by somebody else",
-            hs256(&with("iss", json!("https://else.example"))),
+            "by another issuer",
+            with("iss", json!("https://else.example")),
         ),
-        ("by nobody", hs256(&without("iss"))),
-        ("not yet", hs256(&with("nbf", json!(in_seconds(3_600))))),
-        ("of nobody", hs256(&without("sub"))),
-        ("of an empty one", hs256(&with("sub", json!("")))),
-        ("of no tenant", hs256(&with("tenant", json!("a b")))),
-        ("of another kind", hs256(&with("tenant", json!(7)))),
+        ("without an issuer", without("iss")),
+        ("not valid yet", with("nbf", json!(in_seconds(3_600)))),
+        ("without a subject", without("sub")),
+        ("with an empty subject", with("sub", json!(""))),
         (
-            "another secret",
-            signed_otherwise(&Header::default(), &other_secret),
+            "with an impossible tenant name",
+            with("tenant", json!("a b")),
+        ),
+        ("with a number as the tenant", with("tenant", json!(7))),
+        (
+            "signed with another secret",
+            signed(&Header::default(), &other_secret),
         ),
         (
-            "public as secret",
-            signed_otherwise(&Header::default(), &public_as_secret),
+            "signed with the public key as the secret",
+            signed(&Header::default(), &public_as_secret),
         ),
-        ("another key's name", signed_otherwise(&misnamed, &rsa)),
         (
-            "another algorithm",
-            signed_otherwise(&Header::new(Algorithm::RS512), &rsa),
+            "with an unknown key ID",
+            signed(&rs256_header("another"), &rsa),
         ),
-        ("critical extension", critical),
+        (
+            "with another algorithm",
+            signed(&Header::new(Algorithm::RS512), &rsa),
+        ),
+        ("with a critical extension", signed(&critical, &secret)),
         ("unsigned", unsigned),
-        ("forged", forged),
+        ("with a truncated signature", truncated),
     ];
-    for (why, token) in bad {
-        let answer = check(&server, Some(&token), "{}").await;
+    for (what, token) in invalid {
+        let response = check_with_token(server.http(), Some(&token), "{}").await;
         assert_eq!(
-            answer.status(),
+            response.status(),
             StatusCode::UNAUTHORIZED,
-            "{why}: {answer:?}"
+            "{what}: {response:?}"
         );
     }
 }
 
-/// A token of this header and these claims, signed with the secret.
+/// Returns a token with these texts as header and claims, signed with [`SECRET`]. The texts need
+/// not be valid.
 fn signed(header: &str, claims: &str) -> String {
     let [header, claims] = [header, claims].map(|part| BASE64_URL_SAFE_NO_PAD.encode(part));
     let message = format!("{header}.{claims}");
@@ -296,22 +306,20 @@ fn signed(header: &str, claims: &str) -> String {
 }
 
 #[tokio::test]
-async fn signed_but_malformed_json_web_tokens_are_refused() {
+async fn signed_but_malformed_json_web_token_is_refused() {
     const HEADER: &str = r#"{"alg":"HS256"}"#;
     let settings = settings();
-    let server = Replica::configured(settings.path(), &[]);
+    let server = Server::with_config(settings.path(), &[]);
     let good = claims().to_string();
     let with = |name: &str, value: &str| {
-        let mut claims = claims();
-        claims[name] = serde_json::from_str(value).unwrap();
-        claims.to_string()
+        claims_with(name, serde_json::from_str(value).unwrap()).to_string()
     };
-    let twice = |claim: &str| format!("{{{claim},{}", &good[1..]);
+    let with_first_claim = |claim: &str| format!("{{{claim},{}", &good[1..]);
     let deep = format!(r#""x":{}1{}"#, "[".repeat(20_000), "]".repeat(20_000));
-    let answer = check(&server, Some(&signed(HEADER, &good)), "{}").await;
-    assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
+    let response = check_with_token(server.http(), Some(&signed(HEADER, &good)), "{}").await;
+    assert_eq!(response.status(), StatusCode::OK, "{response:?}");
 
-    let mut bad = Vec::new();
+    let mut malformed = Vec::new();
     let headers = [
         r#"{}"#,
         r#"{"alg":"none"}"#,
@@ -324,7 +332,7 @@ async fn signed_but_malformed_json_web_tokens_are_refused() {
         r#"{"alg":"HS256","kid":1}"#,
     ];
     for header in headers {
-        bad.push((header.to_owned(), signed(header, &good)));
+        malformed.push((header.to_owned(), signed(header, &good)));
     }
     let values = [
         (
@@ -351,87 +359,74 @@ async fn signed_but_malformed_json_web_tokens_are_refused() {
     ];
     for (name, values) in values {
         for value in values {
-            bad.push((
-                format!("{name}: {value}"),
-                signed(HEADER, &with(name, value)),
-            ));
+            let token = signed(HEADER, &with(name, value));
+            malformed.push((format!("{name}: {value}"), token));
         }
     }
-    bad.push((
-        "an expiry twice".to_owned(),
-        signed(HEADER, &twice(r#""exp":1"#)),
-    ));
-    bad.push(("deep claims".to_owned(), signed(HEADER, &twice(&deep))));
-    bad.push(("no claims".to_owned(), signed(HEADER, "[]")));
-    bad.push(("padding".to_owned(), format!("{}=", signed(HEADER, &good))));
-    bad.push((
-        "four parts".to_owned(),
-        format!("{}.x", signed(HEADER, &good)),
-    ));
-    for (why, token) in bad {
-        let answer = check(&server, Some(&token), "{}").await;
-        // Deep claims do not fit into the head of a request.
-        let status = answer.status();
-        let is_refused = status == StatusCode::UNAUTHORIZED
-            || status == StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
-        assert!(is_refused, "{why}: {answer:?}");
+    let good_token = signed(HEADER, &good);
+    let others = [
+        (
+            "two expiries",
+            signed(HEADER, &with_first_claim(r#""exp":1"#)),
+        ),
+        ("deep claims", signed(HEADER, &with_first_claim(&deep))),
+        ("claims that are a list", signed(HEADER, "[]")),
+        ("padding", format!("{good_token}=")),
+        ("four parts", format!("{good_token}.x")),
+    ];
+    malformed.extend(others.map(|(what, token)| (what.to_owned(), token)));
+    for (what, token) in malformed {
+        let response = check_with_token(server.http(), Some(&token), "{}").await;
+        // The token with deep claims exceeds the limit of a request's head.
+        let is_refused = matches!(
+            response.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        );
+        assert!(is_refused, "{what}: {response:?}");
     }
 }
 
-fn with<T>(token: &str, message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    let header = format!("Bearer {token}").parse().unwrap();
-    request.metadata_mut().insert("authorization", header);
-    request
-}
-
 #[tokio::test]
-async fn over_grpc() {
+async fn grpc_needs_the_same_tokens() {
     let settings = settings();
-    let server = Replica::configured(settings.path(), &[]);
-    let mut client = RateLimiterClient::connect(server.grpc_url()).await.unwrap();
-    let ask = v1::CheckLimitRequest {
-        key: "a".into(),
-        ..Default::default()
-    };
-    let status = client.check_limit(ask.clone()).await.unwrap_err();
+    let server = Server::with_config(settings.path(), &[]);
+    let mut client = grpc::connect(server.grpc_url()).await;
+    let status = client.check_limit(check_request("a")).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
-    let response = client
-        .check_limit(with("token-of-tenant-acme", ask.clone()))
-        .await;
-    assert_eq!(response.unwrap().into_inner().status.unwrap().limit, 50);
-    let own = v1::CheckLimitRequest::default();
-    let response = client.check_limit(with(&hs256(&claims()), own)).await;
-    assert_eq!(response.unwrap().into_inner().status.unwrap().limit, 5);
-    let other = client.check_limit(with(&hs256(&claims()), ask)).await;
-    assert_eq!(other.unwrap_err().code(), Code::PermissionDenied);
-
-    // Envoy has tokens of its own.
-    let mut envoy = RateLimitServiceClient::connect(server.grpc_url())
-        .await
-        .unwrap();
-    let ask = RateLimitRequest {
-        domain: "edge".into(),
-        descriptors: vec![Default::default()],
-        hits_addend: 0,
-    };
-    for token in ["token-of-tenant-acme", "token-of-nobody"] {
-        let status = envoy.should_rate_limit(with(token, ask.clone())).await;
-        assert_eq!(status.unwrap_err().code(), Code::Unauthenticated, "{token}");
-    }
-    envoy
-        .should_rate_limit(with("token-of-envoy-proxy", ask))
-        .await
-        .unwrap();
+    let tenant = with_token("token-of-tenant-acme", check_request("a"));
+    let response = client.check_limit(tenant).await.unwrap().into_inner();
+    assert_eq!(response.status.unwrap().limit, 50);
+    let token = hs256(&claims());
+    let own_key = with_token(&token, CheckLimitRequest::default());
+    let response = client.check_limit(own_key).await.unwrap().into_inner();
+    assert_eq!(response.status.unwrap().limit, 5);
+    let other_key = with_token(&token, check_request("a"));
+    let status = client.check_limit(other_key).await.unwrap_err();
+    assert_eq!(status.code(), Code::PermissionDenied);
 }
 
 #[tokio::test]
-async fn nothing_secret_is_shown() {
+async fn envoy_needs_its_own_token() {
     let settings = settings();
-    let server = Replica::configured(settings.path(), &[("LOG__FILTER", "trace")]);
-    check(&server, Some("token-of-tenant-acme"), "{}").await;
-    check(&server, Some(&hs256(&claims())), "{}").await;
-    let metrics = client::get(server.http(), "/metrics").await;
+    let server = Server::with_config(settings.path(), &[]);
+    let mut client = grpc::connect_envoy(server.grpc_url()).await;
+    let request = envoy_request("edge", [descriptor(&[])]);
+    for token in ["token-of-tenant-acme", "token-of-nobody"] {
+        let request = with_token(token, request.clone());
+        let status = client.should_rate_limit(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unauthenticated, "{token}");
+    }
+    let request = with_token("token-of-envoy-proxy", request);
+    client.should_rate_limit(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn log_and_metrics_contain_no_secret() {
+    let settings = settings();
+    let server = Server::with_config(settings.path(), &[("LOG__FILTER", "trace")]);
+    check_with_token(server.http(), ACME, "{}").await;
+    check_with_token(server.http(), Some(&hs256(&claims())), "{}").await;
+    let metrics = get(server.http(), "/metrics").await;
     let shown = [server.log(), metrics.into_body()].concat();
     for secret in [SECRET, "token-of", "another-of", "redis://"] {
         assert!(!shown.contains(secret), "{secret}");

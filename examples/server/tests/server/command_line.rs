@@ -1,62 +1,79 @@
-//! Commands that send requests to a running server.
+//! The commands that send requests to a running server.
 
 use std::net::TcpListener;
 use std::process::Output;
 
 use serde_json::{Value, json};
 
-use crate::support::replica::program;
-use crate::support::servers::skip;
-use crate::support::{Replica, file};
+use crate::support::admin::TOKEN;
+use crate::support::redis_servers::skip;
+use crate::support::server::program;
+use crate::support::{Server, file, json_lines};
 
-struct Shell {
-    server: Replica,
+/// Runs commands against a server.
+struct CommandLine {
+    server: Server,
 }
 
-impl Shell {
+impl CommandLine {
+    /// Runs a command with the server's addresses and the tokens in the environment.
     fn run(&self, arguments: &[&str]) -> Output {
         let mut program = program();
         program
             .env("TOLLGATE_SERVER", format!("http://{}", self.server.http()))
             .env("TOLLGATE_ADMIN", format!("http://{}/", self.server.admin()))
             .env("TOLLGATE_TOKEN", "token-of-tenant-acme")
-            .env("TOLLGATE_ADMIN_TOKEN", "token-of-the-operator");
+            .env("TOLLGATE_ADMIN_TOKEN", TOKEN);
         program.args(arguments).output().unwrap()
     }
 
-    /// Returns the printed JSON, and the exit code.
+    /// Runs a command that prints JSON, and returns the JSON and the exit code.
     fn json(&self, arguments: &[&str]) -> (Value, i32) {
         let output = self.run(arguments);
-        let text = String::from_utf8(output.stdout).unwrap();
-        let said = String::from_utf8(output.stderr).unwrap();
-        let value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}{said}"));
+        let value = serde_json::from_slice(&output.stdout);
+        let value = value.unwrap_or_else(|_| panic!("not JSON: {output:?}"));
         (value, output.status.code().unwrap())
     }
 
-    /// Returns the error message of a command that fails.
+    /// Runs a command that fails with code 2, and returns its output on standard error.
     fn failure(&self, arguments: &[&str]) -> String {
         let output = self.run(arguments);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         String::from_utf8(output.stderr).unwrap()
     }
+
+    /// Returns the subjects that `limits list` prints.
+    fn list_limits(&self, arguments: &[&str]) -> Vec<String> {
+        let output = self.run(&[&["limits", "list"], arguments].concat());
+        assert!(output.status.success(), "{output:?}");
+        let items = json_lines(std::str::from_utf8(&output.stdout).unwrap());
+        let subjects = items.iter().map(|item| item["subject"].as_str().unwrap());
+        subjects.map(str::to_owned).collect()
+    }
 }
 
-#[tokio::test]
-async fn commands() {
-    let server = Replica::start(&[
-        ("ADMIN__TOKENS__OPERATOR", "token-of-the-operator"),
+/// Starts a server with an admin token and a tenant.
+fn start() -> CommandLine {
+    let server = Server::start(&[
+        ("ADMIN__TOKENS__OPERATOR", TOKEN),
         ("TENANTS__ACME__TOKENS", "[\"token-of-tenant-acme\"]"),
         ("DEFAULT__LIMIT", "10/1d"),
     ]);
-    let shell = Shell { server };
-    let given = ["check", "a b/c", "--rate", "1", "--interval", "1d"];
-    let (said, code) = shell.json(&given);
-    assert_eq!((&said["allowed"], code), (&json!(true), 0));
-    let (said, code) = shell.json(&given);
-    assert_eq!((&said["allowed"], code), (&json!(false), 1));
-    let (said, code) = shell.json(&["status", "a b/c", "--rate", "1", "--interval", "1d"]);
-    assert_eq!((&said["remaining"], code), (&json!(0), 0));
-    let windows = [
+    CommandLine { server }
+}
+
+#[tokio::test]
+async fn check_and_status_print_the_decision() {
+    let commands = start();
+    let once_a_day = ["a b/c", "--rate", "1", "--interval", "1d"];
+    let check = [&["check"], &once_a_day[..]].concat();
+    let (decision, code) = commands.json(&check);
+    assert_eq!((&decision["allowed"], code), (&json!(true), 0));
+    let (decision, code) = commands.json(&check);
+    assert_eq!((&decision["allowed"], code), (&json!(false), 1));
+    let (status, code) = commands.json(&[&["status"], &once_a_day[..]].concat());
+    assert_eq!((&status["remaining"], code), (&json!(0), 0));
+    let fixed_window = [
         "check",
         "a",
         "--rate",
@@ -66,57 +83,56 @@ async fn commands() {
         "--algorithm",
         "fixed_window",
     ];
-    assert_eq!(shell.json(&windows).0["limit"], json!(9));
-    let (said, _) = shell.json(&["check", "a", "--cost", "4", "--tenant", "acme"]);
+    let (decision, _) = commands.json(&fixed_window);
+    assert_eq!(decision["limit"], json!(9));
+    let (decision, _) = commands.json(&["check", "a", "--cost", "4", "--tenant", "acme"]);
     assert_eq!(
-        (&said["limit"], &said["remaining"]),
+        (&decision["limit"], &decision["remaining"]),
         (&json!(10), &json!(6))
     );
+}
 
-    let (said, _) = shell.json(&["limits", "set", "tenants/acme", "20/1d", "--if-absent"]);
-    let version = said["version"].as_str().unwrap();
-    assert_eq!(shell.json(&["status", "a"]).0["limit"], json!(20));
-    let failure = shell.failure(&["limits", "set", "tenants/acme", "30/1d", "--if-absent"]);
+#[tokio::test]
+async fn limits_commands_change_limits() {
+    let commands = start();
+    let limit_of = |key: &str| commands.json(&["status", key]).0["limit"].clone();
+    let (set, _) = commands.json(&["limits", "set", "tenants/acme", "20/1d", "--if-absent"]);
+    let version = set["version"].as_str().unwrap();
+    assert_eq!(limit_of("a"), json!(20));
+    let failure = commands.failure(&["limits", "set", "tenants/acme", "30/1d", "--if-absent"]);
     assert!(failure.contains("changed by another write"), "{failure}");
     let several = ["burst=30/1d", "daily=sliding 40/1d"];
-    let set = [
+    let set_several = [
         &["limits", "set", "tenants/acme"],
         &several[..],
         &["--if-version", version],
     ];
-    let (said, _) = shell.json(&set.concat());
+    let (set, _) = commands.json(&set_several.concat());
     assert_eq!(
-        said["limits"],
+        set["limits"],
         json!({"burst": "30/1d", "daily": "sliding 40/1d"})
     );
-    shell.json(&["limits", "set", "keys/acme/a b/c", "50/1d"]);
-    let (said, _) = shell.json(&["limits", "get", "keys/acme/a b/c"]);
+    commands.json(&["limits", "set", "keys/acme/a b/c", "50/1d"]);
+    let (item, _) = commands.json(&["limits", "get", "keys/acme/a b/c"]);
     assert_eq!(
-        (&said["limits"], &said["source"]),
+        (&item["limits"], &item["source"]),
         (&json!({"default": "50/1d"}), &json!("runtime"))
     );
-    assert_eq!(shell.json(&["status", "a b/c"]).0["limit"], json!(50));
-    let output = shell.run(&["limits", "list"]);
-    let list = String::from_utf8(output.stdout).unwrap();
-    let list: Vec<Value> = list
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let subjects: Vec<_> = list
-        .iter()
-        .map(|item| item["subject"].as_str().unwrap())
-        .collect();
-    assert_eq!(subjects, ["keys/acme/a b/c", "tenants/acme"]);
-    let failure = shell.failure(&["limits", "delete", "tenants/acme", "--if-version", version]);
-    assert!(failure.contains("412"), "{failure}");
-    assert!(
-        shell
-            .run(&["limits", "delete", "tenants/acme"])
-            .status
-            .success()
+    assert_eq!(limit_of("a b/c"), json!(50));
+    assert_eq!(
+        commands.list_limits(&[]),
+        ["keys/acme/a b/c", "tenants/acme"]
     );
-    assert_eq!(shell.json(&["status", "a"]).0["limit"], json!(10));
+    let failure = commands.failure(&["limits", "delete", "tenants/acme", "--if-version", version]);
+    assert!(failure.contains("412"), "{failure}");
+    let deleted = commands.run(&["limits", "delete", "tenants/acme"]);
+    assert!(deleted.status.success(), "{deleted:?}");
+    assert_eq!(limit_of("a"), json!(10));
+}
 
+#[tokio::test]
+async fn failed_command_explains_the_error() {
+    let commands = start();
     let failures: [(&[&str], &str); 7] = [
         (&["limits", "get", "tenants/nobody"], "404"),
         (&["limits", "get", "acme"], "write tenants/<tenant>"),
@@ -133,17 +149,17 @@ async fn commands() {
         (&["check", "a", "--token", "another"], "401"),
     ];
     for (arguments, reason) in failures {
-        let failure = shell.failure(arguments);
+        let failure = commands.failure(arguments);
         assert!(failure.contains(reason), "{arguments:?}: {failure}");
         assert!(!failure.contains("token-of"), "{failure}");
     }
-    let nobody = ["check", "a", "--server", "http://127.0.0.1:1"];
-    assert!(shell.failure(&nobody).contains("cannot reach"));
-    let secure = ["check", "a", "--server", "https://127.0.0.1:1"];
-    assert!(shell.failure(&secure).contains("write http://"));
+    let closed_port = ["check", "a", "--server", "http://127.0.0.1:1"];
+    assert!(commands.failure(&closed_port).contains("cannot reach"));
+    let https = ["check", "a", "--server", "https://127.0.0.1:1"];
+    assert!(commands.failure(&https).contains("write http://"));
 }
 
-/// Runs a command with these variables.
+/// Runs a command with these variables in the environment.
 fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut program = program();
     program.args(arguments).envs(variables.iter().copied());
@@ -153,14 +169,14 @@ fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
 const HTTP: &str = "TOLLGATE__LISTEN__HTTP";
 
 #[test]
-fn health_follows_the_listen_address() {
+fn health_uses_the_listen_address_of_the_server() {
     let mut addresses = vec!["127.0.0.1:0", "0.0.0.0:0"];
     match TcpListener::bind("[::1]:0") {
         Ok(_) => addresses.push("[::]:0"),
         Err(error) => skip(&format!("a server on [::] ({error})")),
     }
     for address in addresses {
-        let server = Replica::start(&[("LISTEN__HTTP", address)]);
+        let server = Server::start(&[("LISTEN__HTTP", address)]);
         let listens = server.http().to_string();
         for name in [HTTP, "TOLLGATE__listen__http"] {
             let output = run(&["health"], &[(name, &listens)]);
@@ -174,38 +190,41 @@ fn health_follows_the_listen_address() {
 
 #[test]
 fn server_option_precedes_variables() {
-    let server = Replica::start(&[]);
+    let server = Server::start(&[]);
     let url = format!("http://{}", server.http());
     let listens = server.http().to_string();
-    let (nowhere, nowhere_url) = ("127.0.0.1:1", "http://127.0.0.1:1");
+    let (closed_port, closed_url) = ("127.0.0.1:1", "http://127.0.0.1:1");
     let health = |option: &[&str], variables: &[(&str, &str)]| {
         let output = run(&[&["health"], option].concat(), variables);
         output.status.success()
     };
     assert!(health(
         &["--server", &url],
-        &[("TOLLGATE_SERVER", nowhere_url), (HTTP, nowhere)]
+        &[("TOLLGATE_SERVER", closed_url), (HTTP, closed_port)]
     ));
     assert!(!health(
-        &["--server", nowhere_url],
+        &["--server", closed_url],
         &[("TOLLGATE_SERVER", &url), (HTTP, &listens)]
     ));
-    assert!(health(&[], &[("TOLLGATE_SERVER", &url), (HTTP, nowhere)]));
+    assert!(health(
+        &[],
+        &[("TOLLGATE_SERVER", &url), (HTTP, closed_port)]
+    ));
     assert!(!health(
         &[],
-        &[("TOLLGATE_SERVER", nowhere_url), (HTTP, &listens)]
+        &[("TOLLGATE_SERVER", closed_url), (HTTP, &listens)]
     ));
 }
 
 #[test]
-fn all_commands_follow_the_listen_addresses() {
-    let server = Replica::start(&[("ADMIN__TOKENS__OPERATOR", "token-of-the-operator")]);
+fn every_command_uses_the_listen_addresses() {
+    let server = Server::start(&[("ADMIN__TOKENS__OPERATOR", TOKEN)]);
     let http = server.http().to_string();
     let admin = server.admin().to_string();
     let variables = [
         (HTTP, &*http),
         ("TOLLGATE__LISTEN__ADMIN", &*admin),
-        ("TOLLGATE_ADMIN_TOKEN", "token-of-the-operator"),
+        ("TOLLGATE_ADMIN_TOKEN", TOKEN),
     ];
     let commands: [&[&str]; 4] = [
         &["check", "a"],
@@ -220,7 +239,7 @@ fn all_commands_follow_the_listen_addresses() {
 }
 
 #[test]
-fn unusable_listen_address_is_named() {
+fn unusable_listen_address_is_in_the_error() {
     for address in ["localhost:8080", "0.0.0.0", "0.0.0.0:0", ""] {
         for (command, code) in [("health", 1), ("load", 2)] {
             let output = run(&[command], &[(HTTP, address)]);
@@ -239,55 +258,40 @@ async fn limits_list_reads_every_page() {
         keys.collect::<String>()
     );
     let file = file(&text);
-    let token = ("ADMIN__TOKENS__OPERATOR", "token-of-the-operator");
-    let shell = Shell {
-        server: Replica::configured(file.path(), &[token]),
-    };
-    let list = |arguments: &[&str]| {
-        let output = shell.run(&[&["limits", "list"], arguments].concat());
-        assert!(output.status.success(), "{output:?}");
-        let text = String::from_utf8(output.stdout).unwrap();
-        let items = text.lines().map(serde_json::from_str::<Value>);
-        let subjects = items.map(|item| item.unwrap()["subject"].as_str().unwrap().to_owned());
-        subjects.collect::<Vec<_>>()
+    let token = ("ADMIN__TOKENS__OPERATOR", TOKEN);
+    let commands = CommandLine {
+        server: Server::with_config(file.path(), &[token]),
     };
     let mut expected: Vec<_> = (0..1_500)
         .map(|key| format!("keys/acme/k{key:04}"))
         .collect();
-    assert_eq!(list(&["--prefix", "keys/acme/k00"]), expected[..100]);
-    assert_eq!(list(&["--prefix", "keys/"]), expected);
+    let list = |prefix| commands.list_limits(&["--prefix", prefix]);
+    assert_eq!(list("keys/acme/k00"), expected[..100]);
+    assert_eq!(list("keys/"), expected);
     expected.push("tiers/pro".to_owned());
-    assert_eq!(list(&[]), expected);
-    assert!(
-        shell
-            .failure(&["limits", "list", "--prefix", "acme"])
-            .contains("`prefix`")
-    );
+    assert_eq!(commands.list_limits(&[]), expected);
+    let failure = commands.failure(&["limits", "list", "--prefix", "acme"]);
+    assert!(failure.contains("`prefix`"), "{failure}");
 }
 
 #[tokio::test]
 async fn limits_set_warns_of_unknown_subject() {
-    let server = Replica::start(&[("ADMIN__TOKENS__OPERATOR", "token-of-the-operator")]);
-    let shell = Shell { server };
-    let unknown = ["limits", "set", "tenants/acne", "7/1d"];
-    let failure = shell.failure(&[&unknown[..], &["--strict"]].concat());
+    let server = Server::start(&[("ADMIN__TOKENS__OPERATOR", TOKEN)]);
+    let commands = CommandLine { server };
+    let set_unknown = ["limits", "set", "tenants/acne", "7/1d"];
+    let failure = commands.failure(&[&set_unknown[..], &["--strict"]].concat());
     assert!(
         failure.contains("404") && failure.contains("no tenant \"acne\""),
         "{failure}"
     );
-    assert!(
-        shell
-            .failure(&["limits", "get", "tenants/acne"])
-            .contains("404")
-    );
-    let output = shell.run(&unknown);
+    let failure = commands.failure(&["limits", "get", "tenants/acne"]);
+    assert!(failure.contains("404"), "{failure}");
+    let output = commands.run(&set_unknown);
     assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        said.contains("warning: the configuration has no tenant \"acne\""),
-        "{said}"
-    );
-    let output = shell.run(&["limits", "set", "tenants/default", "7/1d", "--strict"]);
+    let warning = String::from_utf8(output.stderr).unwrap();
+    let expected = "warning: the configuration has no tenant \"acne\"";
+    assert!(warning.contains(expected), "{warning}");
+    let output = commands.run(&["limits", "set", "tenants/default", "7/1d", "--strict"]);
     assert!(
         output.status.success() && output.stderr.is_empty(),
         "{output:?}"

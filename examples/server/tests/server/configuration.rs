@@ -1,5 +1,5 @@
-//! Errors of a configuration name the file, the line and the field, and the environment overrides
-//! every value.
+//! An invalid configuration is refused with an error that names the file, the line and the field.
+//! An environment variable can override every value.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -9,10 +9,11 @@ use std::path::Path;
 use serde_json::json;
 use tempfile::TempDir;
 
-use crate::support::client::{check, json};
-use crate::support::replica::program;
-use crate::support::{Replica, file};
+use crate::support::http::{check, json_body};
+use crate::support::server::program;
+use crate::support::{Server, file};
 
+/// A valid configuration with every kind of value.
 const GOOD: &str = r#"
 [listen]
 http = "127.0.0.1:0"
@@ -69,7 +70,8 @@ shadow_mode = true
 rate_limit = { unit = "MINUTE", requests_per_unit = 1, name = "login", replaces = [{ name = "all" }] }
 "#;
 
-/// Returns the error of `validate` with these variables, or an empty text.
+/// Writes the text to `server.toml` in the directory, and returns the error of `validate` with
+/// these variables, or an empty text if the configuration is valid.
 fn validate(directory: &Path, text: &str, variables: &[(&str, &str)]) -> String {
     let path = directory.join("server.toml");
     fs::write(&path, text).unwrap();
@@ -80,22 +82,32 @@ fn validate(directory: &Path, text: &str, variables: &[(&str, &str)]) -> String 
         .envs(variables.iter().copied());
     let output = program.output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
-    // Exit code 2, and not a crash.
+    // The program does not crash: an error ends it with code 2.
     let code = if error.is_empty() { 0 } else { 2 };
     assert_eq!(output.status.code(), Some(code), "{error}");
     error
 }
 
-/// Asserts that each change of [`GOOD`] is refused with an error that starts with the line, the field
-/// and the problem.
-fn refuse(mistakes: &[(&str, &str, u32, &str)]) {
+/// A configuration whose rules for Envoy are in `rules.yaml`.
+const WITH_RULE_FILE: &str = "[envoy]\nfiles = [\"rules.yaml\"]\n";
+
+/// Writes the rules to `rules.yaml` in the directory, and returns the error of `validate` for a
+/// configuration with this file.
+fn validate_rules(directory: &Path, rules: &str) -> String {
+    fs::write(directory.join("rules.yaml"), rules).unwrap();
+    validate(directory, WITH_RULE_FILE, &[])
+}
+
+/// Asserts that [`GOOD`] is refused after each of these changes: the text to replace, its
+/// replacement, and the line and the start of the error.
+fn assert_refused(changes: &[(&str, &str, u32, &str)]) {
     let directory = TempDir::new().unwrap();
-    for (before, after, line, problem) in mistakes {
-        assert!(GOOD.contains(before), "{before}");
-        let text = GOOD.replacen(before, after, 1);
+    for (old, new, line, problem) in changes {
+        assert!(GOOD.contains(old), "{old}");
+        let text = GOOD.replacen(old, new, 1);
         let error = validate(directory.path(), &text, &[]);
         let expected = format!("tollgate-server: server.toml:{line}: {problem}");
-        assert!(error.starts_with(&expected), "{error}instead of {expected}");
+        assert!(error.starts_with(&expected), "{error}expected: {expected}");
         assert!(!error.contains("token-of"), "{error}");
     }
 }
@@ -116,7 +128,11 @@ fn readme_examples_are_accepted() {
     let blocks: Vec<_> = blocks
         .filter_map(|block| block.split("```").next())
         .collect();
-    assert_eq!(blocks.len(), 2, "the rules, and all of it");
+    assert_eq!(
+        blocks.len(),
+        2,
+        "Envoy's rules, and the whole configuration"
+    );
     for block in blocks {
         assert_eq!(validate(directory.path(), block, &[]), "", "{block}");
     }
@@ -124,7 +140,7 @@ fn readme_examples_are_accepted() {
 
 #[test]
 fn mistakes_are_refused_with_line_and_field() {
-    refuse(&[
+    assert_refused(&[
         (
             "http = \"127.0.0.1:0\"",
             "http = \"localhost\"",
@@ -308,7 +324,7 @@ fn unusable_jwt_settings_are_refused() {
 }
 
 #[test]
-fn store_url_without_scheme_is_not_shown() {
+fn invalid_store_url_is_not_printed() {
     let directory = TempDir::new().unwrap();
     let password = [("TOLLGATE__STORE__URL", "a-password-in-the-wrong-place")];
     let error = validate(directory.path(), "", &password);
@@ -364,7 +380,7 @@ fn unusable_tokens_are_refused() {
     const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
     let admin = GOOD.lines().find(|line| line.starts_with("alice")).unwrap();
     let empty = format!("[\"{EMPTY}\"]");
-    refuse(&[
+    assert_refused(&[
         (TENANT, "[]", 33, "tenants.acme.tokens: the list is empty"),
         (
             "response_headers = true",
@@ -408,7 +424,7 @@ fn unusable_tokens_are_refused() {
 
 #[test]
 fn token_of_two_callers_is_refused() {
-    // Of `token-of-tenant-acme`.
+    // The digest of `token-of-tenant-acme`.
     const DIGEST: &str = "sha256:8775334329bfa1e0dbdb4ba844f37f3ff8bbdeff2dc55f61d69b8423b5eff21b";
     const TOKENS: &str = "[\"token-of-tenant-acme\"]";
     let in_one_list = format!("[\"token-of-tenant-acme\", \"{DIGEST}\"]");
@@ -416,7 +432,7 @@ fn token_of_two_callers_is_refused() {
     let of_envoy = format!("tokens = {TOKENS}");
     let of_admin = "alice = \"token-of-tenant-acme\"\nbob = ";
     let first = "is the same token as tenants.acme.tokens[0] (server.toml:33): give each";
-    refuse(&[
+    assert_refused(&[
         (
             TOKENS,
             &in_one_list,
@@ -477,14 +493,14 @@ fn overlapping_listeners_are_refused() {
         assert!(error.starts_with(&expected), "{error}");
         assert!(error.contains(": change one of the ports"), "{error}");
     }
-    // HTTP takes the default port of gRPC.
+    // The HTTP listener is configured with the default port of the gRPC listener.
     let error = validate(directory.path(), "[listen]\nhttp = \"0.0.0.0:8081\"\n", &[]);
     let expected = "tollgate-server: server.toml:2: listen.http: 127.0.0.1:8081 overlaps http";
     assert!(error.starts_with(expected), "{error}");
 }
 
 #[test]
-fn nesting_too_deep_is_refused() {
+fn deep_nesting_is_refused() {
     let directory = TempDir::new().unwrap();
     let key = |parts: usize| vec!["a"; parts].join(".");
     let inline = format!("{} = {{ ", key(40));
@@ -501,7 +517,6 @@ fn nesting_too_deep_is_refused() {
         let expected = "tollgate-server: server.toml:2: lists and tables are nested more than 64";
         assert!(error.starts_with(expected), "{error}");
     }
-    let settings = "[envoy]\nfiles = [\"rules.yaml\"]\n";
     let rules = [
         "- ".repeat(100_000),
         "? ".repeat(100_000),
@@ -512,8 +527,7 @@ fn nesting_too_deep_is_refused() {
     ];
     for text in rules {
         let text = format!("domain: edge\ndescriptors:\n  {text}\n");
-        fs::write(directory.path().join("rules.yaml"), text).unwrap();
-        let error = validate(directory.path(), settings, &[]);
+        let error = validate_rules(directory.path(), &text);
         assert!(error.starts_with("tollgate-server: rules.yaml:"), "{error}");
     }
     let deep = format!("{}1{}", "[".repeat(65), "]".repeat(65));
@@ -526,7 +540,7 @@ fn nesting_too_deep_is_refused() {
 }
 
 #[test]
-fn descriptors_nest_up_to_the_greatest_depth() {
+fn descriptors_nest_up_to_31_deep() {
     let directory = TempDir::new().unwrap();
     let rules = |levels: usize| {
         let mut text = "domain: edge\n".to_owned();
@@ -534,8 +548,7 @@ fn descriptors_nest_up_to_the_greatest_depth() {
             let indent = "  ".repeat(level);
             text.push_str(&format!("{indent}descriptors:\n{indent}- key: a\n"));
         }
-        fs::write(directory.path().join("rules.yaml"), text).unwrap();
-        validate(directory.path(), "[envoy]\nfiles = [\"rules.yaml\"]\n", &[])
+        validate_rules(directory.path(), &text)
     };
     assert_eq!(rules(31), "");
     let error = rules(32);
@@ -543,12 +556,8 @@ fn descriptors_nest_up_to_the_greatest_depth() {
 }
 
 #[test]
-fn aliases_that_multiply_are_refused() {
+fn yaml_aliases_that_multiply_are_refused() {
     let directory = TempDir::new().unwrap();
-    let rules = |text: &str| {
-        fs::write(directory.path().join("rules.yaml"), text).unwrap();
-        validate(directory.path(), "[envoy]\nfiles = [\"rules.yaml\"]\n", &[])
-    };
     let mut values = "domain: edge\nx0: &x0 [a]\n".to_owned();
     let mut depth = "domain: edge\nx0: &x0 [a]\n".to_owned();
     for level in 1..70 {
@@ -572,14 +581,14 @@ fn aliases_that_multiply_are_refused() {
         ),
     ];
     for (text, problem) in bombs {
-        let error = rules(text);
+        let error = validate_rules(directory.path(), text);
         assert!(error.starts_with("tollgate-server: rules.yaml:"), "{error}");
         assert!(error.contains(problem), "{error}");
     }
     let good = "domain: edge\ndescriptors:\n\
                 - {key: &key a, rate_limit: &limit {unit: day, requests_per_unit: 5}}\n\
                 - key: b\n  rate_limit: *limit\n- key: c\n  value: *key\n";
-    assert_eq!(rules(good), "");
+    assert_eq!(validate_rules(directory.path(), good), "");
 }
 
 #[test]
@@ -606,10 +615,9 @@ fn special_and_large_files_are_refused() {
 }
 
 #[test]
-fn files_of_rules_are_refused_with_line_and_field() {
+fn rule_file_mistakes_are_refused_with_line_and_field() {
     let directory = TempDir::new().unwrap();
-    let settings = "[envoy]\nfiles = [\"rules.yaml\"]\n";
-    let error = validate(directory.path(), settings, &[]);
+    let error = validate(directory.path(), WITH_RULE_FILE, &[]);
     let expected = "tollgate-server: server.toml:2: envoy.files[0]: rules.yaml cannot be read";
     assert!(error.starts_with(expected), "{error}");
     let mistakes = [
@@ -647,15 +655,14 @@ fn files_of_rules_are_refused_with_line_and_field() {
         ("domain: a\n? [b]\n: c\n", "2: a name must be a text"),
     ];
     for (text, problem) in mistakes {
-        fs::write(directory.path().join("rules.yaml"), text).unwrap();
-        let error = validate(directory.path(), settings, &[]);
+        let error = validate_rules(directory.path(), text);
         let expected = format!("tollgate-server: rules.yaml:{problem}");
-        assert!(error.starts_with(&expected), "{error}instead of {expected}");
+        assert!(error.starts_with(&expected), "{error}expected: {expected}");
     }
 }
 
 #[test]
-fn variables_set_values_of_all_kinds() {
+fn variables_set_values_of_every_type() {
     let directory = TempDir::new().unwrap();
     let good = [
         ("TOLLGATE__STORE__URL", "redis://127.0.0.1:6379"),
@@ -699,7 +706,7 @@ fn variables_set_values_of_all_kinds() {
     for (variable, problem) in bad {
         let error = validate(directory.path(), GOOD, &[variable]);
         let expected = format!("tollgate-server: {}: {problem}", variable.0);
-        assert!(error.starts_with(&expected), "{error}instead of {expected}");
+        assert!(error.starts_with(&expected), "{error}expected: {expected}");
     }
     let same = [
         ("TOLLGATE__STORE__DEADLINE", "1s"),
@@ -711,7 +718,7 @@ fn variables_set_values_of_all_kinds() {
 }
 
 #[test]
-fn misspelt_variable_is_refused_with_its_right_name() {
+fn misspelt_variable_is_refused_with_its_correct_name() {
     let directory = TempDir::new().unwrap();
     let misspelt = [
         ("TOLLGATE_STORE_URL", "TOLLGATE__STORE__URL"),
@@ -724,14 +731,12 @@ fn misspelt_variable_is_refused_with_its_right_name() {
         ("TOLLGATE_LISTEN", "TOLLGATE__LISTEN"),
         ("tollgate__log__filter", "TOLLGATE__log__filter"),
     ];
-    for (name, right) in misspelt {
+    for (name, correct) in misspelt {
         let error = validate(directory.path(), "", &[(name, "x")]);
-        assert_eq!(
-            error,
-            format!("tollgate-server: {name}: is not read: write {right}\n")
-        );
+        let expected = format!("tollgate-server: {name}: is not read: write {correct}\n");
+        assert_eq!(error, expected);
     }
-    // Of the command line, and of Kubernetes for Services.
+    // Variables of the command line, and variables that Kubernetes sets for Services.
     let others = [
         "TOLLGATE_CONFIG",
         "TOLLGATE_SERVER",
@@ -752,7 +757,7 @@ fn misspelt_variable_is_refused_with_its_right_name() {
 }
 
 #[test]
-fn variable_that_is_not_utf_8_is_refused() {
+fn variable_that_is_not_utf8_is_refused() {
     let file = file("");
     let validate = |name: &str| {
         let mut program = program();
@@ -771,7 +776,7 @@ async fn variable_overrides_the_file() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.toml");
     fs::write(&path, "[default]\nlimit = \"10/1d\"\n").unwrap();
-    let server = Replica::configured(&path, &[("DEFAULT__LIMIT", "20/1d")]);
-    let said = json(&check(server.http(), r#"{"key":"a"}"#).await);
-    assert_eq!(said["limit"], json!(20));
+    let server = Server::with_config(&path, &[("DEFAULT__LIMIT", "20/1d")]);
+    let body = json_body(&check(server.http(), r#"{"key":"a"}"#).await);
+    assert_eq!(body["limit"], json!(20));
 }

@@ -1,17 +1,19 @@
-//! A real Envoy, with its rate limit filter pointed at the server, limits real HTTP traffic.
+//! A real Envoy, whose rate limit filter asks the server, limits real HTTP traffic.
 //!
-//! Envoy is the program in `TOLLGATE_TEST_ENVOY`, or else the one that `./tests/run` has installed.
+//! Envoy is the program that `TOLLGATE_TEST_ENVOY` names, or else the one that `./tests/run`
+//! installs.
 
 use std::net::SocketAddr;
 
 use axum::Router;
 use axum::routing::get;
 use hyper::{Method, StatusCode};
+use tempfile::NamedTempFile;
 use tokio::net::TcpListener;
 
-use crate::support::client::{Answer, header};
 use crate::support::envoy::Envoy;
-use crate::support::{Replica, Wait, call, file};
+use crate::support::http::{Response, header};
+use crate::support::{Server, Wait, file, http};
 
 const RULES: &str = "
 domain: edge
@@ -33,14 +35,15 @@ descriptors:
     rate_limit: {unit: year, requests_per_unit: 10}
   - key: plan
     rate_limit: {unit: year, requests_per_unit: 1}
-  - key: told
+  - key: pool
     rate_limit: {unit: year, requests_per_unit: 1}
     metadata: {pool: {name: fast}}
   - key: tokens
     rate_limit: {unit: year, requests_per_unit: 2}
 ";
 
-/// The routes, with the descriptors that Envoy sends for each. The header `caller` is their value.
+/// The routes, with the descriptors that Envoy sends for each. The value of an entry is the header
+/// `caller`.
 const ROUTES: &str = r#"
 - match: {prefix: /flat}
   route:
@@ -75,12 +78,12 @@ const ROUTES: &str = r#"
       limit:
         dynamic_metadata:
           metadata_key: {key: limits, path: [{key: given}]}
-- match: {prefix: /told}
+- match: {prefix: /metadata}
   route:
     cluster: upstream
     rate_limits:
     - actions:
-      - request_headers: {header_name: caller, descriptor_key: told}
+      - request_headers: {header_name: caller, descriptor_key: pool}
 - match: {prefix: /tokens}
   route: {cluster: upstream}
   typed_per_filter_config:
@@ -107,8 +110,8 @@ const ROUTES: &str = r#"
   route: {cluster: upstream}
 "#;
 
-/// Puts a limit into the metadata from which a route takes it.
-const GIVEN: &str = r#"
+/// A filter that puts a limit into the metadata from which the route `/given` takes it.
+const GIVEN_LIMIT_FILTER: &str = r#"
 - name: envoy.filters.http.set_metadata
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.filters.http.set_metadata.v3.Config
@@ -117,8 +120,8 @@ const GIVEN: &str = r#"
       value: {given: {requests_per_unit: 5, unit: YEAR}}
 "#;
 
-/// Shows the metadata of a rule in a header.
-const TOLD: &str = r#"
+/// A filter that copies metadata of a rule into the response header `x-pool`.
+const METADATA_FILTER: &str = r#"
 - name: envoy.filters.http.header_mutation
   typed_config:
     "@type": type.googleapis.com/envoy.extensions.filters.http.header_mutation.v3.HeaderMutation
@@ -130,45 +133,49 @@ const TOLD: &str = r#"
             value: "%DYNAMIC_METADATA(envoy.filters.http.ratelimit:metadata:pool:name)%"
 "#;
 
+/// An Envoy that asks a server, before a service that always says hello.
 struct Edge {
-    server: Option<Replica>,
+    server: Option<Server>,
     envoy: Envoy,
-    _rules: tempfile::NamedTempFile,
+    _rules: NamedTempFile,
 }
 
 impl Edge {
-    async fn start(filter_options: &str, values: &[(&str, &str)]) -> Self {
-        let upstream = upstream().await;
+    /// Starts all three, with these options of Envoy's filter and these settings of the server.
+    async fn start(filter_options: &str, settings: &[(&str, &str)]) -> Self {
+        let upstream = start_upstream().await;
         let rules = file(RULES);
         let files = format!("[{:?}]", rules.path());
         let mut all = vec![("ENVOY__FILES", &*files)];
-        all.extend(values);
-        let server = Replica::start(&all);
+        all.extend(settings);
+        let server = Server::start(&all);
         let envoy = Envoy::start(&configuration(filter_options, server.grpc(), upstream)).await;
         let edge = Self {
             server: Some(server),
             envoy,
             _rules: rules,
         };
-        // Until Envoy is connected to the server, it lets requests through.
+        // Before Envoy has connected to the server, it lets all requests pass.
         let wait = Wait::until("Envoy is connected to the server");
-        let hits = || async {
+        let server_counted_hits = async || {
             let server = edge.server.as_ref().unwrap();
-            let metrics = crate::support::client::get(server.http(), "/metrics").await;
+            let metrics = http::get(server.http(), "/metrics").await;
             metrics.body().contains(r#"rule="caller""#)
         };
-        while !hits().await {
-            edge.get("/flat", "nobody").await;
+        while !server_counted_hits().await {
+            edge.get("/flat", "first").await;
             wait.sleep().await;
         }
         edge
     }
 
-    async fn get(&self, path: &str, caller: &str) -> Answer {
+    /// Sends a request through Envoy, with `caller` as the value of its descriptor.
+    async fn get(&self, path: &str, caller: &str) -> Response {
         let headers = [("caller", caller)];
-        call(Method::GET, self.envoy.address(), path, &headers, "").await
+        http::call(Method::GET, self.envoy.address(), path, &headers, "").await
     }
 
+    /// Sends `N` requests one after another, and returns the status of each.
     async fn statuses<const N: usize>(&self, path: &str, caller: &str) -> [u16; N] {
         let mut statuses = [0; N];
         for status in &mut statuses {
@@ -179,7 +186,7 @@ impl Edge {
 }
 
 /// Starts the service to which Envoy forwards requests.
-async fn upstream() -> SocketAddr {
+async fn start_upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let router = Router::new().fallback(get(async || "hello"));
@@ -200,12 +207,14 @@ async fn serve(listener: TcpListener, router: Router) {
     }
 }
 
+/// Indents each line, to nest one YAML text in another.
 fn indented(text: &str, by: usize) -> String {
     let indent = " ".repeat(by);
     let lines = text.trim().lines();
     lines.map(|line| format!("{indent}{line}\n")).collect()
 }
 
+/// Returns the configuration of Envoy.
 fn configuration(filter_options: &str, server: SocketAddr, upstream: SocketAddr) -> String {
     let cluster = |name: &str, address: SocketAddr| {
         format!(
@@ -238,16 +247,16 @@ fn configuration(filter_options: &str, server: SocketAddr, upstream: SocketAddr)
           \"@type\": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: edge
           http_filters:
-{given}          - name: envoy.filters.http.ratelimit
+{given_limit}          - name: envoy.filters.http.ratelimit
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.ratelimit.v3.RateLimit
               domain: edge
-              # Enough for a busy machine.
+              # Long enough that the filter never gives up on a busy machine.
               timeout: 20s
 {options}              rate_limit_service:
                 transport_api_version: V3
                 grpc_service: {{envoy_grpc: {{cluster_name: limits}}}}
-{told}          - name: envoy.filters.http.router
+{metadata}          - name: envoy.filters.http.router
             typed_config:
               \"@type\": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
           route_config:
@@ -257,8 +266,8 @@ fn configuration(filter_options: &str, server: SocketAddr, upstream: SocketAddr)
               routes:
 {routes}  clusters:
 {upstream}{limits}{http2}",
-        given = indented(GIVEN, 10),
-        told = indented(TOLD, 10),
+        given_limit = indented(GIVEN_LIMIT_FILTER, 10),
+        metadata = indented(METADATA_FILTER, 10),
         options = indented(filter_options, 14),
         routes = indented(ROUTES, 14),
         upstream = cluster("upstream", upstream),
@@ -267,7 +276,7 @@ fn configuration(filter_options: &str, server: SocketAddr, upstream: SocketAddr)
 }
 
 #[tokio::test]
-async fn traffic_is_limited() {
+async fn envoy_limits_traffic_by_the_rules() {
     let edge = Edge::start("enable_x_ratelimit_headers: DRAFT_VERSION_03", &[]).await;
     // A rule with a value, and a rule without one.
     let first = edge.get("/flat", "free").await;
@@ -280,10 +289,8 @@ async fn traffic_is_limited() {
         Some("2, 2;w=31536000;name=\"free\"")
     );
     assert_eq!(header(&first, "x-ratelimit-remaining"), Some("1"));
-    let reset: u64 = header(&first, "x-ratelimit-reset")
-        .unwrap()
-        .parse()
-        .unwrap();
+    let reset = header(&first, "x-ratelimit-reset").unwrap();
+    let reset: u64 = reset.parse().unwrap();
     assert!(reset <= 365 * 86_400, "{reset}");
     assert_eq!(edge.get("/flat", "free").await.status(), StatusCode::OK);
     let over = edge.get("/flat", "free").await;
@@ -297,31 +304,31 @@ async fn traffic_is_limited() {
     assert_eq!(edge.statuses("/flat", "alice").await, [200, 200, 200, 429]);
     assert_eq!(edge.statuses("/flat", "bob").await, [200, 200, 200, 429]);
 
-    // Two descriptors. The limit of the second one is reached first.
+    // A request with two descriptors. The limit of the second one is reached first.
     let both = edge.get("/nested", "carol").await;
     let limits = "3, 4;w=31536000, 3;w=31536000";
     assert_eq!(header(&both, "x-ratelimit-limit"), Some(limits));
     assert_eq!(header(&both, "x-ratelimit-remaining"), Some("2"));
     assert_eq!(edge.statuses("/nested", "carol").await, [200, 200, 429]);
 
-    // Four hits a request, of ten.
+    // Each request costs four hits, and the limit is ten.
     assert_eq!(edge.statuses("/batch", "dave").await, [200, 200, 429]);
     // The rule allows one request, and the limit in the descriptor five.
     assert_eq!(
         edge.statuses("/given", "erin").await,
         [200, 200, 200, 200, 200, 429]
     );
-    // A limit of two, of which Envoy charges three when the response is done.
+    // Envoy charges three hits when a response is complete, and the limit is two.
     let wait = Wait::until("Envoy has charged the hits");
     assert_eq!(edge.statuses("/tokens", "grace").await, [200]);
     while edge.statuses("/tokens", "grace").await == [200] {
         wait.sleep().await;
     }
     assert_eq!(edge.statuses("/tokens", "grace").await, [429]);
-    // The metadata of a rule, unless its limit is exceeded.
-    let told = edge.get("/told", "frank").await;
-    assert_eq!(header(&told, "x-pool"), Some("fast"));
-    let over = edge.get("/told", "frank").await;
+    // Envoy receives the metadata of a rule unless the limit is exceeded.
+    let allowed = edge.get("/metadata", "frank").await;
+    assert_eq!(header(&allowed, "x-pool"), Some("fast"));
+    let over = edge.get("/metadata", "frank").await;
     assert_eq!(over.status(), StatusCode::TOO_MANY_REQUESTS);
     assert_ne!(header(&over, "x-pool"), Some("fast"));
     assert_eq!(
@@ -337,20 +344,20 @@ async fn traffic_is_limited() {
 }
 
 #[tokio::test]
-async fn response_headers_of_the_server() {
+async fn response_headers_of_the_server_reach_the_client() {
     let edge = Edge::start("", &[("ENVOY__RESPONSE_HEADERS", "true")]).await;
     for (status, remaining) in [(200, "1"), (200, "0"), (429, "0")] {
-        let answer = edge.get("/flat", "free").await;
-        assert_eq!(answer.status().as_u16(), status);
-        let limit = header(&answer, "x-ratelimit-limit");
+        let response = edge.get("/flat", "free").await;
+        assert_eq!(response.status().as_u16(), status);
+        let limit = header(&response, "x-ratelimit-limit");
         assert_eq!(limit, Some("2, 2;w=31536000;name=\"free\""));
-        assert_eq!(header(&answer, "x-ratelimit-remaining"), Some(remaining));
-        assert!(header(&answer, "x-ratelimit-reset").is_some());
+        assert_eq!(header(&response, "x-ratelimit-remaining"), Some(remaining));
+        assert!(header(&response, "x-ratelimit-reset").is_some());
     }
 }
 
 #[tokio::test]
-async fn failure_mode_applies_to_errors() {
+async fn envoy_failure_mode_applies_to_errors() {
     for (filter_options, status) in [
         ("failure_mode_deny: false", StatusCode::OK),
         ("failure_mode_deny: true", StatusCode::INTERNAL_SERVER_ERROR),
@@ -364,11 +371,8 @@ async fn failure_mode_applies_to_errors() {
         // Kills the server.
         drop(edge.server.take());
         for _ in 0..3 {
-            assert_eq!(
-                edge.get("/flat", "free").await.status(),
-                status,
-                "{filter_options}"
-            );
+            let response = edge.get("/flat", "free").await;
+            assert_eq!(response.status(), status, "{filter_options}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! `ShouldRateLimit`, called by a gRPC client: the rule of a descriptor, the response, and requests
-//! that are refused.
+//! `ShouldRateLimit`, called by a gRPC client instead of Envoy: which rule a descriptor has, the
+//! response, and which requests and rules are refused.
 
 use prost_types::value::Kind;
 use serde_json::{Value, json};
@@ -7,11 +7,9 @@ use tempfile::NamedTempFile;
 use tonic::Code::InvalidArgument;
 use tonic::transport::Channel;
 
-use crate::support::client::get;
-use crate::support::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
-use crate::support::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::{
-    Entry, RateLimitOverride,
-};
+use crate::support::grpc::{self, descriptor, envoy_request};
+use crate::support::http::get;
+use crate::support::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride;
 use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_response::{
     Code, DescriptorStatus, rate_limit::Unit,
 };
@@ -20,27 +18,27 @@ use crate::support::protocol::envoy::service::ratelimit::v3::{
     RateLimitRequest, RateLimitResponse,
 };
 use crate::support::protocol::envoy::r#type::v3::RateLimitUnit;
-use crate::support::replica::program;
-use crate::support::{Replica, Server, file};
+use crate::support::server::program;
+use crate::support::{Redis, Server, file};
 
 /// Rules that use every field. Windows of a year do not end during a test.
 const RULES: &str = r#"---
 domain: shop
 descriptors:
-  # A value, and a count of its own for every other value.
+  # A rule for one value, and a rule that counts every other value separately.
   - key: plan
     value: free
     rate_limit: {unit: year, requests_per_unit: 2}
   - key: plan
     rate_limit: {unit: YEAR, requests_per_unit: 3}
-  # Values that look like something else in YAML.
+  # Values that YAML would read as a number and a boolean.
   - key: version
     value: 007
     rate_limit: {unit: year, requests_per_unit: 7}
   - key: beta
     value: true
     rate_limit: {unit: year, requests_per_unit: 8}
-  # Nested, with and without a limit on the way.
+  # Nested rules below one without a limit, and below one with a limit.
   - key: source
     value: proxy
     descriptors:
@@ -94,24 +92,25 @@ descriptors:
   - key: nothing
 "#;
 
-/// A server with the rules, and a client of it.
-struct Asker {
-    server: Replica,
+/// A server with [`RULES`], and a client of it.
+struct EnvoyClient {
+    server: Server,
     client: RateLimitServiceClient<Channel>,
     _rules: NamedTempFile,
 }
 
-impl Asker {
-    async fn start(values: &[(&str, &str)]) -> Self {
+impl EnvoyClient {
+    /// Starts a server with [`RULES`] and these settings.
+    async fn start(settings: &[(&str, &str)]) -> Self {
         let rules = file(RULES);
         let files = format!("[{:?}]", rules.path());
         let mut all = vec![("ENVOY__FILES", &*files)];
-        all.extend(values);
-        let server = Replica::start(&all);
-        let client = RateLimitServiceClient::connect(server.grpc_url()).await;
+        all.extend(settings);
+        let server = Server::start(&all);
+        let client = grpc::connect_envoy(server.grpc_url()).await;
         Self {
             server,
-            client: client.unwrap(),
+            client,
             _rules: rules,
         }
     }
@@ -121,102 +120,73 @@ impl Asker {
         response.unwrap().into_inner()
     }
 
-    /// The error of a request that is refused.
-    async fn refusal(&mut self, request: RateLimitRequest) -> String {
+    /// Sends a request that the server refuses, and returns the error message.
+    async fn send_refused(&mut self, request: RateLimitRequest) -> String {
         let response = self.client.should_rate_limit(request).await;
         let status = response.expect_err("the request is refused");
         assert_eq!(status.code(), InvalidArgument, "{status:?}");
         status.message().to_owned()
     }
 
-    /// Sends several descriptors in one request.
-    async fn ask(&mut self, descriptors: &[&[(&str, &str)]]) -> RateLimitResponse {
+    /// Sends a request with these descriptors.
+    async fn send_descriptors(&mut self, descriptors: &[&[(&str, &str)]]) -> RateLimitResponse {
         self.send(request(descriptors)).await
     }
 
-    /// Whether a request with this descriptor alone is allowed.
-    async fn allows(&mut self, entries: &[(&str, &str)]) -> bool {
-        let response = self.ask(&[entries]).await;
+    /// Whether the server allows a request with this descriptor alone.
+    async fn is_allowed(&mut self, entries: &[(&str, &str)]) -> bool {
+        let response = self.send_descriptors(&[entries]).await;
         assert_eq!(response.statuses.len(), 1);
         assert_eq!(response.overall_code, response.statuses[0].code);
         response.overall_code() == Code::Ok
     }
 
-    /// Asserts that this number of requests is allowed, and the next one denied.
-    async fn admits(&mut self, entries: &[(&str, &str)], expected: u32) {
+    /// Asserts that the server allows this number of requests, and denies the next one.
+    async fn assert_limit(&mut self, entries: &[(&str, &str)], expected: u32) {
         for _ in 0..expected {
-            assert!(self.allows(entries).await, "{entries:?}");
+            assert!(self.is_allowed(entries).await, "{entries:?}");
         }
-        assert!(!self.allows(entries).await, "{entries:?}");
+        assert!(!self.is_allowed(entries).await, "{entries:?}");
     }
 }
 
-fn descriptor(entries: &[(&str, &str)]) -> RateLimitDescriptor {
-    let entry = |&(key, value): &(&str, &str)| Entry {
-        key: key.to_owned(),
-        value: value.to_owned(),
-    };
-    RateLimitDescriptor {
-        entries: entries.iter().map(entry).collect(),
-        ..Default::default()
-    }
-}
-
+/// Returns a request of the domain of [`RULES`].
 fn request(descriptors: &[&[(&str, &str)]]) -> RateLimitRequest {
-    RateLimitRequest {
-        domain: "shop".to_owned(),
-        descriptors: descriptors
-            .iter()
-            .map(|entries| descriptor(entries))
-            .collect(),
-        hits_addend: 0,
-    }
+    let descriptors = descriptors.iter().map(|entries| descriptor(entries));
+    envoy_request("shop", descriptors)
 }
 
+/// Whether no limit applies to the descriptor.
 fn is_unlimited(status: &DescriptorStatus) -> bool {
     status.code() == Code::Ok && status.current_limit.is_none()
 }
 
 #[tokio::test]
-async fn descriptors_find_their_rules() {
-    let mut asker = Asker::start(&[]).await;
-    asker.admits(&[("plan", "free")], 2).await;
-    asker.admits(&[("plan", "gold")], 3).await;
-    asker.admits(&[("plan", "silver")], 3).await;
-    asker.admits(&[("version", "007")], 7).await;
-    asker.admits(&[("beta", "true")], 8).await;
-    asker
-        .admits(&[("source", "proxy"), ("destination", "cart")], 4)
-        .await;
-    asker
-        .admits(&[("source", "proxy"), ("destination", "mail")], 5)
-        .await;
-    asker
-        .admits(&[("source", "proxy"), ("destination", "")], 5)
-        .await;
-    asker.admits(&[("method", "GET")], 6).await;
-    asker
-        .admits(&[("method", "GET"), ("path", "/api/1/pay")], 1)
-        .await;
-    asker
-        .admits(&[("method", "GET"), ("path", "/api/2/pay")], 1)
-        .await;
-    asker
-        .admits(&[("method", "PUT"), ("path", "/api/2/pay")], 1)
-        .await;
-    // One count for all values that match the wildcard, except for a value with a rule of its own.
-    asker
-        .admits(&[("method", "GET"), ("path", "/static/a")], 2)
-        .await;
-    assert!(
-        !asker
-            .allows(&[("method", "GET"), ("path", "/static/b")])
-            .await
-    );
-    asker
-        .admits(&[("method", "GET"), ("path", "/static/logo")], 9)
-        .await;
-    asker.admits(&[("banned", "anyone")], 0).await;
+async fn descriptor_gets_the_limit_of_its_rule() {
+    let mut client = EnvoyClient::start(&[]).await;
+    let limits: [(&[(&str, &str)], u32); 15] = [
+        (&[("plan", "free")], 2),
+        (&[("plan", "gold")], 3),
+        (&[("plan", "silver")], 3),
+        (&[("version", "007")], 7),
+        (&[("beta", "true")], 8),
+        (&[("source", "proxy"), ("destination", "cart")], 4),
+        (&[("source", "proxy"), ("destination", "mail")], 5),
+        (&[("source", "proxy"), ("destination", "")], 5),
+        (&[("method", "GET")], 6),
+        (&[("method", "GET"), ("path", "/api/1/pay")], 1),
+        (&[("method", "GET"), ("path", "/api/2/pay")], 1),
+        (&[("method", "PUT"), ("path", "/api/2/pay")], 1),
+        (&[("method", "GET"), ("path", "/static/a")], 2),
+        (&[("method", "GET"), ("path", "/static/logo")], 9),
+        (&[("banned", "anyone")], 0),
+    ];
+    for (entries, limit) in limits {
+        client.assert_limit(entries, limit).await;
+    }
+    // With `share_threshold`, the values that match the wildcard share one count.
+    let same_wildcard = [("method", "GET"), ("path", "/static/b")];
+    assert!(!client.is_allowed(&same_wildcard).await);
 
     let unlimited: [&[(&str, &str)]; 8] = [
         &[("plan", "free"), ("more", "than the rule has")],
@@ -229,38 +199,36 @@ async fn descriptors_find_their_rules() {
         &[],
     ];
     for entries in unlimited {
-        let response = asker.ask(&[entries]).await;
+        let response = client.send_descriptors(&[entries]).await;
         assert!(
             is_unlimited(&response.statuses[0]),
             "{entries:?}: {response:?}"
         );
     }
-    let response = asker.ask(&[&[("internal", "a")]]).await;
+    let response = client.send_descriptors(&[&[("internal", "a")]]).await;
     assert!(is_unlimited(&response.statuses[0]));
     assert_eq!(response.statuses[0].limit_remaining, u32::MAX);
-    let elsewhere = RateLimitRequest {
-        domain: "elsewhere".to_owned(),
-        ..request(&[&[("banned", "anyone")]])
-    };
-    assert!(is_unlimited(&asker.send(elsewhere).await.statuses[0]));
+    let other_domain = envoy_request("elsewhere", [descriptor(&[("banned", "anyone")])]);
+    let response = client.send(other_domain).await;
+    assert!(is_unlimited(&response.statuses[0]));
 }
 
 #[tokio::test]
-async fn responses() {
-    let mut asker = Asker::start(&[]).await;
+async fn response_has_a_status_for_each_descriptor() {
+    let mut client = EnvoyClient::start(&[]).await;
     let descriptors: [&[(&str, &str)]; 3] = [
         &[("plan", "gold")],
-        &[("nobody", "knows")],
+        &[("without", "rule")],
         &[("user", "alice")],
     ];
-    let response = asker.ask(&descriptors).await;
+    let response = client.send_descriptors(&descriptors).await;
     assert_eq!(response.overall_code(), Code::Ok);
     assert!(
         response.response_headers_to_add.is_empty(),
         "`envoy.response_headers` is not set"
     );
-    let [plan, nobody, user] = &response.statuses[..] else {
-        panic!("one for each, in order: {response:?}");
+    let [plan, without_rule, user] = &response.statuses[..] else {
+        panic!("not three statuses: {response:?}");
     };
     let limit = plan.current_limit.as_ref().unwrap();
     assert_eq!(
@@ -268,14 +236,14 @@ async fn responses() {
         (3, Unit::Year, "")
     );
     assert_eq!(plan.limit_remaining, 2);
-    let left = plan.duration_until_reset.unwrap().seconds;
-    assert!((0..=365 * 86_400).contains(&left), "{left}");
-    assert!(is_unlimited(nobody));
+    let reset = plan.duration_until_reset.unwrap().seconds;
+    assert!((0..=365 * 86_400).contains(&reset), "{reset}");
+    assert!(is_unlimited(without_rule));
     let limit = user.current_limit.as_ref().unwrap();
     assert_eq!((&*limit.name, user.limit_remaining), ("usual", 0));
 
-    // One descriptor over its limit denies the request. The rest of the descriptors are still charged.
-    let response = asker.ask(&descriptors).await;
+    // One descriptor over its limit denies the request. The other descriptors are still charged.
+    let response = client.send_descriptors(&descriptors).await;
     assert_eq!(response.overall_code(), Code::OverLimit);
     let codes: Vec<_> = response
         .statuses
@@ -285,7 +253,7 @@ async fn responses() {
     assert_eq!(codes, [Code::Ok, Code::Ok, Code::OverLimit]);
     assert_eq!(response.statuses[0].limit_remaining, 1);
 
-    let banned = asker.ask(&[&[("banned", "anyone")]]).await;
+    let banned = client.send_descriptors(&[&[("banned", "anyone")]]).await;
     let status = &banned.statuses[0];
     assert_eq!(
         (status.code(), status.limit_remaining),
@@ -295,40 +263,44 @@ async fn responses() {
 }
 
 #[tokio::test]
-async fn hits() {
-    let mut asker = Asker::start(&[]).await;
-    let mut five = request(&[&[("source", "proxy"), ("destination", "mail")]]);
-    five.hits_addend = 3;
-    let response = asker.send(five.clone()).await;
+async fn hits_that_do_not_fit_are_not_charged() {
+    let mut client = EnvoyClient::start(&[]).await;
+    // The limit is five.
+    let mut request = request(&[&[("source", "proxy"), ("destination", "mail")]]);
+    request.hits_addend = 3;
+    let response = client.send(request.clone()).await;
     assert_eq!(response.statuses[0].limit_remaining, 2);
-    let response = asker.send(five.clone()).await;
+    let response = client.send(request.clone()).await;
     assert_eq!(response.overall_code(), Code::OverLimit);
     assert_eq!(response.statuses[0].limit_remaining, 0);
-    // Hits that do not fit are not charged, so fewer hits may still fit.
-    five.hits_addend = 2;
-    assert_eq!(asker.send(five).await.overall_code(), Code::Ok);
+    // The two remaining hits are still there.
+    request.hits_addend = 2;
+    assert_eq!(client.send(request).await.overall_code(), Code::Ok);
 }
 
 #[tokio::test]
-async fn hits_that_are_charged_afterwards() {
-    let mut asker = Asker::start(&[]).await;
-    // A limit of five. Requests with no hits are allowed until more than five hits have been charged.
-    for told in [&[3, 2, 1][..], &[3, 9]] {
-        let destination = format!("{told:?}");
+async fn hits_charged_afterwards_may_exceed_the_limit() {
+    let mut client = EnvoyClient::start(&[]).await;
+    // The limit is five. Requests without hits are allowed until more than five hits have been
+    // charged.
+    for charged in [&[3, 2, 1][..], &[3, 9]] {
+        let destination = format!("{charged:?}");
         let mut request = request(&[&[("source", "proxy"), ("destination", &destination)]]);
-        // The descriptor's number replaces this one.
+        // The hits of a descriptor replace the hits of the request.
         request.hits_addend = 9;
-        for hits in told {
+        for hits in charged {
             request.descriptors[0].hits_addend = Some(0);
-            let asked = asker.send(request.clone()).await;
-            assert_eq!(asked.overall_code(), Code::Ok, "before {hits} of {told:?}");
+            let response = client.send(request.clone()).await;
+            let code = response.overall_code();
+            assert_eq!(code, Code::Ok, "before {hits} of {charged:?}");
             request.descriptors[0].hits_addend = Some(*hits);
-            asker.send(request.clone()).await;
+            client.send(request.clone()).await;
         }
         request.descriptors[0].hits_addend = Some(0);
-        let asked = asker.send(request).await;
-        assert_eq!(asked.overall_code(), Code::OverLimit, "after {told:?}");
-        assert_eq!(asked.statuses[0].limit_remaining, 0);
+        let response = client.send(request).await;
+        let code = response.overall_code();
+        assert_eq!(code, Code::OverLimit, "after {charged:?}");
+        assert_eq!(response.statuses[0].limit_remaining, 0);
     }
 }
 
@@ -350,22 +322,19 @@ async fn largest_limit_in_every_unit_is_accepted() {
     });
     let rules = rules.collect::<Vec<_>>().join(", ");
     let domains = format!("[{{ domain = \"large\", descriptors = [{rules}] }}]");
-    let mut asker = Asker::start(&[("ENVOY__DOMAINS", &*domains)]).await;
+    let mut client = EnvoyClient::start(&[("ENVOY__DOMAINS", &*domains)]).await;
     for unit in units {
         let key = unit.as_str_name();
-        let mut request = RateLimitRequest {
-            domain: "large".to_owned(),
-            ..request(&[&[(key, "a")]])
-        };
-        let of_rule = asker.send(request.clone()).await;
+        let mut request = envoy_request("large", [descriptor(&[(key, "a")])]);
+        let by_rule = client.send(request.clone()).await;
         request.descriptors[0].limit = Some(RateLimitOverride {
             requests_per_unit: u32::MAX,
-            // As a number, since Envoy's enumeration has no name for a week.
+            // A number, because Envoy's `RateLimitUnit` has no name for a week.
             unit: unit.into(),
         });
         request.descriptors[0].entries[0].value = "b".to_owned();
-        let of_descriptor = asker.send(request).await;
-        for response in [of_rule, of_descriptor] {
+        let by_descriptor = client.send(request).await;
+        for response in [by_rule, by_descriptor] {
             let status = &response.statuses[0];
             assert_eq!(status.code(), Code::Ok, "{key}");
             assert_eq!(status.limit_remaining, u32::MAX - 1, "{key}");
@@ -376,69 +345,69 @@ async fn largest_limit_in_every_unit_is_accepted() {
 
 #[tokio::test]
 async fn hits_above_u32_exceed_every_limit() {
-    let mut asker = Asker::start(&[]).await;
-    let ask = |user: &str, hits| {
+    let mut client = EnvoyClient::start(&[]).await;
+    let with_hits = |user: &str, hits| {
         let mut request = request(&[&[("large", user)]]);
         request.descriptors[0].hits_addend = Some(hits);
         request
     };
     let largest = u64::from(u32::MAX);
     for (user, hits) in [("a", largest + 1), ("b", u64::MAX)] {
-        let response = asker.send(ask(user, hits)).await;
+        let response = client.send(with_hits(user, hits)).await;
         let status = &response.statuses[0];
         assert_eq!(status.code(), Code::OverLimit, "{hits}");
         let limit = status.current_limit.as_ref().unwrap();
         assert_eq!(limit.requests_per_unit, u32::MAX);
-        // Until the unit ends, as after any other number that exceeds the limit.
-        let response = asker.send(ask(user, 0)).await;
+        // The limit stays exceeded until the unit ends, as after any other number above the limit.
+        let response = client.send(with_hits(user, 0)).await;
         assert_eq!(response.overall_code(), Code::OverLimit, "{hits}");
     }
-    let response = asker.send(ask("c", largest)).await;
+    let response = client.send(with_hits("c", largest)).await;
     assert_eq!(response.overall_code(), Code::Ok);
     assert_eq!(response.statuses[0].limit_remaining, 0);
 }
 
 #[tokio::test]
 async fn negative_hits_are_refused() {
-    let mut asker = Asker::start(&[]).await;
+    let mut client = EnvoyClient::start(&[]).await;
     let mut refund = request(&[&[("plan", "free")], &[("plan", "free")]]);
     refund.descriptors[1].is_negative_hits = true;
     for hits in [None, Some(0), Some(1)] {
         refund.descriptors[1].hits_addend = hits;
-        let refusal = asker.refusal(refund.clone()).await;
+        let refusal = client.send_refused(refund.clone()).await;
         let expected = "`descriptors[1].is_negative_hits`: hits cannot be refunded";
         assert!(refusal.starts_with(expected), "{refusal}");
     }
     // No descriptor of a refused request is charged.
-    asker.admits(&[("plan", "free")], 2).await;
+    client.assert_limit(&[("plan", "free")], 2).await;
 }
 
 #[tokio::test]
 async fn descriptors_above_100_are_refused() {
-    let mut asker = Asker::start(&[]).await;
+    let mut client = EnvoyClient::start(&[]).await;
     let descriptor = descriptor(&[("plan", "gold")]);
     let mut request = request(&[]);
     request.descriptors = vec![descriptor.clone(); 101];
-    let refusal = asker.refusal(request.clone()).await;
+    let refusal = client.send_refused(request.clone()).await;
     let expected = "`descriptors`: must be at most 100, not 101";
     assert!(refusal.starts_with(expected), "{refusal}");
     request.descriptors.pop();
-    let response = asker.send(request).await;
+    let response = client.send(request).await;
     let is_allowed = |status: &&DescriptorStatus| status.code() == Code::Ok;
     assert_eq!(response.statuses.iter().filter(is_allowed).count(), 3);
 }
 
 #[tokio::test]
 async fn long_values_are_counted_exactly() {
-    let redis = Server::start().await;
+    let redis = Redis::start().await;
     let url = redis.url();
-    let mut asker = Asker::start(&[("STORE__URL", &*url), ("STORE__DEADLINE", "15s")]).await;
+    let mut client = EnvoyClient::start(&[("STORE__URL", &*url), ("STORE__DEADLINE", "15s")]).await;
     let long = "x".repeat(5_000);
     for last in ["y", "z"] {
         let value = format!("{long}{last}");
-        asker.admits(&[("plan", &value)], 3).await;
-        asker
-            .admits(&[("method", &value), ("path", "/api/1/pay")], 1)
+        client.assert_limit(&[("plan", &value)], 3).await;
+        client
+            .assert_limit(&[("method", &value), ("path", "/api/1/pay")], 1)
             .await;
     }
     // Counts of long values take no more memory than others.
@@ -448,8 +417,8 @@ async fn long_values_are_counted_exactly() {
 }
 
 #[tokio::test]
-async fn limits_given_by_the_caller() {
-    let mut asker = Asker::start(&[]).await;
+async fn limit_in_descriptor_replaces_the_rule() {
+    let mut client = EnvoyClient::start(&[]).await;
     let mut given = request(&[&[("plan", "free")]]);
     let limit = |requests_per_unit, unit: RateLimitUnit| RateLimitOverride {
         requests_per_unit,
@@ -457,83 +426,90 @@ async fn limits_given_by_the_caller() {
     };
     given.descriptors[0].limit = Some(limit(5, RateLimitUnit::Month));
     for remaining in (0..5).rev() {
-        let response = asker.send(given.clone()).await;
+        let response = client.send(given.clone()).await;
         let status = &response.statuses[0];
         let limit = status.current_limit.as_ref().unwrap();
         assert_eq!((limit.requests_per_unit, limit.unit()), (5, Unit::Month));
         assert_eq!(status.limit_remaining, remaining);
     }
-    let over = asker.send(given.clone()).await;
+    let over = client.send(given.clone()).await;
     assert_eq!(over.overall_code(), Code::OverLimit);
     given.descriptors[0].limit = Some(limit(0, RateLimitUnit::Day));
-    assert_eq!(
-        asker.send(given.clone()).await.overall_code(),
-        Code::OverLimit
-    );
+    let over = client.send(given.clone()).await;
+    assert_eq!(over.overall_code(), Code::OverLimit);
     given.domain = "elsewhere".to_owned();
-    assert!(is_unlimited(&asker.send(given.clone()).await.statuses[0]));
+    let response = client.send(given.clone()).await;
+    assert!(is_unlimited(&response.statuses[0]));
     given.domain = "shop".to_owned();
     for unit in [0, 8] {
         given.descriptors[0].limit.as_mut().unwrap().unit = unit;
-        let refusal = asker.refusal(given.clone()).await;
+        let refusal = client.send_refused(given.clone()).await;
         assert!(refusal.contains("descriptors.limit.unit"), "{refusal}");
     }
 }
 
 #[tokio::test]
-async fn incomplete_requests_are_refused() {
-    let mut asker = Asker::start(&[]).await;
-    let without_domain = RateLimitRequest {
-        domain: String::new(),
-        ..request(&[&[]])
-    };
+async fn request_without_domain_or_descriptors_is_refused() {
+    let mut client = EnvoyClient::start(&[]).await;
+    let without_domain = envoy_request("", [descriptor(&[])]);
     for (field, request) in [("domain", without_domain), ("descriptors", request(&[]))] {
-        let refusal = asker.refusal(request).await;
+        let refusal = client.send_refused(request).await;
         assert_eq!(refusal, format!("`{field}`: must not be empty"));
     }
 }
 
 #[tokio::test]
-async fn modes() {
-    let mut asker = Asker::start(&[]).await;
-    for remaining in [0, 0, 0] {
-        let response = asker.ask(&[&[("trial", "a")]]).await;
+async fn shadow_mode_allows_requests_above_the_limit() {
+    let mut client = EnvoyClient::start(&[]).await;
+    for _ in 0..3 {
+        let response = client.send_descriptors(&[&[("trial", "a")]]).await;
         let status = &response.statuses[0];
         assert_eq!(
             (response.overall_code(), status.code()),
             (Code::Ok, Code::Ok)
         );
-        assert_eq!(status.limit_remaining, remaining);
+        assert_eq!(status.limit_remaining, 0);
         assert!(status.current_limit.is_some());
     }
-    // A replaced limit is not charged.
-    let both: [&[(&str, &str)]; 2] = [&[("user", "bob")], &[("vip", "bob")]];
-    for _ in 0..3 {
-        let response = asker.ask(&both).await;
-        assert_eq!(response.overall_code(), Code::Ok);
-        assert!(is_unlimited(&response.statuses[0]));
-    }
-    assert_eq!(asker.ask(&both).await.overall_code(), Code::OverLimit);
-    asker.admits(&[("user", "bob")], 1).await;
-    // In quota mode, one limit that is not exceeded is enough.
-    let both: [&[(&str, &str)]; 2] = [&[("first", "a")], &[("second", "a")]];
-    assert_eq!(asker.ask(&both).await.overall_code(), Code::Ok);
-    let response = asker.ask(&both).await;
-    assert_eq!(response.overall_code(), Code::Ok);
-    assert_eq!(response.statuses[0].code(), Code::OverLimit);
-    assert_eq!(asker.ask(&both).await.overall_code(), Code::OverLimit);
 }
 
 #[tokio::test]
-async fn metadata() {
-    let mut asker = Asker::start(&[]).await;
+async fn replaced_limit_is_not_charged() {
+    let mut client = EnvoyClient::start(&[]).await;
+    let both: [&[(&str, &str)]; 2] = [&[("user", "bob")], &[("vip", "bob")]];
+    for _ in 0..3 {
+        let response = client.send_descriptors(&both).await;
+        assert_eq!(response.overall_code(), Code::Ok);
+        assert!(is_unlimited(&response.statuses[0]));
+    }
+    let response = client.send_descriptors(&both).await;
+    assert_eq!(response.overall_code(), Code::OverLimit);
+    client.assert_limit(&[("user", "bob")], 1).await;
+}
+
+#[tokio::test]
+async fn quota_mode_denies_when_all_limits_are_exceeded() {
+    let mut client = EnvoyClient::start(&[]).await;
+    let both: [&[(&str, &str)]; 2] = [&[("first", "a")], &[("second", "a")]];
+    let response = client.send_descriptors(&both).await;
+    assert_eq!(response.overall_code(), Code::Ok);
+    let response = client.send_descriptors(&both).await;
+    assert_eq!(response.overall_code(), Code::Ok);
+    assert_eq!(response.statuses[0].code(), Code::OverLimit);
+    let response = client.send_descriptors(&both).await;
+    assert_eq!(response.overall_code(), Code::OverLimit);
+}
+
+#[tokio::test]
+async fn metadata_of_rules_within_limits_is_merged() {
+    let mut client = EnvoyClient::start(&[]).await;
     let both: [&[(&str, &str)]; 2] = [&[("first", "a")], &[("second", "a")]];
     let mut metadata = Vec::new();
     for _ in 0..3 {
-        let response = asker.ask(&both).await;
-        metadata.push(response.dynamic_metadata.map(json));
+        let response = client.send_descriptors(&both).await;
+        metadata.push(response.dynamic_metadata.map(struct_to_json));
     }
-    // Merged from the rules whose limits are not exceeded. The first rule's value of a field counts.
+    // If two rules have the same field, the value of the first rule is used.
     let first = json!({
         "quota": {"name": "1st", "of": 2.0, "also": {"second": true}},
         "list": [1.5, true, null, "yes"],
@@ -541,39 +517,37 @@ async fn metadata() {
     let second = json!({"quota": {"name": "2nd", "also": {"second": true}}, "list": []});
     let expected = |metadata| Some(json!({"metadata": metadata}));
     assert_eq!(metadata, [expected(first), expected(second), None]);
-    assert_eq!(
-        asker.ask(&[&[("plan", "free")]]).await.dynamic_metadata,
-        None
-    );
+    let without_metadata = client.send_descriptors(&[&[("plan", "free")]]).await;
+    assert_eq!(without_metadata.dynamic_metadata, None);
 }
 
-fn json(table: prost_types::Struct) -> Value {
+fn struct_to_json(table: prost_types::Struct) -> Value {
     let fields = table.fields.into_iter();
     fields
-        .map(|(name, value)| (name, json_value(value)))
+        .map(|(name, value)| (name, value_to_json(value)))
         .collect()
 }
 
-fn json_value(value: prost_types::Value) -> Value {
+fn value_to_json(value: prost_types::Value) -> Value {
     match value.kind.unwrap() {
         Kind::NullValue(_) => Value::Null,
         Kind::NumberValue(number) => number.into(),
         Kind::StringValue(text) => text.into(),
         Kind::BoolValue(boolean) => boolean.into(),
-        Kind::StructValue(table) => json(table),
-        Kind::ListValue(list) => list.values.into_iter().map(json_value).collect(),
+        Kind::StructValue(table) => struct_to_json(table),
+        Kind::ListValue(list) => list.values.into_iter().map(value_to_json).collect(),
     }
 }
 
 #[tokio::test]
-async fn headers_and_metrics() {
-    let mut asker = Asker::start(&[("ENVOY__RESPONSE_HEADERS", "true")]).await;
+async fn response_headers_describe_all_limits() {
+    let mut client = EnvoyClient::start(&[("ENVOY__RESPONSE_HEADERS", "true")]).await;
     let descriptors: [&[(&str, &str)]; 3] = [
         &[("plan", "gold")],
-        &[("nobody", "knows")],
+        &[("without", "rule")],
         &[("user", "alice")],
     ];
-    let response = asker.ask(&descriptors).await;
+    let response = client.send_descriptors(&descriptors).await;
     let headers: Vec<_> = response
         .response_headers_to_add
         .iter()
@@ -587,19 +561,28 @@ async fn headers_and_metrics() {
     assert_eq!(headers[2].0, "x-ratelimit-reset");
     let reset: u64 = headers[2].1.parse().unwrap();
     assert!(reset <= 365 * 86_400, "{reset}");
-    let none = asker.ask(&[&[("nobody", "knows")]]).await;
-    assert!(none.response_headers_to_add.is_empty());
+    let unlimited = client.send_descriptors(&[&[("without", "rule")]]).await;
+    assert!(unlimited.response_headers_to_add.is_empty());
+}
 
-    asker.ask(&[&[("user", "alice")]]).await;
-    asker.ask(&[&[("plan", "free")]]).await;
-    asker.ask(&[&[("vip", "carol")]]).await;
+#[tokio::test]
+async fn metrics_count_hits_by_rule_and_outcome() {
+    let mut client = EnvoyClient::start(&[]).await;
+    client.send_descriptors(&[&[("plan", "gold")]]).await;
+    for _ in 0..2 {
+        client.send_descriptors(&[&[("user", "alice")]]).await;
+    }
+    client.send_descriptors(&[&[("plan", "free")]]).await;
+    client.send_descriptors(&[&[("vip", "carol")]]).await;
     for path in ["/static/a", "/static/b", "/api/7/pay"] {
-        asker.ask(&[&[("method", "GET"), ("path", path)]]).await;
+        client
+            .send_descriptors(&[&[("method", "GET"), ("path", path)]])
+            .await;
     }
     for _ in 0..2 {
-        asker.ask(&[&[("trial", "a")]]).await;
+        client.send_descriptors(&[&[("trial", "a")]]).await;
     }
-    let metrics = get(asker.server.http(), "/metrics").await.into_body();
+    let metrics = get(client.server.http(), "/metrics").await.into_body();
     for (rule, outcome, count) in [
         ("plan", "ok", 1),
         ("plan_free", "ok", 1),
@@ -621,37 +604,39 @@ async fn headers_and_metrics() {
     }
 }
 
-/// The most series that values of requests get.
-const MOST_SERIES: usize = 1_000;
+/// The server's limit of series whose label contains a value of a request.
+const MAX_SERIES: usize = 1_000;
 
 #[tokio::test]
-async fn labels_of_requests_are_bounded() {
-    let mut asker = Asker::start(&[]).await;
+async fn labels_from_requests_are_bounded() {
+    let mut client = EnvoyClient::start(&[]).await;
     let long = "x".repeat(300);
-    asker.ask(&[&[("vip", &long)]]).await;
-    for batch in 0..=MOST_SERIES / 100 {
+    client.send_descriptors(&[&[("vip", &long)]]).await;
+    for batch in 0..=MAX_SERIES / 100 {
         let values: Vec<_> = (0..100).map(|one| format!("{batch}-{one}")).collect();
         let entries: Vec<_> = values.iter().map(|value| [("vip", &**value)]).collect();
         let descriptors: Vec<_> = entries.iter().map(|entries| &entries[..]).collect();
-        asker.ask(&descriptors).await;
+        client.send_descriptors(&descriptors).await;
     }
-    // Rules without values of requests, and labels from before, keep their series.
-    asker.ask(&[&[("plan", "free")], &[("vip", "0-0")]]).await;
-    let metrics = get(asker.server.http(), "/metrics").await.into_body();
+    // Rules whose label has no value of a request, and known labels, keep their series.
+    client
+        .send_descriptors(&[&[("plan", "free")], &[("vip", "0-0")]])
+        .await;
+    let metrics = get(client.server.http(), "/metrics").await.into_body();
     let hits = |rule: &str| {
         let series = format!("rule=\"{rule}\",outcome=\"ok\"}} ");
         let line = metrics.lines().find(|line| line.contains(&series));
         let number = line.and_then(|line| line.rsplit(' ').next());
         number.map(|number| number.parse().unwrap())
     };
-    assert_eq!(metrics.matches("rule=\"vip_").count(), MOST_SERIES);
+    assert_eq!(metrics.matches("rule=\"vip_").count(), MAX_SERIES);
     assert_eq!(hits("other"), Some(101));
     assert_eq!(hits("vip_0-0"), Some(2));
     assert_eq!(hits("plan_free"), Some(1));
 }
 
-/// The error with which the server refuses rules, or an empty text.
-fn verdict(rules: &str) -> String {
+/// Returns the error of `validate` for these rules, or an empty text if they are valid.
+fn validate(rules: &str) -> String {
     let rules = file(rules);
     let settings = file(&format!("[envoy]\nfiles = [{:?}]\n", rules.path()));
     let output = program().arg("validate").arg(settings.path()).output();
@@ -675,7 +660,7 @@ fn values_of_envoy_ratelimit_are_accepted() {
         "metadata: {since: 2026-01-01, of: {any: [kind]}}",
     ] {
         let rules = format!("domain: a\ndescriptors:\n- key: k\n  {rule}\n");
-        assert_eq!(verdict(&rules), "", "{rule}");
+        assert_eq!(validate(&rules), "", "{rule}");
     }
 }
 
@@ -703,16 +688,17 @@ fn values_that_envoy_ratelimit_refuses_are_errors() {
             "no such field",
         ),
         ("name: usual", "no such field"),
-        // Envoy ratelimit compares these with key and value together.
+        // Envoy ratelimit would compare this wildcard with key and value together.
         ("value: v\n- key: \"k*\"", "in a value only"),
     ] {
         let rules = format!("domain: a\ndescriptors:\n- key: k\n  {rule}\n");
-        let verdict = verdict(&rules);
-        assert!(verdict.contains(error), "{rule}: {verdict}");
+        let output = validate(&rules);
+        assert!(output.contains(error), "{rule}: {output}");
     }
 }
 
-/// A leading zero makes a number octal, for Envoy ratelimit too. No number is a rule that denies all.
+/// In Envoy ratelimit, a leading zero makes a number octal, and a rule without a number denies all
+/// requests.
 #[tokio::test]
 async fn numbers_mean_the_same_as_in_envoy_ratelimit() {
     let rules = file(
@@ -721,13 +707,10 @@ async fn numbers_mean_the_same_as_in_envoy_ratelimit() {
          {key: none, rate_limit: {unit: year}}]}",
     );
     let files = format!("[{:?}]", rules.path());
-    let mut asker = Asker::start(&[("ENVOY__FILES", &*files)]).await;
+    let mut client = EnvoyClient::start(&[("ENVOY__FILES", &*files)]).await;
     for (key, limit) in [("octal", 8), ("none", 0)] {
-        let request = RateLimitRequest {
-            domain: "numbers".to_owned(),
-            ..request(&[&[(key, "a")]])
-        };
-        let response = asker.send(request).await;
+        let request = envoy_request("numbers", [descriptor(&[(key, "a")])]);
+        let response = client.send(request).await;
         let current = response.statuses[0].current_limit.as_ref().unwrap();
         assert_eq!(current.requests_per_unit, limit, "{key}");
         let is_allowed = response.overall_code() == Code::Ok;

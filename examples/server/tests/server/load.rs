@@ -1,21 +1,23 @@
-//! `load` drives servers, loses nothing, and says what it has measured.
+//! The command `load` sends requests to servers, loses no response, and reports what it measures.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::task::spawn_blocking;
 
-use crate::support::client::{get, json};
-use crate::support::replica::program;
-use crate::support::{Replica, Server, Wait};
+use crate::support::http::{get, json_body};
+use crate::support::process::Process;
+use crate::support::server::program;
+use crate::support::{Redis, Server, Wait};
 
-/// Longer than this machine may be busy with something else.
+/// Long enough that no request times out on a busy machine.
 const TIMEOUT: [&str; 2] = ["--timeout", "100s"];
 
+/// Returns the command `load` for these servers.
 fn load(servers: &[String], arguments: &[&str]) -> Command {
     let mut program = program();
     program.arg("load").args(TIMEOUT).args(arguments);
@@ -24,6 +26,7 @@ fn load(servers: &[String], arguments: &[&str]) -> Command {
     program
 }
 
+/// Runs `load` to its end.
 async fn run(servers: &[String], arguments: &[&str]) -> Output {
     let mut load = load(servers, arguments);
     spawn_blocking(move || load.output().unwrap())
@@ -31,7 +34,7 @@ async fn run(servers: &[String], arguments: &[&str]) -> Output {
         .unwrap()
 }
 
-/// What it says with `--json`, and its exit code.
+/// Returns the report of `load --json`, and the exit code.
 fn report(output: &Output) -> (Value, i32) {
     let report = serde_json::from_slice(&output.stdout);
     let report = report.unwrap_or_else(|_| panic!("{output:?}"));
@@ -39,45 +42,36 @@ fn report(output: &Output) -> (Value, i32) {
     (report, output.status.code().unwrap())
 }
 
+/// Runs `load --json`, and returns its report and exit code.
 async fn measure(servers: &[String], arguments: &[&str]) -> (Value, i32) {
     report(&run(servers, &[arguments, &["--json"]].concat()).await)
 }
 
+/// Returns a number of the report.
 fn number(report: &Value, name: &str) -> u64 {
     let number = report[name].as_u64();
     number.unwrap_or_else(|| panic!("{name} in {report}"))
 }
 
-fn http(server: &Replica) -> String {
+fn http(server: &Server) -> String {
     format!("http://{}", server.http())
 }
 
-fn grpc(server: &Replica) -> String {
+fn grpc(server: &Server) -> String {
     format!("grpc://{}", server.grpc())
 }
 
-/// How many requests a server has decided.
-async fn decided(server: &Replica, door: &str) -> u64 {
-    let metrics = get(server.http(), "/metrics").await;
-    let of_door = format!("tollgate_server_requests_total{{door=\"{door}\"");
-    let lines = metrics.body().lines();
-    let counts = lines.filter(|line| line.starts_with(&of_door));
-    counts
-        .map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
-        .sum()
-}
-
-/// 110,000 requests at 64 in flight through three servers on one Redis: each is answered, and each of
-/// a hundred keys is allowed its thousand.
-async fn three_servers(door: &str, address: fn(&Replica) -> String) {
-    let redis = Server::start().await;
+/// Sends 110,000 requests, 64 in flight, to three servers that share one Redis. Asserts that each
+/// request gets a response, and that each of the 100 keys is allowed exactly its limit of 1,000.
+async fn assert_exact_through_three_servers(door: &str, address: fn(&Server) -> String) {
+    let redis = Redis::start().await;
     let url = redis.url();
-    let values = [
+    let settings = [
         ("STORE__URL", &*url),
         ("STORE__DEADLINE", "15s"),
         ("DEFAULT__LIMIT", "1000/3650d"),
     ];
-    let servers = [(); 3].map(|()| Replica::start(&values));
+    let servers = [(); 3].map(|()| Server::start(&settings));
     let addresses = servers.each_ref().map(address);
     let arguments = ["--requests", "110000", "--in-flight", "64", "--keys", "100"];
     let (report, code) = measure(&addresses, &arguments).await;
@@ -86,9 +80,9 @@ async fn three_servers(door: &str, address: fn(&Replica) -> String) {
     assert_eq!(counts, [110_000, 100_000, 10_000, 0, 0], "{report}");
     assert_eq!((code, &report["failures"]), (0, &json!([])));
     for (server, expected) in servers.iter().zip([36_667, 36_667, 36_666]) {
-        assert_eq!(decided(server, door).await, expected);
+        assert_eq!(server.requests(door).await, expected);
     }
-    // Each answer is in the histogram, which the percentiles agree with.
+    // The histogram has every response.
     let bars = report["histogram"].as_array().unwrap();
     let measured: u64 = bars.iter().map(|bar| number(bar, "count")).sum();
     assert_eq!(measured, 110_000);
@@ -99,21 +93,21 @@ async fn three_servers(door: &str, address: fn(&Replica) -> String) {
 }
 
 #[tokio::test]
-async fn three_servers_by_grpc() {
-    three_servers("grpc", grpc).await;
+async fn grpc_load_on_three_servers_is_exact() {
+    assert_exact_through_three_servers("grpc", grpc).await;
 }
 
 #[tokio::test]
-async fn three_servers_by_http() {
-    three_servers("http", http).await;
+async fn http_load_on_three_servers_is_exact() {
+    assert_exact_through_three_servers("http", http).await;
 }
 
 #[tokio::test]
-async fn the_table() {
-    let server = Replica::start(&[]);
+async fn table_shows_counts_and_latencies() {
+    let server = Server::start(&[]);
     let limit = ["--limit", "fixed 3/3650d", "--keys", "2"];
-    let asked = [&["--requests", "1100"], &limit[..]].concat();
-    let output = run(&[http(&server), grpc(&server)], &asked).await;
+    let arguments = [&["--requests", "1100"], &limit[..]].concat();
+    let output = run(&[http(&server), grpc(&server)], &arguments).await;
     let table = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{table}");
     let lines: Vec<Vec<_>> = table
@@ -133,8 +127,8 @@ async fn the_table() {
         assert!(found, "{name}:\n{table}");
     }
     assert!(table.lines().all(|line| line.len() < 80), "{table}");
-    // A limit that is given is the same one by either door.
-    let (report, _) = measure(&[http(&server)], &asked).await;
+    // HTTP and gRPC requests with the same `--limit` share their counts, which are used up.
+    let (report, _) = measure(&[http(&server)], &arguments).await;
     assert_eq!(
         (number(&report, "allowed"), number(&report, "denied")),
         (0, 1_100)
@@ -143,14 +137,14 @@ async fn the_table() {
 
 #[tokio::test]
 async fn errors_are_counted_by_kind() {
-    let values = [("TENANTS__ACME__TOKENS", "[\"token-of-tenant-acme\"]")];
-    let server = Replica::start(&values);
-    let nobody = "127.0.0.1:1";
+    let settings = [("TENANTS__ACME__TOKENS", "[\"token-of-tenant-acme\"]")];
+    let server = Server::start(&settings);
+    let closed_port = "127.0.0.1:1";
     let servers = [
         http(&server),
         grpc(&server),
-        format!("http://{nobody}"),
-        format!("grpc://{nobody}"),
+        format!("http://{closed_port}"),
+        format!("grpc://{closed_port}"),
     ];
     let (report, code) = measure(&servers, &["--requests", "400"]).await;
     assert_eq!(code, 2);
@@ -171,34 +165,34 @@ async fn errors_are_counted_by_kind() {
     ];
     assert_eq!(kinds.collect::<Vec<_>>(), expected, "{report}");
     let first = failures[2]["first"].as_str().unwrap();
-    assert!(first.contains(nobody), "{first}");
+    assert!(first.contains(closed_port), "{first}");
 
-    // With the token, only those fail that are nobody.
-    let token = ["--requests", "400", "--token", "token-of-tenant-acme"];
-    let output = run(&servers, &token).await;
+    // With the token, only the requests to the closed port fail.
+    let with_token = ["--requests", "400", "--token", "token-of-tenant-acme"];
+    let output = run(&servers, &with_token).await;
     let table = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(2), "{table}");
     assert!(table.contains("cannot connect           200"), "{table}");
     assert!(
-        table.contains(nobody) && !table.contains("token-of"),
+        table.contains(closed_port) && !table.contains("token-of"),
         "{table}"
     );
 }
 
 #[tokio::test]
-async fn a_rate_is_kept() {
-    let server = Replica::start(&[]);
+async fn rate_option_is_kept() {
+    let server = Server::start(&[]);
     let rate = ["--rate", "200", "--duration", "1s", "--in-flight", "4"];
     let (report, code) = measure(&[grpc(&server)], &rate).await;
     assert_eq!(code, 0, "{report}");
     assert_eq!(number(&report, "requests"), 200);
-    // The last one is due 5 ms before the second is over, and never sent earlier.
+    // The last request is due 5 ms before the end of the second, and is not sent earlier.
     assert!(report["seconds"].as_f64().unwrap() >= 0.995, "{report}");
     assert_eq!(report["latency_us"]["since"], json!("due"));
 }
 
-/// Answers HTTP on one connection, the first request late.
-fn slow_at_first(delay: Duration) -> SocketAddr {
+/// Starts an HTTP server that allows every check on one connection, and delays the first response.
+fn server_with_slow_first_response(delay: Duration) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
@@ -230,81 +224,66 @@ fn slow_at_first(delay: Duration) -> SocketAddr {
     address
 }
 
-/// Whoever is asked late, since an earlier answer is late, has waited for as long.
+/// A slow response delays the requests that are due after it, and that delay is part of their
+/// latency.
 #[tokio::test]
-async fn what_waits_for_its_turn_is_measured() {
-    let server = format!("http://{}", slow_at_first(Duration::from_millis(300)));
+async fn latency_includes_the_wait_before_sending() {
+    let address = server_with_slow_first_response(Duration::from_millis(300));
+    let server = format!("http://{address}");
     let rate = ["--rate", "100", "--requests", "20", "--in-flight", "1"];
     let (report, code) = measure(&[server], &rate).await;
     assert_eq!((code, number(&report, "allowed")), (0, 20), "{report}");
-    // The eleventh was due 100 ms after the first, and sent 300 ms after it at the earliest.
+    // The eleventh request is due 100 ms after the first one, and is sent at least 300 ms after it.
     let median = number(&report["latency_us"], "p50");
     assert!(median >= 200_000, "{report}");
 }
 
-/// A load that goes on; killed when dropped.
-struct Running(Child);
-
-impl Running {
-    /// Tells it to stop, as Ctrl-C does, and waits for what it has to say.
-    fn interrupt(mut self) -> Output {
-        // It is not waited for yet, so its number is nobody else's.
-        let id = self.0.id().to_string();
-        let kill = ["-c", r#"kill -s INT "$1""#, "sh", &id];
-        assert!(Command::new("sh").args(kill).status().unwrap().success());
-        let [mut stdout, mut stderr] = [Vec::new(), Vec::new()];
-        let (out, err) = (self.0.stdout.take(), self.0.stderr.take());
-        out.unwrap().read_to_end(&mut stdout).unwrap();
-        err.unwrap().read_to_end(&mut stderr).unwrap();
-        Output {
-            status: self.0.wait().unwrap(),
-            stdout,
-            stderr,
-        }
+/// Interrupts the process, as Ctrl-C does, and waits for its output.
+fn interrupt(mut process: Process) -> Output {
+    process.signal("INT");
+    let [mut stdout, mut stderr] = [Vec::new(), Vec::new()];
+    let (out, err) = (process.0.stdout.take(), process.0.stderr.take());
+    out.unwrap().read_to_end(&mut stdout).unwrap();
+    err.unwrap().read_to_end(&mut stderr).unwrap();
+    Output {
+        status: process.0.wait().unwrap(),
+        stdout,
+        stderr,
     }
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// Redis is killed and comes back, and then the load is interrupted: nothing of it is an error.
 #[tokio::test]
-async fn an_outage_and_an_early_end() {
-    let redis = Server::start().await;
-    let values = [
+async fn outage_and_interrupt_are_not_errors() {
+    let redis = Redis::start().await;
+    let settings = [
         ("STORE__URL", &*redis.url()),
         ("DEFAULT__LIMIT", "1000000/1s"),
     ];
-    let server = Replica::start(&values);
+    let server = Server::start(&settings);
     let servers = [http(&server), grpc(&server)];
     let forever = ["--duration", "1h", "--in-flight", "8", "--json"];
-    let client = Running(load(&servers, &forever).spawn().unwrap());
-    let until_more = async |what: &str| {
-        let wait = Wait::until(format!("more requests come, {what}"));
-        let before = decided(&server, "grpc").await;
-        while decided(&server, "grpc").await < before + 100 {
+    let client = Process::spawn(&mut load(&servers, &forever));
+    let wait_for_more_requests = async |when: &str| {
+        let wait = Wait::until(format!("100 more requests arrive {when}"));
+        let before = server.requests("grpc").await;
+        while server.requests("grpc").await < before + 100 {
             wait.sleep().await;
         }
     };
-    let until_degraded = async |degraded| {
-        let wait = Wait::until(format!("it is {degraded} that Redis is away"));
-        while json(&get(server.http(), "/ready").await)["degraded"] != json!(degraded) {
+    let wait_for_degraded = async |degraded: bool| {
+        let wait = Wait::until(format!("the server is degraded: {degraded}"));
+        while json_body(&get(server.http(), "/ready").await)["degraded"] != json!(degraded) {
             wait.sleep().await;
         }
     };
-    until_more("at first").await;
+    wait_for_more_requests("before the outage").await;
     redis.kill();
-    until_degraded(true).await;
-    until_more("without Redis").await;
+    wait_for_degraded(true).await;
+    wait_for_more_requests("during the outage").await;
     redis.restart().await;
-    until_degraded(false).await;
-    until_more("after that").await;
-    let output = spawn_blocking(|| client.interrupt()).await.unwrap();
+    wait_for_degraded(false).await;
+    wait_for_more_requests("after the outage").await;
+    let output = spawn_blocking(|| interrupt(client)).await.unwrap();
     let (report, code) = report(&output);
     assert_eq!((code, number(&report, "errors")), (0, 0), "{report}");
     let [requests, allowed, denied, given_up] =

@@ -1,25 +1,20 @@
-//! The log on standard error: its format, its first lines and its errors.
+//! The log on standard error: its format, its first lines, its errors, and closed output streams.
 
 use std::fs;
 use std::io::{BufRead, BufReader, PipeWriter, pipe};
 use std::net::{SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use hyper::StatusCode;
-use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::client::{check, get, json};
-use crate::support::replica::program;
-use crate::support::{Replica, Wait};
+use crate::support::http::{check, get, json_body};
+use crate::support::process::Process;
+use crate::support::server::program;
+use crate::support::{Server, Wait, json_lines};
 
-/// The lines of a log, each of which must be JSON.
-fn parse(log: &str) -> Vec<Value> {
-    let parse = |line| serde_json::from_str(line).unwrap_or_else(|_| panic!("JSON: {line}"));
-    log.lines().map(parse).collect()
-}
-
-/// The program as it is told to serve, on ports that are free.
+/// Returns a command that serves on free ports, for tests of output that [`Server`] would read
+/// itself.
 fn serve() -> Command {
     let mut program = program();
     program.arg("serve");
@@ -30,19 +25,19 @@ fn serve() -> Command {
 }
 
 #[tokio::test]
-async fn json_log_is_json_from_first_to_last_line() {
+async fn every_line_of_a_json_log_is_json() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.toml");
     fs::write(&path, "[log]\nformat = \"json\"\nfilter = \"trace\"\n").unwrap();
     let url = ("STORE__URL", "redis://user:hunter2@127.0.0.1:1");
-    let mut server = Replica::configured(&path, &[url]);
+    let mut server = Server::with_config(&path, &[url]);
     check(server.http(), r#"{"key":"a"}"#).await;
     fs::write(&path, "[log\n").unwrap();
-    server.until_it_says("was refused").await;
+    server.wait_for_log("was refused").await;
     server.signal("TERM");
-    assert!(server.end().success());
+    assert!(server.wait_for_exit().success());
     let log = server.log();
-    let lines = parse(&log);
+    let lines = json_lines(&log);
     let first = &lines[0]["fields"];
     assert_eq!(first["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(first["store"], "redis at 127.0.0.1:1");
@@ -50,11 +45,12 @@ async fn json_log_is_json_from_first_to_last_line() {
     assert!(!log.contains("hunter2"), "{log}");
     let listening = format!("http {}, grpc {}", server.http(), server.grpc());
     let addresses = lines.iter().map(|line| &line["fields"]["addresses"]);
-    assert_eq!(addresses.filter(|told| **told == *listening).count(), 1);
+    let announced = addresses.filter(|addresses| **addresses == *listening);
+    assert_eq!(announced.count(), 1);
 }
 
 #[test]
-fn failed_start_is_in_the_log() {
+fn failed_start_is_logged_as_an_error() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     for format in ["json", "text"] {
@@ -66,7 +62,7 @@ fn failed_start_is_in_the_log() {
         assert_eq!(output.status.code(), Some(2), "{log}");
         let last = log.lines().last().unwrap();
         if format == "json" {
-            let lines = parse(&log);
+            let lines = json_lines(&log);
             let last = lines.last().unwrap();
             assert_eq!(last["level"], "ERROR", "{log}");
             let error = last["fields"]["error"].as_str().unwrap();
@@ -77,7 +73,7 @@ fn failed_start_is_in_the_log() {
 }
 
 #[test]
-fn capacity_beyond_memory_is_an_error() {
+fn capacity_beyond_memory_fails_the_start() {
     for store in [None, Some("redis://127.0.0.1:1")] {
         let mut program = Command::new("sh");
         program.args(["-c", "ulimit -v 8000000; exec \"$0\" serve"]);
@@ -95,7 +91,7 @@ fn capacity_beyond_memory_is_an_error() {
         let output = program.output().unwrap();
         let log = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(2), "{log}");
-        let lines = parse(&log);
+        let lines = json_lines(&log);
         let error = lines.last().unwrap()["fields"]["error"].as_str().unwrap();
         let expected = format!("store.{field} = 4294967295 does not fit into memory");
         assert!(error.starts_with(&expected), "{log}");
@@ -103,7 +99,7 @@ fn capacity_beyond_memory_is_an_error() {
 }
 
 #[test]
-fn bad_configuration_is_plain_text() {
+fn configuration_error_is_plain_text() {
     let mut program = serve();
     program.env("TOLLGATE__LOG__FORMAT", "json");
     program.env("TOLLGATE__STORE__DEADLINE", "soon");
@@ -114,48 +110,41 @@ fn bad_configuration_is_plain_text() {
     assert!(error.starts_with(expected), "{error}");
 }
 
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A pipe without a reader: each write to it fails.
-fn closed() -> PipeWriter {
+/// Returns a pipe without a reader, so that each write to it fails.
+fn closed_pipe() -> PipeWriter {
     let (_, writer) = pipe().unwrap();
     writer
 }
 
-/// The address of HTTP in a line such as `Listening: http 127.0.0.1:8080, grpc …`.
-fn http(line: &str) -> SocketAddr {
+/// Returns the address of the HTTP listener in a line such as `Listening: http 127.0.0.1:80, grpc
+/// …`.
+fn http_address(line: &str) -> SocketAddr {
     let mut words = line.split(['"', ' ', ',']);
     words.find_map(|word| word.parse().ok()).unwrap()
 }
 
-/// The log has an event for each reload.
+/// The server logs an event for each reload, which fails here.
 #[tokio::test]
 async fn closed_standard_error_does_not_stop_reloads() {
     let directory = TempDir::new().unwrap();
     let path = directory.path().join("server.toml");
-    let limit = |limit: u32| {
+    let write_limit = |limit: u32| {
         let settings = format!("[default]\nlimit = \"{limit}/1d\"\n");
         fs::write(&path, settings).unwrap();
     };
-    limit(10);
+    write_limit(10);
     let mut program = serve();
     program.arg("--config").arg(&path);
-    program.stdout(Stdio::piped()).stderr(closed());
-    let mut server = Killed(program.spawn().unwrap());
+    program.stdout(Stdio::piped()).stderr(closed_pipe());
+    let mut server = Process::spawn(&mut program);
     let mut line = String::new();
     let mut stdout = BufReader::new(server.0.stdout.take().unwrap());
     stdout.read_line(&mut line).unwrap();
+    let address = http_address(&line);
     for expected in [20, 30] {
-        limit(expected);
+        write_limit(expected);
         let wait = Wait::until(format!("the limit is {expected}"));
-        while json(&check(http(&line), r#"{"key":"a"}"#).await)["limit"] != expected {
+        while json_body(&check(address, r#"{"key":"a"}"#).await)["limit"] != expected {
             wait.sleep().await;
         }
     }
@@ -164,12 +153,12 @@ async fn closed_standard_error_does_not_stop_reloads() {
 #[tokio::test]
 async fn closed_standard_output_does_not_stop_the_server() {
     let mut program = serve();
-    program.stdout(closed()).stderr(Stdio::piped());
-    let mut server = Killed(program.spawn().unwrap());
+    program.stdout(closed_pipe()).stderr(Stdio::piped());
+    let mut server = Process::spawn(&mut program);
     let stderr = BufReader::new(server.0.stderr.take().unwrap());
     let mut lines = stderr.lines().map_while(Result::ok);
     let line = lines.find(|line| line.contains("listening")).unwrap();
-    let answer = get(http(&line), "/health").await;
-    assert_eq!(answer.status(), StatusCode::OK);
+    let health = get(http_address(&line), "/health").await;
+    assert_eq!(health.status(), StatusCode::OK);
     assert!(server.0.try_wait().unwrap().is_none());
 }

@@ -1,6 +1,7 @@
-//! Tests of the server's promises against the real program and real servers: a file for each promise.
+//! Tests of the real program, with real servers. Each file tests one promise, which its first lines
+//! state.
 //!
-//! All files are one program, since linking one for each would take longer than running them.
+//! All files are one test program, because linking one for each would take longer than the tests.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -12,7 +13,7 @@ mod configuration;
 mod deploy;
 mod envoy;
 mod envoy_rules;
-mod front_doors;
+mod http_and_grpc;
 mod load;
 mod log;
 mod outage;

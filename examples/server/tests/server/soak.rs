@@ -1,13 +1,13 @@
-//! Well-behaved clients see no error beside hostile ones, reloads and an unsteady Redis, and the
-//! server's memory and descriptors do not grow.
+//! Well-behaved clients see no error while other clients are hostile, the configuration is reloaded
+//! and Redis crashes. The server's memory and descriptors do not grow.
 //!
-//! Takes some seconds; `TOLLGATE_SOAK_SECONDS` sets how many.
+//! The test takes 8 seconds, or as many as `TOLLGATE_SOAK_SECONDS` says.
 
 use std::fs;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -17,34 +17,23 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Status};
 
-use crate::resources::PREFACE;
-use crate::support::protocol::tollgate::v1;
-use crate::support::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
-use crate::support::{Replica, Server, TIMEOUT, Wait, file};
+use crate::support::background_load::{Load, Running};
+use crate::support::grpc::{self, check_request};
+use crate::support::http::{HTTP2_PREFACE, check_head};
+use crate::support::{Redis, Server, TIMEOUT, Wait, file};
 
-/// How often hostile clients begin anew, in each of four ways.
+/// The time between two connections of a hostile client.
 const PERIOD: Duration = Duration::from_millis(5);
 
-#[derive(Default)]
-struct Load {
-    over: AtomicBool,
-    answered: AtomicU64,
-}
-
-impl Load {
-    fn is_over(&self) -> bool {
-        self.over.load(Ordering::Relaxed)
-    }
-}
-
-/// Checks keys in turn over connections that are kept alive.
-async fn by_http(address: SocketAddr, load: Arc<Load>) {
+/// Checks 1,000 keys in turn over HTTP connections that are kept alive.
+async fn check_by_http(address: SocketAddr, responses: Arc<AtomicU64>, running: Running) {
     let client = Client::builder(TokioExecutor::new()).build_http::<Full<Bytes>>();
     for number in 0.. {
-        if load.is_over() {
+        if !running.get() {
             return;
         }
         let body = format!(r#"{{"key":"k{}"}}"#, number % 1_000);
@@ -53,45 +42,40 @@ async fn by_http(address: SocketAddr, load: Arc<Load>) {
             .body(Full::from(body))
             .unwrap();
         let response = timeout(TIMEOUT, client.request(request)).await;
-        let response = response.expect("in time, by HTTP").expect("an answer");
+        let response = response.expect("in time, by HTTP").expect("a response");
         assert_eq!(response.status(), StatusCode::OK);
-        response
-            .into_body()
-            .collect()
-            .await
-            .expect("a whole answer");
-        load.answered.fetch_add(1, Ordering::Relaxed);
+        let body = response.into_body().collect().await;
+        body.expect("a complete response");
+        responses.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-async fn by_grpc(url: String, load: Arc<Load>) {
-    let mut client = RateLimiterClient::connect(url).await.unwrap();
+/// Checks 1,000 keys in turn over gRPC.
+async fn check_by_grpc(url: String, responses: Arc<AtomicU64>, running: Running) {
+    let mut client = grpc::connect(url).await;
     for number in 0.. {
-        if load.is_over() {
+        if !running.get() {
             return;
         }
-        let request = v1::CheckLimitRequest {
-            key: format!("k{}", number % 1_000),
-            ..Default::default()
-        };
+        let request = check_request(format!("k{}", number % 1_000));
         let response = timeout(TIMEOUT, client.check_limit(request)).await;
         match response.expect("in time, by gRPC") {
-            Ok(_) => load.answered.fetch_add(1, Ordering::Relaxed),
-            Err(status) if is_unsent(&status) => continue,
+            Ok(_) => responses.fetch_add(1, Ordering::Relaxed),
+            Err(status) if is_unprocessed(&status) => continue,
             Err(status) => panic!("{status:?}"),
         };
     }
 }
 
-/// Whether a call was not processed, since the server had asked to reconnect (RFC 9113, section 6.8).
-fn is_unsent(status: &Status) -> bool {
+/// Whether the server did not process the call, because it had sent GOAWAY (RFC 9113, section 6.8).
+fn is_unprocessed(status: &Status) -> bool {
     status.code() == Code::Cancelled || format!("{status:?}").contains("GoAway(b\"\", NO_ERROR")
 }
 
-/// Opens connections that send this and then nothing more.
-async fn by_silence(address: SocketAddr, bytes: Vec<u8>, load: Arc<Load>) {
-    let mut tasks = tokio::task::JoinSet::new();
-    while !load.is_over() {
+/// Opens connections that send these bytes and then stay silent.
+async fn open_silent_connections(address: SocketAddr, bytes: Vec<u8>, running: Running) {
+    let mut tasks = JoinSet::new();
+    while running.get() {
         let bytes = bytes.clone();
         tasks.spawn(async move {
             if let Ok(mut stream) = TcpStream::connect(address).await {
@@ -105,10 +89,10 @@ async fn by_silence(address: SocketAddr, bytes: Vec<u8>, load: Arc<Load>) {
     }
 }
 
-/// Changes the configuration, with a mistake in every third version.
-async fn by_reloads(file: &Path, load: Arc<Load>) {
+/// Changes the configuration each second. Every third version is invalid.
+async fn change_configuration(file: PathBuf, running: Running) {
     for number in 0.. {
-        if load.is_over() {
+        if !running.get() {
             return;
         }
         let limit = if number % 3 == 2 {
@@ -117,7 +101,7 @@ async fn by_reloads(file: &Path, load: Arc<Load>) {
             "1000000/1s"
         };
         fs::write(
-            file,
+            &file,
             format!("[default]\nlimit = \"{limit}\"\n# {number}\n"),
         )
         .unwrap();
@@ -125,9 +109,9 @@ async fn by_reloads(file: &Path, load: Arc<Load>) {
     }
 }
 
-/// Kills Redis and starts it again.
-async fn by_outages(redis: Arc<Server>, period: Duration, load: Arc<Load>) {
-    while !load.is_over() {
+/// Kills Redis and starts it again, once in each period.
+async fn restart_redis(redis: Arc<Redis>, period: Duration, running: Running) {
+    while running.get() {
         sleep(period).await;
         redis.kill();
         sleep(period / 10).await;
@@ -135,19 +119,13 @@ async fn by_outages(redis: Arc<Server>, period: Duration, load: Arc<Load>) {
     }
 }
 
-fn descriptors(server: &Replica) -> usize {
-    fs::read_dir(format!("/proc/{}/fd", server.id()))
-        .unwrap()
-        .count()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hostile_clients_harm_no_others() {
+async fn hostile_clients_do_not_harm_others() {
     let seconds = std::env::var("TOLLGATE_SOAK_SECONDS").map_or(8, |text| text.parse().unwrap());
     let duration = Duration::from_secs(seconds);
-    let redis = Arc::new(Server::start().await);
+    let redis = Arc::new(Redis::start().await);
     let settings = file("");
-    let server = Replica::configured(
+    let server = Server::with_config(
         settings.path(),
         &[
             ("STORE__URL", &redis.url()),
@@ -157,67 +135,55 @@ async fn hostile_clients_harm_no_others() {
             ("LISTEN__MAX_CONNECTIONS_PER_ADDRESS", "200"),
         ],
     );
-    let idle = descriptors(&server);
-    let load = Arc::new(Load::default());
-    let mut clients = Vec::new();
+    let descriptors_at_start = server.open_descriptors();
+    let responses = Arc::new(AtomicU64::new(0));
+    let mut load = Load::new();
     for _ in 0..4 {
-        clients.push(tokio::spawn(by_http(server.http(), Arc::clone(&load))));
-        clients.push(tokio::spawn(by_grpc(server.grpc_url(), Arc::clone(&load))));
+        load.spawn(|running| check_by_http(server.http(), Arc::clone(&responses), running));
+        load.spawn(|running| check_by_grpc(server.grpc_url(), Arc::clone(&responses), running));
     }
-    let preface = PREFACE.to_vec();
-    let half = b"POST /check HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
-                 content-length: 60000\r\n\r\n"
-        .to_vec();
-    let mut large = half.clone();
-    large.resize(59_000, b' ');
-    let mut too_large = b"POST /check HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\
-                          content-length: 1000000\r\n\r\n"
-        .to_vec();
-    too_large.resize(1_000_000, b' ');
-    for bytes in [Vec::new(), half, large, too_large] {
-        let silence = by_silence(server.http(), bytes, Arc::clone(&load));
-        clients.push(tokio::spawn(silence));
+    // The bodies end before their `content-length`.
+    let with_body = |content_length: usize, sent: usize| {
+        let mut bytes = check_head(content_length, "");
+        bytes.resize(bytes.len() + sent, b' ');
+        bytes
+    };
+    let silent = [
+        (server.http(), Vec::new()),
+        (server.http(), with_body(60_000, 0)),
+        (server.http(), with_body(60_000, 59_000)),
+        (server.http(), with_body(1_000_000, 999_000)),
+        (server.grpc(), HTTP2_PREFACE.to_vec()),
+    ];
+    for (address, bytes) in silent {
+        load.spawn(|running| open_silent_connections(address, bytes, running));
     }
-    clients.push(tokio::spawn(by_silence(
-        server.grpc(),
-        preface,
-        Arc::clone(&load),
-    )));
     let path = settings.path().to_owned();
-    let reloads = Arc::clone(&load);
-    clients.push(tokio::spawn(
-        async move { by_reloads(&path, reloads).await },
-    ));
-    let outages = by_outages(
-        Arc::clone(&redis),
-        (duration / 4).min(Duration::from_secs(20)),
-        Arc::clone(&load),
-    );
-    clients.push(tokio::spawn(outages));
+    load.spawn(|running| change_configuration(path, running));
+    let period = (duration / 4).min(Duration::from_secs(20));
+    load.spawn(|running| restart_redis(Arc::clone(&redis), period, running));
 
-    // The tables and pools are filled by then.
+    // In the first half the tables and connection pools fill.
     sleep(duration / 2).await;
-    let (half_time, began) = (server.memory(), Instant::now());
-    let mut most = 0;
+    let (at_half, began) = (server.resident_kib(), Instant::now());
+    let mut peak = 0;
     while began.elapsed() < duration / 2 {
-        most = most.max(server.memory());
+        peak = peak.max(server.resident_kib());
         sleep(Duration::from_millis(100)).await;
     }
-    load.over.store(true, Ordering::Relaxed);
-    for client in clients {
-        client.await.expect("no well-behaved client sees an error");
-    }
-    let answered = load.answered.load(Ordering::Relaxed);
-    println!("{answered} answers; memory {half_time} KiB, then at most {most} KiB");
-    assert!(answered > 100, "{answered} answers");
-    // Connections come and go, and allocators keep some memory for the next.
+    // Panics if a well-behaved client saw an error.
+    load.stop().await;
+    let responses = responses.load(Ordering::Relaxed);
+    println!("{responses} responses; memory {at_half} KiB, then at most {peak} KiB");
+    assert!(responses > 100, "{responses} responses");
+    // The number of connections varies, and the allocator keeps some freed memory.
     assert!(
-        most < half_time + half_time / 4,
-        "{half_time} KiB grew to {most} KiB"
+        peak < at_half + at_half / 4,
+        "memory grew from {at_half} KiB to {peak} KiB"
     );
-    let wait = Wait::until("the descriptors of all clients are closed");
-    // A few more than at first, for Redis.
-    while descriptors(&server) > idle + 8 {
+    let wait = Wait::until("the server has closed the connections of all clients");
+    // A few more descriptors than at the start are connections to Redis.
+    while server.open_descriptors() > descriptors_at_start + 8 {
         wait.sleep().await;
     }
 }

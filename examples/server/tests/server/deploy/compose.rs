@@ -1,4 +1,4 @@
-//! The Compose file, read by Compose.
+//! The Compose file, as Compose reads it.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::tools::{document, path, program, run, yaml};
 
-/// Docker's Compose, or the separate program.
+/// Returns `docker compose` if Docker has this command, or else `docker-compose`.
 fn compose() -> Command {
     let mut docker = Command::new("docker");
     docker.arg("compose");
@@ -18,7 +18,7 @@ fn compose() -> Command {
     }
 }
 
-/// The file as Compose reads it, with the defaults of its variables.
+/// Returns the file as Compose reads it, with the default values of its variables.
 pub(super) fn read_by_compose() -> Value {
     let mut compose = compose();
     compose
@@ -28,12 +28,13 @@ pub(super) fn read_by_compose() -> Value {
     yaml(&run(&mut compose)).remove(0)
 }
 
+/// Returns a field of a service that is a list, or an empty list.
 fn list<'a>(service: &'a Value, field: &str) -> &'a [Value] {
     service[field].as_array().map_or(&[], Vec::as_slice)
 }
 
 #[test]
-fn three_servers_behind_a_proxy() {
+fn three_servers_are_behind_a_proxy() {
     let compose = read_by_compose();
     let services = &compose["services"];
     let names: Vec<_> = services.as_object().unwrap().keys().collect();
@@ -44,7 +45,7 @@ fn three_servers_behind_a_proxy() {
         server["environment"]["TOLLGATE__STORE__REPLICAS"],
         json!("3")
     );
-    // Only the proxy publishes their ports.
+    // Only the proxy publishes ports to clients.
     assert_eq!(list(server, "ports").len(), 0);
     assert_eq!(list(&services["redis"], "ports").len(), 0);
     let proxy = super::tools::read("compose/haproxy.cfg");
@@ -59,14 +60,14 @@ fn three_servers_behind_a_proxy() {
     }
 }
 
-/// Docker would create a directory in place of a missing file.
+/// For a missing file, Docker would create a directory.
 #[test]
 fn mounted_files_exist() {
     let compose = read_by_compose();
     let mut files = 0;
     for service in compose["services"].as_object().unwrap().values() {
         for volume in list(service, "volumes") {
-            // A text or a table, depending on the version of Compose.
+            // Some versions of Compose print a volume as a text, others as a table.
             let text = volume.as_str().or(volume["source"].as_str()).unwrap();
             let source = text.split(':').next().unwrap();
             if source.starts_with('/') {

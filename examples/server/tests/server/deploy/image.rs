@@ -1,4 +1,4 @@
-//! The image, as far as can be told without building it.
+//! The image, as far as it can be checked without building it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,20 +8,20 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::tools::{path, read, run};
-use crate::support::Replica;
-use crate::support::replica::program;
+use crate::support::Server;
+use crate::support::server::program;
 
-/// The value of one of the image's variables.
+/// Returns the value of an environment variable of the image.
 pub(super) fn variable(name: &str) -> String {
     let file = read("Dockerfile");
     let mut words = file.split_whitespace();
     let value = words.find_map(|word| word.strip_prefix(name)?.strip_prefix('='));
     value
-        .unwrap_or_else(|| panic!("the image sets {name}"))
+        .unwrap_or_else(|| panic!("the image does not set {name}"))
         .to_owned()
 }
 
-/// The arguments of the last instruction of this name.
+/// Returns the arguments of the Dockerfile's last instruction of this name.
 fn instruction(name: &str) -> String {
     let file = read("Dockerfile");
     let lines = file.lines().map(str::trim_start);
@@ -36,7 +36,7 @@ fn image_user_is_not_root() {
     assert!(number.parse::<u32>().unwrap() > 0, "{user}");
 }
 
-/// The health check's command succeeds while the server runs, with no other variables than the image's.
+/// The command of the health check needs no variables but those of the image.
 #[test]
 fn health_check_finds_the_server() {
     let file = read("Dockerfile");
@@ -51,14 +51,14 @@ fn health_check_finds_the_server() {
         .collect();
     assert_eq!(words[0], "tollgate-server");
     const NAME: &str = "TOLLGATE__LISTEN__HTTP";
-    // The image's port may be in use on this machine.
+    // The image's port may be in use, so the server gets a free port.
     let image = variable(NAME);
     let (host, _) = image.rsplit_once(':').unwrap();
-    let server = Replica::start(&[("LISTEN__HTTP", &*format!("{host}:0"))]);
-    let listens = server.http().to_string();
+    let server = Server::start(&[("LISTEN__HTTP", &*format!("{host}:0"))]);
+    let address = server.http().to_string();
     let health = || {
         let mut health = program();
-        health.args(&words[1..]).env(NAME, &listens);
+        health.args(&words[1..]).env(NAME, &address);
         health.output().unwrap().status.code()
     };
     assert_eq!(health(), Some(0));
@@ -66,9 +66,9 @@ fn health_check_finds_the_server() {
     assert_eq!(health(), Some(1));
 }
 
-/// Copies a file or a directory, except for some paths.
-fn copy(from: &Path, to: &Path, without: &[PathBuf]) {
-    if without.iter().any(|path| path == from) {
+/// Copies a file or a directory, except for the excluded paths.
+fn copy(from: &Path, to: &Path, excluded: &[PathBuf]) {
+    if excluded.iter().any(|path| path == from) {
         return;
     }
     if from.is_file() {
@@ -78,11 +78,11 @@ fn copy(from: &Path, to: &Path, without: &[PathBuf]) {
     }
     for entry in fs::read_dir(from).unwrap() {
         let name = entry.unwrap().file_name();
-        copy(&from.join(&name), &to.join(&name), without);
+        copy(&from.join(&name), &to.join(&name), excluded);
     }
 }
 
-/// Cargo reads the package without an error, for which all files that it names must be there.
+/// Cargo can read the package only if the context has every file that its manifest names.
 #[test]
 fn build_context_is_complete() {
     let root = path("../../..").canonicalize().unwrap();
@@ -92,12 +92,12 @@ fn build_context_is_complete() {
             .lines()
             .filter(|line| !line.is_empty() && !line.starts_with('#'))
     };
-    assert_eq!(lines().next(), Some("*"), "all other files are left out");
-    let without = lines().skip(1).filter(|line| !line.starts_with('!'));
-    let without: Vec<_> = without.map(|line| root.join(line)).collect();
+    assert_eq!(lines().next(), Some("*"), "by default, a file is excluded");
+    let excluded = lines().skip(1).filter(|line| !line.starts_with('!'));
+    let excluded: Vec<_> = excluded.map(|line| root.join(line)).collect();
     let context = TempDir::with_prefix("tollgate-image-").unwrap();
     for name in lines().filter_map(|line| line.strip_prefix('!')) {
-        copy(&root.join(name), &context.path().join(name), &without);
+        copy(&root.join(name), &context.path().join(name), &excluded);
     }
     assert!(context.path().join("Cargo.lock").exists());
     assert!(!context.path().join("examples/server/deploy").exists());
@@ -119,7 +119,7 @@ fn build_context_is_complete() {
             .iter()
             .any(|package| package["name"] == "tollgate-server")
     );
-    // Files that are read during the build.
+    // Files that only the build itself reads.
     assert!(context.path().join("README.md").exists());
     assert!(context.path().join("examples/server/proto").exists());
 }

@@ -1,4 +1,4 @@
-//! The Kubernetes objects are valid, and the same from Kustomize and Helm.
+//! The Kubernetes objects are valid, protect the servers, and are the same from Kustomize and Helm.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,13 +7,13 @@ use serde_json::{Value, json};
 
 use super::objects::{Objects, chart, kustomization};
 use super::tools::{path, python, run, tool};
-use crate::support::client::get;
-use crate::support::{Replica, file};
+use crate::support::http::get;
+use crate::support::{Server, file};
 
-/// The version of Kubernetes's schemas.
+/// The Kubernetes version whose schemas are used.
 const VERSION: &str = "1.36";
 
-/// Values that add or remove objects.
+/// Values of the chart that add or remove objects.
 const CHARTS: [&[&str]; 4] = [
     &[],
     &["autoscaling.enabled=false", "replicas=5"],
@@ -21,6 +21,7 @@ const CHARTS: [&[&str]; 4] = [
     &["monitoring.enabled=false", "redis.existingSecret=mine"],
 ];
 
+/// Asserts that the objects of a YAML text are valid for the schemas, without unknown fields.
 fn assert_valid(text: &str) {
     let file = file(text);
     let check = [
@@ -35,7 +36,7 @@ fn assert_valid(text: &str) {
 }
 
 #[test]
-fn the_kustomization_is_valid() {
+fn kustomization_is_valid() {
     let objects = kustomization();
     assert_valid(&objects.text);
     assert!(objects.all.iter().all(|object| {
@@ -44,31 +45,29 @@ fn the_kustomization_is_valid() {
 }
 
 #[test]
-fn the_chart_is_valid() {
+fn chart_is_valid() {
     run(tool("helm").args(["lint", "--strict"]).arg(path("chart")));
     for values in CHARTS {
         assert_valid(&chart(values).text);
     }
-    let other = chart(CHARTS[1]);
-    assert_eq!(
-        other.find("Deployment", "tollgate")["spec"]["replicas"],
-        json!(5)
-    );
-    assert_eq!(other.of_kind("HorizontalPodAutoscaler").count(), 0);
-    assert_eq!(chart(CHARTS[2]).of_kind("StatefulSet").count(), 0);
+    let without_autoscaler = chart(CHARTS[1]);
+    let deployment = without_autoscaler.find("Deployment", "tollgate");
+    assert_eq!(deployment["spec"]["replicas"], json!(5));
+    let autoscalers = without_autoscaler.of_kind("HorizontalPodAutoscaler");
+    assert_eq!(autoscalers.count(), 0);
+    let without_redis = chart(CHARTS[2]);
+    assert_eq!(without_redis.of_kind("StatefulSet").count(), 0);
 }
 
-/// The validator finds a mistake.
+/// Shows that the validator finds mistakes.
 #[test]
 #[should_panic(expected = "fewestReplicas")]
 fn unknown_field_is_invalid() {
-    let wrong = kustomization()
-        .text
-        .replace("minReplicas:", "fewestReplicas:");
-    assert_valid(&wrong);
+    let text = kustomization().text;
+    assert_valid(&text.replace("minReplicas:", "fewestReplicas:"));
 }
 
-/// The objects by kind and name, without the fields that differ between Kustomize and Helm.
+/// Returns the objects by kind and name, without the fields that differ between Kustomize and Helm.
 fn comparable(objects: &Objects) -> BTreeMap<String, Value> {
     let redis = objects.find("ConfigMap", "tollgate-redis")["metadata"]["name"]
         .as_str()
@@ -76,7 +75,7 @@ fn comparable(objects: &Objects) -> BTreeMap<String, Value> {
     let mut comparable = BTreeMap::new();
     for object in &objects.all {
         let name = object["metadata"]["name"].as_str().unwrap();
-        // Kustomize puts a hash of the content into the name, and Helm into an annotation.
+        // Kustomize adds a hash of the content to the name. The chart puts one into an annotation.
         let name = if name == redis {
             "tollgate-redis"
         } else {
@@ -99,7 +98,7 @@ fn comparable(objects: &Objects) -> BTreeMap<String, Value> {
 }
 
 #[test]
-fn chart_and_kustomization_are_the_same() {
+fn chart_and_kustomization_have_the_same_objects() {
     let [kustomization, chart] = [comparable(&kustomization()), comparable(&chart(&[]))];
     assert_eq!(
         kustomization.keys().collect::<Vec<_>>(),
@@ -111,7 +110,7 @@ fn chart_and_kustomization_are_the_same() {
 }
 
 #[test]
-fn three_servers_that_outlive_a_node() {
+fn servers_survive_the_loss_of_a_node() {
     let objects = kustomization();
     let autoscaler = objects.of_kind("HorizontalPodAutoscaler").next().unwrap();
     assert_eq!(autoscaler["spec"]["minReplicas"], json!(3));
@@ -123,7 +122,7 @@ fn three_servers_that_outlive_a_node() {
     assert_eq!(budget["spec"]["maxUnavailable"], json!(1));
     let deployment = &objects.find("Deployment", "tollgate")["spec"];
     assert_eq!(budget["spec"]["selector"], deployment["selector"]);
-    // Kubernetes waits for the whole shutdown.
+    // Kubernetes kills a pod only after the longest possible shutdown of a server.
     let pod = &deployment["template"]["spec"];
     let variables = pod["containers"][0]["env"].as_array().unwrap();
     let seconds = |name: &str| -> u64 {
@@ -139,7 +138,7 @@ fn three_servers_that_outlive_a_node() {
 }
 
 #[test]
-fn pods_have_the_least_rights() {
+fn pods_have_minimal_rights() {
     for objects in [kustomization(), chart(&[])] {
         for pod in objects.pods() {
             assert_eq!(pod["automountServiceAccountToken"], json!(false));
@@ -162,7 +161,7 @@ fn pods_have_the_least_rights() {
 }
 
 #[test]
-fn ports_agree() {
+fn ports_of_pods_services_and_image_agree() {
     let objects = kustomization();
     for pod in objects.pods() {
         let container = &pod["containers"][0];
@@ -178,7 +177,7 @@ fn ports_agree() {
         let service = objects.find("Service", name);
         for port in service["spec"]["ports"].as_array().unwrap() {
             let target = port["targetPort"].as_str().unwrap();
-            assert!(names.contains(target), "{name} has {target}");
+            assert!(names.contains(target), "{name} has no port {target}");
             let number = ports.iter().find(|port| port["name"] == target).unwrap();
             assert_eq!(port["port"], number["containerPort"]);
         }
@@ -198,14 +197,14 @@ fn ports_agree() {
 }
 
 #[tokio::test]
-async fn probes_succeed() {
-    let server = Replica::start(&[]);
+async fn probes_of_the_pods_succeed() {
+    let server = Server::start(&[]);
     let objects = kustomization();
     let pod = objects.server();
     for probe in ["livenessProbe", "readinessProbe"] {
         let request = &pod["containers"][0][probe]["httpGet"];
         assert_eq!(request["port"], json!("http"));
-        let answer = get(server.http(), request["path"].as_str().unwrap()).await;
-        assert_eq!(answer.status(), StatusCode::OK, "{probe}");
+        let response = get(server.http(), request["path"].as_str().unwrap()).await;
+        assert_eq!(response.status(), StatusCode::OK, "{probe}");
     }
 }

@@ -1,6 +1,9 @@
-//! The files in `deploy/`, checked by validators and by the servers that read them.
+//! The files in `examples/server/deploy`, checked by validators and by the programs that read them.
 //!
-//! These tests run no container. `./tests/run` installs the validators.
+//! The tests start no containers. `./tests/run` installs the validators.
+//!
+//! `tools` and `objects` are support code: they find files and programs, and render the Kubernetes
+//! objects.
 
 mod compose;
 mod image;

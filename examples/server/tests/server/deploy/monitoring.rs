@@ -1,5 +1,5 @@
-//! The alerts and the dashboard, checked by Prometheus's own tools, by the documentation of the metrics,
-//! and by a Prometheus that scrapes a server.
+//! The alerts and the dashboard are valid, use only documented metrics and labels, and have results
+//! in a Prometheus that scrapes a server.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,14 +12,11 @@ use tokio::time::sleep;
 
 use super::prometheus::Prometheus;
 use super::tools::{document, path, program, read, run};
-use crate::support::client::{check, get};
-use crate::support::protocol::envoy::extensions::common::ratelimit::v3::{
-    RateLimitDescriptor, rate_limit_descriptor::Entry,
-};
-use crate::support::protocol::envoy::service::ratelimit::v3::RateLimitRequest;
-use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-use crate::support::{Replica, Server, Wait};
+use crate::support::grpc::{self, descriptor, envoy_request};
+use crate::support::http::{check, get};
+use crate::support::{Redis, Server, Wait};
 
+/// Returns all alerting rules.
 fn alerts() -> Vec<Value> {
     let rules = document("chart/files/alerts.yaml");
     let groups = rules["groups"].as_array().unwrap().iter();
@@ -28,6 +25,7 @@ fn alerts() -> Vec<Value> {
         .collect()
 }
 
+/// Returns the panels of the dashboard, without its rows.
 fn panels() -> Vec<Value> {
     let dashboard: Value = serde_json::from_str(&read("chart/files/dashboard.json")).unwrap();
     let panels = dashboard["panels"].as_array().unwrap().iter();
@@ -37,7 +35,7 @@ fn panels() -> Vec<Value> {
         .collect()
 }
 
-/// The targets of all panels, each with its expression and its legend.
+/// Returns the targets of all panels. A target has an expression and a legend.
 fn targets() -> Vec<Value> {
     let panels = panels();
     let targets = panels
@@ -46,19 +44,18 @@ fn targets() -> Vec<Value> {
     targets.cloned().collect()
 }
 
-/// The dashboard's expressions, for all replicas.
+/// Returns the expressions of the dashboard with values for Grafana's variables.
 fn dashboard_expressions() -> Vec<String> {
-    let expression = |target: &Value| target["expr"].as_str().unwrap().to_owned();
-    // An interval that is longer than the test takes on any machine.
-    let with_values = |expression: String| {
-        expression
-            .replace("$__rate_interval", "1h")
-            .replace("$instance", ".*")
+    let expression = |target: &Value| {
+        let expression = target["expr"].as_str().unwrap();
+        // The test takes less than an hour on any machine, so the interval covers all of it.
+        let expression = expression.replace("$__rate_interval", "1h");
+        expression.replace("$instance", ".*")
     };
-    targets().iter().map(expression).map(with_values).collect()
+    targets().iter().map(expression).collect()
 }
 
-/// The series of the alerts' tests.
+/// Returns the series of the alerts' tests, each as a selector.
 fn tested_series() -> Vec<String> {
     let tests = document("alerts.test.yaml");
     let tests = tests["tests"].as_array().unwrap().iter();
@@ -69,7 +66,7 @@ fn tested_series() -> Vec<String> {
 
 #[test]
 fn prometheus_configuration_is_valid() {
-    // In one directory, as in the container.
+    // In the container, both files are in one directory.
     let directory = TempDir::with_prefix("tollgate-prometheus-").unwrap();
     let file = directory.path().join("prometheus.yml");
     fs::copy(path("compose/prometheus.yaml"), &file).unwrap();
@@ -85,7 +82,7 @@ fn prometheus_configuration_is_valid() {
 }
 
 #[test]
-fn alerts_fire_when_they_should() {
+fn alerts_pass_their_tests() {
     run(program("promtool")
         .args(["test", "rules"])
         .arg(path("alerts.test.yaml")));
@@ -95,68 +92,54 @@ fn alerts_fire_when_they_should() {
         .flat_map(|test| test["alert_rule_test"].as_array().unwrap())
         .collect();
     for alert in alerts() {
-        let of_it: Vec<_> = tests
+        let name = &alert["alert"];
+        let tests_of_alert = tests
             .iter()
-            .filter(|test| test["alertname"] == alert["alert"])
-            .collect();
-        let silent = of_it.iter().filter(|test| test["exp_alerts"] == json!([]));
-        let count = silent.count();
-        assert!(
-            (1..of_it.len()).contains(&count),
-            "{}: {count} of {}",
-            alert["alert"],
-            of_it.len()
-        );
-        assert!(
-            alert["annotations"]["summary"].is_string(),
-            "{}",
-            alert["alert"]
-        );
-        assert!(
-            alert["labels"]["severity"].is_string(),
-            "{}",
-            alert["alert"]
-        );
+            .copied()
+            .filter(|test| test["alertname"] == *name);
+        let (silent, firing): (Vec<&Value>, Vec<&Value>) =
+            tests_of_alert.partition(|test| test["exp_alerts"] == json!([]));
+        assert!(!silent.is_empty(), "{name} has no test without an alert");
+        assert!(!firing.is_empty(), "{name} has no test with an alert");
+        assert!(alert["annotations"]["summary"].is_string(), "{name}");
+        assert!(alert["labels"]["severity"].is_string(), "{name}");
     }
 }
 
 #[test]
-fn dashboard_is_complete() {
+fn dashboard_panels_fit_and_are_described() {
     let dashboard: Value = serde_json::from_str(&read("chart/files/dashboard.json")).unwrap();
     let mut ids = BTreeSet::new();
-    let mut taken = BTreeSet::new();
+    let mut cells = BTreeSet::new();
     for panel in dashboard["panels"].as_array().unwrap() {
-        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{}", panel["id"]);
-        let at = |name: &str| panel["gridPos"][name].as_u64().unwrap();
-        assert!(at("x") + at("w") <= 24, "{}", panel["title"]);
-        for column in at("x")..at("x") + at("w") {
-            for line in at("y")..at("y") + at("h") {
-                assert!(
-                    taken.insert((column, line)),
-                    "{} overlaps another panel",
-                    panel["title"]
-                );
+        let title = &panel["title"];
+        assert!(ids.insert(panel["id"].as_u64().unwrap()), "{title}");
+        let [x, y, width, height] =
+            ["x", "y", "w", "h"].map(|name| panel["gridPos"][name].as_u64().unwrap());
+        assert!(x + width <= 24, "{title} is wider than the grid");
+        for column in x..x + width {
+            for row in y..y + height {
+                let is_free = cells.insert((column, row));
+                assert!(is_free, "{title} overlaps another panel");
             }
         }
     }
     for panel in panels() {
-        assert!(panel["description"].is_string(), "{}", panel["title"]);
+        let title = &panel["title"];
+        assert!(panel["description"].is_string(), "{title}");
         assert_eq!(panel["datasource"]["uid"], json!("${source}"));
-        assert!(
-            !panel["targets"].as_array().unwrap().is_empty(),
-            "{}",
-            panel["title"]
-        );
+        let targets = panel["targets"].as_array().unwrap();
+        assert!(!targets.is_empty(), "{title}");
     }
     let variables = dashboard["templating"]["list"].as_array().unwrap();
     let names: Vec<_> = variables
         .iter()
-        .map(|one| one["name"].as_str().unwrap())
+        .map(|variable| variable["name"].as_str().unwrap())
         .collect();
     assert_eq!(names, ["source", "instance"]);
 }
 
-/// Grafana's configuration names the paths and ports of the Compose file.
+/// The paths and ports in Grafana's configuration are those of the Compose file.
 #[test]
 fn grafana_finds_dashboard_and_prometheus() {
     let provider = &document("compose/grafana-dashboards.yaml")["providers"][0];
@@ -179,7 +162,7 @@ fn grafana_finds_dashboard_and_prometheus() {
     assert!(ports.contains(&format!(":{port}\"")), "{ports}");
 }
 
-/// The selectors of an expression for metrics of the server, and for `up`.
+/// Returns the selectors of an expression that are for metrics of the server or for `up`.
 fn selectors(expression: &str) -> BTreeSet<&str> {
     let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
     let mut selectors = BTreeSet::new();
@@ -189,14 +172,14 @@ fn selectors(expression: &str) -> BTreeSet<&str> {
         let name = rest
             .find(|character: char| !is_name(character))
             .unwrap_or(rest.len());
-        let ours = ["rate_limit_", "tollgate_server_"]
+        let is_of_server = ["rate_limit_", "tollgate_server_"]
             .iter()
-            .any(|it| rest.starts_with(it));
+            .any(|prefix| rest.starts_with(prefix));
         let end = match rest[name..].starts_with('{') {
             true => rest.find('}').unwrap() + 1,
             false => name,
         };
-        if ours || &rest[..name] == "up" {
+        if is_of_server || &rest[..name] == "up" {
             selectors.insert(&rest[..end]);
         }
         rest = &rest[end..];
@@ -205,16 +188,16 @@ fn selectors(expression: &str) -> BTreeSet<&str> {
 }
 
 #[test]
-fn selectors_are_found() {
+fn selectors_have_their_matchers() {
     let found = selectors(r#"sum by (up_to) (rate(rate_limit_a[5m])) / up{job="a"} > bool 1"#);
     assert_eq!(found, BTreeSet::from(["rate_limit_a", r#"up{job="a"}"#]));
 }
 
-/// The value of a label by which an expression selects series.
+/// A label and the value by which a selector matches it.
 type Matcher<'a> = (&'a str, &'a str);
 
-/// The metric and the labels of a selector.
-fn taken_apart(selector: &str) -> (&str, Vec<Matcher<'_>>) {
+/// Returns the metric and the matchers of a selector.
+fn parse_selector(selector: &str) -> (&str, Vec<Matcher<'_>>) {
     let Some((metric, matchers)) = selector.split_once('{') else {
         return (selector, Vec::new());
     };
@@ -229,18 +212,18 @@ fn taken_apart(selector: &str) -> (&str, Vec<Matcher<'_>>) {
     (metric, matchers.collect())
 }
 
-/// The labels by which an expression aggregates.
-fn aggregated_by(expression: &str) -> BTreeSet<&str> {
+/// Returns the labels by which an expression aggregates.
+fn aggregation_labels(expression: &str) -> BTreeSet<&str> {
     let lists = expression.split("by (").skip(1);
     let lists = lists.flat_map(|rest| rest[..rest.find(')').unwrap()].split(", "));
     lists.collect()
 }
 
-/// Labels that Prometheus adds itself.
-const OF_PROMETHEUS: [&str; 3] = ["instance", "job", "le"];
+/// Labels that Prometheus adds.
+const PROMETHEUS_LABELS: [&str; 3] = ["instance", "job", "le"];
 
-/// Labels whose values are documented.
-const CLOSED: [&str; 7] = [
+/// Labels whose values are all documented.
+const DOCUMENTED_LABELS: [&str; 7] = [
     "door",
     "kind",
     "operation",
@@ -253,16 +236,19 @@ const CLOSED: [&str; 7] = [
 const GUIDE: &str = include_str!("../../../../../src/guide/metrics.md");
 const README: &str = include_str!("../../../README.md");
 
-/// The row of a metric in the tables of the documentation.
+/// Returns the row of a metric in the tables of the documentation.
 fn documentation(metric: &str) -> &'static str {
     let suffixes = ["_bucket", "_sum", "_count"];
-    let mut names = suffixes.iter().filter_map(|it| metric.strip_suffix(it));
+    let mut names = suffixes
+        .iter()
+        .filter_map(|suffix| metric.strip_suffix(suffix));
     let start = format!("| `{}` |", names.next().unwrap_or(metric));
     let mut rows = GUIDE.lines().chain(README.lines());
     let row = rows.find(|row| row.starts_with(&start));
     row.unwrap_or_else(|| panic!("{metric} is not documented"))
 }
 
+/// Whether the text contains the word, and not only as a part of another word.
 fn has_word(text: &str, word: &str) -> bool {
     let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-');
     words.any(|other| other == word)
@@ -275,14 +261,14 @@ fn used_metrics_are_documented() {
     let alerts: Vec<_> = alerts.map(str::to_owned).collect();
     for expression in dashboard_expressions().iter().chain(&alerts) {
         for selector in selectors(expression) {
-            let (metric, matchers) = taken_apart(selector);
+            let (metric, matchers) = parse_selector(selector);
             if metric == "up" {
                 continue;
             }
             let row = documentation(metric);
-            let by = aggregated_by(expression).into_iter();
+            let by = aggregation_labels(expression).into_iter();
             let labels = by.chain(matchers.iter().map(|(label, _)| *label));
-            for label in labels.filter(|label| !OF_PROMETHEUS.contains(label)) {
+            for label in labels.filter(|label| !PROMETHEUS_LABELS.contains(label)) {
                 assert!(
                     row.contains(&format!("`{label}`")),
                     "{label} in {expression}"
@@ -290,28 +276,31 @@ fn used_metrics_are_documented() {
             }
             for (label, value) in matchers {
                 let is_documented = has_word(row, value) || README.contains(&format!("`{value}`"));
-                let is_own = OF_PROMETHEUS.contains(&label);
-                assert!(is_own || is_documented, "{label}={value} in {expression}");
+                let is_added = PROMETHEUS_LABELS.contains(&label);
+                assert!(is_added || is_documented, "{label}={value} in {expression}");
             }
         }
     }
     for series in tested_series() {
-        let (metric, labels) = taken_apart(&series);
+        let (metric, labels) = parse_selector(&series);
         for (label, value) in labels.into_iter().filter(|_| metric != "up") {
             let row = documentation(metric);
-            let is_own = OF_PROMETHEUS.contains(&label);
-            assert!(is_own || row.contains(&format!("`{label}`")), "{series}");
+            let is_added = PROMETHEUS_LABELS.contains(&label);
+            assert!(is_added || row.contains(&format!("`{label}`")), "{series}");
             let is_documented = has_word(row, value) || GUIDE.contains(&format!("`{value}`"));
-            assert!(!CLOSED.contains(&label) || is_documented, "{series}");
+            assert!(
+                !DOCUMENTED_LABELS.contains(&label) || is_documented,
+                "{series}"
+            );
         }
     }
 }
 
-/// Legends and annotations show labels that the results of their expressions have.
+/// A legend or an annotation can only show labels that the result of its expression has.
 #[test]
-fn shown_labels_exist() {
+fn legends_and_annotations_show_existing_labels() {
     for target in targets() {
-        let by = aggregated_by(target["expr"].as_str().unwrap());
+        let by = aggregation_labels(target["expr"].as_str().unwrap());
         let legend = target["legendFormat"].as_str().unwrap();
         for label in legend.split("{{").skip(1) {
             let label = label.split("}}").next().unwrap();
@@ -320,9 +309,9 @@ fn shown_labels_exist() {
     }
     for alert in alerts() {
         let expression = alert["expr"].as_str().unwrap();
-        let mut labels = aggregated_by(expression);
+        let mut labels = aggregation_labels(expression);
         if labels.is_empty() {
-            labels.extend(OF_PROMETHEUS);
+            labels.extend(PROMETHEUS_LABELS);
         }
         for text in alert["annotations"].as_object().unwrap().values() {
             for label in text.as_str().unwrap().split("$labels.").skip(1) {
@@ -333,9 +322,9 @@ fn shown_labels_exist() {
     }
 }
 
-/// The texts about store errors explain every kind.
+/// The panel and the alert about store errors describe every kind of error.
 #[test]
-fn kinds_of_store_errors_are_explained() {
+fn every_kind_of_store_error_is_explained() {
     let row = documentation("rate_limit_errors_total");
     let (_, kinds) = row.split_once("store errors: ").unwrap();
     let kinds: Vec<_> = kinds.split('`').skip(1).step_by(2).collect();
@@ -358,25 +347,14 @@ fn kinds_of_store_errors_are_explained() {
     }
 }
 
-/// Sends requests by every protocol until it is aborted: for a key that is denied, and for new keys.
-async fn load(http: SocketAddr, grpc: String) {
-    let mut envoy = RateLimitServiceClient::connect(grpc).await.unwrap();
+/// Makes checks over HTTP of a key that is denied and of new keys, and requests as Envoy does,
+/// until it is aborted.
+async fn send_requests(http: SocketAddr, grpc_url: String) {
+    let mut envoy = grpc::connect_envoy(grpc_url).await;
     for number in 0_u64.. {
-        check(http, r#"{"key":"everybody"}"#).await;
+        check(http, r#"{"key":"denied"}"#).await;
         check(http, &format!(r#"{{"key":"number {number}"}}"#)).await;
-        let entry = Entry {
-            key: "all".to_owned(),
-            value: String::new(),
-        };
-        let descriptor = RateLimitDescriptor {
-            entries: vec![entry],
-            ..Default::default()
-        };
-        let request = RateLimitRequest {
-            domain: "edge".to_owned(),
-            descriptors: vec![descriptor],
-            ..Default::default()
-        };
+        let request = envoy_request("edge", [descriptor(&[("all", "")])]);
         envoy.should_rate_limit(request).await.unwrap();
         // Leaves processor time to the servers.
         sleep(Duration::from_millis(2)).await;
@@ -385,12 +363,12 @@ async fn load(http: SocketAddr, grpc: String) {
 
 #[tokio::test]
 async fn every_expression_has_a_result() {
-    let redis = Server::start().await;
+    let redis = Redis::start().await;
     let url = redis.url();
-    let server = Replica::start(&[
+    let server = Server::start(&[
         ("STORE__URL", &*url),
         ("STORE__DEADLINE", "15s"),
-        // So few that some counts are evicted.
+        // So small that entries are evicted.
         ("STORE__FALLBACK_CAPACITY", "64"),
         ("DEFAULT__LIMIT", "fixed 5/365d"),
         (
@@ -399,54 +377,55 @@ async fn every_expression_has_a_result() {
         ),
     ]);
     let prometheus = Prometheus::start(&[server.http()]).await;
-    let load = tokio::spawn(load(server.http(), server.grpc_url()));
-    // While Redis is there, checks wait for it, and denials are remembered.
+    let load = tokio::spawn(send_requests(server.http(), server.grpc_url()));
+    // While Redis is up, checks wait for it, and denials are remembered.
     prometheus
-        .until_it_has("rate(rate_limit_check_duration_seconds_sum[1h]) > 0")
+        .wait_for_result("rate(rate_limit_check_duration_seconds_sum[1h]) > 0")
         .await;
     prometheus
-        .until_it_has("rate(rate_limit_denial_memory_hits_total[1h]) > 0")
+        .wait_for_result("rate(rate_limit_denial_memory_hits_total[1h]) > 0")
         .await;
     redis.kill();
     prometheus
-        .until_it_has("rate(rate_limit_evictions_total[1h]) > 0")
+        .wait_for_result("rate(rate_limit_evictions_total[1h]) > 0")
         .await;
     prometheus
-        .until_it_has("rate(rate_limit_degraded_total[1h]) > 0")
+        .wait_for_result("rate(rate_limit_degraded_total[1h]) > 0")
         .await;
 
     let expressions = dashboard_expressions();
     assert!(expressions.len() >= 14, "{}", expressions.len());
     for expression in &expressions {
-        prometheus.until_it_has(expression).await;
+        prometheus.wait_for_result(expression).await;
     }
-    // The dashboard chooses replicas by a metric that each of them has from the start.
+    // The dashboard lists the servers by a metric that each server has from the start.
     let dashboard = read("chart/files/dashboard.json");
     let (_, query) = dashboard.split_once("label_values(").unwrap();
     let (metric, _) = query.split_once(',').unwrap();
-    let idle = Replica::start(&[]);
+    let idle = Server::start(&[]);
     let metrics = get(idle.http(), "/metrics").await.into_body();
     assert!(metrics.contains(metric), "{metric}: {metrics}");
-    // The tests of the alerts use labels that series really have.
+    // The series in the alerts' tests have labels that real series have.
     for series in tested_series() {
-        let (metric, labels) = taken_apart(&series);
+        let (metric, labels) = parse_selector(&series);
         let labels = labels.iter().map(|(label, _)| format!("{label}!=\"\""));
         let labels = labels.collect::<Vec<_>>().join(", ");
         prometheus
-            .until_it_has(&format!("{metric}{{{labels}}}"))
+            .wait_for_result(&format!("{metric}{{{labels}}}"))
             .await;
     }
-    // An alert has no result while it does not fire, but its selectors have.
+    // An alert that does not fire has no result, so its selectors are evaluated one by one.
     for alert in alerts() {
         let expression = alert["expr"].as_str().unwrap();
         prometheus.count(expression).await;
         let selectors = selectors(expression);
         assert!(!selectors.is_empty(), "{expression}");
         for selector in selectors {
-            prometheus.until_it_has(selector).await;
+            prometheus.wait_for_result(selector).await;
         }
     }
-    // Prometheus evaluates all rules, and one of them sees that Redis is gone.
+    // Prometheus evaluates all rules, and the alert about the open circuit breaker is pending or
+    // firing.
     let wait = Wait::until("Prometheus has evaluated all rules, and sees the open breaker");
     loop {
         let rules = prometheus.rules().await;
@@ -465,6 +444,6 @@ async fn every_expression_has_a_result() {
         }
         wait.sleep().await;
     }
-    assert!(!load.is_finished(), "every question was answered");
+    assert!(!load.is_finished(), "every request got a response");
     load.abort();
 }

@@ -4,18 +4,18 @@ use serde_json::Value;
 
 use super::tools::{path, run, tool, yaml};
 
-/// Rendered objects, and their text.
+/// Kubernetes objects, as JSON values and as the rendered YAML.
 pub(super) struct Objects {
     pub(super) text: String,
     pub(super) all: Vec<Value>,
 }
 
-/// The objects of the kustomization.
+/// Renders the kustomization.
 pub(super) fn kustomization() -> Objects {
     Objects::new(run(tool("kubectl").arg("kustomize").arg(path("kustomize"))))
 }
 
-/// The objects of the chart, released as `tollgate`, with these values.
+/// Renders the chart, released as `tollgate`, with these values, such as `replicas=5`.
 pub(super) fn chart(values: &[&str]) -> Objects {
     let mut helm = tool("helm");
     helm.args(["template", "tollgate"]).arg(path("chart"));
@@ -31,28 +31,28 @@ impl Objects {
         Self { text, all }
     }
 
+    /// Returns the objects of a kind, such as `Deployment`.
     pub(super) fn of_kind(&self, kind: &str) -> impl Iterator<Item = &Value> {
         self.all.iter().filter(move |object| object["kind"] == kind)
     }
 
-    /// The object with this name, to which Kustomize may have added a hash.
+    /// Returns the object with this name, to which Kustomize may have added a hash.
     pub(super) fn find(&self, kind: &str, name: &str) -> &Value {
         let mut objects = self.of_kind(kind);
         let found = objects.find(|object| {
-            let rest = object["metadata"]["name"]
-                .as_str()
-                .and_then(|it| it.strip_prefix(name));
-            rest.is_some_and(|rest| rest.is_empty() || is_hash(rest))
+            let full_name = object["metadata"]["name"].as_str();
+            let suffix = full_name.and_then(|full_name| full_name.strip_prefix(name));
+            suffix.is_some_and(|suffix| suffix.is_empty() || is_hash(suffix))
         });
-        found.unwrap_or_else(|| panic!("there is a {kind} {name}"))
+        found.unwrap_or_else(|| panic!("no {kind} {name}"))
     }
 
-    /// The pod of the servers.
+    /// Returns the specification of the servers' pods.
     pub(super) fn server(&self) -> &Value {
         &self.find("Deployment", "tollgate")["spec"]["template"]["spec"]
     }
 
-    /// The pod of the servers, and the pod of Redis.
+    /// Returns the specifications of the servers' pods and of Redis's pod.
     pub(super) fn pods(&self) -> [&Value; 2] {
         let redis = self.find("StatefulSet", "tollgate-redis");
         [self.server(), &redis["spec"]["template"]["spec"]]

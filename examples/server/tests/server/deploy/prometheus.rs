@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::Stdio;
 
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
@@ -10,19 +10,21 @@ use tempfile::TempDir;
 
 use super::tools::{document, path, program};
 use crate::support::Wait;
-use crate::support::client::{get, json, try_get};
-use crate::support::servers::Port;
+use crate::support::http::{get, json_body, try_get};
+use crate::support::process::Process;
+use crate::support::redis_servers::Port;
 
-/// A Prometheus; killed when dropped.
+/// A running Prometheus. Dropping it kills the process.
 pub(super) struct Prometheus {
-    process: Child,
+    /// Before the directory, so that it is dropped first.
+    _process: Process,
     port: Port,
     _directory: TempDir,
 }
 
 impl Prometheus {
-    /// Starts a Prometheus that scrapes these servers. It has the deployed configuration, except for the
-    /// servers' addresses and the intervals.
+    /// Starts a Prometheus that scrapes these servers, with the deployed configuration except for
+    /// the addresses and the intervals.
     pub(super) async fn start(servers: &[SocketAddr]) -> Self {
         let mut configuration = document("compose/prometheus.yaml");
         configuration["global"] = json!({"scrape_interval": "1s", "evaluation_interval": "1s"});
@@ -38,7 +40,8 @@ impl Prometheus {
         fs::write(&file, configuration.to_string()).unwrap();
         let port = Port::reserve();
         let option = |name: &str, value: &str| format!("--{name}={value}");
-        let process = program("prometheus")
+        let mut command = program("prometheus");
+        command
             .arg(option("config.file", file.to_str().unwrap()))
             .arg(option(
                 "storage.tsdb.path",
@@ -50,18 +53,16 @@ impl Prometheus {
             ))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("Prometheus runs");
+            .stderr(Stdio::null());
         let prometheus = Self {
-            process,
+            _process: Process::spawn(&mut command),
             port,
             _directory: directory,
         };
         let wait = Wait::until("Prometheus is ready");
         while !try_get(prometheus.address(), "/-/ready")
             .await
-            .is_some_and(|answer| answer.status().is_success())
+            .is_some_and(|response| response.status().is_success())
         {
             wait.sleep().await;
         }
@@ -72,16 +73,17 @@ impl Prometheus {
         ([127, 0, 0, 1], self.port.number()).into()
     }
 
-    async fn ask(&self, path: &str) -> Value {
-        let answer = json(&get(self.address(), path).await);
-        assert_eq!(answer["status"], json!("success"), "{path}: {answer}");
-        answer["data"].clone()
+    /// Calls Prometheus's HTTP API, and returns the data of the response.
+    async fn call(&self, path: &str) -> Value {
+        let body = json_body(&get(self.address(), path).await);
+        assert_eq!(body["status"], json!("success"), "{path}: {body}");
+        body["data"].clone()
     }
 
-    /// The number of results of an expression, without NaN.
+    /// Returns the number of results of an expression that are not NaN.
     pub(super) async fn count(&self, expression: &str) -> usize {
         let query = utf8_percent_encode(expression, NON_ALPHANUMERIC);
-        let data = self.ask(&format!("/api/v1/query?query={query}")).await;
+        let data = self.call(&format!("/api/v1/query?query={query}")).await;
         let results = data["result"].as_array().unwrap().iter();
         results
             .filter(|result| result["value"][1] != json!("NaN"))
@@ -89,26 +91,18 @@ impl Prometheus {
     }
 
     /// Waits until an expression has a result.
-    pub(super) async fn until_it_has(&self, expression: &str) {
+    pub(super) async fn wait_for_result(&self, expression: &str) {
         let wait = Wait::until(format!("{expression} has a result"));
         while self.count(expression).await == 0 {
             wait.sleep().await;
         }
     }
 
-    /// All rules, with their states.
+    /// Returns all alerting rules with their states.
     pub(super) async fn rules(&self) -> Vec<Value> {
-        let data = self.ask("/api/v1/rules").await;
+        let data = self.call("/api/v1/rules").await;
         let groups = data["groups"].as_array().unwrap().iter();
         let rules = groups.flat_map(|group| group["rules"].as_array().unwrap().clone());
         rules.collect()
-    }
-}
-
-impl Drop for Prometheus {
-    fn drop(&mut self) {
-        // The process may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }

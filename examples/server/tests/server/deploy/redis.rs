@@ -1,19 +1,18 @@
-//! The deployed Redis: its users have the listed rights, which are enough, and its configuration is valid.
+//! The deployed Redis: its configuration is valid, and the server's user has exactly the listed
+//! rights, which suffice.
 
 use hyper::Method;
 use serde_json::{Value, json};
 
 use super::objects::{chart, kustomization};
 use super::tools::read;
-use crate::support::client::{check, get, json};
-use crate::support::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
-use crate::support::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::Entry;
-use crate::support::protocol::envoy::service::ratelimit::v3::RateLimitRequest;
-use crate::support::protocol::envoy::service::ratelimit::v3::rate_limit_service_client::RateLimitServiceClient;
-use crate::support::servers::rights::{assert_none_denied, create_user, rights, user_url};
-use crate::support::{Replica, Server, call};
+use crate::support::admin::{self, TOKEN};
+use crate::support::grpc::{self, descriptor, envoy_request};
+use crate::support::http::{check, get, json_body};
+use crate::support::redis_servers::rights::{assert_none_denied, create_user, rights, user_url};
+use crate::support::{Redis, Server};
 
-/// The users of a Redis's command line, each with the words of its rule.
+/// Returns the words of each `--user` option in a command line of Redis.
 fn users(command_line: &Value) -> Vec<Vec<&str>> {
     let words = command_line.as_array().unwrap().iter();
     let words: Vec<_> = words.filter_map(Value::as_str).collect();
@@ -22,7 +21,7 @@ fn users(command_line: &Value) -> Vec<Vec<&str>> {
 }
 
 #[test]
-fn deployed_rights_are_the_listed_ones() {
+fn deployed_rights_are_the_listed_rights() {
     let compose = super::compose::read_by_compose();
     let [kustomization, chart] = [kustomization(), chart(&[])];
     let [kustomization, chart] = [&kustomization, &chart].map(|objects| {
@@ -35,107 +34,89 @@ fn deployed_rights_are_the_listed_ones() {
         chart,
     ] {
         let [default, tollgate] = &users(command_line)[..] else {
-            panic!("two users: {command_line}");
+            panic!("not two users: {command_line}");
         };
         assert_eq!(default[..], ["default", "reset", "on", "nopass", "+ping"]);
-        let [name, reset, on, password, keys, has @ ..] = &tollgate[..] else {
-            panic!("a user with rights: {tollgate:?}");
+        let [name, reset, on, password, keys, commands @ ..] = &tollgate[..] else {
+            panic!("a user without rights: {tollgate:?}");
         };
         let user = [*name, *reset, *on, *keys];
         assert_eq!(user, ["tollgate", "reset", "on", "~tollgate:*"]);
         assert!(password.starts_with('>'), "{password}");
-        assert_eq!(*has, rights(&["counts", "limits"]));
+        assert_eq!(*commands, rights(&["counts", "limits"]));
     }
     let readme = include_str!("../../../README.md");
     let limits = format!("`{}`", rights(&["limits"]).join(" "));
-    assert!(readme.contains(&limits), "the README has {limits}");
+    assert!(
+        readme.contains(&limits),
+        "the README does not list {limits}"
+    );
 }
 
-/// Checks and peeks by HTTP, and as Envoy does.
-async fn use_limits(server: &Replica) {
+/// Makes checks and reads a status by HTTP, and makes requests as Envoy does.
+async fn use_every_front_end(server: &Server) {
     for allowed in [true, false] {
-        let answer = json(&check(server.http(), r#"{"key":"somebody"}"#).await);
-        assert_eq!(answer["allowed"], json!(allowed), "{answer}");
-        assert_eq!(answer["degraded"], json!(false), "{answer}");
+        let decision = json_body(&check(server.http(), r#"{"key":"a"}"#).await);
+        assert_eq!(decision["allowed"], json!(allowed), "{decision}");
+        assert_eq!(decision["degraded"], json!(false), "{decision}");
     }
-    let status = json(&get(server.http(), "/status/somebody").await);
+    let status = json_body(&get(server.http(), "/status/a").await);
     assert_eq!(status["degraded"], json!(false));
-    let mut envoy = RateLimitServiceClient::connect(server.grpc_url())
-        .await
-        .unwrap();
+    let mut client = grpc::connect_envoy(server.grpc_url()).await;
     for hits in [1, 9, 0] {
-        let entry = Entry {
-            key: "all".to_owned(),
-            value: String::new(),
-        };
-        let descriptor = RateLimitDescriptor {
-            entries: vec![entry],
-            hits_addend: Some(hits),
-            ..Default::default()
-        };
-        let request = RateLimitRequest {
-            domain: "edge".to_owned(),
-            descriptors: vec![descriptor],
-            ..Default::default()
-        };
-        envoy.should_rate_limit(request).await.unwrap();
+        let mut descriptor = descriptor(&[("all", "")]);
+        descriptor.hits_addend = Some(hits);
+        let request = envoy_request("edge", [descriptor]);
+        client.should_rate_limit(request).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn listed_rights_are_enough_for_the_server() {
+async fn listed_rights_suffice_for_the_server() {
     for (database, purposes) in [
         ("", &["counts", "limits"][..]),
         ("/3", &["counts", "limits", "database"]),
     ] {
-        let redis = Server::start().await;
+        let redis = Redis::start().await;
         create_user(&redis, purposes).await;
         let url = format!("{}{database}", user_url(&redis));
-        let server = Replica::start(&[
+        let server = Server::start(&[
             ("STORE__URL", &*url),
-            // Enough for a busy machine, so that no check is degraded.
+            // Long enough that no check is degraded on a busy machine.
             ("STORE__DEADLINE", "15s"),
             (
                 "LIMITS__SEVERAL",
                 r#"{ burst = "5/1d", daily = "sliding 1/1d" }"#,
             ),
             ("DEFAULT__LIMIT", "several"),
-            ("ADMIN__TOKENS__OPERATOR", "token-of-the-operator"),
+            ("ADMIN__TOKENS__OPERATOR", TOKEN),
             (
                 "ENVOY__DOMAINS",
                 r#"[{ domain = "edge", descriptors = [{ key = "all", rate_limit = { unit = "year", requests_per_unit = 5 } }] }]"#,
             ),
         ]);
-        use_limits(&server).await;
-        let headers = [
-            ("authorization", "Bearer token-of-the-operator"),
-            ("content-type", "application/json"),
-        ];
-        let limit = "/limits/keys/default/somebody";
+        use_every_front_end(&server).await;
+        let limit = "/limits/keys/default/a";
         let calls = [
             (Method::PUT, limit, r#"{"limits":"9/1d"}"#, true),
             (Method::PUT, limit, r#"{"limits":"1/1d"}"#, true),
             (Method::GET, limit, "", true),
             (Method::GET, "/limits", "", true),
-            (Method::POST, "/reset", r#"{"key":"somebody"}"#, true),
+            (Method::POST, "/reset", r#"{"key":"a"}"#, true),
             (Method::DELETE, limit, "", true),
             (Method::GET, limit, "", false),
             (Method::DELETE, limit, "", false),
         ];
         for (method, path, body, succeeds) in calls {
-            let answer = call(method, server.admin(), path, &headers, body).await;
-            assert_eq!(answer.status().is_success(), succeeds, "{answer:?}");
+            let response = admin::call(&server, method, path, &[], body).await;
+            assert_eq!(response.status().is_success(), succeeds, "{response:?}");
         }
+        // The server must load its scripts again.
         redis.command(&["SCRIPT", "FLUSH"]).await;
-        let reset = call(
-            Method::POST,
-            server.admin(),
-            "/reset",
-            &headers,
-            r#"{"key":"somebody"}"#,
-        );
-        assert!(reset.await.status().is_success());
-        use_limits(&server).await;
+        let reset = r#"{"key":"a"}"#;
+        let response = admin::call(&server, Method::POST, "/reset", &[], reset).await;
+        assert!(response.status().is_success(), "{response:?}");
+        use_every_front_end(&server).await;
         assert_none_denied(&redis).await;
     }
 }
@@ -148,13 +129,13 @@ async fn redis_configuration_is_valid() {
     let mut options = Vec::new();
     for line in lines.clone() {
         let (name, value) = line.split_once(' ').unwrap();
-        // A directory of the container.
+        // The directory exists only in the container.
         if name != "dir" {
             options.extend([format!("--{name}"), value.to_owned()]);
         }
     }
     let options: Vec<_> = options.iter().map(String::as_str).collect();
-    let redis = Server::start_with(&options).await;
+    let redis = Redis::start_with(&options).await;
     for (name, value) in [("maxmemory-policy", "volatile-ttl"), ("appendonly", "yes")] {
         assert!(lines.clone().any(|line| line == format!("{name} {value}")));
         let set: Vec<String> = redis.query(&["CONFIG", "GET", name]).await;

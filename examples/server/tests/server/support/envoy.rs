@@ -4,24 +4,26 @@
 mod program;
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Wait, client};
+use super::process::Process;
+use super::{Wait, http};
 
-/// An Envoy with one listener; killed when dropped.
+/// A running Envoy with one listener. Dropping it kills the process.
 pub(crate) struct Envoy {
-    process: Child,
+    /// Before the directory, so that it is dropped first.
+    process: Process,
     address: SocketAddr,
     directory: TempDir,
 }
 
 impl Envoy {
-    /// Starts it with this configuration, to which its administration is added.
+    /// Starts Envoy with this configuration, which has no admin interface of its own.
     pub(crate) async fn start(configuration: &str) -> Self {
         let directory = TempDir::with_prefix("tollgate-envoy-").unwrap();
         let path = |name: &str| directory.path().join(name);
@@ -29,26 +31,26 @@ impl Envoy {
         let admin = "admin: {address: {socket_address: {address: 127.0.0.1, port_value: 0}}}\n";
         fs::write(&file, [admin, configuration].concat()).unwrap();
         let log = fs::File::create(path("log")).unwrap();
-        let mut process = Command::new(program::program())
+        let mut command = Command::new(program::program());
+        command
             .arg("--config-path")
             .arg(&file)
             .arg("--admin-address-path")
             .arg(path("admin"))
-            // Else two of them on a machine take each other for their own past.
+            // Otherwise two Envoys on a machine take each other for their own predecessor.
             .arg("--disable-hot-restart")
             .args(["--concurrency", "1", "--log-level", "warning"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("Envoy runs");
+            .stderr(log);
+        let mut process = Process::spawn(&mut command);
         let wait = Wait::until("Envoy listens");
         let address = loop {
-            if let Some(status) = process.try_wait().unwrap() {
+            if let Some(status) = process.0.try_wait().unwrap() {
                 let log = fs::read_to_string(path("log")).unwrap_or_default();
-                panic!("Envoy ended with {status}:\n{log}");
+                panic!("Envoy exited with {status}:\n{log}");
             }
-            if let Some(address) = listener(&path("admin")).await {
+            if let Some(address) = listener_address(&path("admin")).await {
                 break address;
             }
             wait.sleep().await;
@@ -60,39 +62,24 @@ impl Envoy {
         }
     }
 
-    /// Where it takes requests.
+    /// Returns the address of the listener.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 }
 
-/// Where it listens, if it does yet.
-async fn listener(admin: &Path) -> Option<SocketAddr> {
-    let admin: SocketAddr = fs::read_to_string(admin).ok()?.trim().parse().ok()?;
-    let ready = client::try_get(admin, "/ready").await?;
+/// Asks Envoy's admin interface for the address of the listener. Returns `None` while Envoy is not
+/// ready. Envoy writes the address of the admin interface into the file.
+async fn listener_address(admin_file: &Path) -> Option<SocketAddr> {
+    let admin: SocketAddr = fs::read_to_string(admin_file).ok()?.trim().parse().ok()?;
+    let ready = http::try_get(admin, "/ready").await?;
     if !ready.status().is_success() {
         return None;
     }
-    let listeners = client::try_get(admin, "/listeners?format=json").await?;
+    let listeners = http::try_get(admin, "/listeners?format=json").await?;
     let listeners: Value = serde_json::from_str(listeners.body()).ok()?;
     let address = &listeners["listener_statuses"][0]["local_address"]["socket_address"];
+    let ip: IpAddr = address["address"].as_str()?.parse().ok()?;
     let port = u16::try_from(address["port_value"].as_u64()?).ok()?;
-    Some(
-        (
-            address["address"]
-                .as_str()?
-                .parse::<std::net::IpAddr>()
-                .ok()?,
-            port,
-        )
-            .into(),
-    )
-}
-
-impl Drop for Envoy {
-    fn drop(&mut self) {
-        // It may have ended already.
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+    Some((ip, port).into())
 }

@@ -1,5 +1,5 @@
-//! The limiters that count in the process, each by the quickest way it has to ask it, and with a
-//! table made for as many identities as will come.
+//! The limiters that count in the process. Each is called in its fastest way, and has a table for
+//! the number of identities of the contest.
 
 use std::hash::Hash;
 use std::net::IpAddr;
@@ -10,27 +10,29 @@ use governor::{DefaultKeyedRateLimiter, RateLimiter};
 use rate_net::Eviction;
 use tollgate::{Check, Checked, Identity, Limiter, Limits, LocalStore, Outcome, Store};
 
-use crate::allowance::Allowance;
+use crate::token_bucket::TokenBucket;
 
-/// Asked whether a client is allowed one more request.
-pub(crate) trait Keyed<Client>: Sync {
-    /// What stands for a client, made before it is needed.
+/// A limiter that counts in the process.
+pub(crate) trait LocalLimiter<Client>: Sync {
+    /// The key of a client, which is made before the timed checks.
     type Key: Sync;
 
     fn key(client: &Client) -> Self::Key;
 
+    /// Makes a limiter with room for this number of identities.
     fn for_identities(identities: usize) -> Self;
 
+    /// Makes a check, and returns whether it was allowed.
     fn allows(&self, key: &Self::Key) -> bool;
 }
 
-/// The store in the process, by the trait that any store has: its verdict.
+/// tollgate's `LocalStore`, called through the trait `Store`. A check returns a verdict.
 pub(crate) struct TollgateVerdict {
     store: LocalStore,
     limits: Limits,
 }
 
-impl<Client: Identify> Keyed<Client> for TollgateVerdict {
+impl<Client: Identify> LocalLimiter<Client> for TollgateVerdict {
     type Key = Identity;
 
     fn key(client: &Client) -> Identity {
@@ -40,25 +42,26 @@ impl<Client: Identify> Keyed<Client> for TollgateVerdict {
     fn for_identities(identities: usize) -> Self {
         Self {
             store: LocalStore::with_capacity(identities.max(DEFAULT_CAPACITY)),
-            limits: Allowance::ENOUGH.tollgate(),
+            limits: TokenBucket::INEXHAUSTIBLE.tollgate(),
         }
     }
 
     fn allows(&self, identity: &Identity) -> bool {
         match self.store.check(&Check::new(identity, &self.limits)) {
             Outcome::Ready(Ok(verdict)) => verdict.is_allowed(),
-            other => panic!("a local store does not answer {other:?}"),
+            other => panic!("not a verdict of a local store: {other:?}"),
         }
     }
 }
 
-/// The limiter upon that store: all that a client is told, and the metrics, which nobody records.
+/// tollgate's `Limiter` with a `LocalStore`. A check returns a decision with all that a client is
+/// told. The limiter also updates metrics, for which no recorder is installed.
 pub(crate) struct TollgateDecision {
     limiter: Limiter,
     limits: Limits,
 }
 
-impl<Client: Identify> Keyed<Client> for TollgateDecision {
+impl<Client: Identify> LocalLimiter<Client> for TollgateDecision {
     type Key = Identity;
 
     fn key(client: &Client) -> Identity {
@@ -68,7 +71,7 @@ impl<Client: Identify> Keyed<Client> for TollgateDecision {
     fn for_identities(identities: usize) -> Self {
         Self {
             limiter: LocalStore::with_capacity(identities.max(DEFAULT_CAPACITY)).into(),
-            limits: Allowance::ENOUGH.tollgate(),
+            limits: TokenBucket::INEXHAUSTIBLE.tollgate(),
         }
     }
 
@@ -78,14 +81,15 @@ impl<Client: Identify> Keyed<Client> for TollgateDecision {
                 std::hint::black_box((decision.remaining(), decision.reset_after()));
                 decision.is_allowed()
             }
-            Checked::Pending(_) => panic!("a local store does not wait"),
+            Checked::Pending(_) => panic!("a check of a local store is pending"),
         }
     }
 }
 
-/// What [`LocalStore::new`] has room for.
+/// The capacity of [`LocalStore::new`].
 const DEFAULT_CAPACITY: usize = 100_000;
 
+/// A client that has an identity for tollgate.
 pub(crate) trait Identify {
     fn identity(&self) -> Identity;
 }
@@ -102,10 +106,10 @@ impl Identify for String {
     }
 }
 
-/// Its default store, made large enough, and its default clock.
+/// governor with its default store and its default clock.
 pub(crate) struct Governor<K: Hash + Eq + Clone>(DefaultKeyedRateLimiter<K>);
 
-impl<Client: Hash + Eq + Clone + Send + Sync> Keyed<Client> for Governor<Client> {
+impl<Client: Hash + Eq + Clone + Send + Sync> LocalLimiter<Client> for Governor<Client> {
     type Key = Client;
 
     fn key(client: &Client) -> Client {
@@ -114,7 +118,7 @@ impl<Client: Hash + Eq + Clone + Send + Sync> Keyed<Client> for Governor<Client>
 
     fn for_identities(identities: usize) -> Self {
         let state = DashMapStateStore::with_capacity(identities);
-        let quota = Allowance::ENOUGH.governor();
+        let quota = TokenBucket::INEXHAUSTIBLE.governor();
         Self(RateLimiter::new(quota, state, DefaultClock::default()))
     }
 
@@ -123,21 +127,21 @@ impl<Client: Hash + Eq + Clone + Send + Sync> Keyed<Client> for Governor<Client>
     }
 }
 
-/// Its default clock, and the headroom that it advises: half as much again.
+/// rate-net with its default clock, and a capacity of 1.5 times the identities, as it advises.
 pub(crate) struct RateNet(rate_net::RateLimiter);
 
 impl RateNet {
     fn new(identities: usize) -> Self {
         let capacity = (identities + identities / 2).max(rate_net::DEFAULT_MAX_KEYS);
-        let limiter = Allowance::ENOUGH
+        let limiter = TokenBucket::INEXHAUSTIBLE
             .rate_net()
             .eviction(Eviction::capacity(capacity))
             .try_build();
-        Self(limiter.expect("the numbers are good"))
+        Self(limiter.expect("a valid configuration"))
     }
 }
 
-impl Keyed<String> for RateNet {
+impl LocalLimiter<String> for RateNet {
     type Key = String;
 
     fn key(client: &String) -> String {
@@ -153,7 +157,7 @@ impl Keyed<String> for RateNet {
     }
 }
 
-impl Keyed<IpAddr> for RateNet {
+impl LocalLimiter<IpAddr> for RateNet {
     type Key = IpAddr;
 
     fn key(client: &IpAddr) -> IpAddr {

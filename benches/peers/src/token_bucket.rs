@@ -1,38 +1,38 @@
-//! One quota, in the words of each crate.
+//! One quota, as each crate configures it.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use tollgate::{Limits, Quota};
 
-/// A token bucket: `burst` at once, and one more each `interval`.
+/// A token bucket that starts with `burst` tokens and gets one more in each `interval`.
 #[derive(Clone, Copy)]
-pub(crate) struct Allowance {
+pub(crate) struct TokenBucket {
     interval: Duration,
     burst: u32,
 }
 
-impl Allowance {
-    /// More than is ever asked for. The bucket fills so slowly that whoever has once been counted
-    /// has to be remembered while this runs: nobody's count runs out.
-    pub(crate) const ENOUGH: Self = Self {
+impl TokenBucket {
+    /// A bucket that is never empty here. It refills so slowly that no limiter may drop an entry
+    /// while the program runs.
+    pub(crate) const INEXHAUSTIBLE: Self = Self {
         interval: Duration::from_secs(1),
         burst: 300_000_000,
     };
 
-    /// More than a client asks for here, in numbers of as many digits as headers usually say.
+    /// A bucket that no client empties here, whose numbers are as long as in usual headers.
     pub(crate) const USUAL: Self = Self {
         interval: Duration::from_micros(100),
         burst: 1_000,
     };
 
-    /// One request, and no other while this runs.
+    /// A bucket that admits one request while the program runs.
     pub(crate) const ONE: Self = Self {
         interval: Duration::from_secs(86_400),
         burst: 1,
     };
 
-    /// As much as tower-rate-limit-redis can be told.
+    /// The largest burst of tower-rate-limit-redis, which has 16 bits for it.
     pub(crate) const SIXTEEN_BITS: Self = Self {
         interval: Duration::from_secs(60),
         burst: u16::MAX as u32,
@@ -45,9 +45,9 @@ impl Allowance {
     }
 
     pub(crate) fn governor(self) -> governor::Quota {
-        let burst = NonZeroU32::new(self.burst).expect("a burst is at least 1");
+        let burst = NonZeroU32::new(self.burst).expect("the burst is at least 1");
         governor::Quota::with_period(self.interval)
-            .expect("an interval is not zero")
+            .expect("the interval is not zero")
             .allow_burst(burst)
     }
 

@@ -1,5 +1,5 @@
-//! The limiters that count in Redis, and the least that could be one, each on a connection of its
-//! own.
+//! The limiters that count in Redis, and two baselines: the smallest script that could be a
+//! limiter, and PING. Each has its own connection.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -13,14 +13,16 @@ use tollgate::{Check, Identity, Limiter, Limits, RedisStore};
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_rate_limit_redis::KeyResolver;
 
-use crate::allowance::Allowance;
 use crate::layers;
+use crate::token_bucket::TokenBucket;
 
-/// Asks whether a client, by its place in a list, is allowed one more request.
-pub(crate) trait Ask: Clone + Send + 'static {
-    fn ask(&mut self, client: usize) -> impl Future<Output = bool> + Send;
+/// A limiter that counts in Redis.
+pub(crate) trait RedisLimiter: Clone + Send + 'static {
+    /// Makes a check of the client with this index, and returns whether it was allowed.
+    fn allows(&mut self, client: usize) -> impl Future<Output = bool> + Send;
 }
 
+/// tollgate's `Limiter` with a `RedisStore`.
 #[derive(Clone)]
 pub(crate) struct Tollgate {
     limiter: Limiter,
@@ -29,32 +31,32 @@ pub(crate) struct Tollgate {
 }
 
 impl Tollgate {
-    pub(crate) fn new(limiter: Limiter, allowance: Allowance, clients: &[String]) -> Self {
+    pub(crate) fn new(limiter: Limiter, bucket: TokenBucket, clients: &[String]) -> Self {
         Self {
             limiter,
-            limits: allowance.tollgate(),
+            limits: bucket.tollgate(),
             identities: clients.iter().map(|name| Identity::user(name)).collect(),
         }
     }
 }
 
-impl Ask for Tollgate {
-    async fn ask(&mut self, client: usize) -> bool {
+impl RedisLimiter for Tollgate {
+    async fn allows(&mut self, client: usize) -> bool {
         let check = Check::new(&self.identities[client], &self.limits);
         let decision = self.limiter.check(&check).await;
-        assert!(!decision.is_degraded(), "Redis is to decide");
+        assert!(!decision.is_degraded(), "Redis did not decide");
         decision.is_allowed()
     }
 }
 
-/// A limiter on Redis that leaves it time enough to decide everything itself.
-pub(crate) fn patient_limiter(url: &str) -> anyhow::Result<Limiter> {
+/// Returns a limiter whose deadline is so long that Redis makes every decision.
+pub(crate) fn tollgate_limiter(url: &str) -> anyhow::Result<Limiter> {
     let store = RedisStore::new(url)?;
     let limiter = Limiter::builder(store).deadline(Duration::from_secs(5));
     Ok(limiter.build())
 }
 
-/// tower-rate-limit-redis, which is a middleware only, around a service that does nothing.
+/// tower-rate-limit-redis, which is only a middleware, around a service that does nothing.
 #[derive(Clone)]
 pub(crate) struct Peer<S> {
     service: S,
@@ -63,12 +65,13 @@ pub(crate) struct Peer<S> {
 
 type Key = Arc<String>;
 
+/// Returns tower-rate-limit-redis with a key for each client.
 pub(crate) fn peer(
     connection: redis_0_32::aio::MultiplexedConnection,
-    allowance: Allowance,
+    bucket: TokenBucket,
     clients: &[String],
-) -> impl Ask {
-    let layer = layers::tower_rate_limit_redis(allowance, ByExtension, connection);
+) -> impl RedisLimiter {
+    let layer = layers::tower_rate_limit_redis(bucket, ByExtension, connection);
     let nothing = service_fn(|_: Request<()>| ready(Ok::<_, Infallible>(Response::new(()))));
     Peer {
         service: layer.layer(nothing),
@@ -76,21 +79,21 @@ pub(crate) fn peer(
     }
 }
 
-/// A connection of its client, as its example makes it.
-pub(crate) async fn connection_of_peer(
+/// Opens a connection for tower-rate-limit-redis, as its example does.
+pub(crate) async fn connect_peer(
     url: &str,
 ) -> anyhow::Result<redis_0_32::aio::MultiplexedConnection> {
     let client = redis_0_32::Client::open(url)?;
     Ok(client.get_multiplexed_async_connection().await?)
 }
 
-impl<S> Ask for Peer<S>
+impl<S> RedisLimiter for Peer<S>
 where
     S: Service<Request<()>, Response = Response<()>, Error = Infallible>,
     S: Clone + Send + 'static,
     S::Future: Send,
 {
-    async fn ask(&mut self, client: usize) -> bool {
+    async fn allows(&mut self, client: usize) -> bool {
         let mut request = Request::new(());
         request.extensions_mut().insert(self.keys[client].clone());
         let Ok(service) = self.service.ready().await;
@@ -98,12 +101,12 @@ where
         match response.status() {
             StatusCode::OK => true,
             StatusCode::TOO_MANY_REQUESTS => false,
-            other => panic!("tower-rate-limit-redis says {other}"),
+            other => panic!("tower-rate-limit-redis responded with {other}"),
         }
     }
 }
 
-/// The key as it was put there: nothing is to be read or written for it.
+/// Takes the key from the request's extensions, so that it costs no parsing and no formatting.
 #[derive(Clone)]
 struct ByExtension;
 
@@ -117,7 +120,7 @@ impl KeyResolver for ByExtension {
     }
 }
 
-/// One read and one write by a script, and nothing exact about it.
+/// A script with one read and one write, the smallest that could be a limiter.
 #[derive(Clone)]
 pub(crate) struct LeanScript {
     connection: MultiplexedConnection,
@@ -144,16 +147,17 @@ impl LeanScript {
     }
 }
 
-impl Ask for LeanScript {
-    async fn ask(&mut self, client: usize) -> bool {
+impl RedisLimiter for LeanScript {
+    async fn allows(&mut self, client: usize) -> bool {
         let mut command = cmd("EVALSHA");
         command.arg(&*self.hash).arg(1).arg(&self.keys[client]);
         command.arg(1_000_000).arg(60_000);
-        let answer = command.query_async(&mut self.connection).await;
-        answer.expect("Redis answers")
+        let reply = command.query_async(&mut self.connection).await;
+        reply.expect("a reply of Redis")
     }
 }
 
+/// The command PING, which allows every check.
 #[derive(Clone)]
 pub(crate) struct Ping(MultiplexedConnection);
 
@@ -163,14 +167,13 @@ impl Ping {
     }
 }
 
-impl Ask for Ping {
-    async fn ask(&mut self, _client: usize) -> bool {
-        let answer = cmd("PING").exec_async(&mut self.0).await;
-        answer.is_ok()
+impl RedisLimiter for Ping {
+    async fn allows(&mut self, _client: usize) -> bool {
+        cmd("PING").exec_async(&mut self.0).await.is_ok()
     }
 }
 
-/// Without a limit of time for an answer, as the peer's has none.
+/// Opens a connection without a response timeout, as that of tower-rate-limit-redis has none.
 async fn connect(url: &str) -> anyhow::Result<MultiplexedConnection> {
     let config = AsyncConnectionConfig::new().set_response_timeout(None);
     let client = Client::open(url)?;

@@ -1,6 +1,6 @@
-//! The clients of a server: as many connections as there are addresses, each with one request at a
-//! time. It is a process of its own, and does no more than it has to, since the server is what is
-//! to be measured.
+//! The clients of the HTTP part: 64 connections from different addresses, each with one request at
+//! a time. They run in a process of their own and do as little as possible, because the server is
+//! measured and not the clients.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
@@ -15,29 +15,30 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime;
 use tokio::task::LocalSet;
 
-use crate::latencies::{Latencies, Throughput};
+use crate::histogram::{Histogram, Throughput};
 
 const CONNECTIONS: u8 = 64;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
 
-/// Requests of so long are not counted.
+/// The time at the start in which requests are not counted.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// Has another process be the clients.
-pub(crate) fn put_on(server: SocketAddr, time: Duration) -> anyhow::Result<Throughput> {
+/// Runs the clients in a child process, and returns their throughput.
+pub(crate) fn measure(server: SocketAddr, time: Duration) -> anyhow::Result<Throughput> {
     let output = Command::new(env::current_exe()?)
-        .args(["--load", &server.to_string()])
+        .args(["--send-requests-to", &server.to_string()])
         .args(["--milliseconds", &time.as_millis().to_string()])
         .output()?;
     let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "the clients: {error}");
-    let said = str::from_utf8(&output.stdout)?;
-    let mut figures = said.split_whitespace().map(str::parse);
+    ensure!(output.status.success(), "the clients failed: {error}");
+    let mut figures = str::from_utf8(&output.stdout)?
+        .split_whitespace()
+        .map(str::parse);
     let mut figure = || {
         figures
             .next()
-            .context("the clients say less than they should")
+            .context("the clients printed less than three figures")
     };
     Ok(Throughput {
         per_second: figure()??,
@@ -46,7 +47,7 @@ pub(crate) fn put_on(server: SocketAddr, time: Duration) -> anyhow::Result<Throu
     })
 }
 
-/// Is the clients, and prints what came of it.
+/// Runs the clients, and prints their throughput as three figures.
 pub(crate) fn run(server: SocketAddr, time: Duration) -> anyhow::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
     let throughput = LocalSet::new().block_on(&runtime, async {
@@ -54,17 +55,19 @@ pub(crate) fn run(server: SocketAddr, time: Duration) -> anyhow::Result<()> {
         for client in 1..=CONNECTIONS {
             clients.push(connect(server, client).await?);
         }
-        let latencies = Rc::new(Latencies::new());
+        let histogram = Rc::new(Histogram::new());
         let start = Instant::now() + WARM_UP;
         let end = start + time;
         let clients: Vec<_> = clients
             .into_iter()
-            .map(|client| tokio::task::spawn_local(ask_on(client, start, end, latencies.clone())))
+            .map(|client| {
+                tokio::task::spawn_local(send_requests(client, start, end, histogram.clone()))
+            })
             .collect();
         for client in clients {
             client.await??;
         }
-        anyhow::Ok(latencies.over(time))
+        anyhow::Ok(histogram.throughput(time))
     })?;
     let Throughput {
         per_second,
@@ -75,7 +78,7 @@ pub(crate) fn run(server: SocketAddr, time: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Connects from an address of its own, so that the server meets as many clients.
+/// Connects from a loopback address of its own, so that each connection is another client.
 async fn connect(server: SocketAddr, client: u8) -> anyhow::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((Ipv4Addr::new(127, 0, 0, 1 + client), 0).into())?;
@@ -84,33 +87,34 @@ async fn connect(server: SocketAddr, client: u8) -> anyhow::Result<TcpStream> {
     Ok(stream)
 }
 
-async fn ask_on(
+/// Sends one request after another until `end`, and records the latencies from `start` on.
+async fn send_requests(
     mut stream: TcpStream,
     start: Instant,
     end: Instant,
-    latencies: Rc<Latencies>,
+    histogram: Rc<Histogram>,
 ) -> anyhow::Result<()> {
     let mut buffer = [0; 4_096];
-    let mut asked = Instant::now();
-    while asked < end {
+    let mut sent = Instant::now();
+    while sent < end {
         stream.write_all(REQUEST).await?;
         let mut length = 0;
-        while !is_whole(&buffer[..length])? {
+        while !is_complete(&buffer[..length])? {
             let read = stream.read(&mut buffer[length..]).await?;
             ensure!(read > 0, "the server has closed a connection");
             length += read;
         }
-        let answered = Instant::now();
-        if (start..end).contains(&answered) {
-            latencies.note(answered - asked);
+        let received = Instant::now();
+        if (start..end).contains(&received) {
+            histogram.record(received - sent);
         }
-        asked = answered;
+        sent = received;
     }
     Ok(())
 }
 
-/// Whether what was read is a response, of which there is one at a time.
-fn is_whole(read: &[u8]) -> anyhow::Result<bool> {
+/// Whether the bytes are a complete response. Fails if the response is not 200.
+fn is_complete(read: &[u8]) -> anyhow::Result<bool> {
     let Some(head) = memmem::find(read, b"\r\n\r\n") else {
         return Ok(false);
     };
@@ -130,11 +134,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_response_is_whole_with_its_body() {
+    fn response_is_complete_with_its_last_byte() {
         let response = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\ndate: now\r\n\r\nhello";
-        let whole = |length| is_whole(&response[..length]).expect("it is a good response");
-        assert!(whole(response.len()));
-        assert!((0..response.len()).all(|length| !whole(length)));
-        assert!(is_whole(b"HTTP/1.1 429 Too Many Requests\r\n\r\n").is_err());
+        let complete = |length| is_complete(&response[..length]).expect("a valid response");
+        assert!(complete(response.len()));
+        assert!((0..response.len()).all(|length| !complete(length)));
+        assert!(is_complete(b"HTTP/1.1 429 Too Many Requests\r\n\r\n").is_err());
     }
 }
