@@ -7,7 +7,8 @@
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use tollgate::bench::RedisSteps;
-use tollgate::{Check, Identity, Limits, OwnedCheck, Policy, Quota};
+use tollgate::store::OwnedCheck;
+use tollgate::{Check, Identity, Limits, Policy, Quota};
 
 /// The numbers of checks in a batch, which share a round trip.
 const SIZES: [usize; 3] = [1, 16, 128];

@@ -19,9 +19,10 @@ use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, Version};
 use http_body_util::Empty;
+use tollgate::store::State;
 use tollgate::{
     Check, ClientIp, Identify, Identity, Limiter, Limits, LocalStore, PeerAddr, Policy, Quota,
-    RateLimitLayer, ResponseHeaders, State, Store, UserId, UserOrIp,
+    RateLimitLayer, ResponseHeaders, Store, UserId, UserOrIp,
 };
 use tower::{Layer, Service, service_fn};
 

@@ -21,9 +21,9 @@ use redis_limiter::{
 use servers::{Proxy, Server, Wait};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tollgate::store::OwnedCheck;
 use tollgate::{
-    Check, FailureStrategy, Identity, Limiter, Limits, OwnedCheck, Quota, RedisStore, Store,
-    StoreErrorKind,
+    Check, FailureStrategy, Identity, Limiter, Limits, Quota, RedisStore, Store, StoreErrorKind,
 };
 
 /// How a check is given up, and whether the store and its connection are dropped too.

@@ -13,10 +13,8 @@ use futures_util::future::join_all;
 use futures_util::poll;
 use servers::{Proxy, Server, Wait};
 use std::future::IntoFuture;
-use tollgate::{
-    Check, Identity, Limiter, Limits, Outcome, OwnedCheck, Quota, RedisStore, Store,
-    StoreErrorKind, Verdict,
-};
+use tollgate::store::{Outcome, OwnedCheck, Verdict};
+use tollgate::{Check, Identity, Limiter, Limits, Quota, RedisStore, Store, StoreErrorKind};
 
 const DAY: Duration = Duration::from_secs(86_400);
 

@@ -15,7 +15,7 @@ use futures_util::future::join_all;
 use servers::{Cluster, Server};
 use tokio::task::JoinSet;
 use tokio::time::sleep;
-use tollgate::test_util::conformance;
+use tollgate::store::conformance;
 use tollgate::{Check, Identity, Limits, Policy, Quota, RedisStore, Store, StoreErrorKind};
 
 use support::{DAY, LIMIT, LONG_DEADLINE, QUOTA, User, closed_limiter, names_in_slots};

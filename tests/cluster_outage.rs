@@ -15,7 +15,8 @@ use load::Load;
 use servers::{Cluster, Proxy, Server, Wait};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
-use tollgate::{Check, Limiter, Limits, Outcome, RedisStore, Store};
+use tollgate::store::Outcome;
+use tollgate::{Check, Limiter, Limits, RedisStore, Store};
 
 use support::{
     LONG_DEADLINE, QUOTA, SHORT_DEADLINE, User, closed_limiter, names_in_slots, wait_for_replica,

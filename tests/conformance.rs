@@ -1,7 +1,8 @@
 //! The stores of the crate pass the conformance suite that `tollgate` offers to other stores.
 
 use tollgate::LocalStore;
-use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore, conformance};
+use tollgate::store::conformance;
+use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn local_store_conforms() {

@@ -4,8 +4,9 @@
 #[path = "support/vectors.rs"]
 mod vectors;
 
+use tollgate::store::{State, Verdict};
 use tollgate::test_util::ManualClock;
-use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota, State, Verdict};
+use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota};
 
 #[test]
 fn step_follows_every_vector() {

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tollgate::{Algorithm, Quota, State};
+use tollgate::store::State;
+use tollgate::{Algorithm, Quota};
 
 const NOW: u64 = 1_700_000_000_000_000;
 

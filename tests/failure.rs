@@ -181,12 +181,12 @@ async fn open_unlimited_counts_nothing_and_closed_sets_retry_after() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn fallback_share_divides_the_limit_among_replicas() {
+async fn fallback_replicas_divides_the_limit_among_replicas() {
     for (limit, replicas, each) in [(100, 4, 25), (10, 3, 3), (2, 10, 1), (1, 1, 1)] {
         let store = ProgrammableStore::new();
         store.behave(DOWN);
         let share = NonZeroU32::new(replicas).unwrap();
-        let limiter = Limiter::builder(store).fallback_share(share).build();
+        let limiter = Limiter::builder(store).fallback_replicas(share).build();
         let limits = Quota::per_day(limit).into();
         let first = check(&limiter, &limits).await;
         assert_eq!(first.remaining(), each - 1, "{limit} over {replicas}");
@@ -272,7 +272,7 @@ async fn remaining_of_a_share_is_what_is_admitted() {
         let store = ProgrammableStore::new();
         store.behave(DOWN);
         let share = NonZeroU32::new(replicas).unwrap();
-        let limiter = Limiter::builder(store).fallback_share(share).build();
+        let limiter = Limiter::builder(store).fallback_replicas(share).build();
         let (alice, limits) = (alice(), Limits::from(Quota::per_day(limit)));
         let check = Check::new(&alice, &limits);
         for _ in 0..limit + 1 {

@@ -7,7 +7,8 @@ mod servers;
 use std::time::Duration;
 
 use servers::Server;
-use tollgate::{Check, Identity, Limits, Outcome, Policy, Quota, RedisStore, Scope, Store};
+use tollgate::store::Outcome;
+use tollgate::{Check, Identity, Limits, Policy, Quota, RedisStore, Scope, Store};
 
 const DAY: Duration = Duration::from_secs(86_400);
 

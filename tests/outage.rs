@@ -20,9 +20,10 @@ use support::{header, request, send};
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tollgate::store::OwnedCheck;
 use tollgate::{
-    Check, FailureStrategy, Identity, Limiter, Limits, OwnedCheck, Quota, RateLimitLayer,
-    RedisStore, Store, StoreErrorKind,
+    Check, FailureStrategy, Identity, Limiter, Limits, Quota, RateLimitLayer, RedisStore, Store,
+    StoreErrorKind,
 };
 
 /// Sends a request of `alice`. Returns whether it was allowed, and whether the decision was

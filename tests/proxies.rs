@@ -12,7 +12,7 @@ use std::error::Error;
 use futures_util::future::join_all;
 use redis_proxy::RedisProxy;
 use servers::Server;
-use tollgate::test_util::conformance;
+use tollgate::store::conformance;
 use tollgate::{
     Check, Identity, Limits, Policy, Quota, RedisStore, Store, StoreError, StoreErrorKind,
 };

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use tollgate::{Limits, MAX_POLICIES, Policy, Quota, Scope, State, Status};
+use tollgate::store::State;
+use tollgate::{Limits, MAX_POLICIES, Policy, Quota, Scope, Status};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -214,7 +214,7 @@ async fn peek_and_reset_use_the_fallback_during_outages() {
 async fn slow_reply_costs_one_request_whatever_the_share() {
     let store = ProgrammableStore::new();
     let limiter = Limiter::builder(store.clone())
-        .fallback_share(NonZeroU32::new(10).unwrap())
+        .fallback_replicas(NonZeroU32::new(10).unwrap())
         .build();
     store.behave(Behavior::AnswerAfter(2 * DEADLINE));
     assert!(check(&limiter, &ten_a_day()).await.is_allowed());

@@ -42,7 +42,7 @@ impl Replicas {
         let limiters = [(); 3].map(|()| {
             let store = RedisStore::new(&proxy.url()).unwrap();
             let limiter = Limiter::builder(store).deadline(LONG_DEADLINE);
-            limiter.fallback_share(share).build()
+            limiter.fallback_replicas(share).build()
         });
         Self {
             server,

@@ -9,7 +9,8 @@ use std::thread;
 
 use servers::Server;
 use tokio::runtime::{Builder, Runtime};
-use tollgate::{Check, Identity, Limits, Outcome, Quota, RedisStore, Store, StoreErrorKind};
+use tollgate::store::Outcome;
+use tollgate::{Check, Identity, Limits, Quota, RedisStore, Store, StoreErrorKind};
 
 fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()

@@ -9,7 +9,7 @@ mod support;
 use std::error::Error;
 
 use servers::{Sentinels, Server, Wait};
-use tollgate::test_util::conformance;
+use tollgate::store::conformance;
 use tollgate::{Limiter, RedisStore, StoreErrorKind};
 
 use support::{LONG_DEADLINE, SHORT_DEADLINE, User, closed_limiter, wait_for_replica};

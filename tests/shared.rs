@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use servers::Server;
 use tokio::task::JoinSet;
-use tollgate::test_util::conformance;
+use tollgate::store::conformance;
 use tollgate::{Check, Identity, Limits, Policy, Quota, RedisStore, Store};
 
 const DAY: Duration = Duration::from_secs(86_400);

@@ -8,8 +8,9 @@
 
 use std::time::Duration;
 
+use tollgate::store::Verdict;
 use tollgate::{
-    Check, Checked, Decision, Identity, Limiter, Limits, Policy, Quota, RedisStore, Store, Verdict,
+    Check, Checked, Decision, Identity, Limiter, Limits, Policy, Quota, RedisStore, Store,
 };
 
 use crate::servers::{Server, Wait};

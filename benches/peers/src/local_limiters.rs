@@ -8,7 +8,8 @@ use governor::clock::DefaultClock;
 use governor::state::keyed::DashMapStateStore;
 use governor::{DefaultKeyedRateLimiter, RateLimiter};
 use rate_net::Eviction;
-use tollgate::{Check, Checked, Identity, Limiter, Limits, LocalStore, Outcome, Store};
+use tollgate::{Check, Checked, Identity, Limiter, Limits, LocalStore, Store};
+use tollgate::store::Outcome;
 
 use crate::token_bucket::TokenBucket;
 

@@ -35,7 +35,7 @@ pub(super) fn limiters(settings: &StoreSettings, rules: &Rules) -> anyhow::Resul
             let limiter = Limiter::builder(store)
                 .deadline(deadline)
                 .fallback_capacity(1)
-                .fallback_share(*replicas)
+                .fallback_replicas(*replicas)
                 .build();
             let make = move |capacity| limiter.clone().separate_fallback(capacity);
             (Arc::new(make), *fallback_capacity)
