@@ -14,9 +14,9 @@ const LAYERS: [&[&str]; 8] = [
     &["http"],
     &["limiter"],
     &["store"],
-    &["identity"],
+    &["identity", "metrics"],
     &["quota"],
-    &["clock", "metrics"],
+    &["clock"],
     &["error", "random"],
 ];
 

@@ -1,4 +1,5 @@
-use super::{Labels, LazyCounter, LazyHistogram};
+use super::types::Labels;
+use super::{LazyCounter, LazyHistogram};
 
 const LABELS: Labels<'static> = &[("store", "redis")];
 

@@ -4,7 +4,7 @@ use std::sync::{OnceLock, PoisonError, RwLock};
 
 use metrics::{Counter, Histogram, SharedString, counter, histogram};
 
-use super::DecisionResult;
+use super::types::DecisionResult;
 use crate::quota::{Limits, Policy};
 
 /// One decision in this many records what it left. The number is odd, so that all policies are sampled

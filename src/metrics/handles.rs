@@ -2,7 +2,7 @@ use std::sync::OnceLock;
 
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
-use super::Labels;
+use super::types::Labels;
 
 /// A counter that is registered, with the given name and labels, when it is first used.
 pub(crate) struct LazyCounter(OnceLock<Counter>);

@@ -6,6 +6,7 @@
 #[cfg(feature = "redis")]
 mod batch;
 mod table;
+mod types;
 
 #[cfg(feature = "metrics")]
 mod decisions;
@@ -30,17 +31,6 @@ pub(crate) use handles::{LazyCounter, LazyGauge, LazyHistogram};
 #[cfg(not(feature = "metrics"))]
 pub(crate) use off::{DecisionMeter, LazyCounter, LazyGauge, LazyHistogram, breaker, unidentified};
 pub(crate) use table::TableMeter;
+pub(crate) use types::DecisionResult;
 #[cfg(feature = "metrics")]
 pub(crate) use uncached::{breaker, unidentified};
-
-/// The labels of a metric.
-type Labels<'a> = &'a [(&'static str, &'static str)];
-
-/// How a decision is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum DecisionResult {
-    Allowed,
-    Blocked,
-    /// Denied in shadow mode.
-    ShadowBlocked,
-}

@@ -1,6 +1,6 @@
 //! The same items without the feature `metrics`: they do nothing.
 
-use super::{DecisionResult, Labels};
+use super::types::{DecisionResult, Labels};
 use crate::quota::{Limits, Policy};
 
 pub(crate) struct DecisionMeter;
