@@ -14,7 +14,7 @@ use super::shared::Shared;
 use crate::store::check;
 use crate::store::{Check, Outcome, Reply, Store, StoreError, Verdict};
 
-/// The timeout of a check without `time_left`: one that was made without a limiter.
+/// The timeout of a check without `time_left`, which was made without a limiter.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The maximum timeout of a check.
