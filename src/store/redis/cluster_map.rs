@@ -48,7 +48,7 @@ impl ClusterMap {
         self.slots[usize::from(slot)].as_ref()
     }
 
-    /// The lane of a hash slot: that of its owner, or 0 if the owner is unknown.
+    /// Returns the lane of a hash slot's owner, or 0 if the owner is unknown.
     pub(super) fn lane(&self, slot: u16) -> usize {
         self.owner(slot).map_or(0, |node| node.lane)
     }

@@ -15,7 +15,7 @@ use crate::store::check::{self, Check};
 use crate::store::store::{Outcome, Store};
 use crate::store::{StoreError, Verdict};
 
-/// The timeout of a check without `time_left`: one that was made without a limiter.
+/// The timeout of a check without `time_left`, which was made without a limiter.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The maximum timeout of a check.
