@@ -29,7 +29,7 @@ use support::{Request, header, hello, request, send};
 const MS: Duration = Duration::from_millis(1);
 
 /// Returns what is left for `alice`, and charges nothing.
-async fn remaining(layer: &RateLimitLayer) -> u32 {
+async fn peek_remaining(layer: &RateLimitLayer) -> u32 {
     let free = layer.clone().cost_for(|_| 0);
     let response = send(&free, request("alice")).await;
     let remaining = header(&response, "x-ratelimit-remaining").unwrap();
@@ -73,13 +73,13 @@ async fn response_dropped_after_its_charge_costs_one() {
     let response = timeout(5 * MS, send(&layer, request("alice"))).await;
     assert!(response.is_err());
     store.behave(Behavior::Answer);
-    assert_eq!(remaining(&layer).await, 9);
+    assert_eq!(peek_remaining(&layer).await, 9);
 
     // The store has answered, and the inner service is pending.
     let stuck = service_fn(|_: Request| pending::<Result<Response<Body>, Infallible>>());
     let response = layer.layer(stuck).oneshot(request("alice"));
     assert!(timeout(5 * MS, response).await.is_err());
-    assert_eq!(remaining(&layer).await, 8);
+    assert_eq!(peek_remaining(&layer).await, 8);
 }
 
 #[tokio::test(start_paused = true)]
@@ -111,7 +111,7 @@ async fn many_dropped_responses_release_all_permits() {
 
     store.behave(Behavior::Answer);
     // The hanging store has counted none of 34 requests.
-    assert_eq!(remaining(&layer).await, 1_000 - 66);
+    assert_eq!(peek_remaining(&layer).await, 1_000 - 66);
     assert_eq!(send(&layer, request("alice")).await.status(), 200);
 }
 
@@ -133,7 +133,7 @@ async fn aborted_tasks_release_all_locks() {
         store.behave(Behavior::Answer);
         assert_eq!(send(&layer, request("bob")).await.status(), 200);
     }
-    assert_eq!(remaining(&layer).await, 1_000);
+    assert_eq!(peek_remaining(&layer).await, 1_000);
 }
 
 #[tokio::test]
@@ -184,5 +184,5 @@ async fn closed_connection_drops_the_pending_request() {
 async fn unpolled_response_charges_an_immediate_decision() {
     let layer = RateLimitLayer::new(Quota::per_day(10), LocalStore::new());
     drop(layer.layer(service_fn(hello)).call(request("alice")));
-    assert_eq!(remaining(&layer).await, 9);
+    assert_eq!(peek_remaining(&layer).await, 9);
 }

@@ -32,7 +32,7 @@ fn per_day(limit: u32) -> RateLimitLayer {
 }
 
 /// Returns what the layer has left for `alice`, and charges nothing.
-async fn remaining(layer: &RateLimitLayer) -> String {
+async fn peek_remaining(layer: &RateLimitLayer) -> String {
     let free = layer.clone().cost_for(|_| 0);
     let response = send(&free, request("alice")).await;
     header(&response, "x-ratelimit-remaining").unwrap().into()
@@ -83,7 +83,7 @@ async fn denial_has_headers_of_the_denying_layer() {
     assert_eq!(header(&denied, "retry-after"), Some("86400"));
     assert_eq!(header(&denied, "cache-control"), Some("no-store"));
     assert_eq!(
-        remaining(&many).await,
+        peek_remaining(&many).await,
         "98",
         "the outer layer has charged it"
     );
@@ -93,7 +93,7 @@ async fn denial_has_headers_of_the_denying_layer() {
     assert_eq!(limit_and_remaining(&denied), ["1", "0"]);
     assert_eq!(header(&denied, "retry-after"), Some("86400"));
     assert_eq!(
-        remaining(&many).await,
+        peek_remaining(&many).await,
         "98",
         "the inner layer was not called"
     );
@@ -119,7 +119,7 @@ async fn inner_denial_keeps_headers_under_tighter_outer_layer() {
         assert_eq!(response.status(), status);
         assert_eq!(limit_and_remaining(&response), ["5", remaining]);
         assert_eq!(header(&response, "retry-after"), retry_after);
-        assert_eq!(remaining(&outer).await, "1");
+        assert_eq!(peek_remaining(&outer).await, "1");
     }
 }
 
