@@ -92,7 +92,7 @@
 extern crate self as tollgate;
 
 mod clock;
-mod error;
+mod excerpt;
 pub mod guide;
 mod http;
 mod identity;
@@ -105,8 +105,6 @@ pub mod store;
 pub mod test_util;
 
 pub use clock::{Clock, SystemClock};
-#[cfg(feature = "redis")]
-pub use error::RedisConfigError;
 pub use identity::{
     ClientIp, ClientIpError, ForwardingHeader, Identify, IdentifyError, Identity, PeerAddr, UserId,
     UserOrIp,
@@ -127,7 +125,7 @@ pub use quota::{
 pub use store::bench;
 pub use store::{Check, LocalStore, Store, StoreError, StoreErrorKind};
 #[cfg(feature = "redis")]
-pub use store::{RedisCredentials, RedisStore, RedisStoreBuilder};
+pub use store::{RedisConfigError, RedisCredentials, RedisStore, RedisStoreBuilder};
 
 pub use self::http::{
     RateLimit, RateLimitLayer, Rejection, ResponseBody, ResponseFuture, ResponseHeaders, header,

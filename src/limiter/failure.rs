@@ -1,7 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::error::shortened;
+use crate::excerpt::excerpt;
 
 /// Decides requests while the store cannot.
 ///
@@ -57,7 +57,7 @@ impl FromStr for FailureStrategy {
         [Self::Open, Self::OpenUnlimited, Self::Closed]
             .into_iter()
             .find(|strategy| strategy.as_str() == text)
-            .ok_or_else(|| FailureStrategyError(shortened(text)))
+            .ok_or_else(|| FailureStrategyError(excerpt(text)))
     }
 }
 

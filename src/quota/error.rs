@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use crate::error::shortened;
+use crate::excerpt::excerpt;
 
 /// Invalid numbers or an invalid text for a [`Quota`](crate::Quota).
 ///
@@ -29,7 +29,7 @@ enum QuotaErrorKind {
 
 impl QuotaError {
     pub(super) fn syntax(text: &str) -> Self {
-        Self(QuotaErrorKind::Syntax(shortened(text)))
+        Self(QuotaErrorKind::Syntax(excerpt(text)))
     }
 
     fn flaw(&self) -> Option<QuotaFlaw> {

@@ -1,6 +1,6 @@
 use sha2::{Digest, Sha256};
 
-use crate::error::shortened;
+use crate::excerpt::excerpt;
 
 /// Checks the name of a policy, a scope or an identity's kind: `[A-Za-z0-9._-]{1,64}`.
 ///
@@ -11,7 +11,7 @@ pub(crate) fn check_name(item: &'static str, name: &str) -> Result<(), NameError
     if (1..=64).contains(&name.len()) && name.bytes().all(is_valid) {
         Ok(())
     } else {
-        let name = shortened(name);
+        let name = excerpt(name);
         Err(NameError(NameErrorKind::Invalid { item, name }))
     }
 }
@@ -51,7 +51,7 @@ impl NameError {
     }
 
     pub(crate) fn digest(kind: &str) -> Self {
-        let kind = shortened(kind);
+        let kind = excerpt(kind);
         Self(NameErrorKind::Digest { kind })
     }
 

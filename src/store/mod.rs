@@ -40,7 +40,7 @@ pub(crate) use local::Table;
 #[cfg(feature = "bench")]
 pub use redis::bench;
 #[cfg(feature = "redis")]
-pub use redis::{RedisCredentials, RedisStore, RedisStoreBuilder};
+pub use redis::{RedisConfigError, RedisCredentials, RedisStore, RedisStoreBuilder};
 pub use store::{BoxFuture, Outcome, Store};
 pub(crate) use verdict::PerPolicy;
 pub use verdict::{Step, Verdict};

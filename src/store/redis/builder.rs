@@ -10,6 +10,7 @@ use redis::ConnectionInfo;
 
 #[cfg(feature = "redis-cluster")]
 use super::cluster::Cluster;
+use super::config_error::RedisConfigError;
 use super::credentials::{CredentialsProvider, RedisCredentials};
 use super::denial_cache::DenialCache;
 #[cfg(any(feature = "redis-cluster", feature = "redis-sentinel"))]
@@ -26,7 +27,6 @@ use super::store::RedisStore;
 #[cfg(feature = "redis-tls")]
 use super::tls::{ClientCertificate, Tls};
 use super::url;
-use crate::error::RedisConfigError;
 use crate::metrics::BatchMeter;
 use crate::quota::check_name;
 
@@ -342,7 +342,8 @@ impl RedisStoreBuilder {
 
 impl RedisStoreBuilder {
     fn validate(&self) -> Result<(), RedisConfigError> {
-        check_name("prefix", &self.prefix).map_err(|error| RedisConfigError(error.to_string()))?;
+        check_name("prefix", &self.prefix)
+            .map_err(|error| RedisConfigError::option(error.to_string()))?;
         in_range("connections", self.connections, 64)?;
         in_range("most_keys", self.most_keys, 1_024)?;
         in_range("longest_queue", self.longest_queue, usize::MAX)?;
@@ -351,7 +352,7 @@ impl RedisStoreBuilder {
             .max_connection_age
             .filter(|age| *age < MIN_CONNECTION_AGE)
         {
-            return Err(RedisConfigError(format!(
+            return Err(RedisConfigError::option(format!(
                 "`max_connection_age` must be at least {MIN_CONNECTION_AGE:?}, not {age:?}"
             )));
         }
@@ -365,7 +366,7 @@ impl RedisStoreBuilder {
         let servers = self.urls.iter().map(|url| url::parse(url));
         let servers = servers.collect::<Result<Vec<_>, _>>()?;
         let Some(first) = servers.first() else {
-            return Err(RedisConfigError("no URL is given: name one or more".into()));
+            return Err(RedisConfigError::url("no URL is given: name one or more"));
         };
         let options = Arc::new(self.endpoint_options(&servers)?);
         let endpoint = |info: &ConnectionInfo| Endpoint {
@@ -391,7 +392,7 @@ impl RedisStoreBuilder {
                 let seeds: Vec<_> = servers.iter().map(seed).collect();
                 if seeds[0].login.db() != 0 {
                     let error = "a cluster has only database 0: leave it out";
-                    return Err(RedisConfigError(error.into()));
+                    return Err(RedisConfigError::url(error));
                 }
                 Box::new(Arc::new(Cluster::new(seeds)))
             }
@@ -467,10 +468,10 @@ fn is_tls(info: &ConnectionInfo) -> bool {
 
 fn in_range(option: &str, value: usize, max: usize) -> Result<(), RedisConfigError> {
     match value {
-        0 => Err(RedisConfigError(format!(
+        0 => Err(RedisConfigError::option(format!(
             "`{option}` must be at least 1, not 0"
         ))),
-        _ if value > max => Err(RedisConfigError(format!(
+        _ if value > max => Err(RedisConfigError::option(format!(
             "`{option}` must be at most {max}, not {value}"
         ))),
         _ => Ok(()),

@@ -12,7 +12,7 @@
 //! 5. `delivery` answers the checks. `retry` sends checks again that the server has not run.
 //!
 //! A `server` is connected to at its `endpoint`, with `credentials` and `tls`, and after a failure with
-//! a `backoff`. `error` classifies error replies. `builder` has the options, and `url` parses the URLs.
+//! a `backoff`. `error` classifies error replies. `builder` has the options, `config_error` their errors, and `url` parses the URLs.
 //!
 //! Three timeouts follow from the deadline of a check:
 //!
@@ -34,6 +34,7 @@ mod cluster;
 mod cluster_map;
 #[cfg(feature = "redis-cluster")]
 mod cluster_slots;
+mod config_error;
 mod connection;
 mod credentials;
 mod delivery;
@@ -59,5 +60,6 @@ mod url;
 mod worker;
 
 pub use self::builder::RedisStoreBuilder;
+pub use self::config_error::RedisConfigError;
 pub use self::credentials::RedisCredentials;
 pub use self::store::RedisStore;

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::error::RedisConfigError;
+use super::config_error::RedisConfigError;
 
 /// A client certificate: the chain and its private key, in PEM.
 #[derive(Clone)]
@@ -37,7 +37,7 @@ impl Tls {
         let provider = provider.unwrap_or_else(|| Arc::new(ring::default_provider()));
         let config = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
-            .map_err(|error| RedisConfigError(format!("TLS cannot be configured: {error}")))?
+            .map_err(|error| RedisConfigError::tls(format!("TLS cannot be configured: {error}")))?
             .with_root_certificates(roots);
         let config = match client {
             None => config.with_no_client_auth(),
@@ -45,7 +45,7 @@ impl Tls {
                 let unusable = |error: &dyn std::fmt::Display| {
                     let advice = "give the chain and its key in PEM";
                     let error = format!("the client certificate cannot be used: {error}; {advice}");
-                    RedisConfigError(error)
+                    RedisConfigError::tls(error)
                 };
                 let chain = CertificateDer::pem_slice_iter(&client.chain).collect();
                 let chain: Vec<_> = Result::map_err(chain, |error| unusable(&error))?;
@@ -78,12 +78,12 @@ fn read_roots(pem: &[u8]) -> Result<RootCertStore, RedisConfigError> {
         added
             .and_then(|certificate| roots.add(certificate).map_err(|error| error.to_string()))
             .map_err(|error| {
-                RedisConfigError(format!("the root certificates cannot be read: {error}"))
+                RedisConfigError::tls(format!("the root certificates cannot be read: {error}"))
             })?;
     }
     if roots.is_empty() {
         let error = "the root certificates contain no certificate in PEM";
-        return Err(RedisConfigError(error.into()));
+        return Err(RedisConfigError::tls(error));
     }
     Ok(roots)
 }
@@ -97,7 +97,7 @@ fn system_roots() -> Result<RootCertStore, RedisConfigError> {
             Some(error) => error.to_string(),
             None => "none is installed".into(),
         };
-        return Err(RedisConfigError(format!(
+        return Err(RedisConfigError::tls(format!(
             "the operating system's root certificates cannot be read: {reason}; install them (on \
              Debian, the package `ca-certificates`) or set `root_certificates`"
         )));

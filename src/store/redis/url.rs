@@ -4,11 +4,12 @@ use std::net::Ipv6Addr;
 
 use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 
-use crate::error::{RedisConfigError, shortened};
+use super::config_error::RedisConfigError;
+use crate::excerpt::excerpt;
 
 pub(super) fn parse(url: &str) -> Result<ConnectionInfo, RedisConfigError> {
     let invalid = |reason: &str| {
-        RedisConfigError(format!(
+        RedisConfigError::url(format!(
             "`{}` is not a URL of a Redis server: {reason}; write \
              redis://[user:password@]host[:port][/database]",
             redacted(url)
@@ -59,5 +60,5 @@ fn redacted(url: &str) -> String {
         (true, _) => format!("{host}:…"),
         (false, _) => "…".into(),
     };
-    shortened(&format!("{scheme}{separator}{shown}"))
+    excerpt(&format!("{scheme}{separator}{shown}"))
 }
