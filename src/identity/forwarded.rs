@@ -223,7 +223,7 @@ fn is_obfuscated(port: &[u8]) -> bool {
         .is_some_and(|name| !name.is_empty() && name.iter().copied().all(is_unreserved))
 }
 
-/// Parses an IPv4 address. Rust's parser accepts no octal, hexadecimal or excerpt form.
+/// Parses an IPv4 address. Rust's parser accepts no octal, hexadecimal or shortened form.
 fn ipv4(text: &[u8]) -> Option<IpAddr> {
     let address: Ipv4Addr = str::from_utf8(text).ok()?.parse().ok()?;
     specified(address.into())
