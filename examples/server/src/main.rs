@@ -1,7 +1,7 @@
 //! Rate limiting as a service for any language: HTTP, gRPC and Envoy in front of one
 //! `tollgate::Limiter`.
 //!
-//! A request goes from `serve::listener` through `http` or `grpc`, which parse it, to `decide`, which
+//! A request goes from `service::listener` through `http` or `grpc`, which parse it, to `decision`, which
 //! finds its limits and asks the limiter. `configuration` reads the settings, `limits` holds the limits,
 //! `cli` is the command line, and `load` sends many requests to measure a server.
 
@@ -9,22 +9,22 @@ mod admin;
 mod authentication;
 mod cli;
 mod configuration;
-mod decide;
+mod decision;
 mod envoy;
+mod error;
+#[cfg(test)]
+mod fuzz;
 mod grpc;
 mod http;
 mod limits;
 mod load;
-mod meter;
 mod protocol;
-mod serve;
+mod server_metrics;
+mod service;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-
-/// The exit code of a command that failed.
-const FAILED: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -32,7 +32,7 @@ async fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("tollgate-server: {error:#}");
-            ExitCode::from(FAILED)
+            ExitCode::from(cli::FAILED)
         }
     }
 }

@@ -1,4 +1,6 @@
-//! `/limits/…`: get, put and delete.
+//! `/limits`: list, get, put and delete.
+
+use std::collections::BTreeMap;
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -10,11 +12,9 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use tollgate::Limits;
 
-use super::conditions::{condition, etag};
-use super::parameters::{self, Pairs};
-use super::router::{Admin, AdminName, uncancelled};
-use crate::decide::Refusal;
-use crate::http::{Problem, body};
+use super::request::{Admin, AdminName, Pairs, condition, etag, parameters, uncancelled};
+use crate::error::Refusal;
+use crate::http::{Problem, json};
 use crate::limits::{Condition, Override, Subject, WriteError};
 
 /// A limit in force, and its source.
@@ -104,7 +104,7 @@ pub(super) async fn put(
     let subject = self::subject(subject)?;
     let condition = condition(&headers)?;
     let is_strict = is_strict(pairs)?;
-    let Put { limits } = body::read(&body::received(body)?, &["limits"])?;
+    let Put { limits } = json::read(&json::received(body)?, &["limits"])?;
     let unknown = admin.gate.rules().catalog.unknown(&subject);
     if is_strict && let Some(problem) = unknown {
         return Err(Problem::new(StatusCode::NOT_FOUND, problem));
@@ -155,7 +155,7 @@ async fn write(
 
 /// Whether a subject that the configuration does not know is refused.
 fn is_strict(pairs: Pairs) -> Result<bool, Refusal> {
-    let [strict] = parameters::read(pairs, ["strict"])?;
+    let [strict] = parameters(pairs, ["strict"])?;
     match strict.as_deref() {
         None | Some("false") => Ok(false),
         Some("" | "true") => Ok(true),
@@ -188,4 +188,93 @@ fn subject(path: Result<Path<Vec<(String, String)>>, PathRejection>) -> Result<S
     let Path(parts) = path.map_err(|_| Refusal::unreadable("the path is not UTF-8"))?;
     let parts: Vec<_> = parts.into_iter().map(|(_, part)| part).collect();
     parts.join("/").parse().map_err(Refusal::unreadable)
+}
+
+/// The size of a page, unless `limit` asks for a smaller one.
+const LARGEST_PAGE: usize = 1_000;
+
+/// The beginnings of all subjects.
+const KINDS: [&str; 3] = ["keys/", "tenants/", "tiers/"];
+
+/// A part of all limits in force, in the order of their subjects' text.
+#[derive(Debug, Serialize)]
+pub(super) struct Page {
+    limits: Vec<Item>,
+    /// The parameter `after` of the next page; absent from the last page.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// Which limits a page contains.
+struct Selection {
+    prefix: String,
+    after: Option<String>,
+    count: usize,
+}
+
+/// Lists limits in force: overrides, and configured limits that have no override.
+pub(super) async fn list(State(admin): State<Admin>, pairs: Pairs) -> Result<Json<Page>, Problem> {
+    let selection = Selection::read(pairs)?;
+    Ok(Json(selection.page(&admin)))
+}
+
+impl Selection {
+    fn read(pairs: Pairs) -> Result<Self, Refusal> {
+        let [prefix, limit, after] = parameters(pairs, ["prefix", "limit", "after"])?;
+        let prefix = prefix.unwrap_or_default();
+        let can_begin = |kind: &str| kind.starts_with(&prefix) || prefix.starts_with(kind);
+        if !KINDS.into_iter().any(can_begin) {
+            let kinds = KINDS.join(", ");
+            let problem = format!("{prefix:?} begins no subject: subjects begin with {kinds}");
+            return Err(Refusal::invalid("prefix", problem));
+        }
+        let count = match limit {
+            None => LARGEST_PAGE,
+            Some(limit) => {
+                let count = limit.parse().ok();
+                let count = count.filter(|count| (1..=LARGEST_PAGE).contains(count));
+                count.ok_or_else(|| {
+                    let problem = format!("must be an integer from 1 to {LARGEST_PAGE}");
+                    Refusal::invalid("limit", problem)
+                })?
+            }
+        };
+        if let Some(after) = &after {
+            let subject = after.parse::<Subject>();
+            subject.map_err(|error| Refusal::invalid("after", error))?;
+        }
+        Ok(Self {
+            prefix,
+            after,
+            count,
+        })
+    }
+
+    fn contains(&self, subject: &str) -> bool {
+        subject.starts_with(&self.prefix)
+            && self.after.as_deref().is_none_or(|after| subject > after)
+    }
+
+    fn page(&self, admin: &Admin) -> Page {
+        let rules = admin.gate.rules();
+        let configured = rules.catalog.entries();
+        let configured = configured.map(|(subject, limits)| (subject.to_string(), limits));
+        let mut items: BTreeMap<_, _> = configured
+            .filter(|(subject, _)| self.contains(subject))
+            .map(|(subject, limits)| (subject.clone(), Item::configured(subject, limits)))
+            .collect();
+        // One more than the page holds tells whether there is a next page.
+        let overrides = admin.gate.overrides();
+        for (subject, entry) in overrides.page(&self.prefix, self.after.as_deref(), self.count + 1)
+        {
+            items.insert(subject.clone(), Item::at_run_time(subject, entry));
+        }
+        let has_next = items.len() > self.count;
+        let limits: Vec<_> = items.into_values().take(self.count).collect();
+        let last = limits.last().filter(|_| has_next);
+        Page {
+            next: last.map(|last| last.subject().to_owned()),
+            limits,
+        }
+    }
 }

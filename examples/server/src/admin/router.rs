@@ -1,38 +1,34 @@
+//! The paths of the admin API, authentication, and the endpoints `/reset` and `/configuration`.
+
 use std::time::SystemTime;
 
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::AUTHORIZATION;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
-use serde::Serialize;
+use axum::{Extension, Json, Router};
+use serde::{Deserialize, Serialize};
+use tracing::field::debug;
 
-use super::{limits, list, reset};
+use super::limits;
+use super::request::{Admin, AdminName, uncancelled};
 use crate::authentication::bearer;
-use crate::decide::{Gate, Refusal};
-use crate::http::{Problem, guarded};
-use crate::serve::Reloads;
-
-/// The state of the handlers.
-#[derive(Clone, Debug)]
-pub(crate) struct Admin {
-    pub(crate) gate: Gate,
-    pub(crate) reloads: Reloads,
-}
-
-/// The name of the admin token that a request shows.
-#[derive(Clone, Debug)]
-pub(super) struct AdminName(pub(super) String);
+use crate::decision::{Algorithm, Question, given};
+use crate::error::{Refusal, RefusalKind};
+use crate::http::{Problem, guarded, json};
+use crate::limits::Subject;
 
 pub(crate) fn router(admin: Admin) -> Router {
     let limit = || get(limits::get).put(limits::put).delete(limits::delete);
     let routes = Router::new()
-        .route("/limits", get(list::list))
+        .route("/limits", get(limits::list))
         .route("/limits/{kind}/{name}", limit())
         .route("/limits/{kind}/{name}/{key}", limit())
-        .route("/reset", post(reset::reset))
+        .route("/reset", post(reset))
         .route("/configuration", get(configuration));
     guarded(routes)
         // Outside the routes, so that unauthenticated callers cannot tell which paths exist.
@@ -52,15 +48,57 @@ async fn authenticate(State(admin): State<Admin>, mut request: Request, next: Ne
     next.run(request).await
 }
 
-/// Runs a change to its end even if the client closes the connection, so that every change is logged.
-pub(super) async fn uncancelled<T: Send + 'static>(
-    change: impl Future<Output = Result<T, Problem>> + Send + 'static,
-) -> Result<T, Problem> {
-    tokio::spawn(change).await.unwrap_or_else(|error| {
-        tracing::error!(%error, "a change through the admin API did not end");
-        let problem = "the change may or may not be done: see the server's log";
-        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, problem))
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reset {
+    key: String,
+    tenant: Option<String>,
+    rate: Option<u32>,
+    interval: Option<String>,
+    burst: Option<u32>,
+    algorithm: Option<Algorithm>,
+}
+
+const FIELDS: [&str; 6] = ["key", "tenant", "rate", "interval", "burst", "algorithm"];
+
+/// Resets the count under the key's limits, or under the limits that the request gives.
+async fn reset(
+    State(admin): State<Admin>,
+    Extension(AdminName(name)): Extension<AdminName>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<StatusCode, Problem> {
+    let reset: Reset = json::read(&json::received(body)?, &FIELDS)?;
+    let interval = reset.interval.as_deref();
+    let limits = given(reset.rate, interval, reset.burst, reset.algorithm)?;
+    let rules = admin.gate.rules();
+    let tenant = reset.tenant.as_deref();
+    let subject = Subject::Key {
+        tenant: tenant
+            .unwrap_or(rules.catalog.default_tenant.as_str())
+            .to_owned(),
+        key: reset.key.clone(),
+    };
+    let question = Question {
+        key: Some(reset.key),
+        tenant: reset.tenant,
+        limits,
+        cost: 1,
+    };
+    uncancelled(async move {
+        let done = admin.gate.reset(&question).await;
+        let subject = subject.to_string();
+        let limits = question.limits.as_ref().map(debug);
+        match &done {
+            Ok(()) => tracing::info!(admin = %name, subject, limits, "reset a count"),
+            Err(refusal) if refusal.kind == RefusalKind::Unavailable => {
+                tracing::warn!(admin = %name, subject, limits, "a reset may or may not be done");
+            }
+            Err(_) => {}
+        }
+        Ok(done?)
     })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Serialize)]

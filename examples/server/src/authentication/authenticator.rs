@@ -1,8 +1,6 @@
-use super::caller::Caller;
-use super::given_limits::GivenLimits;
-use super::jwt::Jwt;
+use super::jwt::{Jwt, TokenUser};
 use super::tokens::Tokens;
-use crate::decide::Refusal;
+use crate::error::Refusal;
 
 /// Authenticates callers.
 #[derive(Debug, Default)]
@@ -49,7 +47,8 @@ impl Authenticator {
         if let Some(tenant) = self.tokens.get(token) {
             return Some(Caller::Tenant(tenant.clone()));
         }
-        self.jwt.as_ref()?.verify(token)
+        let TokenUser { tenant, subject } = self.jwt.as_ref()?.verify(token)?;
+        Some(Caller::User { tenant, subject })
     }
 }
 
@@ -58,4 +57,46 @@ pub(crate) fn bearer(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+}
+
+/// The sender of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Caller {
+    /// A caller without a token, where none is required: asks for any tenant and key.
+    Anybody,
+    /// The bearer of a token of the admin API: acts on any tenant and key.
+    Operator,
+    /// The bearer of a tenant's token: asks for any key of the tenant.
+    Tenant(String),
+    /// The bearer of one of Envoy's tokens: asks for any descriptor.
+    Envoy,
+    /// The bearer of a JSON web token: asks for its own key only.
+    User {
+        /// The tenant; the default one if `None`.
+        tenant: Option<String>,
+        subject: String,
+    },
+}
+
+/// Which callers may give limits of their own, instead of the configured ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum GivenLimits {
+    #[default]
+    Nobody,
+    /// Bearers of a tenant's token, and an Envoy that shows a token.
+    Tenants,
+    /// Also callers without a token, and bearers of JSON web tokens, which thereby escape the limits
+    /// that are meant for them.
+    All,
+}
+
+impl GivenLimits {
+    /// Whether this caller may.
+    pub(crate) fn may(self, caller: &Caller) -> bool {
+        match caller {
+            Caller::Operator => true,
+            Caller::Tenant(_) | Caller::Envoy => self != Self::Nobody,
+            Caller::Anybody | Caller::User { .. } => self == Self::All,
+        }
+    }
 }

@@ -6,8 +6,6 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 use tollgate::Scope;
 
-use super::caller::Caller;
-
 /// The keys and claims that make a JSON web token valid.
 #[derive(Debug)]
 pub(crate) struct Jwt {
@@ -28,6 +26,13 @@ pub(crate) struct JwtKey {
     pub(crate) key: DecodingKey,
 }
 
+/// The user that a valid token names.
+pub(super) struct TokenUser {
+    /// `None` for the default tenant.
+    pub(super) tenant: Option<String>,
+    pub(super) subject: String,
+}
+
 impl fmt::Debug for JwtKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JwtKey")
@@ -38,8 +43,8 @@ impl fmt::Debug for JwtKey {
 }
 
 impl Jwt {
-    /// The bearer of a token, if the token is valid.
-    pub(super) fn verify(&self, token: &str) -> Option<Caller> {
+    /// Returns the user of a token, if the token is valid.
+    pub(super) fn verify(&self, token: &str) -> Option<TokenUser> {
         let header = decode_header(token).ok()?;
         // Names of extensions that must be understood, and none is (RFC 7515, section 4.1.11).
         if header.crit.is_some() {
@@ -56,7 +61,7 @@ impl Jwt {
         };
         let keys = self.keys.iter().filter(may_be);
         let mut claims = keys.filter_map(|key| self.claims(token, key));
-        self.caller(&claims.next()?)
+        self.user(&claims.next()?)
     }
 
     fn claims(&self, token: &str, key: &JwtKey) -> Option<Map<String, Value>> {
@@ -72,14 +77,14 @@ impl Jwt {
         Some(decode(token, &key.key, &validation).ok()?.claims)
     }
 
-    fn caller(&self, claims: &Map<String, Value>) -> Option<Caller> {
+    fn user(&self, claims: &Map<String, Value>) -> Option<TokenUser> {
         let subject = claims.get("sub")?.as_str()?;
         let tenant = match claims.get(&self.tenant_claim) {
             // Only a valid tenant name can be part of a key in Redis.
             Some(claim) => Some(Scope::new(claim.as_str()?).ok()?.as_str().to_owned()),
             None => None,
         };
-        (!subject.is_empty()).then(|| Caller::User {
+        (!subject.is_empty()).then(|| TokenUser {
             tenant,
             subject: subject.to_owned(),
         })

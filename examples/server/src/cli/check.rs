@@ -4,8 +4,8 @@ use axum::http::Method;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::client::Server;
-use crate::decide::Algorithm;
+use super::client::{Server, encode};
+use crate::decision::Algorithm;
 
 /// The exit code of a denied check.
 const DENIED: u8 = 1;
@@ -83,5 +83,55 @@ impl Check {
             Value::Bool(true) => ExitCode::SUCCESS,
             _ => ExitCode::from(DENIED),
         })
+    }
+}
+
+#[derive(Args)]
+pub(super) struct Status {
+    #[command(flatten)]
+    limit: Limit,
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Status {
+    pub(super) async fn run(&self) -> anyhow::Result<ExitCode> {
+        let fields = self.limit.fields();
+        let query = fields.iter().map(|(name, value)| match value {
+            Value::String(text) => format!("{name}={}", encode(text)),
+            other => format!("{name}={other}"),
+        });
+        let query = query.collect::<Vec<_>>().join("&");
+        let path = format!("/status/{}?{query}", encode(self.limit.key()));
+        let reply = self.server.call()?.send(Method::GET, &path, None).await?;
+        println!("{}", reply.body);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[derive(Args)]
+pub(super) struct Health {
+    #[command(flatten)]
+    server: Server,
+}
+
+impl Health {
+    /// Prints the server's health. The exit code of every failure is 1, because Docker reserves 2.
+    pub(super) async fn run(&self) -> ExitCode {
+        match self.health().await {
+            Ok(health) => {
+                println!("{}", health.trim_end());
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    async fn health(&self) -> anyhow::Result<String> {
+        let call = self.server.call()?;
+        Ok(call.send(Method::GET, "/health", None).await?.body)
     }
 }

@@ -3,13 +3,14 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use super::check::Check;
-use super::health::Health;
+use super::check::{Check, Health, Status};
 use super::limits::Limits;
 use super::load::Load;
-use super::status::Status;
 use crate::configuration::{Configuration, Sources};
-use crate::serve;
+use crate::service::{self, Ended};
+
+/// The exit code of a command that failed.
+pub(crate) const FAILED: u8 = 2;
 
 /// Rate limiting as a service: HTTP, gRPC and Envoy in front of one limiter.
 #[derive(Parser)]
@@ -50,7 +51,10 @@ enum Command {
 impl Arguments {
     pub(crate) async fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Serve { config } => return serve::run(config.as_deref()).await,
+            Command::Serve { config } => match service::run(config.as_deref()).await? {
+                Ended::Stopped => {}
+                Ended::Failed => return Ok(ExitCode::from(FAILED)),
+            },
             Command::Validate { config } => {
                 Configuration::load(Some(&config), &mut Sources::default())?;
                 println!("{} is good", config.display());

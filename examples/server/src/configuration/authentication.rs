@@ -1,11 +1,14 @@
-//! Reads how callers authenticate.
+//! Reads how callers and administrators authenticate: `[authentication]`, `[admin]`, and the tokens of
+//! all sections.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use jsonwebtoken::{Algorithm, DecodingKey};
 
-use super::reader::{Field, Result, Table};
-use crate::authentication::{Authenticator, GivenLimits, Jwt, JwtKey, Tokens};
+use super::field::{Field, Table, check_name};
+use super::tree::{Result, Value};
+use crate::authentication::{Authenticator, GivenLimits, Jwt, JwtKey, TokenDigest, Tokens};
 
 /// The least length of a key for HS256, in bytes (RFC 7518, section 3.2).
 const SHORTEST_SECRET: usize = 32;
@@ -132,4 +135,88 @@ fn public(
     key: std::result::Result<DecodingKey, jsonwebtoken::errors::Error>,
 ) -> Result<DecodingKey> {
     key.map_err(|_| field.wrong("must be a public key for this algorithm in PEM"))
+}
+
+/// Returns the names of the administrators by their tokens. Without `[admin]` the table is empty, and
+/// the server has no admin API.
+pub(super) fn read_admin_tokens(
+    root: &Table<'_>,
+    reader: &mut TokenReader,
+) -> Result<Tokens<String>> {
+    let mut tokens = Tokens::default();
+    let Some(admin) = root.get("admin") else {
+        return Ok(tokens);
+    };
+    let field = admin.table(&["tokens"])?.required("tokens")?;
+    if let Value::List(_) = field.value() {
+        let problem = "must be a table of names and tokens, not a list: write `[admin.tokens]`, and \
+                       below it a line such as `alice = \"sha256:…\"` for each token";
+        return Err(field.wrong(problem));
+    }
+    let entries = field.entries()?;
+    if entries.is_empty() {
+        return Err(field.wrong("the table is empty: add a name and its token, or remove [admin]"));
+    }
+    for (name, field) in entries {
+        check_name(name, &field)?;
+        tokens.add(reader.token(&field)?, name.to_owned());
+    }
+    Ok(tokens)
+}
+
+/// The least length of a token, in characters. A shorter one could be guessed.
+const MIN_LENGTH: usize = 16;
+
+/// Reads tokens, and remembers the place of each, so that no token stands for two callers.
+#[derive(Default)]
+pub(super) struct TokenReader(HashMap<TokenDigest, String>);
+
+impl TokenReader {
+    /// Adds the tokens of a list, all of which stand for the same caller.
+    pub(super) fn list<T: Clone>(
+        &mut self,
+        field: &Field<'_>,
+        stands_for: &T,
+        tokens: &mut Tokens<T>,
+    ) -> Result<()> {
+        let list = field.list()?;
+        if list.is_empty() {
+            return Err(field.wrong("the list is empty: add a token, or remove it"));
+        }
+        for field in list {
+            tokens.add(self.token(&field)?, stands_for.clone());
+        }
+        Ok(())
+    }
+
+    /// Reads a token, or its digest as `sha256:` and 64 hexadecimal digits. No error shows a token.
+    pub(super) fn token(&mut self, field: &Field<'_>) -> Result<TokenDigest> {
+        let secret = field.secret()?;
+        let token = secret.reveal();
+        let digest = match token.split_once(':') {
+            Some((kind, digits)) if kind.eq_ignore_ascii_case("sha256") => {
+                let digest = TokenDigest::from_hex(digits);
+                digest
+                    .ok_or_else(|| field.wrong("after `sha256:` must come 64 hexadecimal digits"))?
+            }
+            _ if token.chars().any(|character| !character.is_ascii_graphic()) => {
+                let problem = "must be visible ASCII without spaces, since a header carries it";
+                return Err(field.wrong(problem));
+            }
+            _ if token.len() < MIN_LENGTH => {
+                return Err(field.wrong(format!(
+                    "must have {MIN_LENGTH} characters or more: make one by `openssl rand -hex 32`"
+                )));
+            }
+            _ => TokenDigest::of(token),
+        };
+        if digest == TokenDigest::of("") {
+            return Err(field.wrong("is the digest of an empty token"));
+        }
+        if let Some(place) = self.0.insert(digest, field.place()) {
+            let problem = format!("is the same token as {place}: give each caller its own");
+            return Err(field.wrong(problem));
+        }
+        Ok(digest)
+    }
 }

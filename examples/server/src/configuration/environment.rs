@@ -6,10 +6,8 @@
 
 use std::collections::HashSet;
 
-use super::error::ConfigurationError;
-use super::reader::Result;
 use super::toml::from_variable;
-use super::tree::{MAX_DEPTH, Node, Origin, Value, too_deep};
+use super::tree::{ConfigurationError, MAX_DEPTH, Node, Origin, Result, Value, too_deep};
 
 const PREFIX: &str = "TOLLGATE__";
 

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use tollgate::{Limits, Policy, Quota, Scope};
 
-use super::reader::{Field, Result, Table};
-use super::tokens::TokenReader;
-use super::tree::Value;
+use super::authentication::TokenReader;
+use super::field::{Field, Table, check_name};
+use super::tree::{Result, Value};
 use crate::authentication::Tokens;
 use crate::limits::{Catalog, Tenant};
 
@@ -93,13 +93,6 @@ fn tenant(name: &str, field: &Field<'_>, catalog: &Catalog, named: &Named) -> Re
         tier,
         keys,
     })
-}
-
-/// Refuses names that cannot be part of a path or of a store's key.
-pub(super) fn check_name(name: &str, field: &Field<'_>) -> Result<()> {
-    Scope::new(name)
-        .map(drop)
-        .map_err(|_| field.wrong("must be named with 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"))
 }
 
 fn scope(field: &Field<'_>) -> Result<Scope> {

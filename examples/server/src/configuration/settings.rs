@@ -1,54 +1,16 @@
-//! Reads a configuration as a whole, and the tables that are not read elsewhere.
+//! Reads `[listen]`, `[store]`, `[log]` and `[shutdown]`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use redis::IntoConnectionInfo;
 use tollgate::{FailureStrategy, RedisStore};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::envoy::EnvoySettings;
-use super::reader::{Field, Result, Table};
-use super::secret::Secret;
-use super::sources::Sources;
-use super::tokens::TokenReader;
-use super::toml::from_toml;
-use super::tree::{Node, Origin, Value};
-use super::{admin, authentication, environment, envoy, limits};
-use crate::authentication::{Authenticator, Tokens};
-use crate::limits::Catalog;
-
-/// A whole configuration.
-#[derive(Debug)]
-pub(crate) struct Configuration {
-    pub(crate) fixed: Fixed,
-    pub(crate) rules: Rules,
-}
-
-/// The settings that only a restart changes.
-#[derive(Debug)]
-pub(crate) struct Fixed {
-    pub(crate) listen: Listen,
-    pub(crate) store: StoreSettings,
-    pub(crate) log_format: LogFormat,
-    pub(crate) shutdown: Shutdown,
-}
-
-/// The settings that a reload changes.
-#[derive(Debug)]
-pub(crate) struct Rules {
-    pub(crate) failure_strategy: FailureStrategy,
-    pub(crate) catalog: Catalog,
-    pub(crate) authenticator: Authenticator,
-    /// The names of the administrators, by their tokens.
-    pub(crate) admin_tokens: Tokens<String>,
-    pub(crate) envoy: EnvoySettings,
-    pub(crate) log_filter: Targets,
-}
+use super::field::{Field, Secret, Table};
+use super::tree::Result;
 
 /// The addresses to listen on.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -69,7 +31,7 @@ pub(crate) struct Listen {
 
 impl Listen {
     /// Whether only this machine reaches the listeners.
-    fn is_local(&self) -> bool {
+    pub(super) fn is_local(&self) -> bool {
         let addresses = [Some(self.http), Some(self.grpc), self.admin];
         addresses
             .iter()
@@ -126,97 +88,11 @@ pub(crate) struct Shutdown {
     pub(crate) deadline: Duration,
 }
 
-const TABLES: [&str; 7] = [
-    "listen",
-    "store",
-    "log",
-    "shutdown",
-    "authentication",
-    "admin",
-    "envoy",
-];
-
 const STRATEGIES: [(&str, FailureStrategy); 3] = [
     ("open", FailureStrategy::Open),
     ("open-unlimited", FailureStrategy::OpenUnlimited),
     ("closed", FailureStrategy::Closed),
 ];
-
-impl Fixed {
-    /// The tables that differ, if a server must not take over a configuration that differs there.
-    pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
-        let same = [
-            ("listen", self.listen == other.listen),
-            ("store", self.store == other.store),
-            ("shutdown", self.shutdown == other.shutdown),
-        ];
-        let different = same.into_iter().filter(|(_, same)| !same);
-        different.map(|(name, _)| name).collect()
-    }
-}
-
-impl Configuration {
-    /// Reads the file, if there is one, and the environment. `sources` lists the files that were read,
-    /// also if an error is returned.
-    pub(crate) fn load(file: Option<&Path>, sources: &mut Sources) -> anyhow::Result<Self> {
-        let root = match file {
-            Some(path) => {
-                let name = path.display().to_string();
-                let text = sources
-                    .read(path)
-                    .with_context(|| format!("the configuration {name} cannot be read"))?;
-                from_toml(&text, &name)?
-            }
-            None => Node {
-                value: Value::Table(Vec::new()),
-                origin: Origin::unwritten(),
-            },
-        };
-        let directory = file.and_then(Path::parent).unwrap_or(Path::new(""));
-        let variables = environment::variables()?;
-        Ok(Self::from_tree(root, variables, directory, sources)?)
-    }
-
-    pub(super) fn from_tree(
-        mut root: Node,
-        variables: Vec<(String, String)>,
-        directory: &Path,
-        sources: &mut Sources,
-    ) -> Result<Self> {
-        let known = [&TABLES[..], &limits::TABLES].concat();
-        environment::apply(&mut root, variables, &known)?;
-        let root = Field::root(&root).table(&known)?;
-        let (store, failure_strategy) = store(&root)?;
-        let mut reader = TokenReader::default();
-        let (catalog, tokens) = limits::read(&root, &mut reader)?;
-        let admin_tokens = admin::read(&root, &mut reader)?;
-        let listen = listen(&root, !admin_tokens.is_empty())?;
-        let envoy = envoy::read(&root, &mut reader, directory, sources)?;
-        let authenticator =
-            authentication::read(&root, tokens, !envoy.tokens.is_empty(), listen.is_local())?;
-        if authenticator.required && !envoy.rules.is_empty() && envoy.tokens.is_empty() {
-            let problem = "callers must authenticate, and Envoy could not: give it `tokens`";
-            return Err(root.required("envoy")?.wrong(problem));
-        }
-        let (log_filter, log_format) = log(&root)?;
-        Ok(Self {
-            fixed: Fixed {
-                listen,
-                store,
-                log_format,
-                shutdown: shutdown(&root)?,
-            },
-            rules: Rules {
-                failure_strategy,
-                catalog,
-                authenticator,
-                admin_tokens,
-                envoy,
-                log_filter,
-            },
-        })
-    }
-}
 
 fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
@@ -226,7 +102,7 @@ fn section<'a>(root: &Table<'a>, name: &str, known: &[&str]) -> Result<Option<Ta
     root.read(name, |field| field.table(known))
 }
 
-fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
+pub(super) fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
     const DAY: Duration = Duration::from_secs(86_400);
     let known = [
         "http",
@@ -299,7 +175,7 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
         || same_family && (one.is_unspecified() || other.is_unspecified())
 }
 
-fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
+pub(super) fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
     const COMMON: [&str; 3] = ["kind", "deadline", "failure"];
     const LOCAL: [&str; 1] = ["capacity"];
     const REDIS: [&str; 5] = [
@@ -379,7 +255,7 @@ fn redis(table: &Table<'_>, count: impl Fn(&str, u32, u32) -> Result<u32>) -> Re
     })
 }
 
-fn log(root: &Table<'_>) -> Result<(Targets, LogFormat)> {
+pub(super) fn log(root: &Table<'_>) -> Result<(Targets, LogFormat)> {
     let default = || Targets::new().with_default(LevelFilter::INFO);
     let Some(table) = section(root, "log", &["filter", "format"])? else {
         return Ok((default(), LogFormat::Text));
@@ -431,7 +307,7 @@ fn log_filter(field: &Field<'_>) -> Result<Targets> {
     Ok(filter)
 }
 
-fn shutdown(root: &Table<'_>) -> Result<Shutdown> {
+pub(super) fn shutdown(root: &Table<'_>) -> Result<Shutdown> {
     let table = section(root, "shutdown", &["delay", "deadline"])?;
     let duration = |name: &str, default| {
         let duration = table

@@ -10,12 +10,10 @@ use toml_parser::parser::{
 };
 use toml_parser::{ErrorSink, Source};
 
-use super::error::ConfigurationError;
-use super::reader::Result;
-use super::tree::{MAX_DEPTH, Node, Origin, Value, too_deep};
+use super::tree::{ConfigurationError, MAX_DEPTH, Node, Origin, Result, Value, too_deep};
 
 /// Reads a file; `name` is its name.
-pub(super) fn from_toml(text: &str, name: &str) -> Result<Node> {
+pub(crate) fn from_toml(text: &str, name: &str) -> Result<Node> {
     let lines = Lines::new(text, Origin::file(name, 1));
     if let Some(place) = place_too_deep(text, parse_document) {
         return Err(too_deep(lines.at(place)));

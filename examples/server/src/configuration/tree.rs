@@ -1,9 +1,8 @@
 //! The tree of a configuration: values, each with the line or the variable that it comes from.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
-
-use super::error::ConfigurationError;
 
 /// The greatest depth of nested lists and tables. Trees are read and dropped by recursion, so the
 /// depth must fit into the stack. Rules for Envoy need two levels for each entry of a descriptor.
@@ -95,3 +94,35 @@ impl fmt::Display for Origin {
         }
     }
 }
+
+/// A mistake in a configuration: its file and line or variable, its field, the problem and the fix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConfigurationError {
+    origin: Origin,
+    field: String,
+    problem: String,
+}
+
+impl ConfigurationError {
+    pub(crate) fn new(origin: Origin, field: &str, problem: impl fmt::Display) -> Self {
+        Self {
+            origin,
+            field: field.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for ConfigurationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.origin)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+impl Error for ConfigurationError {}
+
+pub(crate) type Result<T> = std::result::Result<T, ConfigurationError>;

@@ -71,7 +71,7 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    pub(super) const NAMES: [(&'static str, Self); 7] = [
+    pub(crate) const NAMES: [(&'static str, Self); 7] = [
         ("second", Self::Second),
         ("minute", Self::Minute),
         ("hour", Self::Hour),

@@ -3,37 +3,36 @@
 use std::collections::HashMap;
 
 use super::limit::Limit;
-use super::wildcard::Wildcard;
 
 /// All domains.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    pub(super) domains: HashMap<String, Level>,
+    pub(crate) domains: HashMap<String, Level>,
 }
 
 /// The rules of one level of a domain, by the key of the entry that they are for.
 #[derive(Debug, Default)]
-pub(super) struct Level(pub(super) HashMap<String, Choices>);
+pub(crate) struct Level(pub(crate) HashMap<String, Choices>);
 
 /// The rules of one key, from the most to the least particular.
 #[derive(Debug, Default)]
-pub(super) struct Choices {
-    pub(super) exact: HashMap<String, Rule>,
-    pub(super) wildcards: Vec<(Wildcard, Rule)>,
+pub(crate) struct Choices {
+    pub(crate) exact: HashMap<String, Rule>,
+    pub(crate) wildcards: Vec<(Wildcard, Rule)>,
     /// For every other value, each of which has a count of its own.
-    pub(super) any: Option<Box<Rule>>,
+    pub(crate) any: Option<Box<Rule>>,
 }
 
 #[derive(Debug)]
-pub(super) struct Rule {
-    pub(super) limit: Option<Limit>,
+pub(crate) struct Rule {
+    pub(crate) limit: Option<Limit>,
     /// All values that match the wildcard have one count.
-    pub(super) share_threshold: bool,
+    pub(crate) share_threshold: bool,
     /// The metric's label has all values of the descriptor.
-    pub(super) detailed_metric: bool,
+    pub(crate) detailed_metric: bool,
     /// The metric's label has the value of this entry.
-    pub(super) value_to_metric: bool,
-    pub(super) next: Level,
+    pub(crate) value_to_metric: bool,
+    pub(crate) next: Level,
 }
 
 /// The limit of a descriptor.
@@ -200,5 +199,74 @@ impl Counted {
 
     pub(crate) fn into_string(self) -> String {
         self.0
+    }
+}
+
+/// A pattern for values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wildcard {
+    pattern: String,
+}
+
+impl Wildcard {
+    /// Returns `None` if the value has no `*`.
+    pub(crate) fn new(value: &str) -> Option<Self> {
+        value.contains('*').then(|| Self {
+            pattern: value.to_owned(),
+        })
+    }
+
+    pub(crate) fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
+    pub(crate) fn matches(&self, value: &str) -> bool {
+        let Some((start, rest)) = self.pattern.split_once('*') else {
+            return self.pattern == value;
+        };
+        let Some(mut value) = value.strip_prefix(start) else {
+            return false;
+        };
+        let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+        // The first match of a part leaves the most text for the parts after it.
+        for part in middle.split('*') {
+            match value.find(part) {
+                Some(place) => value = &value[place + part.len()..],
+                None => return false,
+            }
+        }
+        value.ends_with(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Wildcard;
+
+    #[test]
+    fn matches() {
+        let cases = [
+            ("value*", "value", true),
+            ("value*", "valueXYZ", true),
+            ("value*", "valu", false),
+            ("*", "", true),
+            ("*.pdf", "a.pdf", true),
+            ("*.pdf", "a.pdf2", false),
+            ("/api/*/action", "/api/123/action", true),
+            ("/api/*/action", "/api/123/other", false),
+            ("/api/*/action", "/api/action", false),
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c", false),
+            ("a**c", "abc", true),
+            ("a*bc*c", "abcc", true),
+            ("a*bc*c", "abc", false),
+        ];
+        for (pattern, value, expected) in cases {
+            let wildcard = Wildcard::new(pattern).expect("it has a star");
+            assert_eq!(wildcard.matches(value), expected, "{pattern} {value}");
+        }
+        assert_eq!(Wildcard::new("plain"), None);
     }
 }

@@ -1,29 +1,23 @@
 //! `envoy.service.ratelimit.v3.RateLimitService`.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
-use super::caller::{authorization, into_parts, with_caller};
-use super::draft_headers;
-use super::limiter::duration;
-use super::refused::refused;
+use super::call::{authorization, into_parts, refused, with_caller};
+use super::envoy_response::{Outcome, ok, respond, status};
 use crate::authentication::{Caller, bearer};
 use crate::configuration::Rules;
-use crate::decide::{Answer, Gate, Refusal};
-use crate::envoy::{Amount, Counted, Found, Label, Limit, PerUnit, Unit, merged};
-use crate::meter;
+use crate::decision::{Answer, Gate};
+use crate::envoy::{Amount, Counted, Found, Label, Limit, PerUnit, Unit};
+use crate::error::Refusal;
 use crate::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use crate::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride;
-use crate::protocol::envoy::service::ratelimit::v3::rate_limit_response::{
-    Code, DescriptorStatus, RateLimit, rate_limit,
-};
+use crate::protocol::envoy::service::ratelimit::v3::rate_limit_response::rate_limit;
 use crate::protocol::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitService;
 use crate::protocol::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use crate::server_metrics;
 
 /// The most descriptors of a request. Each is a check of its own, and all of them are in flight
 /// together. Envoy makes one for each action of a route.
@@ -42,15 +36,6 @@ struct Plan {
     /// The name of the count.
     counted: String,
     hits: u64,
-}
-
-/// The decision on a descriptor.
-struct Outcome {
-    status: DescriptorStatus,
-    is_denied: bool,
-    quota_mode: bool,
-    /// The rule's metadata, unless its limit is exceeded.
-    metadata: Option<Arc<Struct>>,
 }
 
 #[tonic::async_trait]
@@ -223,7 +208,8 @@ impl Door {
                 let answer = self.check(rules, plan, per_unit).await;
                 let is_allowed = answer.is_some_and(|answer| answer.allowed);
                 let is_denied = !is_allowed && !plan.limit.shadow;
-                let status = status(plan, per_unit, answer.as_ref(), is_denied);
+                let name = plan.limit.name.as_deref();
+                let status = status(name, per_unit, answer.as_ref(), is_denied);
                 let outcome = match (is_allowed, is_denied) {
                     (true, _) => "ok",
                     (false, true) => "over_limit",
@@ -232,7 +218,8 @@ impl Door {
                 (status, is_denied, outcome)
             }
         };
-        meter::hits(domain, &plan.label, outcome, plan.hits);
+        let Label { text, is_open } = &plan.label;
+        server_metrics::hits(domain, text, *is_open, outcome, plan.hits);
         let is_under = !is_denied && matches!(plan.limit.amount, Amount::PerUnit(_));
         let metadata = plan.limit.metadata.as_ref().filter(|_| is_under);
         Outcome {
@@ -257,88 +244,5 @@ impl Door {
                 check(&PerUnit::new(requests, per_unit.unit), u32::MAX).await
             }
         }
-    }
-}
-
-fn ok(current_limit: Option<RateLimit>, limit_remaining: u32) -> DescriptorStatus {
-    DescriptorStatus {
-        code: Code::Ok.into(),
-        current_limit,
-        limit_remaining,
-        duration_until_reset: None,
-    }
-}
-
-fn status(
-    plan: &Plan,
-    per_unit: &PerUnit,
-    answer: Option<&Answer>,
-    is_denied: bool,
-) -> DescriptorStatus {
-    let limit = RateLimit {
-        requests_per_unit: per_unit.requests,
-        unit: unit(per_unit.unit).into(),
-        name: plan.limit.name.clone().unwrap_or_default(),
-    };
-    // A denied request is told 0, although fewer hits might still fit.
-    let remaining = answer.filter(|answer| answer.allowed);
-    let until_reset = match answer.map(|answer| answer.reset_after) {
-        Some(until_reset) if !until_reset.is_zero() => until_reset,
-        _ => until_next(per_unit.unit),
-    };
-    let code = if is_denied { Code::OverLimit } else { Code::Ok };
-    DescriptorStatus {
-        code: code.into(),
-        duration_until_reset: Some(duration(until_reset)),
-        ..ok(Some(limit), remaining.map_or(0, |answer| answer.remaining))
-    }
-}
-
-/// The time until the unit of the clock ends, for a count that has no window yet.
-fn until_next(unit: Unit) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let unit = unit.duration().as_secs();
-    Duration::from_secs(unit - now.unwrap_or_default().as_secs() % unit)
-}
-
-fn unit(unit: Unit) -> rate_limit::Unit {
-    match unit {
-        Unit::Second => rate_limit::Unit::Second,
-        Unit::Minute => rate_limit::Unit::Minute,
-        Unit::Hour => rate_limit::Unit::Hour,
-        Unit::Day => rate_limit::Unit::Day,
-        Unit::Week => rate_limit::Unit::Week,
-        Unit::Month => rate_limit::Unit::Month,
-        Unit::Year => rate_limit::Unit::Year,
-    }
-}
-
-fn respond(rules: &Rules, outcomes: Vec<Outcome>) -> RateLimitResponse {
-    let is_denied = outcomes
-        .iter()
-        .any(|outcome| outcome.is_denied && !outcome.quota_mode);
-    let mut quotas = outcomes
-        .iter()
-        .filter(|outcome| outcome.quota_mode)
-        .peekable();
-    let no_quota_left = quotas.peek().is_some() && quotas.all(|outcome| outcome.is_denied);
-    let code = match is_denied || no_quota_left {
-        true => Code::OverLimit,
-        false => Code::Ok,
-    };
-    let metadata = outcomes
-        .iter()
-        .filter_map(|outcome| outcome.metadata.as_deref());
-    let dynamic_metadata = merged(metadata);
-    let statuses: Vec<_> = outcomes.into_iter().map(|outcome| outcome.status).collect();
-    let headers = match rules.envoy.response_headers {
-        true => draft_headers::of(&statuses),
-        false => Vec::new(),
-    };
-    RateLimitResponse {
-        overall_code: code.into(),
-        statuses,
-        response_headers_to_add: headers,
-        dynamic_metadata,
     }
 }

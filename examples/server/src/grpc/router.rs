@@ -7,15 +7,12 @@ use tonic::service::interceptor::InterceptedService;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
-use super::collected::Collected;
-use super::{envoy, limiter};
-use crate::decide::Gate;
+use super::call::{Collected, MAX_MESSAGE};
+use super::{envoy, rate_limiter};
+use crate::decision::Gate;
 use crate::protocol::DESCRIPTORS;
 use crate::protocol::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitServiceServer;
 use crate::protocol::tollgate::v1::rate_limiter_server::RateLimiterServer;
-
-/// The longest message of a request, in bytes.
-pub(super) const MAX_MESSAGE: usize = 64 * 1024;
 
 /// The statuses that the health service reports.
 #[derive(Clone)]
@@ -30,7 +27,7 @@ impl Health {
         };
         let services = [
             "",
-            RateLimiterServer::<limiter::Door>::NAME,
+            RateLimiterServer::<rate_limiter::Door>::NAME,
             RateLimitServiceServer::<envoy::Door>::NAME,
         ];
         for service in services {
@@ -55,13 +52,13 @@ pub(crate) async fn router(gate: Gate) -> anyhow::Result<(Router, Health)> {
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let limiter = RateLimiterServer::new(limiter::Door { gate: gate.clone() })
+    let limiter = RateLimiterServer::new(rate_limiter::Door { gate: gate.clone() })
         .max_decoding_message_size(MAX_MESSAGE);
     let envoy = RateLimitServiceServer::new(envoy::Door { gate: gate.clone() })
         .max_decoding_message_size(MAX_MESSAGE);
     let before_limiter = {
         let gate = gate.clone();
-        move |request| limiter::authenticate(&gate, request)
+        move |request| rate_limiter::authenticate(&gate, request)
     };
     let before_envoy = move |request| envoy::authenticate(&gate, request);
     let routes = Routes::new(InterceptedService::new(Collected(limiter), before_limiter))

@@ -1,13 +1,13 @@
 //! The HTTP API.
+//!
+//! - `router`: the paths, and the endpoints about the server itself.
+//! - `check`: `POST /check` and `GET /status/{key}`.
+//! - `json`: reads bodies, and writes errors as problem+json.
 
-pub(crate) mod body;
 mod check;
-mod headers;
-mod health;
-mod problem;
+pub(crate) mod json;
 mod router;
-mod status;
 
-pub(crate) use check::given;
-pub(crate) use problem::Problem;
-pub(crate) use router::{Door, guarded, router};
+pub(crate) use check::Door;
+pub(crate) use json::Problem;
+pub(crate) use router::{guarded, router};

@@ -1,46 +1,27 @@
-use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderMap, Method, StatusCode};
+//! The paths of the HTTP API, and the endpoints about the server itself.
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use metrics_exporter_prometheus::PrometheusHandle;
+use axum::{Json, Router};
+use serde::Serialize;
 
-use super::problem::Problem;
-use super::{check, health, status};
-use crate::authentication::Caller;
-use crate::decide::{Gate, Refusal};
-use crate::serve::Stopping;
+use super::check::{Door, check, status};
+use super::json::Problem;
 
 /// The longest body, in bytes.
 const LONGEST_BODY: usize = 64 * 1024;
 
-/// The state of the handlers.
-#[derive(Clone)]
-pub(crate) struct Door {
-    pub(crate) gate: Gate,
-    pub(crate) metrics: PrometheusHandle,
-    pub(crate) stopping: Stopping,
-}
-
-impl Door {
-    /// The caller that the headers authenticate.
-    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
-        let header = headers.get(AUTHORIZATION);
-        // A header that is not text holds no token.
-        let header = header.map(|header| header.to_str().unwrap_or_default());
-        self.gate.rules().authenticator.authenticate(header)
-    }
-}
-
 pub(crate) fn router(door: Door) -> Router {
     let routes = Router::new()
-        .route("/check", post(check::check))
-        .route("/status/{key}", get(status::status))
-        .route("/health", get(health::health))
-        .route("/ready", get(health::ready))
-        .route("/metrics", get(health::metrics));
+        .route("/check", post(check))
+        .route("/status/{key}", get(status))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics));
     guarded(routes).with_state(door)
 }
 
@@ -69,4 +50,36 @@ pub(crate) fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Ro
             )
         })
         .layer(DefaultBodyLimit::max(LONGEST_BODY))
+}
+
+async fn health() -> &'static str {
+    "ok\n"
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    /// Whether the store is away. The server answers all the same.
+    degraded: bool,
+    /// Whether the server is about to end.
+    stopping: bool,
+}
+
+async fn ready(State(door): State<Door>) -> impl IntoResponse {
+    let stopping = door.stopping.is_cancelled();
+    let readiness = Readiness {
+        ready: !stopping,
+        degraded: door.gate.is_degraded().await,
+        stopping,
+    };
+    let status = match readiness.ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(readiness))
+}
+
+async fn metrics(State(door): State<Door>) -> impl IntoResponse {
+    let text_format = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (text_format, door.metrics.render())
 }

@@ -1,5 +1,3 @@
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -7,11 +5,10 @@ use std::time::Duration;
 
 use tollgate::Limits;
 
-use super::catalog::Catalog;
-use super::map::{Override, OverrideMap};
+use super::configured::{Catalog, Subject};
+use super::override_table::{Condition, Override, OverrideMap, WriteError, Written, random};
 use super::redis::RedisOverrides;
-use super::subject::Subject;
-use crate::meter;
+use crate::server_metrics;
 
 /// How often changes that other replicas made are read.
 const INTERVAL: Duration = Duration::from_millis(250);
@@ -30,52 +27,6 @@ struct State {
     revision: tokio::sync::Mutex<Option<String>>,
     /// Whether the last read failed.
     is_outdated: AtomicBool,
-}
-
-/// A precondition of a write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Condition {
-    None,
-    /// The subject has no override.
-    Absent,
-    /// The subject has an override.
-    Present,
-    /// The subject's override has this version.
-    Version(String),
-}
-
-/// Why a write was not done.
-#[derive(Debug)]
-pub(crate) enum WriteError {
-    /// The condition does not hold.
-    Conflict,
-    /// There is no override to delete.
-    Missing,
-    /// Redis did not confirm the write, which may have been done.
-    Unavailable(redis::RedisError),
-}
-
-/// A write that was done.
-pub(super) struct Written {
-    pub(super) version: String,
-    /// The revision before this write.
-    pub(super) previous: Option<String>,
-}
-
-impl Condition {
-    fn check(&self, version: Option<&str>) -> Result<(), WriteError> {
-        let holds = match self {
-            Self::None => true,
-            Self::Absent => version.is_none(),
-            Self::Present => version.is_some(),
-            Self::Version(expected) => version == Some(expected),
-        };
-        if holds {
-            Ok(())
-        } else {
-            Err(WriteError::Conflict)
-        }
-    }
 }
 
 impl Overrides {
@@ -103,7 +54,7 @@ impl Overrides {
 
     /// Returns the limits of a key, configured or set at run time.
     pub(crate) fn limits_of(&self, catalog: &Catalog, tenant: &str, key: &str) -> Limits {
-        catalog.limits_of(&self.0.map(), tenant, key).clone()
+        self.0.map().limits_of(catalog, tenant, key).clone()
     }
 
     pub(crate) fn get(&self, subject: &Subject) -> Option<Override> {
@@ -197,7 +148,7 @@ impl State {
     fn apply(&self, changes: impl IntoIterator<Item = (Subject, Option<Override>)>) {
         let mut map = self.map_mut();
         map.apply(changes);
-        meter::runtime_limits(map.len());
+        server_metrics::runtime_limits(map.len());
     }
 
     /// Checks whether a write may be done in this process, and returns its revision.
@@ -253,7 +204,7 @@ impl State {
         if is_everything {
             let mut map = OverrideMap::default();
             map.apply(changes);
-            meter::runtime_limits(map.len());
+            server_metrics::runtime_limits(map.len());
             let old = mem::replace(&mut *self.map_mut(), map);
             // Freeing a large map takes milliseconds, and the lock is released by now.
             drop(old);
@@ -262,9 +213,4 @@ impl State {
         }
         Ok(known)
     }
-}
-
-/// Returns text that differs from that of every other write.
-pub(super) fn random() -> String {
-    format!("{:x}", RandomState::new().build_hasher().finish())
 }

@@ -10,9 +10,8 @@ use redis::{
 use tokio::sync::Mutex;
 use tollgate::Limits;
 
-use super::map::Override;
-use super::overrides::{Condition, WriteError, Written, random};
-use super::subject::Subject;
+use super::configured::Subject;
+use super::override_table::{Condition, Override, WriteError, Written, random};
 
 const WRITE: &str = include_str!("write.lua");
 const READ: &str = include_str!("read.lua");

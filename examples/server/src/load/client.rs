@@ -1,12 +1,30 @@
+//! Clients that send checks to a server: `POST /check`, on as many connections as requests are in
+//! flight, or `CheckLimit`, all on one connection.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::http::uri::{Authority, PathAndQuery, Scheme};
+use axum::http::{HeaderMap, HeaderValue, Method, Request, Uri};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::timeout;
-use tollgate::Quota;
+use tollgate::{Algorithm, Quota};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, ConnectError, Status};
 
-use super::address::{Address, Protocol};
-use super::failure::Failure;
-use super::grpc::Grpc;
-use super::http::Http;
+use crate::protocol::tollgate::v1;
+use crate::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
 
 /// What a server said of a check.
 #[derive(Clone, Copy, Debug)]
@@ -46,5 +64,310 @@ impl Client {
         };
         let late = |_| Failure::new("no answer", format!("none within {patience:?}"));
         timeout(patience, answer).await.map_err(late)?
+    }
+}
+
+/// By which door a server is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Protocol {
+    Http,
+    Grpc,
+}
+
+/// A server's door: `http://host:port` or `grpc://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Address {
+    pub(super) protocol: Protocol,
+    authority: Authority,
+}
+
+impl Address {
+    /// Where the server has something: gRPC is HTTP too.
+    pub(super) fn uri(&self, path: &'static str) -> anyhow::Result<Uri> {
+        let uri = Uri::builder()
+            .scheme(Scheme::HTTP)
+            .authority(self.authority.clone())
+            .path_and_query(PathAndQuery::from_static(path));
+        Ok(uri.build()?)
+    }
+}
+
+impl FromStr for Address {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let hint = || "write http://host:port, or grpc://host:port for gRPC".to_owned();
+        let uri: Uri = text.parse().map_err(|_| hint())?;
+        let protocol = match uri.scheme_str() {
+            Some("http") => Protocol::Http,
+            Some("grpc") => Protocol::Grpc,
+            _ => return Err(hint()),
+        };
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() {
+            return Err(hint());
+        }
+        let authority = uri.authority().cloned().ok_or_else(hint)?;
+        Ok(Self {
+            protocol,
+            authority,
+        })
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.protocol {
+            Protocol::Http => "http",
+            Protocol::Grpc => "grpc",
+        };
+        write!(formatter, "{scheme}://{}", self.authority)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Http {
+    client: legacy::Client<HttpConnector, Full<Bytes>>,
+    uri: Uri,
+    headers: HeaderMap,
+    limit: Option<Limit>,
+}
+
+#[derive(Serialize)]
+struct Check<'a> {
+    key: &'a str,
+    #[serde(flatten)]
+    limit: Option<&'a Limit>,
+}
+
+#[derive(Debug, Serialize)]
+struct Limit {
+    rate: u32,
+    interval: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    burst: Option<u32>,
+    algorithm: &'static str,
+}
+
+#[derive(Deserialize)]
+struct Checked {
+    allowed: bool,
+    degraded: bool,
+}
+
+impl Http {
+    pub(super) fn new(uri: Uri, token: Option<&str>, limit: Option<Quota>) -> anyhow::Result<Self> {
+        let json = HeaderValue::from_static("application/json");
+        let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
+        if let Some(token) = token {
+            headers.insert(AUTHORIZATION, format!("Bearer {token}").parse()?);
+        }
+        let mut connector = HttpConnector::new();
+        connector.set_nodelay(true);
+        Ok(Self {
+            client: legacy::Client::builder(TokioExecutor::new()).build(connector),
+            uri,
+            headers,
+            limit: limit.map(Limit::from),
+        })
+    }
+
+    pub(super) async fn check(&self, key: String) -> Result<Answer, Failure> {
+        let check = Check {
+            key: &key,
+            limit: self.limit.as_ref(),
+        };
+        let body = serde_json::to_vec(&check).map_err(|error| Failure::of("not asked", &error))?;
+        let mut request = Request::new(Full::from(body));
+        *request.method_mut() = Method::POST;
+        *request.uri_mut() = self.uri.clone();
+        request.headers_mut().clone_from(&self.headers);
+        let response = self.client.request(request).await.map_err(|error| {
+            let kind = if error.is_connect() {
+                "cannot connect"
+            } else {
+                "connection lost"
+            };
+            Failure::of(kind, &error)
+        })?;
+        let (parts, body) = response.into_parts();
+        let body = body.collect().await;
+        let body = body.map_err(|error| Failure::of("connection lost", &error))?;
+        let body = body.to_bytes();
+        if !parts.status.is_success() {
+            let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+            let detail = problem["detail"].as_str().unwrap_or("it does not say why");
+            return Err(Failure::new(parts.status.to_string(), detail));
+        }
+        let checked: Checked = serde_json::from_slice(&body)
+            .map_err(|error| Failure::of("an answer that is none", &error))?;
+        Ok(Answer {
+            allowed: checked.allowed,
+            degraded: checked.degraded,
+        })
+    }
+}
+
+impl From<Quota> for Limit {
+    fn from(quota: Quota) -> Self {
+        let (algorithm, burst) = match quota.algorithm() {
+            Algorithm::SlidingWindow => ("sliding_window", None),
+            Algorithm::FixedWindow => ("fixed_window", None),
+            _ => ("token_bucket", Some(quota.capacity())),
+        };
+        Self {
+            rate: quota.limit(),
+            interval: humantime::format_duration(quota.period()).to_string(),
+            burst,
+            algorithm,
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Grpc {
+    client: RateLimiterClient<Channel>,
+    authorization: Option<MetadataValue<Ascii>>,
+    limit: Option<v1::Limit>,
+}
+
+impl Grpc {
+    pub(super) fn new(uri: Uri, token: Option<&str>, limit: Option<Quota>) -> anyhow::Result<Self> {
+        let token = token.map(|token| format!("Bearer {token}").parse());
+        Ok(Self {
+            client: RateLimiterClient::new(Endpoint::from(uri).connect_lazy()),
+            authorization: token.transpose()?,
+            limit: limit.map(grpc_limit).transpose()?,
+        })
+    }
+
+    pub(super) async fn check(&self, key: String) -> Result<Answer, Failure> {
+        let mut request = tonic::Request::new(v1::CheckLimitRequest {
+            key,
+            limit: self.limit,
+            ..Default::default()
+        });
+        if let Some(token) = &self.authorization {
+            let metadata = request.metadata_mut();
+            metadata.insert("authorization", token.clone());
+        }
+        let response = self.client.clone().check_limit(request).await;
+        let response = response
+            .map_err(|status| grpc_failure(&status))?
+            .into_inner();
+        let status = response
+            .status
+            .ok_or_else(|| Failure::new("an answer that is none", "it has no status"))?;
+        Ok(Answer {
+            allowed: status.allowed,
+            degraded: status.degraded,
+        })
+    }
+}
+
+fn grpc_failure(status: &Status) -> Failure {
+    if causes(status).any(|cause| cause.is::<ConnectError>()) {
+        return Failure::of("cannot connect", status);
+    }
+    // What the server said has no cause here.
+    match std::error::Error::source(status) {
+        Some(cause) => Failure::of("connection lost", cause),
+        None => Failure::new(name(status.code()), status.message()),
+    }
+}
+
+/// As in the protocol: `INVALID_ARGUMENT`.
+fn name(code: Code) -> String {
+    let mut name = String::new();
+    for (index, letter) in format!("{code:?}").char_indices() {
+        if index > 0 && letter.is_uppercase() {
+            name.push('_');
+        }
+        name.push(letter.to_ascii_uppercase());
+    }
+    name
+}
+
+fn grpc_limit(quota: Quota) -> anyhow::Result<v1::Limit> {
+    let (algorithm, burst) = match quota.algorithm() {
+        Algorithm::SlidingWindow => (v1::Algorithm::SlidingWindow, None),
+        Algorithm::FixedWindow => (v1::Algorithm::FixedWindow, None),
+        _ => (v1::Algorithm::TokenBucket, Some(quota.capacity())),
+    };
+    Ok(v1::Limit {
+        rate: quota.limit(),
+        interval: Some(prost_types::Duration::try_from(quota.period())?),
+        burst,
+        algorithm: algorithm.into(),
+    })
+}
+
+/// Why there was no answer.
+#[derive(Debug)]
+pub(super) struct Failure {
+    /// The same for all that are counted together.
+    pub(super) kind: Cow<'static, str>,
+    /// What one of them says.
+    pub(super) detail: String,
+}
+
+impl Failure {
+    pub(super) fn new(kind: impl Into<Cow<'static, str>>, detail: impl Into<String>) -> Self {
+        Self {
+            kind: kind.into(),
+            detail: detail.into(),
+        }
+    }
+
+    /// With everything that led to it, since the outermost says little.
+    pub(super) fn of(kind: impl Into<Cow<'static, str>>, error: &(dyn Error + 'static)) -> Self {
+        let mut detail = error.to_string();
+        for cause in causes(error).skip(1) {
+            let cause = cause.to_string();
+            // Some repeat their cause.
+            if !detail.contains(&cause) {
+                detail.push_str(": ");
+                detail.push_str(&cause);
+            }
+        }
+        Self::new(kind, detail)
+    }
+}
+
+/// The error, its cause, and so on.
+pub(super) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_address_is() {
+        for text in ["http://127.0.0.1:8080", "grpc://limits.example:8081"] {
+            let address: Address = text.parse().expect("an address");
+            assert_eq!(address.to_string(), text);
+        }
+        let with_a_slash: Address = "http://localhost:8080/".parse().expect("an address");
+        assert_eq!(with_a_slash.to_string(), "http://localhost:8080");
+        for text in [
+            "",
+            "localhost",
+            "localhost:8080",
+            "https://localhost:1",
+            "http://localhost/check",
+            "grpc://localhost?a=b",
+        ] {
+            let said = text.parse::<Address>().expect_err("no address");
+            assert!(said.contains("http://host:port"), "{text}: {said}");
+        }
+    }
+
+    #[test]
+    fn codes_are_named_as_in_the_protocol() {
+        assert_eq!(name(Code::InvalidArgument), "INVALID_ARGUMENT");
+        assert_eq!(name(Code::Unauthenticated), "UNAUTHENTICATED");
     }
 }

@@ -2,17 +2,16 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use tokio::sync::{Semaphore, watch};
-use tokio::task::{JoinError, JoinSet};
+use tokio::task::{JoinError, JoinHandle, JoinSet};
+use tokio::time::sleep;
 
 use super::client::Client;
-use super::pace;
-use super::plan::Plan;
-use super::progress::Progress;
+use super::plan::{Amount, Plan, Schedule, start_pace};
 use super::report::Report;
-use super::schedule::Schedule;
 use super::tally::Tally;
 
 /// What all who ask have in common.
@@ -39,7 +38,7 @@ pub(crate) async fn run(plan: Plan, stop: impl Future<Output = ()>) -> anyhow::R
     let (began, done) = (Instant::now(), Arc::default());
     let progress = Progress::start(schedule.amount(), began, &done);
     let pace = match plan.rate {
-        Some(_) => Some(pace::start(
+        Some(_) => Some(start_pace(
             Arc::clone(&schedule),
             began,
             plan.in_flight as usize,
@@ -129,4 +128,60 @@ impl Load {
             self.done.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+const STEP: Duration = Duration::from_millis(100);
+
+/// A bar on stderr, if that is a terminal; gone when dropped.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Progress {
+    pub(super) fn start(amount: Amount, began: Instant, done: &Arc<AtomicU64>) -> Self {
+        let length = match amount {
+            Amount::Requests(total) => total,
+            Amount::For(time) => milliseconds(time),
+        };
+        let bar = ProgressBar::new(length);
+        if bar.is_hidden() {
+            return Self { bar, task: None };
+        }
+        let style = ProgressStyle::with_template("{bar:40} {percent:>3} %  {msg}");
+        bar.set_style(style.expect("a template"));
+        let (shown, done) = (bar.clone(), Arc::clone(done));
+        // From time to time rather than at each answer, which would cost what is measured.
+        let task = tokio::spawn(async move {
+            loop {
+                let (done, passed) = (done.load(Ordering::Relaxed), began.elapsed());
+                shown.set_position(match amount {
+                    Amount::Requests(_) => done,
+                    Amount::For(_) => milliseconds(passed),
+                });
+                let a_second = done as f64 / passed.as_secs_f64();
+                shown.set_message(format!(
+                    "{} requests, {} /s",
+                    HumanCount(done),
+                    HumanCount(a_second as u64)
+                ));
+                sleep(STEP).await;
+            }
+        });
+        let task = Some(task);
+        Self { bar, task }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+        self.bar.finish_and_clear();
+    }
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    time.as_millis().try_into().unwrap_or(u64::MAX)
 }

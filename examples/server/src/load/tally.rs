@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::client::Answer;
-use super::failure::Failure;
+use super::client::{Answer, Failure};
 
 /// An hour, in microseconds. Nothing is waited for so long.
 const LONGEST: u64 = 3_600_000_000;
