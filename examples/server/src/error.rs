@@ -1,92 +1,94 @@
+//! The error of a request.
+
 use std::fmt::Display;
 
-/// Why a request is not decided.
+/// The error of a request, which each front end converts to its protocol.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refusal {
-    pub(crate) kind: RefusalKind,
-    /// The field that is wrong.
+pub(crate) struct ApiError {
+    pub(crate) kind: ApiErrorKind,
+    /// The invalid field.
     pub(crate) field: Option<String>,
     /// The problem and its fix, for the caller.
     pub(crate) problem: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RefusalKind {
-    /// The request is malformed.
+pub(crate) enum ApiErrorKind {
+    /// The request is invalid.
     Invalid,
     /// The caller did not authenticate.
     Unauthenticated,
-    /// The caller must not ask this.
+    /// The caller may not send this request.
     Forbidden,
     /// The store did not answer.
     Unavailable,
 }
 
-impl Refusal {
-    /// The request is malformed as a whole.
-    pub(crate) fn unreadable(problem: impl Display) -> Self {
+impl ApiError {
+    /// Returns the error for an invalid field.
+    pub(crate) fn invalid(field: &str, problem: impl Display) -> Self {
         Self {
-            kind: RefusalKind::Invalid,
+            field: Some(field.to_owned()),
+            ..Self::invalid_request(problem)
+        }
+    }
+
+    /// Returns the error for a request that is invalid as a whole.
+    pub(crate) fn invalid_request(problem: impl Display) -> Self {
+        Self {
+            kind: ApiErrorKind::Invalid,
             field: None,
             problem: problem.to_string(),
         }
     }
 
-    /// The caller did not authenticate.
+    /// Returns the error for a caller that did not authenticate.
     pub(crate) fn unauthenticated(problem: impl Display) -> Self {
         Self {
-            kind: RefusalKind::Unauthenticated,
-            ..Self::unreadable(problem)
+            kind: ApiErrorKind::Unauthenticated,
+            ..Self::invalid_request(problem)
         }
     }
 
-    /// The caller must not ask this.
-    pub(crate) fn not_allowed(problem: impl Display) -> Self {
+    /// Returns the error for a request that the caller may not send.
+    pub(crate) fn forbidden(problem: impl Display) -> Self {
         Self {
-            kind: RefusalKind::Forbidden,
-            ..Self::unreadable(problem)
+            kind: ApiErrorKind::Forbidden,
+            ..Self::invalid_request(problem)
         }
     }
 
-    /// The caller must not ask this, because of a field.
-    pub(crate) fn forbidden(field: &str, problem: impl Display) -> Self {
+    /// Returns the error for a field that the caller may not send with this value.
+    pub(crate) fn forbidden_field(field: &str, problem: impl Display) -> Self {
         Self {
-            kind: RefusalKind::Forbidden,
+            kind: ApiErrorKind::Forbidden,
             ..Self::invalid(field, problem)
         }
     }
 
-    /// The store did not answer.
+    /// Returns the error for a store that did not answer.
     pub(crate) fn unavailable(problem: impl Display) -> Self {
         Self {
-            kind: RefusalKind::Unavailable,
-            ..Self::unreadable(problem)
+            kind: ApiErrorKind::Unavailable,
+            ..Self::invalid_request(problem)
         }
     }
 
-    /// The outcome, as a label of metrics.
+    /// Returns the outcome of the request, as a label of metrics.
     pub(crate) fn outcome(&self) -> &'static str {
         match self.kind {
-            RefusalKind::Invalid => "invalid",
-            RefusalKind::Unauthenticated => "unauthenticated",
-            RefusalKind::Forbidden => "forbidden",
-            RefusalKind::Unavailable => "unavailable",
+            ApiErrorKind::Invalid => "invalid",
+            ApiErrorKind::Unauthenticated => "unauthenticated",
+            ApiErrorKind::Forbidden => "forbidden",
+            ApiErrorKind::Unavailable => "unavailable",
         }
     }
 
-    /// The field and the problem, as one sentence.
-    pub(crate) fn sentence(&self) -> String {
+    /// Returns the field and the problem, as one sentence.
+    pub(crate) fn message(&self) -> String {
         match &self.field {
             Some(field) => format!("`{field}`: {}", self.problem),
             None => self.problem.clone(),
-        }
-    }
-
-    /// A field is invalid.
-    pub(crate) fn invalid(field: &str, problem: impl Display) -> Self {
-        Self {
-            field: Some(field.to_owned()),
-            ..Self::unreadable(problem)
         }
     }
 }

@@ -1,7 +1,8 @@
-//! Random inputs for everything that parses a text: no input may panic, and no error or `Debug` output
-//! may show a secret.
+//! Tests of all parsers with random inputs: no input may panic, and neither errors nor `Debug`
+//! output may show a secret.
 //!
-//! `TOLLGATE_FUZZ_INPUTS` sets the number of inputs of each test. The inputs are the same in each run.
+//! `TOLLGATE_FUZZ_INPUTS` sets the number of inputs of each test. The inputs are the same in each
+//! run.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -13,12 +14,12 @@ use crate::configuration::{
     Configuration, ConfigurationError, Field, Node, Sources, Value, from_toml, from_yaml,
     read_domain,
 };
-use crate::decision::{Algorithm, given};
-use crate::envoy::{Counted, Rules};
+use crate::decision::{Algorithm, parse_caller_limit};
+use crate::envoy::{CountKey, Rules};
 use crate::http::json;
-use crate::limits::Subject;
+use crate::limits::LimitSubject;
 
-/// Part of each secret in [`SERVER`].
+/// A part of each secret in [`SERVER`].
 const SECRET: &str = "hunter2";
 
 const SERVER: &str = r#"
@@ -108,25 +109,27 @@ impl Random {
         number ^ (number >> 31)
     }
 
-    /// A number from 0 to `end`, exclusive.
+    /// Returns a number from 0 to `end`, exclusive.
     fn below(&mut self, end: usize) -> usize {
         (self.number() % end as u64) as usize
     }
 
-    fn of<'a, T: ?Sized>(&mut self, choices: &[&'a T]) -> &'a T {
-        choices[self.below(choices.len())]
+    fn choose<'a, T: ?Sized>(&mut self, rules: &[&'a T]) -> &'a T {
+        rules[self.below(rules.len())]
     }
 
-    /// Joins up to `most` of the pieces.
-    fn text(&mut self, pieces: &[&str], most: usize) -> String {
-        (0..self.below(most + 1)).map(|_| self.of(pieces)).collect()
+    /// Joins up to `max` of the pieces.
+    fn text(&mut self, pieces: &[&str], max: usize) -> String {
+        (0..self.below(max + 1))
+            .map(|_| self.choose(pieces))
+            .collect()
     }
 
-    /// Changes a text in one to four places. ASCII only.
+    /// Makes one to four random changes to a text.
     fn changed(&mut self, text: &str, pieces: &[&str]) -> String {
         let mut text = text.to_owned();
         for _ in 0..1 + self.below(4) {
-            let bound = |text: &str, place: usize| text.floor_char_boundary(place);
+            let bound = |text: &str, offset: usize| text.floor_char_boundary(offset);
             let start = bound(&text, self.below(text.len() + 1));
             let end = bound(&text, (start + self.below(12)).min(text.len())).max(start);
             match self.below(7) {
@@ -135,19 +138,19 @@ impl Random {
                 2 => text.truncate(start),
                 3 => {
                     let piece = text[start..end].to_owned();
-                    let place = bound(&text, self.below(text.len() + 1));
-                    text.insert_str(place, &piece);
+                    let offset = bound(&text, self.below(text.len() + 1));
+                    text.insert_str(offset, &piece);
                 }
                 4 => text.insert(start, '\n'),
-                5 => text.insert_str(start, &self.of(pieces).repeat(1 + self.below(100))),
-                _ => text.insert_str(start, self.of(pieces)),
+                5 => text.insert_str(start, &self.choose(pieces).repeat(1 + self.below(100))),
+                _ => text.insert_str(start, self.choose(pieces)),
             }
         }
         text
     }
 }
 
-/// Names the input that a panic comes from.
+/// Prints the number of the input if the test panics.
 struct Input(u64);
 
 impl Drop for Input {
@@ -158,7 +161,7 @@ impl Drop for Input {
     }
 }
 
-/// Runs a test with inputs from as many seeds as `TOLLGATE_FUZZ_INPUTS` says.
+/// Runs a test with `TOLLGATE_FUZZ_INPUTS` seeds.
 fn fuzz(mut test: impl FnMut(&mut Random)) {
     let inputs = std::env::var("TOLLGATE_FUZZ_INPUTS").ok();
     for number in 0..inputs.map_or(2_000, |inputs| inputs.parse().expect("a number")) {
@@ -167,7 +170,7 @@ fn fuzz(mut test: impl FnMut(&mut Random)) {
     }
 }
 
-/// Whether a secret is in a field whose errors may show it.
+/// Returns whether a secret is in a field whose errors may show the value.
 fn shows_secret(node: &Node, path: &mut Vec<String>) -> bool {
     match &node.value {
         Value::Text(text) | Value::Plain(text) => {
@@ -260,17 +263,17 @@ fn fuzz_environment() {
     fuzz(|random| {
         let variables: Vec<_> = (0..1 + random.below(3))
             .map(|_| {
-                let most = *random.of(&[&5, &5, &5, &200]);
+                let most = *random.choose(&[&5, &5, &5, &200]);
                 let parts = 1 + random.below(most);
-                let name: Vec<_> = (0..parts).map(|_| random.of(&names)).collect();
-                let separator = random.of(&["__", "__", "__", "_"]);
+                let name: Vec<_> = (0..parts).map(|_| random.choose(&names)).collect();
+                let separator = random.choose(&["__", "__", "__", "_"]);
                 let name = format!("TOLLGATE__{}", name.join(separator));
                 let text = random.text(&pieces, 3);
                 (name, text.repeat(1 + random.below(100)))
             })
             .collect();
         let may_show = variables.iter().any(|(_, text)| text.contains(SECRET));
-        let root = from_toml(SERVER, "server.toml").expect("it is good");
+        let root = from_toml(SERVER, "server.toml").expect("a valid configuration");
         if let Err(error) = configuration(root, variables) {
             let error = error.to_string();
             let named = error.starts_with("TOLLGATE__") || error.starts_with("server.toml:");
@@ -320,7 +323,7 @@ fn fuzz_yaml_rules() {
     assert!(accepted > 0, "every input was refused");
 }
 
-/// Fields of all types that bodies have.
+/// The fields of all bodies.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 #[allow(dead_code, reason = "only parsed")]
@@ -355,19 +358,19 @@ fn fuzz_json_bodies() {
     let mut accepted = 0;
     fuzz(|random| {
         let text = random.changed(BODY, &pieces);
-        match json::read::<Body>(text.as_bytes(), &fields) {
+        match json::parse_object::<Body>(text.as_bytes(), &fields) {
             Ok(_) => {
                 accepted += 1;
                 let json = serde_json::from_str::<serde_json::Value>(&text);
                 assert!(json.is_ok(), "{text}");
             }
-            Err(refusal) => assert!(!refusal.problem.is_empty(), "{text}"),
+            Err(error) => assert!(!error.problem.is_empty(), "{text}"),
         }
     });
     assert!(accepted > 0, "every input was refused");
 }
 
-/// Different descriptors never count together.
+/// Different descriptors have different keys.
 #[test]
 fn fuzz_envoy_descriptors() {
     let pieces = ["a", ";", "=", "*", "\\", "é", "", ";=", "\\;", "a=b"];
@@ -377,20 +380,20 @@ fn fuzz_envoy_descriptors() {
         let entries: Vec<_> = (0..1 + random.below(3))
             .map(|_| (random.text(&pieces, 3), random.text(&pieces, 3)))
             .collect();
-        let mut counted = Counted::of(&domain);
+        let mut count_key = CountKey::of(&domain);
         for (key, value) in &entries {
-            counted.add_plain(key, value);
+            count_key.add_value(key, value);
         }
         let descriptor = (domain, entries);
         let first = known
-            .entry(counted.into_string())
+            .entry(count_key.into_string())
             .or_insert_with(|| descriptor.clone());
         assert_eq!(*first, descriptor);
     });
 }
 
 #[test]
-fn fuzz_limits_of_callers() {
+fn fuzz_caller_limits() {
     #[rustfmt::skip]
     let pieces = [
         "1", "0", "18446744073709551615", "999999999999999999999", "s", "m", "h", "d", "w", "M",
@@ -409,12 +412,12 @@ fn fuzz_limits_of_callers() {
         let burst = (random.below(2) == 0).then_some(burst);
         let algorithm = algorithms.get(random.below(4)).copied();
         let interval = random.text(&pieces, 5);
-        match given(Some(rate), Some(&interval), burst, algorithm) {
+        match parse_caller_limit(Some(rate), Some(&interval), burst, algorithm) {
             Ok(limits) => {
                 accepted += 1;
                 assert!(limits.is_some(), "{rate} {interval}");
             }
-            Err(refusal) => assert!(refusal.field.is_some(), "{refusal:?}"),
+            Err(error) => assert!(error.field.is_some(), "{error:?}"),
         }
     });
     assert!(accepted > 0, "every input was refused");
@@ -430,7 +433,7 @@ fn fuzz_subjects() {
     let mut accepted = 0;
     fuzz(|random| {
         let text = random.text(&pieces, 7);
-        if let Ok(subject) = text.parse::<Subject>() {
+        if let Ok(subject) = text.parse::<LimitSubject>() {
             accepted += 1;
             assert_eq!(subject.to_string(), text);
         }

@@ -1,4 +1,4 @@
-//! The server's metrics, in addition to the library's.
+//! The metrics of the server, in addition to the metrics of the library.
 
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -17,18 +17,18 @@ const CONNECTIONS_ENDED: &str = "tollgate_server_connections_ended_total";
 const RELOADS: &str = "tollgate_server_reloads_total";
 const RUNTIME_LIMITS: &str = "tollgate_server_runtime_limits";
 
-/// The most labels `rule` with values of requests, which clients choose; further ones are counted as
-/// `other`, because a recorder never forgets a label.
-const MOST_OPEN_RULES: usize = 1_000;
+/// The maximum number of labels `rule` that contain values of requests, which clients choose.
+/// Others are counted as `other`, because the recorder keeps every label forever.
+const MAX_UNBOUNDED_RULES: usize = 1_000;
 
-/// The longest such label, in bytes.
-const LONGEST_OPEN_RULE: usize = 256;
+/// The maximum length of such a label, in bytes.
+const MAX_UNBOUNDED_RULE_LENGTH: usize = 256;
 
-/// How often the recorder tidies up between scrapes.
-const UPKEEP: Duration = Duration::from_secs(5);
+/// The interval of the recorder's upkeep between scrapes.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The library's histograms, with their buckets. Without these they would be summaries, which cannot be
-/// added up over replicas.
+/// The buckets of the library's histograms. Without buckets the recorder would make summaries,
+/// which cannot be aggregated over replicas.
 const BUCKETS: [(&str, &[f64]); 3] = [
     (
         "rate_limit_check_duration_seconds",
@@ -46,7 +46,7 @@ const BUCKETS: [(&str, &[f64]); 3] = [
     ),
 ];
 
-/// Installs the recorder. Metrics that are recorded earlier are lost.
+/// Installs the recorder. Earlier metrics are lost.
 pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     let mut builder = PrometheusBuilder::new();
     for (name, buckets) in BUCKETS {
@@ -64,9 +64,9 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
     );
     describe_counter!(
         RELOADS,
-        "Changed configurations, by whether they were taken or refused."
+        "Changed configurations, by result: taken or refused."
     );
-    // From 0, so that the first change is an increase, which an alert can see.
+    // Starts at 0, so that alerts see the first change as an increase.
     for result in ["taken", "refused"] {
         counter!(RELOADS, "result" => result).increment(0);
     }
@@ -86,55 +86,63 @@ pub(crate) fn install() -> anyhow::Result<PrometheusHandle> {
 /// Runs the recorder's upkeep, which bounds its memory, until the task is aborted.
 pub(crate) async fn upkeep(handle: PrometheusHandle) {
     loop {
-        tokio::time::sleep(UPKEEP).await;
+        tokio::time::sleep(UPKEEP_INTERVAL).await;
         handle.run_upkeep();
     }
 }
 
 /// Counts a check.
-pub(crate) fn check(protocol: &'static str, outcome: &'static str) {
+pub(crate) fn record_check(protocol: &'static str, outcome: &'static str) {
     counter!(REQUESTS, "door" => protocol, "outcome" => outcome).increment(1);
 }
 
-/// Counts the hits of a descriptor.
-pub(crate) fn hits(domain: &str, rule: &str, is_open: bool, outcome: &'static str, hits: u64) {
-    let rule = match is_open && !has_series(domain, rule) {
+/// Counts the hits of a descriptor. `is_unbounded` says whether `rule` contains values of the
+/// request.
+pub(crate) fn record_envoy_hits(
+    domain: &str,
+    rule: &str,
+    is_unbounded: bool,
+    outcome: &'static str,
+    hits: u64,
+) {
+    let rule = match is_unbounded && !has_series(domain, rule) {
         true => "other",
         false => rule,
     };
     let (domain, rule) = (domain.to_owned(), rule.to_owned());
     let counter = counter!(ENVOY_HITS, "domain" => domain, "rule" => rule, "outcome" => outcome);
-    // So that no number of a client's wraps the counter around.
+    // Clients choose this number, which must not overflow the counter.
     counter.increment(hits.min(u32::MAX.into()));
 }
 
-/// Whether a label with values of requests has a series of its own. The first labels get one.
+/// Returns whether a label with values of requests has a series. The first [`MAX_UNBOUNDED_RULES`]
+/// labels get one.
 fn has_series(domain: &str, rule: &str) -> bool {
     static SERIES: LazyLock<Mutex<HashSet<(String, String)>>> = LazyLock::new(Mutex::default);
-    if rule.len() > LONGEST_OPEN_RULE {
+    if rule.len() > MAX_UNBOUNDED_RULE_LENGTH {
         return false;
     }
     let label = (domain.to_owned(), rule.to_owned());
     let mut series = SERIES.lock().unwrap_or_else(PoisonError::into_inner);
-    series.contains(&label) || (series.len() < MOST_OPEN_RULES && series.insert(label))
+    series.contains(&label) || (series.len() < MAX_UNBOUNDED_RULES && series.insert(label))
 }
 
-/// Counts a changed configuration.
-pub(crate) fn reloaded(result: &'static str) {
+/// Counts a changed configuration, which was taken or refused.
+pub(crate) fn record_reload(result: &'static str) {
     counter!(RELOADS, "result" => result).increment(1);
 }
 
 /// Sets the number of open connections.
-pub(crate) fn connections(count: usize) {
+pub(crate) fn set_connections(count: usize) {
     gauge!(CONNECTIONS).set(count as f64);
 }
 
 /// Counts a connection that the server ended.
-pub(crate) fn connection_ended(reason: &'static str) {
+pub(crate) fn record_connection_ended(reason: &'static str) {
     counter!(CONNECTIONS_ENDED, "reason" => reason).increment(1);
 }
 
 /// Sets the number of run-time limits.
-pub(crate) fn runtime_limits(count: usize) {
+pub(crate) fn set_runtime_limits(count: usize) {
     gauge!(RUNTIME_LIMITS).set(count as f64);
 }

@@ -15,14 +15,14 @@ use serde::{Deserialize, Serialize};
 use tracing::field::debug;
 
 use super::limits;
-use super::request::{Admin, AdminName, uncancelled};
-use crate::authentication::bearer;
-use crate::decision::{Algorithm, Question, given};
-use crate::error::{Refusal, RefusalKind};
-use crate::http::{Problem, guarded, json};
-use crate::limits::Subject;
+use super::request::{AdminName, AdminState, run_to_completion};
+use crate::authentication::bearer_token;
+use crate::decision::{Algorithm, DecisionRequest, parse_caller_limit};
+use crate::error::{ApiError, ApiErrorKind};
+use crate::http::{Problem, json, with_common_layers};
+use crate::limits::LimitSubject;
 
-pub(crate) fn router(admin: Admin) -> Router {
+pub(crate) fn router(admin: AdminState) -> Router {
     let limit = || get(limits::get).put(limits::put).delete(limits::delete);
     let routes = Router::new()
         .route("/limits", get(limits::list))
@@ -30,19 +30,24 @@ pub(crate) fn router(admin: Admin) -> Router {
         .route("/limits/{kind}/{name}/{key}", limit())
         .route("/reset", post(reset))
         .route("/configuration", get(configuration));
-    guarded(routes)
-        // Outside the routes, so that unauthenticated callers cannot tell which paths exist.
+    with_common_layers(routes)
+        // Around the fallback as well, so that unauthenticated callers cannot find out which paths
+        // exist.
         .layer(from_fn_with_state(admin.clone(), authenticate))
         .with_state(admin)
 }
 
-async fn authenticate(State(admin): State<Admin>, mut request: Request, next: Next) -> Response {
+async fn authenticate(
+    State(admin): State<AdminState>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let header = request.headers().get(AUTHORIZATION);
-    let token = header.and_then(|header| bearer(header.to_str().ok()?));
-    let rules = admin.gate.rules();
-    let Some(name) = token.and_then(|token| rules.admin_tokens.get(token)) else {
+    let token = header.and_then(|header| bearer_token(header.to_str().ok()?));
+    let settings = admin.decisions.settings();
+    let Some(name) = token.and_then(|token| settings.admin_tokens.get(token)) else {
         let problem = "send one of the tokens in `admin.tokens`: `Authorization: Bearer <token>`";
-        return Problem::from(Refusal::unauthenticated(problem)).into_response();
+        return Problem::from(ApiError::unauthenticated(problem)).into_response();
     };
     request.extensions_mut().insert(AdminName(name.clone()));
     next.run(request).await
@@ -50,7 +55,7 @@ async fn authenticate(State(admin): State<Admin>, mut request: Request, next: Ne
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Reset {
+struct ResetBody {
     key: String,
     tenant: Option<String>,
     rate: Option<u32>,
@@ -59,43 +64,48 @@ struct Reset {
     algorithm: Option<Algorithm>,
 }
 
-const FIELDS: [&str; 6] = ["key", "tenant", "rate", "interval", "burst", "algorithm"];
+const RESET_FIELDS: [&str; 6] = ["key", "tenant", "rate", "interval", "burst", "algorithm"];
 
-/// Resets the count under the key's limits, or under the limits that the request gives.
+/// Resets the counts of a key under its limits, or under the limit in the request.
 async fn reset(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Extension(AdminName(name)): Extension<AdminName>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<StatusCode, Problem> {
-    let reset: Reset = json::read(&json::received(body)?, &FIELDS)?;
+    let reset: ResetBody = json::parse_object(&json::complete_body(body)?, &RESET_FIELDS)?;
     let interval = reset.interval.as_deref();
-    let limits = given(reset.rate, interval, reset.burst, reset.algorithm)?;
-    let rules = admin.gate.rules();
+    let limits = parse_caller_limit(reset.rate, interval, reset.burst, reset.algorithm)?;
+    let settings = admin.decisions.settings();
     let tenant = reset.tenant.as_deref();
-    let subject = Subject::Key {
+    let subject = LimitSubject::Key {
         tenant: tenant
-            .unwrap_or(rules.catalog.default_tenant.as_str())
+            .unwrap_or(settings.configured_limits.default_tenant.as_str())
             .to_owned(),
         key: reset.key.clone(),
     };
-    let question = Question {
+    let request = DecisionRequest {
         key: Some(reset.key),
         tenant: reset.tenant,
         limits,
         cost: 1,
     };
-    uncancelled(async move {
-        let done = admin.gate.reset(&question).await;
+    run_to_completion(async move {
+        let result = admin.decisions.reset(&request).await;
         let subject = subject.to_string();
-        let limits = question.limits.as_ref().map(debug);
-        match &done {
+        let limits = request.limits.as_ref().map(debug);
+        match &result {
             Ok(()) => tracing::info!(admin = %name, subject, limits, "reset a count"),
-            Err(refusal) if refusal.kind == RefusalKind::Unavailable => {
-                tracing::warn!(admin = %name, subject, limits, "a reset may or may not be done");
+            Err(error) if error.kind == ApiErrorKind::Unavailable => {
+                tracing::warn!(
+                    admin = %name,
+                    subject,
+                    limits,
+                    "the store did not confirm a reset, and may have applied it"
+                );
             }
             Err(_) => {}
         }
-        Ok(done?)
+        Ok(result?)
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -105,18 +115,18 @@ async fn reset(
 struct Configuration {
     /// When the configuration in force was read, in seconds since the Unix epoch.
     since: u64,
-    /// Why a later configuration was refused; null if the latest is in force.
+    /// The reason why a later configuration was refused. `null` if the latest is in force.
     refused: Option<String>,
-    /// Whether changes of run-time limits may be missing, since the last read failed.
+    /// Whether the last read of run-time limits failed, so that changes may be missing.
     outdated: bool,
 }
 
-async fn configuration(State(admin): State<Admin>) -> impl IntoResponse {
-    let last = admin.reloads.last();
+async fn configuration(State(admin): State<AdminState>) -> impl IntoResponse {
+    let last = admin.reload_status.last();
     let since = last.since.duration_since(SystemTime::UNIX_EPOCH);
     Json(Configuration {
         since: since.unwrap_or_default().as_secs(),
         refused: last.refused.clone(),
-        outdated: admin.gate.overrides().is_outdated(),
+        outdated: admin.decisions.overrides().is_outdated(),
     })
 }

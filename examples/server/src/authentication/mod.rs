@@ -1,6 +1,6 @@
-//! Authentication: a tenant by its token, or a user by a JSON web token.
+//! Authentication of callers, by tokens and JSON web tokens.
 //!
-//! - `authenticator`: finds the caller of a request, and says whether it may give limits of its own.
+//! - `authenticator`: finds the [`Principal`] of a request, and checks whether it may send limits.
 //! - `jwt`: verifies JSON web tokens.
 //! - `tokens`: the configured tokens, as digests.
 
@@ -8,6 +8,6 @@ mod authenticator;
 mod jwt;
 mod tokens;
 
-pub(crate) use authenticator::{Authenticator, Caller, GivenLimits, bearer};
+pub(crate) use authenticator::{Authenticator, CallerLimitPolicy, Principal, bearer_token};
 pub(crate) use jwt::{Jwt, JwtKey};
 pub(crate) use tokens::{TokenDigest, Tokens};

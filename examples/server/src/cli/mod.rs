@@ -1,8 +1,9 @@
 //! The command line: `serve`, `validate`, and commands that send requests to a running server.
 //!
-//! - `command`: the commands.
-//! - `client`: an HTTP client of a running server.
-//! - `check`: `check`, `status` and `health`; `limits` and `load` have a file each.
+//! - `command`: the arguments, and the commands `serve` and `validate`.
+//! - `check`: the commands `check`, `status` and `health`.
+//! - `limits` and `load`: the commands of these names.
+//! - `client`: an HTTP client for a running server.
 
 mod check;
 mod client;
@@ -10,4 +11,4 @@ mod command;
 mod limits;
 mod load;
 
-pub(crate) use command::{Arguments, FAILED};
+pub(crate) use command::{Arguments, FAILED_EXIT_CODE};

@@ -1,7 +1,7 @@
 //! Reads `[envoy]`, and rules in the form of Envoy ratelimit.
 //!
-//! Every field that Envoy ratelimit reads has the same meaning here. A field in a place where Envoy
-//! ratelimit would ignore it, such as `shadow_mode` in `rate_limit`, is an error.
+//! Every field has the same meaning as in Envoy ratelimit. A field where Envoy ratelimit would
+//! ignore it, such as `shadow_mode` in `rate_limit`, is an error.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -14,21 +14,21 @@ use super::authentication::TokenReader;
 use super::field::{Field, Table};
 use super::sources::Sources;
 use super::tree::{Result, Value};
-use super::yaml::{Word, from_yaml};
+use super::yaml::{PlainScalar, from_yaml};
 use crate::authentication::Tokens;
 use crate::envoy::{Amount, Level, Limit, PerUnit, Rule, Rules, Unit, Wildcard};
 
-/// The settings of the gRPC service for Envoy.
+/// The settings of Envoy's rate limit service.
 #[derive(Debug, Default)]
 pub(crate) struct EnvoySettings {
     pub(crate) rules: Rules,
-    /// Whether Envoy adds the headers of the rate limit to its responses.
+    /// Whether responses tell Envoy to add `x-ratelimit-*` headers.
     pub(crate) response_headers: bool,
     /// The tokens that Envoy may authenticate with.
     pub(crate) tokens: Tokens<()>,
 }
 
-/// Reads the table and the files that it names, whose paths are relative to `directory`.
+/// Reads `[envoy]` and its files, whose paths are relative to `directory`.
 pub(super) fn read(
     root: &Table<'_>,
     reader: &mut TokenReader,
@@ -56,7 +56,7 @@ pub(super) fn read(
             let name = path.display().to_string();
             let text = sources
                 .read(&path)
-                .map_err(|error| field.wrong(format!("{name} cannot be read: {error}")))?;
+                .map_err(|error| field.error(format!("{name} cannot be read: {error}")))?;
             let tree = from_yaml(&text, &name)?;
             read_domain(&Field::root(&tree), &mut settings.rules)?;
         }
@@ -68,14 +68,14 @@ pub(super) fn read(
 pub(crate) fn read_domain(field: &Field<'_>, rules: &mut Rules) -> Result<()> {
     let table = field.table(&["domain", "descriptors"])?;
     let domain = table.required("domain")?;
-    let name = domain.filled_text()?;
+    let name = domain.non_empty_text()?;
     let level = match table.get("descriptors") {
         Some(descriptors) => level(&descriptors)?,
         None => Level::default(),
     };
     match rules.domains.insert(name.to_owned(), level) {
         None => Ok(()),
-        Some(_) => Err(domain.wrong(format!("there is another domain {name:?}"))),
+        Some(_) => Err(domain.error(format!("there is another domain {name:?}"))),
     }
 }
 
@@ -97,19 +97,19 @@ fn level(field: &Field<'_>) -> Result<Level> {
     for field in field.list()? {
         let table = field.table(&KNOWN)?;
         let key = key(&table)?;
-        // An empty value stands for a missing one.
+        // An empty value is the same as no value.
         let value = table.read("value", Field::text)?.unwrap_or_default();
         let rule = rule(&table, value)?;
         if !known.insert((key, value)) {
-            return Err(field.wrong("there is another descriptor with this key and value here"));
+            return Err(field.error("there is another descriptor with this key and value here"));
         }
-        let choices = level.0.entry(key.to_owned()).or_default();
+        let rules = level.0.entry(key.to_owned()).or_default();
         if value.is_empty() {
-            choices.any = Some(Box::new(rule));
+            rules.any = Some(Box::new(rule));
         } else if let Some(wildcard) = Wildcard::new(value) {
-            choices.wildcards.push((wildcard, rule));
+            rules.wildcards.push((wildcard, rule));
         } else {
-            choices.exact.insert(value.to_owned(), rule);
+            rules.exact.insert(value.to_owned(), rule);
         }
     }
     Ok(level)
@@ -117,11 +117,11 @@ fn level(field: &Field<'_>) -> Result<Level> {
 
 fn key<'a>(table: &Table<'a>) -> Result<&'a str> {
     let field = table.required("key")?;
-    let key = field.filled_text()?;
+    let key = field.non_empty_text()?;
     if key.contains('*') {
-        // Envoy ratelimit compares such a key with the key and the value of a request's entry
-        // together, so that a client's value could choose the rule of another key.
-        return Err(field.wrong("a `*` stands for any text in a value only: move it there"));
+        // Envoy ratelimit matches such a pattern against the key and the value together, so that a
+        // client could select the rule of another key by its value.
+        return Err(field.error("a `*` is a wildcard in a value only: move it there"));
     }
     Ok(key)
 }
@@ -131,9 +131,11 @@ fn rule(table: &Table<'_>, value: &str) -> Result<Rule> {
     let share_threshold = flag("share_threshold")?;
     if share_threshold && !value.contains('*') {
         let field = table.required("share_threshold")?;
-        return Err(field.wrong("only values with a `*` can share a count: this value has none"));
+        return Err(
+            field.error("only values with a `*` can share a count, and this value has no `*`")
+        );
     }
-    let mode = Mode {
+    let mode = LimitMode {
         shadow: flag("shadow_mode")?,
         quota: flag("quota_mode")?,
         metadata: table.read("metadata", metadata)?.map(Arc::new),
@@ -149,14 +151,14 @@ fn rule(table: &Table<'_>, value: &str) -> Result<Rule> {
     })
 }
 
-/// The fields of a descriptor that are about its limit.
-struct Mode {
+/// The fields of a descriptor that belong to its limit.
+struct LimitMode {
     shadow: bool,
     quota: bool,
     metadata: Option<Arc<Struct>>,
 }
 
-fn limit(field: &Field<'_>, mode: Mode) -> Result<Limit> {
+fn limit(field: &Field<'_>, mode: LimitMode) -> Result<Limit> {
     let known = ["unit", "requests_per_unit", "unlimited", "name", "replaces"];
     let table = field.table(&known)?;
     let name = table
@@ -166,9 +168,9 @@ fn limit(field: &Field<'_>, mode: Mode) -> Result<Limit> {
     if let Some(list) = table.get("replaces") {
         for item in list.list()? {
             let replaced = item.table(&["name"])?.required("name")?;
-            let text = replaced.filled_text()?;
+            let text = replaced.non_empty_text()?;
             if Some(text) == name {
-                return Err(replaced.wrong("a limit cannot replace itself"));
+                return Err(replaced.error("a limit cannot replace itself"));
             }
             replaces.push(text.to_owned());
         }
@@ -185,11 +187,11 @@ fn limit(field: &Field<'_>, mode: Mode) -> Result<Limit> {
 
 fn amount(table: &Table<'_>) -> Result<Amount> {
     let unlimited = table.read("unlimited", boolean)?.unwrap_or_default();
-    let unit = |field: &Field<'_>| field.choice_of_any_case(&Unit::NAMES);
+    let unit = |field: &Field<'_>| field.choice_ignoring_case(&Unit::NAMES);
     if unlimited {
-        // Envoy ratelimit accepts any other text here.
+        // Envoy ratelimit accepts text that is not a unit here.
         return match table.get("unit").filter(|field| unit(field).is_ok()) {
-            Some(field) => Err(field.wrong("an unlimited rule cannot have a unit: remove it")),
+            Some(field) => Err(field.error("an unlimited rule cannot have a unit: remove it")),
             None => Ok(Amount::Unlimited),
         };
     }
@@ -201,9 +203,9 @@ fn amount(table: &Table<'_>) -> Result<Amount> {
 
 fn boolean(field: &Field<'_>) -> Result<bool> {
     match field.value() {
-        Value::Plain(word) => match Word::new(word) {
-            Word::Boolean(boolean) => Ok(boolean),
-            _ => Err(field.wrong(format!("must be true or false, not {word:?}"))),
+        Value::Plain(word) => match PlainScalar::new(word) {
+            PlainScalar::Boolean(boolean) => Ok(boolean),
+            _ => Err(field.error(format!("must be true or false, not {word:?}"))),
         },
         _ => field.boolean(),
     }
@@ -213,14 +215,14 @@ fn number(field: &Field<'_>) -> Result<u32> {
     let Value::Plain(word) = field.value() else {
         return field.number(0..=u32::MAX);
     };
-    let number = match Word::new(word) {
-        Word::Integer(integer) => u32::try_from(integer).ok(),
+    let number = match PlainScalar::new(word) {
+        PlainScalar::Integer(integer) => u32::try_from(integer).ok(),
         _ => None,
     };
-    number.ok_or_else(|| field.wrong(format!("must be an integer from 0 to {}", u32::MAX)))
+    number.ok_or_else(|| field.error(format!("must be an integer from 0 to {}", u32::MAX)))
 }
 
-/// Reads a table of any names and values.
+/// Reads a table with arbitrary names and values.
 fn metadata(field: &Field<'_>) -> Result<Struct> {
     let entries = field.entries()?.into_iter();
     let fields = entries.map(|(name, field)| Ok((name.to_owned(), metadata_value(&field)?)));
@@ -235,14 +237,14 @@ fn metadata_value(field: &Field<'_>) -> Result<prost_types::Value> {
         Value::Boolean(boolean) => Kind::BoolValue(*boolean),
         Value::Integer(integer) => Kind::NumberValue(*integer as f64),
         Value::Other(kind) => {
-            return Err(field.wrong(format!("{kind} must be written as a text, in quotes")));
+            return Err(field.error(format!("{kind} must be written as a string, in quotes")));
         }
         Value::Text(text) => Kind::StringValue(text.clone()),
-        Value::Plain(word) => match Word::new(word) {
-            Word::Boolean(boolean) => Kind::BoolValue(boolean),
-            Word::Integer(integer) => Kind::NumberValue(integer as f64),
-            Word::Number(number) => Kind::NumberValue(number),
-            Word::Text => Kind::StringValue(word.clone()),
+        Value::Plain(word) => match PlainScalar::new(word) {
+            PlainScalar::Boolean(boolean) => Kind::BoolValue(boolean),
+            PlainScalar::Integer(integer) => Kind::NumberValue(integer as f64),
+            PlainScalar::Number(number) => Kind::NumberValue(number),
+            PlainScalar::Text => Kind::StringValue(word.clone()),
         },
         Value::List(_) => Kind::ListValue(ListValue {
             values: field

@@ -15,36 +15,37 @@ use super::toml::from_toml;
 use super::tree::{Node, Origin, Result, Value};
 use super::{authentication, environment, envoy, limits, settings};
 use crate::authentication::{Authenticator, Tokens};
-use crate::limits::Catalog;
+use crate::limits::ConfiguredLimits;
 
-/// A whole configuration.
+/// All settings of a server.
 #[derive(Debug)]
 pub(crate) struct Configuration {
-    pub(crate) fixed: Fixed,
-    pub(crate) rules: Rules,
+    pub(crate) fixed: FixedSettings,
+    pub(crate) reloadable: ReloadableSettings,
 }
 
-/// The settings that only a restart changes.
+/// The settings that take effect at a restart only.
 #[derive(Debug)]
-pub(crate) struct Fixed {
+pub(crate) struct FixedSettings {
     pub(crate) listen: Listen,
     pub(crate) store: StoreSettings,
     pub(crate) log_format: LogFormat,
     pub(crate) shutdown: Shutdown,
 }
 
-/// The settings that a reload changes.
+/// The settings that take effect at a reload.
 #[derive(Debug)]
-pub(crate) struct Rules {
+pub(crate) struct ReloadableSettings {
     pub(crate) failure_strategy: FailureStrategy,
-    pub(crate) catalog: Catalog,
+    pub(crate) configured_limits: ConfiguredLimits,
     pub(crate) authenticator: Authenticator,
-    /// The names of the administrators, by their tokens.
+    /// The tokens of administrators, with their names.
     pub(crate) admin_tokens: Tokens<String>,
     pub(crate) envoy: EnvoySettings,
     pub(crate) log_filter: Targets,
 }
 
+/// The names of the tables at the root, beside [`limits::TABLES`].
 const TABLES: [&str; 7] = [
     "listen",
     "store",
@@ -55,8 +56,9 @@ const TABLES: [&str; 7] = [
     "envoy",
 ];
 
-impl Fixed {
-    /// The tables that differ, if a server must not take over a configuration that differs there.
+impl FixedSettings {
+    /// Returns the tables that differ and need a restart. A different log format is not among them:
+    /// it does not keep a reload from taking effect.
     pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
         let same = [
             ("listen", self.listen == other.listen),
@@ -69,8 +71,8 @@ impl Fixed {
 }
 
 impl Configuration {
-    /// Reads the file, if there is one, and the environment. `sources` lists the files that were read,
-    /// also if an error is returned.
+    /// Reads the file, if there is one, and the environment. Adds the files that it reads to
+    /// `sources`, even if it returns an error.
     pub(crate) fn load(file: Option<&Path>, sources: &mut Sources) -> anyhow::Result<Self> {
         let root = match file {
             Some(path) => {
@@ -90,6 +92,8 @@ impl Configuration {
         Ok(Self::from_tree(root, variables, directory, sources)?)
     }
 
+    /// Reads the tree of a file and the environment. The paths of other files are relative to
+    /// `directory`.
     pub(crate) fn from_tree(
         mut root: Node,
         variables: Vec<(String, String)>,
@@ -101,7 +105,7 @@ impl Configuration {
         let root = Field::root(&root).table(&known)?;
         let (store, failure_strategy) = settings::store(&root)?;
         let mut reader = TokenReader::default();
-        let (catalog, tokens) = limits::read(&root, &mut reader)?;
+        let (configured_limits, tokens) = limits::read(&root, &mut reader)?;
         let admin_tokens = authentication::read_admin_tokens(&root, &mut reader)?;
         let listen = settings::listen(&root, !admin_tokens.is_empty())?;
         let envoy = envoy::read(&root, &mut reader, directory, sources)?;
@@ -109,19 +113,19 @@ impl Configuration {
             authentication::read(&root, tokens, !envoy.tokens.is_empty(), listen.is_local())?;
         if authenticator.required && !envoy.rules.is_empty() && envoy.tokens.is_empty() {
             let problem = "callers must authenticate, and Envoy could not: give it `tokens`";
-            return Err(root.required("envoy")?.wrong(problem));
+            return Err(root.required("envoy")?.error(problem));
         }
         let (log_filter, log_format) = settings::log(&root)?;
         Ok(Self {
-            fixed: Fixed {
+            fixed: FixedSettings {
                 listen,
                 store,
                 log_format,
                 shutdown: settings::shutdown(&root)?,
             },
-            rules: Rules {
+            reloadable: ReloadableSettings {
                 failure_strategy,
-                catalog,
+                configured_limits,
                 authenticator,
                 admin_tokens,
                 envoy,

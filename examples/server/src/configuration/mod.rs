@@ -1,14 +1,14 @@
-//! The configuration: a TOML file, and the environment over it.
+//! The configuration: a TOML file, and environment variables that override it.
 //!
-//! Reading takes three steps: a text becomes a tree of values with their lines, the values of variables
-//! are put into the tree, and the tree is read field by field into [`Configuration`]. So each error
-//! names its file, line and field.
+//! Each text is parsed into a tree of values with their lines. The values of environment variables
+//! are put into the tree, and the tree is read field by field into a [`Configuration`]. So each
+//! error names its file, line and field.
 //!
-//! - `load`: reads a configuration as a whole; `reload` does so again when a file changes.
-//! - `sources`: the files that were read. `toml`, `yaml` and `environment`: their texts and the
-//!   environment variables as a `tree`, with the errors that a tree can have.
-//! - `field`: reads typed values from a tree.
-//! - `settings`, `limits`, `authentication` and `envoy`: read the sections of the configuration.
+//! - `load`: reads a configuration as a whole. `reload` does so again when a file changes.
+//! - `sources`: reads files. `toml`, `yaml` and `environment` parse texts and variables.
+//! - `tree`: the tree of values, and the errors of a configuration. `field` reads typed values from
+//!   it.
+//! - `settings`, `limits`, `authentication` and `envoy`: the sections of a configuration.
 
 mod authentication;
 mod environment;
@@ -23,8 +23,8 @@ mod toml;
 mod tree;
 mod yaml;
 
-pub(crate) use load::{Configuration, Rules};
-pub(crate) use reload::{Reloader, Reloads};
+pub(crate) use load::{Configuration, ReloadableSettings};
+pub(crate) use reload::{ReloadStatus, Reloader};
 pub(crate) use settings::{LogFormat, StoreKind, StoreSettings};
 pub(crate) use sources::Sources;
 

@@ -1,4 +1,4 @@
-//! The limiters of the library that decide requests, and how the configuration asks for them.
+//! The library's limiters that decide requests, made from the settings.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -7,39 +7,42 @@ use std::sync::{Arc, OnceLock};
 use anyhow::Context;
 use tollgate::{Limiter, LocalStore, RedisStore};
 
-use crate::configuration::{Rules, StoreKind, StoreSettings};
+use crate::configuration::{ReloadableSettings, StoreKind, StoreSettings};
 
-/// Makes a limiter whose table in the process has room for this many counts. All of them share one
-/// store, if there is a store outside of the process.
+/// Makes a limiter whose table in the process has room for this many counts. With Redis, all
+/// limiters share one store.
 type MakeLimiter = dyn Fn(usize) -> Limiter + Send + Sync;
 
 /// The limiters of Envoy, of each configured tenant, and of all other callers.
 ///
-/// Each has a table of its own in the process: the counts where there is no Redis, and the fallback
-/// where there is. A full table evicts counts, so no caller can make the server forget the counts of
-/// another tenant.
+/// Each limiter has a table of its own in the process, for the counts without Redis and for the
+/// fallback with Redis. A full table evicts counts, so the callers of one tenant cannot evict the
+/// counts of another.
 #[derive(Clone)]
 pub(crate) struct Limiters {
     make: Arc<MakeLimiter>,
-    /// The counts of all tables together.
+    /// The capacity of all tables together, in counts.
     capacity: usize,
     others: Limiter,
-    envoy: Lazy,
-    tenants: HashMap<String, Lazy>,
+    envoy: LazyLimiter,
+    tenants: HashMap<String, LazyLimiter>,
 }
 
-/// A limiter whose table is allocated at its first use.
+/// A limiter that is made at its first use.
 #[derive(Clone)]
-struct Lazy {
+struct LazyLimiter {
     capacity: usize,
     limiter: Arc<OnceLock<Limiter>>,
 }
 
 impl Limiters {
-    /// Makes the limiters that the settings ask for.
-    pub(crate) fn from_settings(settings: &StoreSettings, rules: &Rules) -> anyhow::Result<Self> {
-        let deadline = settings.deadline;
-        let (make, capacity): (Arc<MakeLimiter>, _) = match &settings.kind {
+    /// Makes limiters for the settings.
+    pub(crate) fn new(
+        store: &StoreSettings,
+        settings: &ReloadableSettings,
+    ) -> anyhow::Result<Self> {
+        let deadline = store.deadline;
+        let (make, capacity): (Arc<MakeLimiter>, _) = match &store.kind {
             StoreKind::Local { capacity } => {
                 check_memory("capacity", *capacity)?;
                 let make = move |capacity| {
@@ -69,61 +72,70 @@ impl Limiters {
                 (Arc::new(make), *fallback_capacity)
             }
         };
-        Ok(Self::new(make, capacity, rules))
+        Ok(Self::with_capacity(make, capacity, settings))
     }
 
-    /// Limiters for these rules, whose tables have the same capacity.
-    fn new(make: Arc<MakeLimiter>, capacity: usize, rules: &Rules) -> Self {
-        let each = share(capacity, rules);
+    /// Makes limiters whose tables have equal shares of the capacity.
+    fn with_capacity(
+        make: Arc<MakeLimiter>,
+        capacity: usize,
+        settings: &ReloadableSettings,
+    ) -> Self {
+        let per_table = capacity_per_table(capacity, settings);
         Self {
-            others: make(each),
-            envoy: Lazy::new(each),
-            tenants: tenants(rules, |_| Lazy::new(each)),
+            others: make(per_table),
+            envoy: LazyLimiter::new(per_table),
+            tenants: tenant_limiters(settings, |_| LazyLimiter::new(per_table)),
             make,
             capacity,
         }
     }
 
-    /// Limiters for changed rules. Tenants that were known before keep their counts, so their tables
-    /// keep their capacity.
-    pub(crate) fn follow(&self, rules: &Rules) -> Self {
-        let each = share(self.capacity, rules);
+    /// Returns the limiters for changed settings. Tenants that they still contain keep their
+    /// limiters, and so their counts and the capacity of their tables.
+    pub(super) fn for_changed_settings(&self, settings: &ReloadableSettings) -> Self {
+        let per_table = capacity_per_table(self.capacity, settings);
         let known = |name: &str| self.tenants.get(name).cloned();
         Self {
-            tenants: tenants(rules, |name| known(name).unwrap_or_else(|| Lazy::new(each))),
+            tenants: tenant_limiters(settings, |name| {
+                known(name).unwrap_or_else(|| LazyLimiter::new(per_table))
+            }),
             ..self.clone()
         }
     }
 
-    /// The limiter of a tenant.
-    pub(crate) fn of_tenant(&self, name: &str) -> &Limiter {
+    /// Returns the limiter of a tenant.
+    pub(super) fn of_tenant(&self, name: &str) -> &Limiter {
         let tenant = self.tenants.get(name);
         tenant.map_or(&self.others, |tenant| tenant.get(&*self.make))
     }
 
-    /// The limiter of Envoy's descriptors.
-    pub(crate) fn of_envoy(&self) -> &Limiter {
+    /// Returns the limiter of Envoy's descriptors.
+    pub(super) fn of_envoy(&self) -> &Limiter {
         self.envoy.get(&*self.make)
     }
 
-    /// The limiter of callers of no configured tenant.
-    pub(crate) fn of_others(&self) -> &Limiter {
+    /// Returns the limiter of keys that belong to no configured tenant.
+    pub(super) fn of_others(&self) -> &Limiter {
         &self.others
     }
 }
 
-/// The capacity of each table.
-fn share(capacity: usize, rules: &Rules) -> usize {
-    let envoy = usize::from(!rules.envoy.rules.is_empty());
-    capacity / (1 + envoy + rules.catalog.tenants.len())
+/// Returns the capacity of each table.
+fn capacity_per_table(capacity: usize, settings: &ReloadableSettings) -> usize {
+    let envoy = usize::from(!settings.envoy.rules.is_empty());
+    capacity / (1 + envoy + settings.configured_limits.tenants.len())
 }
 
-fn tenants(rules: &Rules, limiter: impl Fn(&str) -> Lazy) -> HashMap<String, Lazy> {
-    let names = rules.catalog.tenants.keys();
+fn tenant_limiters(
+    settings: &ReloadableSettings,
+    limiter: impl Fn(&str) -> LazyLimiter,
+) -> HashMap<String, LazyLimiter> {
+    let names = settings.configured_limits.tenants.keys();
     names.map(|name| (name.clone(), limiter(name))).collect()
 }
 
-impl Lazy {
+impl LazyLimiter {
     fn new(capacity: usize) -> Self {
         Self {
             capacity,
@@ -145,7 +157,8 @@ impl fmt::Debug for Limiters {
     }
 }
 
-/// Refuses a capacity without enough memory for it. A failed allocation would abort the process.
+/// Returns an error if the memory does not suffice for a capacity. A failed allocation would abort
+/// the process.
 fn check_memory(field: &str, capacity: usize) -> anyhow::Result<()> {
     let mut entries = Vec::<[u8; 64]>::new();
     let reserved = entries.try_reserve_exact(capacity);

@@ -1,11 +1,12 @@
-//! Decisions, independent of the protocol of the question.
+//! Decides requests, independent of their protocol.
 //!
-//! A door makes a [`Question`] of a request; the [`Gate`] finds the limits, asks the limiter, and
-//! returns an [`Answer`].
+//! A front end makes a [`DecisionRequest`] of a request. The [`DecisionService`] finds its limits
+//! and checks them with the library's limiter. The front end converts the [`DecisionResponse`], or
+//! the [`ApiError`](crate::error::ApiError), to its protocol.
 //!
-//! - `service`: the [`Gate`].
-//! - `request`: questions and answers.
-//! - `caller_limit`: limits that callers give.
+//! - `service`: the [`DecisionService`].
+//! - `request`: its requests and responses.
+//! - `caller_limit`: limits that callers send with a request.
 //! - `limiters`: the library's limiters, made from the settings.
 
 mod caller_limit;
@@ -13,7 +14,7 @@ mod limiters;
 mod request;
 mod service;
 
-pub(crate) use caller_limit::{Algorithm, GivenLimit, given};
+pub(crate) use caller_limit::{Algorithm, CallerLimit, parse_caller_limit};
 pub(crate) use limiters::Limiters;
-pub(crate) use request::{Answer, Question, milliseconds, outcome};
-pub(crate) use service::Gate;
+pub(crate) use request::{DecisionRequest, DecisionResponse, milliseconds, outcome};
+pub(crate) use service::DecisionService;

@@ -2,111 +2,111 @@ use std::time::Duration;
 
 use tollgate::{Decision, Identity, Limits};
 
-use crate::authentication::Caller;
-use crate::error::Refusal;
+use crate::authentication::Principal;
+use crate::error::ApiError;
 
-/// A request to decide, as the protocols hand it over.
+/// A request to decide, independent of its protocol.
 #[derive(Clone, Debug)]
-pub(crate) struct Question {
-    /// The caller's own key if `None`.
+pub(crate) struct DecisionRequest {
+    /// `None` stands for the key of the principal, if it is a user.
     pub(crate) key: Option<String>,
-    /// The caller's own tenant, or the default one, if `None`.
+    /// `None` stands for the tenant of the principal, or else the default tenant.
     pub(crate) tenant: Option<String>,
-    /// The configured limits if `None`.
+    /// `None` stands for the limits of the configuration and of run time.
     pub(crate) limits: Option<Limits>,
     pub(crate) cost: u32,
 }
 
-/// The key and the tenant that a question is about.
+/// The key of a request, and its tenant.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Subject {
+pub(super) struct TenantKey {
     pub(super) key: String,
-    /// The default tenant if `None`.
+    /// `None` stands for the default tenant.
     pub(super) tenant: Option<String>,
 }
 
-/// The kind of the identities of keys, a label of metrics.
-const KIND: &str = "key";
+/// The kind of the identities of keys, which is a label of metrics.
+const KEY_KIND: &str = "key";
 
-/// The longest key, in bytes. Every key that is counted stays in memory for a while.
+/// The greatest length of a key, in bytes. It bounds the memory of the counts.
 const MAX_KEY: usize = 1_024;
 
 /// The prefix of the keys of users.
-const USER: &str = "user:";
+const USER_PREFIX: &str = "user:";
 
-impl Question {
-    /// The key and the tenant, if this caller may ask for them.
-    pub(super) fn subject(&self, caller: &Caller) -> Result<Subject, Refusal> {
-        match caller {
-            Caller::Anybody | Caller::Operator | Caller::Envoy => Ok(Subject {
-                key: self.named_key()?,
+impl DecisionRequest {
+    /// Returns the key and the tenant, if the principal may check them.
+    pub(super) fn target(&self, principal: &Principal) -> Result<TenantKey, ApiError> {
+        match principal {
+            Principal::Anonymous | Principal::Operator | Principal::Envoy => Ok(TenantKey {
+                key: self.required_key()?,
                 tenant: self.tenant.clone(),
             }),
-            Caller::Tenant(tenant) => Ok(Subject {
-                key: self.named_key()?,
-                tenant: self.own_tenant(Some(tenant))?,
+            Principal::Tenant(tenant) => Ok(TenantKey {
+                key: self.required_key()?,
+                tenant: self.allowed_tenant(Some(tenant))?,
             }),
-            Caller::User { tenant, subject } => Ok(Subject {
-                key: self.own_key(subject)?,
-                tenant: self.own_tenant(tenant.as_ref())?,
+            Principal::User { tenant, subject } => Ok(TenantKey {
+                key: self.user_key(subject)?,
+                tenant: self.allowed_tenant(tenant.as_ref())?,
             }),
         }
     }
 
-    fn named_key(&self) -> Result<String, Refusal> {
+    fn required_key(&self) -> Result<String, ApiError> {
         let key = self.key.clone();
-        key.ok_or_else(|| Refusal::invalid("key", "is missing"))
+        key.ok_or_else(|| ApiError::invalid("key", "is missing"))
     }
 
-    /// The key of the user that the caller is.
-    fn own_key(&self, subject: &str) -> Result<String, Refusal> {
+    /// Returns the key of a user, who may not check any other.
+    fn user_key(&self, subject: &str) -> Result<String, ApiError> {
         match &self.key {
-            Some(key) if key != subject && key.strip_prefix(USER) != Some(subject) => {
+            Some(key) if key != subject && key.strip_prefix(USER_PREFIX) != Some(subject) => {
                 let problem = "a user may only ask for its own key: leave it out";
-                Err(Refusal::forbidden("key", problem))
+                Err(ApiError::forbidden_field("key", problem))
             }
-            _ => Ok(format!("{USER}{subject}")),
+            _ => Ok(format!("{USER_PREFIX}{subject}")),
         }
     }
 
-    fn own_tenant(&self, own: Option<&String>) -> Result<Option<String>, Refusal> {
+    fn allowed_tenant(&self, own: Option<&String>) -> Result<Option<String>, ApiError> {
         match &self.tenant {
             Some(tenant) if Some(tenant) != own => {
                 let problem = "the token belongs to another tenant: leave it out";
-                Err(Refusal::forbidden("tenant", problem))
+                Err(ApiError::forbidden_field("tenant", problem))
             }
             _ => Ok(own.cloned()),
         }
     }
 }
 
-/// The identity of a key: a user for `user:42`, a key for all others.
-pub(super) fn identity(key: &str) -> Result<Identity, Refusal> {
-    match key.strip_prefix(USER) {
-        _ if key.is_empty() => Err(Refusal::invalid("key", "must not be empty")),
-        _ if key.len() > MAX_KEY => Err(Refusal::invalid(
+/// Returns the identity of a key: a user for a key such as `user:42`.
+pub(super) fn identity(key: &str) -> Result<Identity, ApiError> {
+    match key.strip_prefix(USER_PREFIX) {
+        _ if key.is_empty() => Err(ApiError::invalid("key", "must not be empty")),
+        _ if key.len() > MAX_KEY => Err(ApiError::invalid(
             "key",
             format!("has {} bytes: at most {MAX_KEY} are allowed", key.len()),
         )),
-        Some("") => Err(Refusal::invalid("key", "names no user after `user:`")),
+        Some("") => Err(ApiError::invalid("key", "names no user after `user:`")),
         Some(user) => Ok(Identity::user(user)),
-        None => Ok(Identity::new(KIND, key).expect("a good kind")),
+        None => Ok(Identity::new(KEY_KIND, key).expect("a valid kind")),
     }
 }
 
-/// The decision on a question, for every protocol.
+/// The decision on a request, independent of its protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct DecisionResponse {
     pub(crate) allowed: bool,
     pub(crate) limit: u32,
     pub(crate) remaining: u32,
-    /// The wait until the cost fits; `None` if it exceeds the capacity.
+    /// The time until the cost fits. `None` if the cost exceeds the capacity.
     pub(crate) retry_after: Option<Duration>,
     pub(crate) reset_after: Duration,
     pub(crate) degraded: bool,
 }
 
-impl From<&Decision<'_>> for Answer {
+impl From<&Decision<'_>> for DecisionResponse {
     fn from(decision: &Decision<'_>) -> Self {
         Self {
             allowed: decision.is_allowed(),
@@ -119,17 +119,17 @@ impl From<&Decision<'_>> for Answer {
     }
 }
 
-/// Whole milliseconds, rounded up: never so few that it is still too early.
+/// Returns whole milliseconds, rounded up, so that a client does not retry too early.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     let milliseconds = duration.as_micros().div_ceil(1_000);
     u64::try_from(milliseconds).unwrap_or(u64::MAX)
 }
 
 /// Returns the outcome of a request, as a label of metrics.
-pub(crate) fn outcome(answer: &Result<Answer, Refusal>) -> &'static str {
-    match answer {
-        Ok(answer) if answer.allowed => "allowed",
+pub(crate) fn outcome(result: &Result<DecisionResponse, ApiError>) -> &'static str {
+    match result {
+        Ok(response) if response.allowed => "allowed",
         Ok(_) => "denied",
-        Err(refusal) => refusal.outcome(),
+        Err(error) => error.outcome(),
     }
 }

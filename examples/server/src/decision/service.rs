@@ -6,33 +6,33 @@ use futures_util::future::join;
 use tollgate::{Check, Identity, Limiter, Limits, Quota, Scope};
 
 use super::limiters::Limiters;
-use super::request::{Answer, Question, identity};
-use crate::authentication::Caller;
-use crate::configuration::Rules;
+use super::request::{DecisionRequest, DecisionResponse, identity};
+use crate::authentication::Principal;
+use crate::configuration::ReloadableSettings;
 use crate::envoy::PerUnit;
-use crate::error::Refusal;
+use crate::error::ApiError;
 use crate::limits::Overrides;
 
-/// Decides questions by the current rules. All protocols share one.
+/// Decides the requests of all protocols, by the settings in force. Clones share their state.
 #[derive(Clone, Debug)]
-pub(crate) struct Gate {
+pub(crate) struct DecisionService {
     limiters: Arc<ArcSwap<Limiters>>,
-    rules: Arc<ArcSwap<Rules>>,
+    settings: Arc<ArcSwap<ReloadableSettings>>,
     overrides: Overrides,
-    /// Keeps the counts of Envoy's descriptors apart from those of keys.
+    /// Keeps the counts of Envoy's descriptors apart from the counts of keys.
     envoy_scope: Scope,
 }
 
-/// A question with the identity, limits and rules that apply to it.
-struct Terms {
+/// A request with its identity, and with the limits and settings that apply to it.
+struct ResolvedRequest {
     identity: Identity,
     scope: Scope,
     limits: Limits,
     cost: u32,
-    rules: Arc<Rules>,
+    settings: Arc<ReloadableSettings>,
 }
 
-impl Terms {
+impl ResolvedRequest {
     fn check(&self) -> Check<'_> {
         Check::new(&self.identity, &self.limits)
             .scope(&self.scope)
@@ -40,157 +40,165 @@ impl Terms {
     }
 }
 
-/// Whether a question is charged.
+/// Whether an allowed request is charged.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
     Check,
     Peek,
 }
 
-impl Gate {
-    pub(crate) fn new(limiters: Limiters, rules: Rules, overrides: Overrides) -> Self {
+impl DecisionService {
+    pub(crate) fn new(
+        limiters: Limiters,
+        settings: ReloadableSettings,
+        overrides: Overrides,
+    ) -> Self {
         Self {
             limiters: Arc::new(ArcSwap::from_pointee(limiters)),
-            rules: Arc::new(ArcSwap::from_pointee(rules)),
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
             overrides,
-            envoy_scope: Scope::new("envoy").expect("a good name"),
+            envoy_scope: Scope::new("envoy").expect("a valid scope"),
         }
     }
 
-    /// The current rules.
-    pub(crate) fn rules(&self) -> Arc<Rules> {
-        self.rules.load_full()
+    /// Returns the settings in force.
+    pub(crate) fn settings(&self) -> Arc<ReloadableSettings> {
+        self.settings.load_full()
     }
 
-    /// Replaces the rules.
-    pub(crate) fn follow(&self, rules: Rules) {
-        let limiters = self.limiters.load().follow(&rules);
+    /// Puts changed settings into force.
+    pub(crate) fn replace_settings(&self, settings: ReloadableSettings) {
+        let limiters = self.limiters.load().for_changed_settings(&settings);
         self.limiters.store(Arc::new(limiters));
-        self.rules.store(Arc::new(rules));
+        self.settings.store(Arc::new(settings));
     }
 
-    /// The limits that are set at run time.
+    /// Returns the limits that are set at run time.
     pub(crate) fn overrides(&self) -> &Overrides {
         &self.overrides
     }
 
-    /// Decides a question, and charges it if it is allowed.
+    /// Decides a request, and charges it if it is allowed.
     pub(crate) async fn check(
         &self,
-        caller: &Caller,
-        question: &Question,
-    ) -> Result<Answer, Refusal> {
-        self.ask(caller, question, Mode::Check).await
+        principal: &Principal,
+        request: &DecisionRequest,
+    ) -> Result<DecisionResponse, ApiError> {
+        self.decide(principal, request, Mode::Check).await
     }
 
-    /// Decides a question without charging it.
+    /// Decides a request without charging it.
     pub(crate) async fn peek(
         &self,
-        caller: &Caller,
-        question: &Question,
-    ) -> Result<Answer, Refusal> {
-        self.ask(caller, question, Mode::Peek).await
+        principal: &Principal,
+        request: &DecisionRequest,
+    ) -> Result<DecisionResponse, ApiError> {
+        self.decide(principal, request, Mode::Peek).await
     }
 
     /// Resets the counts of a key, in the store and in the process.
-    pub(crate) async fn reset(&self, question: &Question) -> Result<(), Refusal> {
-        let terms = self.terms(&Caller::Operator, question)?;
-        let limiter = self.limiter(&terms);
-        let reset = limiter.reset(&terms.check()).await;
+    pub(crate) async fn reset(&self, request: &DecisionRequest) -> Result<(), ApiError> {
+        let resolved = self.resolve(&Principal::Operator, request)?;
+        let limiter = self.limiter(&resolved);
+        let reset = limiter.reset(&resolved.check()).await;
         reset.map_err(|error| {
-            tracing::warn!(%error, "a count could not be reset");
-            Refusal::unavailable("the store did not confirm the reset: try again")
+            tracing::warn!(%error, "the store did not confirm the reset of a count");
+            ApiError::unavailable("the store did not confirm the reset: try again")
         })
     }
 
-    async fn ask(
+    async fn decide(
         &self,
-        caller: &Caller,
-        question: &Question,
+        principal: &Principal,
+        request: &DecisionRequest,
         mode: Mode,
-    ) -> Result<Answer, Refusal> {
-        let terms = self.terms(caller, question)?;
-        let limiter = self.limiter(&terms);
+    ) -> Result<DecisionResponse, ApiError> {
+        let resolved = self.resolve(principal, request)?;
+        let limiter = self.limiter(&resolved);
         let decision = match mode {
-            Mode::Check => limiter.check(&terms.check()).await,
-            Mode::Peek => limiter.peek(&terms.check()).await,
+            Mode::Check => limiter.check(&resolved.check()).await,
+            Mode::Peek => limiter.peek(&resolved.check()).await,
         };
-        Ok(Answer::from(&decision))
+        Ok(DecisionResponse::from(&decision))
     }
 
-    /// The identity and the limits that a question is about.
-    fn terms(&self, caller: &Caller, question: &Question) -> Result<Terms, Refusal> {
-        let subject = question.subject(caller)?;
-        let identity = identity(&subject.key)?;
-        let rules = self.rules();
-        if question.limits.is_some() {
-            rules.authenticator.check_given_limits(caller)?;
+    /// Finds the identity and the limits of a request.
+    fn resolve(
+        &self,
+        principal: &Principal,
+        request: &DecisionRequest,
+    ) -> Result<ResolvedRequest, ApiError> {
+        let target = request.target(principal)?;
+        let identity = identity(&target.key)?;
+        let settings = self.settings();
+        if request.limits.is_some() {
+            settings.authenticator.check_caller_limits(principal)?;
         }
-        let catalog = &rules.catalog;
-        let scope = catalog
-            .scope_of(subject.tenant.as_deref())
-            .map_err(|error| Refusal::invalid("tenant", error))?;
-        let limits = match &question.limits {
+        let configured_limits = &settings.configured_limits;
+        let scope = configured_limits
+            .scope_of(target.tenant.as_deref())
+            .map_err(|error| ApiError::invalid("tenant", error))?;
+        let limits = match &request.limits {
             Some(limits) => limits.clone(),
             None => self
                 .overrides
-                .limits_of(catalog, scope.as_str(), &subject.key),
+                .limits_of(configured_limits, scope.as_str(), &target.key),
         };
-        Ok(Terms {
+        Ok(ResolvedRequest {
             identity,
             scope,
             limits,
-            cost: question.cost,
-            rules,
+            cost: request.cost,
+            settings,
         })
     }
 
-    /// Decides a descriptor of Envoy's; `None` if its limit is 0.
+    /// Decides a descriptor of an Envoy request. Returns `None` if its limit is 0.
     ///
-    /// Envoy may ask with 0 hits whether to let a request through, and charge the hits once the response
-    /// is done. Hits that exceed the limit are not charged, but recorded: questions with 0 hits are then
-    /// denied until the unit ends.
+    /// Envoy may send 0 hits before it forwards a request, and charge the hits once the response is
+    /// complete. Hits that exceed the limit are not charged, but recorded in `per_unit.exceeded`,
+    /// so that checks with 0 hits are denied until the unit ends.
     pub(crate) async fn check_descriptor(
         &self,
-        rules: &Rules,
-        counted: &str,
+        settings: &ReloadableSettings,
+        count_key: &str,
         per_unit: &PerUnit,
         hits: u32,
-    ) -> Option<Answer> {
-        let identity = Identity::new("descriptor", counted).expect("a good kind");
-        let about = |limits| Check::new(&identity, limits).scope(&self.envoy_scope);
-        let limits = about(per_unit.limits.as_ref()?);
-        let over = about(&per_unit.over);
+    ) -> Option<DecisionResponse> {
+        let identity = Identity::new("descriptor", count_key).expect("a valid kind");
+        let check = |limits| Check::new(&identity, limits).scope(&self.envoy_scope);
+        let limits = check(per_unit.limits.as_ref()?);
+        let exceeded = check(&per_unit.exceeded);
         let limiter = self.limiters.load().of_envoy().clone();
-        let limiter = limiter.failure_strategy(rules.failure_strategy);
+        let limiter = limiter.failure_strategy(settings.failure_strategy);
         if hits == 0 {
-            let (left, over) = join(
+            let (decision, exceeded) = join(
                 limiter.peek(&limits.cost(0)).into_future(),
-                limiter.peek(&over).into_future(),
+                limiter.peek(&exceeded).into_future(),
             )
             .await;
-            return Some(Answer {
-                allowed: over.remaining() > 0,
-                ..Answer::from(&left)
+            return Some(DecisionResponse {
+                allowed: exceeded.remaining() > 0,
+                ..DecisionResponse::from(&decision)
             });
         }
         let decision = limiter.check(&limits.cost(hits)).await;
         if !decision.is_allowed() {
-            // Only recorded, so metrics must not count it as a denial.
-            limiter.shadow(true).check(&over).await;
+            // In shadow mode, so that metrics do not count a second denial.
+            limiter.shadow(true).check(&exceeded).await;
         }
-        Some(Answer::from(&decision))
+        Some(DecisionResponse::from(&decision))
     }
 
-    fn limiter(&self, terms: &Terms) -> Limiter {
+    fn limiter(&self, resolved: &ResolvedRequest) -> Limiter {
         let limiters = self.limiters.load();
-        let limiter = limiters.of_tenant(terms.scope.as_str()).clone();
-        limiter.failure_strategy(terms.rules.failure_strategy)
+        let limiter = limiters.of_tenant(resolved.scope.as_str()).clone();
+        limiter.failure_strategy(resolved.settings.failure_strategy)
     }
 
-    /// Whether the store is unavailable, found out by a question about a reserved identity.
+    /// Returns whether the store is unavailable, by checking a reserved identity.
     pub(crate) async fn is_degraded(&self) -> bool {
-        let reserved = Identity::new("tollgate", "ready").expect("a good kind");
+        let reserved = Identity::new("tollgate", "ready").expect("a valid kind");
         let limits = Limits::from(Quota::per_second(1));
         let check = Check::new(&reserved, &limits);
         let limiter = self.limiters.load().of_others().clone();

@@ -1,4 +1,4 @@
-//! The response to Envoy: the status of each descriptor, headers and dynamic metadata.
+//! Builds the response to Envoy: the status of each descriptor, headers and dynamic metadata.
 
 use std::collections::btree_map::Entry;
 use std::fmt::Write;
@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 
-use super::rate_limiter::duration;
-use crate::configuration::Rules;
-use crate::decision::Answer;
+use super::call::duration;
+use crate::configuration::ReloadableSettings;
+use crate::decision::DecisionResponse;
 use crate::envoy::{PerUnit, Unit};
 use crate::protocol::envoy::config::core::v3::HeaderValue;
 use crate::protocol::envoy::service::ratelimit::v3::RateLimitResponse;
@@ -19,7 +19,7 @@ use crate::protocol::envoy::service::ratelimit::v3::rate_limit_response::{
 };
 
 /// The decision on a descriptor.
-pub(super) struct Outcome {
+pub(super) struct DescriptorOutcome {
     pub(super) status: DescriptorStatus,
     pub(super) is_denied: bool,
     pub(super) quota_mode: bool,
@@ -27,9 +27,9 @@ pub(super) struct Outcome {
     pub(super) metadata: Option<Arc<Struct>>,
 }
 
-/// The headers for the descriptor with the fewest remaining requests, with all limits in
-/// `x-ratelimit-limit`. Empty if no descriptor has a limit.
-/// The `x-ratelimit-*` headers of draft-polli-ratelimit-headers-03, as Envoy writes them.
+/// Returns the `x-ratelimit-*` headers of draft-polli-ratelimit-headers-03, as Envoy writes them:
+/// for the descriptor with the fewest remaining requests, with all limits in `x-ratelimit-limit`.
+/// Returns none if no descriptor has a limit.
 fn headers(statuses: &[DescriptorStatus]) -> Vec<HeaderValue> {
     let limited = || {
         let statuses = statuses.iter();
@@ -41,7 +41,7 @@ fn headers(statuses: &[DescriptorStatus]) -> Vec<HeaderValue> {
     let mut limits = limit.requests_per_unit.to_string();
     for (_, limit) in limited() {
         limits.push_str(", ");
-        append(&mut limits, limit);
+        append_limit(&mut limits, limit);
     }
     let reset = status.duration_until_reset.unwrap_or_default();
     let reset = reset.seconds + i64::from(reset.nanos > 0);
@@ -56,7 +56,7 @@ fn headers(statuses: &[DescriptorStatus]) -> Vec<HeaderValue> {
     ]
 }
 
-fn append(text: &mut String, limit: &RateLimit) {
+fn append_limit(text: &mut String, limit: &RateLimit) {
     let window = match limit.unit() {
         rate_limit::Unit::Unknown => 0,
         rate_limit::Unit::Second => 1,
@@ -68,16 +68,20 @@ fn append(text: &mut String, limit: &RateLimit) {
         rate_limit::Unit::Year => 365 * 86_400,
     };
     let written = write!(text, "{};w={window}", limit.requests_per_unit);
-    written.expect("a String takes everything");
+    written.expect("a String accepts all text");
     if !limit.name.is_empty() {
-        // The configuration accepts any name, even one with quotes.
+        // The configuration accepts names with quotes.
         let name = limit.name.replace(['\\', '"'], "");
         let written = write!(text, ";name=\"{name}\"");
-        written.expect("a String takes everything");
+        written.expect("a String accepts all text");
     }
 }
 
-pub(super) fn respond(rules: &Rules, outcomes: Vec<Outcome>) -> RateLimitResponse {
+/// Combines the outcomes of all descriptors.
+pub(super) fn respond(
+    settings: &ReloadableSettings,
+    outcomes: Vec<DescriptorOutcome>,
+) -> RateLimitResponse {
     let is_denied = outcomes
         .iter()
         .any(|outcome| outcome.is_denied && !outcome.quota_mode);
@@ -93,9 +97,9 @@ pub(super) fn respond(rules: &Rules, outcomes: Vec<Outcome>) -> RateLimitRespons
     let metadata = outcomes
         .iter()
         .filter_map(|outcome| outcome.metadata.as_deref());
-    let dynamic_metadata = merged(metadata);
+    let dynamic_metadata = dynamic_metadata(metadata);
     let statuses: Vec<_> = outcomes.into_iter().map(|outcome| outcome.status).collect();
-    let headers = match rules.envoy.response_headers {
+    let headers = match settings.envoy.response_headers {
         true => headers(&statuses),
         false => Vec::new(),
     };
@@ -107,6 +111,7 @@ pub(super) fn respond(rules: &Rules, outcomes: Vec<Outcome>) -> RateLimitRespons
     }
 }
 
+/// Returns the status of a descriptor whose rule counts nothing.
 pub(super) fn ok(current_limit: Option<RateLimit>, limit_remaining: u32) -> DescriptorStatus {
     DescriptorStatus {
         code: Code::Ok.into(),
@@ -116,10 +121,11 @@ pub(super) fn ok(current_limit: Option<RateLimit>, limit_remaining: u32) -> Desc
     }
 }
 
+/// Returns the status of a descriptor after a check.
 pub(super) fn status(
     name: Option<&str>,
     per_unit: &PerUnit,
-    answer: Option<&Answer>,
+    response: Option<&DecisionResponse>,
     is_denied: bool,
 ) -> DescriptorStatus {
     let limit = RateLimit {
@@ -127,22 +133,25 @@ pub(super) fn status(
         unit: unit(per_unit.unit).into(),
         name: name.unwrap_or_default().to_owned(),
     };
-    // A denied request is told 0, although fewer hits might still fit.
-    let remaining = answer.filter(|answer| answer.allowed);
-    let until_reset = match answer.map(|answer| answer.reset_after) {
+    // 0 for a denied request, although fewer hits might still fit.
+    let remaining = response.filter(|response| response.allowed);
+    let until_reset = match response.map(|response| response.reset_after) {
         Some(until_reset) if !until_reset.is_zero() => until_reset,
-        _ => until_next(per_unit.unit),
+        _ => until_unit_ends(per_unit.unit),
     };
     let code = if is_denied { Code::OverLimit } else { Code::Ok };
     DescriptorStatus {
         code: code.into(),
         duration_until_reset: Some(duration(until_reset)),
-        ..ok(Some(limit), remaining.map_or(0, |answer| answer.remaining))
+        ..ok(
+            Some(limit),
+            remaining.map_or(0, |response| response.remaining),
+        )
     }
 }
 
-/// The time until the unit of the clock ends, for a count that has no window yet.
-fn until_next(unit: Unit) -> Duration {
+/// Returns the time until the current unit ends, for a count that has no window yet.
+fn until_unit_ends(unit: Unit) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     let unit = unit.duration().as_secs();
     Duration::from_secs(unit - now.unwrap_or_default().as_secs() % unit)
@@ -160,22 +169,22 @@ fn unit(unit: Unit) -> rate_limit::Unit {
     }
 }
 
-/// The dynamic metadata of a response: the metadata of these rules, merged, in the field `metadata`.
-/// `None` if it is empty.
-fn merged<'a>(rules: impl IntoIterator<Item = &'a Struct>) -> Option<Struct> {
+/// Returns the dynamic metadata of a response: the merged metadata of rules, in the field
+/// `metadata`. Returns `None` if that is empty.
+fn dynamic_metadata<'a>(settings: impl IntoIterator<Item = &'a Struct>) -> Option<Struct> {
     let mut merged = Struct::default();
-    for metadata in rules {
+    for metadata in settings {
         merge(&mut merged, metadata);
     }
-    let is_any = !merged.fields.is_empty();
+    let has_fields = !merged.fields.is_empty();
     let kind = Some(Kind::StructValue(merged));
-    is_any.then(|| Struct {
+    has_fields.then(|| Struct {
         fields: [("metadata".to_owned(), Value { kind })].into(),
     })
 }
 
-/// Adds fields. A field that is there already stays as it is, unless both values are tables, which
-/// are merged in the same way.
+/// Adds the fields of `more`. A field of `merged` keeps its value, unless both values are structs,
+/// which are merged recursively.
 fn merge(merged: &mut Struct, more: &Struct) {
     for (name, value) in &more.fields {
         match merged.fields.entry(name.clone()) {

@@ -1,9 +1,9 @@
-//! The gRPC services: the limiter, Envoy's, health and reflection.
+//! The gRPC services: `tollgate.v1.RateLimiter`, Envoy's rate limit service, health and reflection.
 //!
-//! - `router`: the services, and the health that they report.
-//! - `call`: reads and authenticates a call before its service sees it; refusals as statuses.
+//! - `router`: the services.
+//! - `call`: reads and authenticates a call before its service is called, and converts errors.
 //! - `rate_limiter`: `tollgate.v1.RateLimiter`.
-//! - `envoy`: Envoy's service, and `envoy_response`: its response.
+//! - `envoy`: Envoy's rate limit service. `envoy_response` builds its response.
 
 mod call;
 mod envoy;

@@ -1,32 +1,33 @@
-//! `tollgate.v1.RateLimiter`.
+//! The service `tollgate.v1.RateLimiter`.
 
 use std::time::Duration;
 
 use tollgate::Limits;
 use tonic::{Request, Response, Status};
 
-use super::call::{authorization, into_parts, refused, with_caller};
-use crate::decision::{self, Answer, Gate, GivenLimit, Question, outcome};
-use crate::error::Refusal;
+use super::call::{authorization, duration, error_status, into_parts, with_principal};
+use crate::decision::{
+    self, CallerLimit, DecisionRequest, DecisionResponse, DecisionService, outcome,
+};
+use crate::error::ApiError;
 use crate::protocol::tollgate::v1;
 use crate::protocol::tollgate::v1::rate_limiter_server::RateLimiter;
 use crate::server_metrics;
 
-/// The implementation of the service.
 #[derive(Debug)]
-pub(super) struct Door {
-    pub(super) gate: Gate,
+pub(super) struct RateLimiterService {
+    pub(super) decisions: DecisionService,
 }
 
 #[tonic::async_trait]
-impl RateLimiter for Door {
+impl RateLimiter for RateLimiterService {
     async fn check_limit(
         &self,
         request: Request<v1::CheckLimitRequest>,
     ) -> Result<Response<v1::CheckLimitResponse>, Status> {
-        let answer = self.check(request).await;
-        server_metrics::check("grpc", outcome(&answer));
-        let status = Some(status(&answer.map_err(|refusal| refused(&refusal))?));
+        let response = self.check(request).await;
+        server_metrics::record_check("grpc", outcome(&response));
+        let status = Some(status(&response.map_err(|error| error_status(&error))?));
         Ok(Response::new(v1::CheckLimitResponse { status }))
     }
 
@@ -34,88 +35,92 @@ impl RateLimiter for Door {
         &self,
         request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let answer = self.peek(request).await;
-        let status = Some(status(&answer.map_err(|refusal| refused(&refusal))?));
+        let response = self.peek(request).await;
+        let status = Some(status(&response.map_err(|error| error_status(&error))?));
         Ok(Response::new(v1::GetStatusResponse { status }))
     }
 }
 
-impl Door {
-    async fn check(&self, request: Request<v1::CheckLimitRequest>) -> Result<Answer, Refusal> {
-        let (caller, request) = into_parts(request)?;
+impl RateLimiterService {
+    async fn check(
+        &self,
+        request: Request<v1::CheckLimitRequest>,
+    ) -> Result<DecisionResponse, ApiError> {
+        let (principal, request) = into_parts(request)?;
         let cost = request.cost.unwrap_or(1);
-        let question = question(request.key, request.tenant, request.limit, cost)?;
-        self.gate.check(&caller, &question).await
+        let request = decision_request(request.key, request.tenant, request.limit, cost)?;
+        self.decisions.check(&principal, &request).await
     }
 
-    async fn peek(&self, request: Request<v1::GetStatusRequest>) -> Result<Answer, Refusal> {
-        let (caller, request) = into_parts(request)?;
-        let question = question(request.key, request.tenant, request.limit, 0)?;
-        self.gate.peek(&caller, &question).await
+    async fn peek(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<DecisionResponse, ApiError> {
+        let (principal, request) = into_parts(request)?;
+        let request = decision_request(request.key, request.tenant, request.limit, 0)?;
+        self.decisions.peek(&principal, &request).await
     }
 }
 
-/// Authenticates the caller of a method.
-pub(super) fn authenticate(gate: &Gate, request: Request<()>) -> Result<Request<()>, Status> {
-    let rules = gate.rules();
-    let caller = rules.authenticator.authenticate(authorization(&request));
-    if let Err(refusal) = &caller {
-        server_metrics::check("grpc", refusal.outcome());
+/// Authenticates a call, and counts it if that fails.
+pub(super) fn authenticate(
+    decisions: &DecisionService,
+    request: Request<()>,
+) -> Result<Request<()>, Status> {
+    let settings = decisions.settings();
+    let principal = settings.authenticator.authenticate(authorization(&request));
+    if let Err(error) = &principal {
+        server_metrics::record_check("grpc", error.outcome());
     }
-    with_caller(request, caller)
+    with_principal(request, principal)
 }
 
-fn question(
+fn decision_request(
     key: String,
     tenant: Option<String>,
     limit: Option<v1::Limit>,
     cost: u32,
-) -> Result<Question, Refusal> {
-    Ok(Question {
-        // Protocol buffers do not tell an empty text from a missing one.
+) -> Result<DecisionRequest, ApiError> {
+    Ok(DecisionRequest {
+        // Protocol buffers do not distinguish an empty string from a missing one.
         key: (!key.is_empty()).then_some(key),
         tenant,
-        limits: limit.map(given).transpose()?,
+        limits: limit.map(caller_limits).transpose()?,
         cost,
     })
 }
 
-fn given(limit: v1::Limit) -> Result<Limits, Refusal> {
+fn caller_limits(limit: v1::Limit) -> Result<Limits, ApiError> {
     let algorithm = match v1::Algorithm::try_from(limit.algorithm) {
         Ok(v1::Algorithm::Unspecified | v1::Algorithm::TokenBucket) => {
             decision::Algorithm::TokenBucket
         }
         Ok(v1::Algorithm::SlidingWindow) => decision::Algorithm::SlidingWindow,
         Ok(v1::Algorithm::FixedWindow) => decision::Algorithm::FixedWindow,
-        Err(_) => return Err(Refusal::invalid("limit.algorithm", "is unknown")),
+        Err(_) => return Err(ApiError::invalid("limit.algorithm", "is unknown")),
     };
     let interval = limit.interval.unwrap_or_default();
     let interval = Duration::try_from(interval)
-        .map_err(|_| Refusal::invalid("limit.interval", "must not be negative"))?;
-    let given = GivenLimit {
+        .map_err(|_| ApiError::invalid("limit.interval", "must not be negative"))?;
+    let caller_limit = CallerLimit {
         rate: limit.rate,
         interval,
         burst: limit.burst,
         algorithm,
     };
-    given.limits().map_err(|refusal| Refusal {
-        field: refusal.field.map(|field| format!("limit.{field}")),
-        ..refusal
+    caller_limit.limits().map_err(|error| ApiError {
+        field: error.field.map(|field| format!("limit.{field}")),
+        ..error
     })
 }
 
-fn status(answer: &Answer) -> v1::Status {
+fn status(response: &DecisionResponse) -> v1::Status {
     v1::Status {
-        allowed: answer.allowed,
-        limit: answer.limit,
-        remaining: answer.remaining,
-        retry_after: answer.retry_after.map(duration),
-        reset_after: Some(duration(answer.reset_after)),
-        degraded: answer.degraded,
+        allowed: response.allowed,
+        limit: response.limit,
+        remaining: response.remaining,
+        retry_after: response.retry_after.map(duration),
+        reset_after: Some(duration(response.reset_after)),
+        degraded: response.degraded,
     }
-}
-
-pub(super) fn duration(duration: Duration) -> prost_types::Duration {
-    // No period is longer than ten years, so this does not fail.
-    duration.try_into().unwrap_or_default()
 }

@@ -15,26 +15,30 @@ use tollgate::header::{
 };
 
 use super::json::{self, Problem};
-use crate::authentication::Caller;
-use crate::decision::{Algorithm, Answer, Gate, Question, given, milliseconds, outcome};
-use crate::error::Refusal;
+use crate::authentication::Principal;
+use crate::decision::{
+    Algorithm, DecisionRequest, DecisionResponse, DecisionService, milliseconds, outcome,
+    parse_caller_limit,
+};
+use crate::error::ApiError;
 use crate::server_metrics;
 
 /// The state of the handlers.
 #[derive(Clone)]
-pub(crate) struct Door {
-    pub(crate) gate: Gate,
+pub(crate) struct HttpState {
+    pub(crate) decisions: DecisionService,
     pub(crate) metrics: PrometheusHandle,
+    /// Cancelled by the signal to stop.
     pub(crate) stopping: CancellationToken,
 }
 
-impl Door {
-    /// The caller that the headers authenticate.
-    fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
+impl HttpState {
+    /// Authenticates the caller by the headers.
+    fn principal(&self, headers: &HeaderMap) -> Result<Principal, ApiError> {
         let header = headers.get(AUTHORIZATION);
-        // A header that is not text holds no token.
+        // A header that is not ASCII contains no valid token.
         let header = header.map(|header| header.to_str().unwrap_or_default());
-        self.gate.rules().authenticator.authenticate(header)
+        self.decisions.settings().authenticator.authenticate(header)
     }
 }
 
@@ -76,32 +80,39 @@ struct CheckResponse {
     degraded: bool,
 }
 
-pub(super) async fn check(State(door): State<Door>, request: Request) -> Result<Response, Problem> {
-    let answer = match door.caller(request.headers()) {
-        Ok(caller) => {
-            let body = Bytes::from_request(request, &door).await;
-            decide(&door, &caller, &json::received(body)?).await
+pub(super) async fn check(
+    State(state): State<HttpState>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let response = match state.principal(request.headers()) {
+        Ok(principal) => {
+            let body = Bytes::from_request(request, &state).await;
+            decide(&state, &principal, &json::complete_body(body)?).await
         }
-        // The body of a caller that must authenticate is not read.
-        Err(refusal) => Err(refusal),
+        // The body of an unauthenticated request is not read.
+        Err(error) => Err(error),
     };
-    server_metrics::check("http", outcome(&answer));
-    Ok(respond(&answer?))
+    server_metrics::record_check("http", outcome(&response));
+    Ok(respond(&response?))
 }
 
-async fn decide(door: &Door, caller: &Caller, body: &[u8]) -> Result<Answer, Refusal> {
-    let question = question(json::read(body, &FIELDS)?)?;
-    door.gate.check(caller, &question).await
+async fn decide(
+    state: &HttpState,
+    principal: &Principal,
+    body: &[u8],
+) -> Result<DecisionResponse, ApiError> {
+    let request = decision_request(json::parse_object(body, &FIELDS)?)?;
+    state.decisions.check(principal, &request).await
 }
 
-fn question(request: CheckRequest) -> Result<Question, Refusal> {
-    let limits = given(
+fn decision_request(request: CheckRequest) -> Result<DecisionRequest, ApiError> {
+    let limits = parse_caller_limit(
         request.rate,
         request.interval.as_deref(),
         request.burst,
         request.algorithm,
     )?;
-    Ok(Question {
+    Ok(DecisionRequest {
         key: request.key,
         tenant: request.tenant,
         limits,
@@ -109,19 +120,19 @@ fn question(request: CheckRequest) -> Result<Question, Refusal> {
     })
 }
 
-fn respond(answer: &Answer) -> Response {
+fn respond(response: &DecisionResponse) -> Response {
     let body = CheckResponse {
-        allowed: answer.allowed,
-        limit: answer.limit,
-        remaining: answer.remaining,
-        retry_after_ms: answer.retry_after.map(milliseconds),
-        reset_after_ms: milliseconds(answer.reset_after),
-        degraded: answer.degraded,
+        allowed: response.allowed,
+        limit: response.limit,
+        remaining: response.remaining,
+        retry_after_ms: response.retry_after.map(milliseconds),
+        reset_after_ms: milliseconds(response.reset_after),
+        degraded: response.degraded,
     };
-    (headers(answer), Json(body)).into_response()
+    (headers(response), Json(body)).into_response()
 }
 
-/// Which count to look at, if not the one under the configured limits.
+/// The tenant, and the limit that the caller sent with its checks.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StatusQuery {
@@ -133,39 +144,40 @@ pub(super) struct StatusQuery {
 }
 
 pub(super) async fn status(
-    State(door): State<Door>,
+    State(state): State<HttpState>,
     headers: HeaderMap,
     key: Result<Path<String>, PathRejection>,
     query: Result<Query<StatusQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let caller = door.caller(&headers)?;
-    let question = status_question(key, query)?;
-    Ok(respond(&door.gate.peek(&caller, &question).await?))
+    let principal = state.principal(&headers)?;
+    let request = status_request(key, query)?;
+    Ok(respond(&state.decisions.peek(&principal, &request).await?))
 }
 
-fn status_question(
+fn status_request(
     key: Result<Path<String>, PathRejection>,
     query: Result<Query<StatusQuery>, QueryRejection>,
-) -> Result<Question, Refusal> {
-    let Path(key) = key.map_err(|_| Refusal::invalid("key", "is no UTF-8"))?;
-    let Query(query) = query.map_err(|error| Refusal::unreadable(error.body_text()))?;
+) -> Result<DecisionRequest, ApiError> {
+    let Path(key) = key.map_err(|_| ApiError::invalid("key", "is not UTF-8"))?;
+    let Query(query) = query.map_err(|error| ApiError::invalid_request(error.body_text()))?;
     let interval = query.interval.as_deref();
-    Ok(Question {
+    Ok(DecisionRequest {
         key: Some(key),
         tenant: query.tenant,
-        limits: given(query.rate, interval, query.burst, query.algorithm)?,
+        limits: parse_caller_limit(query.rate, interval, query.burst, query.algorithm)?,
         cost: 0,
     })
 }
 
-fn headers(answer: &Answer) -> HeaderMap {
-    let reset = answer.reset_after;
+/// Returns the `X-RateLimit-*` headers.
+fn headers(response: &DecisionResponse) -> HeaderMap {
+    let reset = response.reset_after;
     let seconds = reset.as_secs() + u64::from(reset.subsec_nanos() > 0);
     let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(X_RATELIMIT_LIMIT, answer.limit.into());
-    headers.insert(X_RATELIMIT_REMAINING, answer.remaining.into());
+    headers.insert(X_RATELIMIT_LIMIT, response.limit.into());
+    headers.insert(X_RATELIMIT_REMAINING, response.remaining.into());
     headers.insert(X_RATELIMIT_RESET, seconds.into());
-    if answer.degraded {
+    if response.degraded {
         headers.insert(X_RATELIMIT_DEGRADED, HeaderValue::from_static("true"));
     }
     headers

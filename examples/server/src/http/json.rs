@@ -10,69 +10,74 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use crate::error::{Refusal, RefusalKind};
+use crate::error::{ApiError, ApiErrorKind};
 
-/// The body as bytes, if it came whole and is not too large.
-pub(crate) fn received(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
+/// Returns the bytes of a body, or the problem if it is too large or incomplete.
+pub(crate) fn complete_body(body: Result<Bytes, BytesRejection>) -> Result<Bytes, Problem> {
     body.map_err(|rejection| match rejection.into_response().status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "the body is too large")
         }
-        _ => Problem::new(StatusCode::BAD_REQUEST, "the body did not come whole"),
+        _ => Problem::new(StatusCode::BAD_REQUEST, "the body is incomplete"),
     })
 }
 
-/// The object that the body is, with no fields but these.
-pub(crate) fn read<T: DeserializeOwned>(body: &[u8], fields: &[&str]) -> Result<T, Refusal> {
-    // serde also takes an array of a struct's fields, in their order.
+/// Parses a JSON object, and returns an error that names the field for any other than `fields`.
+pub(crate) fn parse_object<T: DeserializeOwned>(
+    body: &[u8],
+    fields: &[&str],
+) -> Result<T, ApiError> {
+    // serde would also accept an array of the struct's fields in their order.
     let is_object = body.trim_ascii_start().starts_with(b"{");
-    let read = is_object.then(|| serde_json::from_slice(body).ok());
-    // The reason is sought only once there is one.
-    read.flatten().ok_or_else(|| explain::<T>(body, fields))
+    let parsed = is_object.then(|| serde_json::from_slice(body).ok());
+    // Only an error costs a second parse, which finds its field.
+    parsed
+        .flatten()
+        .ok_or_else(|| parse_error::<T>(body, fields))
 }
 
-fn explain<T: DeserializeOwned>(body: &[u8], fields: &[&str]) -> Refusal {
+fn parse_error<T: DeserializeOwned>(body: &[u8], fields: &[&str]) -> ApiError {
     let object: Map<String, Value> = match serde_json::from_slice(body) {
         Ok(Value::Object(object)) => object,
-        Ok(_) => return Refusal::unreadable("the body must be a JSON object"),
-        Err(error) => return Refusal::unreadable(format!("the body is no JSON: {error}")),
+        Ok(_) => return ApiError::invalid_request("the body must be a JSON object"),
+        Err(error) => return ApiError::invalid_request(format!("the body is not JSON: {error}")),
     };
     if let Some(name) = object.keys().find(|name| !fields.contains(&name.as_str())) {
         let known = fields.join(", ");
-        return Refusal::invalid(name, format!("there is no such field; there are: {known}"));
+        return ApiError::invalid(name, format!("there is no such field; there are: {known}"));
     }
     let mut json = serde_json::Deserializer::from_slice(body);
     match serde_path_to_error::deserialize::<_, T>(&mut json) {
-        Ok(_) => Refusal::unreadable("the body must be one JSON object and nothing else"),
+        Ok(_) => ApiError::invalid_request("the body must be one JSON object and nothing else"),
         Err(error) => {
             let path = error.path().to_string();
             let problem = error.inner().to_string();
-            // Where in the body it is says less than which field it is.
+            // The error names the field, so its line and column are left out.
             let problem = problem.split(" at line ").next().unwrap_or_default();
             match path.as_str() {
-                "." => match field_of(problem) {
-                    Some((field, problem)) => Refusal::invalid(field, problem),
-                    None => Refusal::unreadable(problem),
+                "." => match field_and_problem(problem) {
+                    Some((field, problem)) => ApiError::invalid(field, problem),
+                    None => ApiError::invalid_request(problem),
                 },
-                path => Refusal::invalid(path, problem),
+                path => ApiError::invalid(path, problem),
             }
         }
     }
 }
 
-/// The field of an error that is of the whole object.
-fn field_of(problem: &str) -> Option<(&str, &str)> {
-    let said = [
+/// Splits serde's error for an object into the field and its problem.
+fn field_and_problem(problem: &str) -> Option<(&str, &str)> {
+    let errors = [
         ("missing field `", "is missing"),
         ("duplicate field `", "is there twice"),
     ];
-    said.into_iter().find_map(|(start, problem_of_field)| {
+    errors.into_iter().find_map(|(start, field_problem)| {
         let field = problem.strip_prefix(start)?.strip_suffix('`')?;
-        Some((field, problem_of_field))
+        Some((field, field_problem))
     })
 }
 
-/// An error for the client.
+/// An error response, as problem+json (RFC 9457).
 #[derive(Debug)]
 pub(crate) struct Problem {
     status: StatusCode,
@@ -100,18 +105,18 @@ impl Problem {
     }
 }
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        let status = match refusal.kind {
-            RefusalKind::Invalid => StatusCode::BAD_REQUEST,
-            RefusalKind::Unauthenticated => StatusCode::UNAUTHORIZED,
-            RefusalKind::Forbidden => StatusCode::FORBIDDEN,
-            RefusalKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+impl From<ApiError> for Problem {
+    fn from(error: ApiError) -> Self {
+        let status = match error.kind {
+            ApiErrorKind::Invalid => StatusCode::BAD_REQUEST,
+            ApiErrorKind::Unauthenticated => StatusCode::UNAUTHORIZED,
+            ApiErrorKind::Forbidden => StatusCode::FORBIDDEN,
+            ApiErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         };
         Self {
             status,
-            detail: refusal.sentence(),
-            field: refusal.field,
+            detail: error.message(),
+            field: error.field,
         }
     }
 }

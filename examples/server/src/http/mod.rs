@@ -1,13 +1,13 @@
 //! The HTTP API.
 //!
-//! - `router`: the paths, and the endpoints about the server itself.
+//! - `router`: the paths, and the endpoints for health, readiness and metrics.
 //! - `check`: `POST /check` and `GET /status/{key}`.
-//! - `json`: reads bodies, and writes errors as problem+json.
+//! - `json`: reads JSON bodies, and writes errors as problem+json.
 
 mod check;
 pub(crate) mod json;
 mod router;
 
-pub(crate) use check::Door;
+pub(crate) use check::HttpState;
 pub(crate) use json::Problem;
-pub(crate) use router::{guarded, router};
+pub(crate) use router::{router, with_common_layers};

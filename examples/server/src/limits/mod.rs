@@ -1,18 +1,18 @@
-//! The limits of tiers, tenants and keys: configured limits, and overrides.
+//! The limits of tiers, tenants and keys.
 //!
-//! An *override* is a limit that an operator sets at run time. It replaces the configured limit of the
-//! same subject.
+//! Limits are configured, or set at run time by an operator. The latter are *overrides*: each takes
+//! precedence over the configured limit of the same subject.
 //!
-//! - `configured`: the limits of the configuration, and the subjects that limits are for.
-//! - `override_table`: the overrides in memory, the lookup of a key's limits, and conditional writes.
+//! - `configured`: the configured limits, and the subjects of limits.
+//! - `override_table`: the overrides in memory, and the lookup of a key's limits.
 //! - `overrides`: reads and writes overrides, in this process or through Redis.
-//! - `redis`: the overrides that all replicas share; `write.lua` and `read.lua` are its scripts.
+//! - `redis`: the overrides that all replicas share. Its scripts are `write.lua` and `read.lua`.
 
 mod configured;
 mod override_table;
 mod overrides;
 mod redis;
 
-pub(crate) use configured::{Catalog, Subject, Tenant};
+pub(crate) use configured::{ConfiguredLimits, LimitSubject, Tenant};
 pub(crate) use override_table::{Condition, Override, WriteError};
 pub(crate) use overrides::Overrides;

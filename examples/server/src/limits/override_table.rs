@@ -5,15 +5,15 @@ use std::ops::Bound;
 
 use tollgate::Limits;
 
-use super::configured::{Catalog, Subject};
+use super::configured::{ConfiguredLimits, LimitSubject};
 
-/// All overrides that this process knows, updated in place.
+/// The overrides in the memory of this process.
 #[derive(Debug, Default)]
-pub(super) struct OverrideMap {
-    /// By the subject's text, for pages in order.
+pub(super) struct OverrideTable {
+    /// By the text of their subjects, which is the order of pages.
     entries: BTreeMap<String, Override>,
-    // The limits again, for lookups that neither allocate nor compare long common prefixes: a check
-    // makes three.
+    // Copies of the limits, for lookups that neither allocate nor compare long common prefixes.
+    // Each check does three lookups.
     tiers: HashMap<String, Limits>,
     tenants: HashMap<String, Limits>,
     /// By tenant, then key.
@@ -28,48 +28,49 @@ pub(crate) struct Override {
     pub(crate) version: String,
 }
 
-impl OverrideMap {
-    /// Returns the limits of a key: the key's own, else its tenant's, else those of the tenant's tier,
-    /// else the default. At each step an override goes before the configured limits.
+impl OverrideTable {
+    /// Returns the limits of a key: of the key itself, else of its tenant, else of the tenant's
+    /// tier, else the default. At each step an override takes precedence over the configured
+    /// limits.
     pub(super) fn limits_of<'a>(
         &'a self,
-        configured: &'a Catalog,
+        configured: &'a ConfiguredLimits,
         tenant: &str,
         key: &str,
     ) -> &'a Limits {
         let configured_tenant = configured.tenants.get(tenant);
-        let of_key = || {
+        let key_limits = || {
             let configured = || configured_tenant?.keys.get(key);
-            self.of_key(tenant, key).or_else(configured)
+            self.key_limits(tenant, key).or_else(configured)
         };
-        let of_tenant = || {
+        let tenant_limits = || {
             let configured = || configured_tenant?.limits.as_ref();
-            self.of_tenant(tenant).or_else(configured)
+            self.tenant_limits(tenant).or_else(configured)
         };
-        let of_tier = || {
+        let tier_limits = || {
             let tier = configured_tenant?.tier.as_ref()?;
             let configured = || configured.tiers.get(tier);
-            self.of_tier(tier).or_else(configured)
+            self.tier_limits(tier).or_else(configured)
         };
-        of_key()
-            .or_else(of_tenant)
-            .or_else(of_tier)
+        key_limits()
+            .or_else(tenant_limits)
+            .or_else(tier_limits)
             .unwrap_or(&configured.default)
     }
 
-    fn of_tier(&self, tier: &str) -> Option<&Limits> {
+    fn tier_limits(&self, tier: &str) -> Option<&Limits> {
         self.tiers.get(tier)
     }
 
-    fn of_tenant(&self, tenant: &str) -> Option<&Limits> {
+    fn tenant_limits(&self, tenant: &str) -> Option<&Limits> {
         self.tenants.get(tenant)
     }
 
-    fn of_key(&self, tenant: &str, key: &str) -> Option<&Limits> {
+    fn key_limits(&self, tenant: &str, key: &str) -> Option<&Limits> {
         self.keys.get(tenant)?.get(key)
     }
 
-    pub(super) fn get(&self, subject: &Subject) -> Option<&Override> {
+    pub(super) fn get(&self, subject: &LimitSubject) -> Option<&Override> {
         self.entries.get(&subject.to_string())
     }
 
@@ -77,8 +78,8 @@ impl OverrideMap {
         self.entries.len()
     }
 
-    /// Returns up to `count` overrides in the order of their subjects' text. The subjects have this
-    /// prefix and follow `after`.
+    /// Returns the first `count` overrides whose subjects begin with `prefix` and come after
+    /// `after`, in the order of their text.
     pub(super) fn page(
         &self,
         prefix: &str,
@@ -97,14 +98,17 @@ impl OverrideMap {
             .collect()
     }
 
-    /// Sets the override of each subject, in order. `None` deletes it.
-    pub(super) fn apply(&mut self, changes: impl IntoIterator<Item = (Subject, Option<Override>)>) {
+    /// Sets the override of each subject, in order, or deletes it if the override is `None`.
+    pub(super) fn apply(
+        &mut self,
+        changes: impl IntoIterator<Item = (LimitSubject, Option<Override>)>,
+    ) {
         for (subject, entry) in changes {
             self.set(subject, entry);
         }
     }
 
-    fn set(&mut self, subject: Subject, entry: Option<Override>) {
+    fn set(&mut self, subject: LimitSubject, entry: Option<Override>) {
         let text = subject.to_string();
         match entry {
             Some(entry) => {
@@ -118,25 +122,25 @@ impl OverrideMap {
         }
     }
 
-    fn insert(&mut self, subject: Subject, limits: Limits) {
+    fn insert(&mut self, subject: LimitSubject, limits: Limits) {
         match subject {
-            Subject::Tier(tier) => self.tiers.insert(tier, limits),
-            Subject::Tenant(tenant) => self.tenants.insert(tenant, limits),
-            Subject::Key { tenant, key } => {
+            LimitSubject::Tier(tier) => self.tiers.insert(tier, limits),
+            LimitSubject::Tenant(tenant) => self.tenants.insert(tenant, limits),
+            LimitSubject::Key { tenant, key } => {
                 self.keys.entry(tenant).or_default().insert(key, limits)
             }
         };
     }
 
-    fn remove(&mut self, subject: &Subject) {
+    fn remove(&mut self, subject: &LimitSubject) {
         match subject {
-            Subject::Tier(tier) => {
+            LimitSubject::Tier(tier) => {
                 self.tiers.remove(tier);
             }
-            Subject::Tenant(tenant) => {
+            LimitSubject::Tenant(tenant) => {
                 self.tenants.remove(tenant);
             }
-            Subject::Key { tenant, key } => {
+            LimitSubject::Key { tenant, key } => {
                 if let Some(keys) = self.keys.get_mut(tenant) {
                     keys.remove(key);
                     if keys.is_empty() {
@@ -160,18 +164,18 @@ pub(crate) enum Condition {
     Version(String),
 }
 
-/// Why a write was not done.
+/// The error of a write.
 #[derive(Debug)]
 pub(crate) enum WriteError {
     /// The condition does not hold.
     Conflict,
     /// There is no override to delete.
     Missing,
-    /// Redis did not confirm the write, which may have been done.
+    /// Redis did not confirm the write, and may have applied it.
     Unavailable(redis::RedisError),
 }
 
-/// A write that was done.
+/// An applied write.
 pub(super) struct Written {
     pub(super) version: String,
     /// The revision before this write.
@@ -194,7 +198,7 @@ impl Condition {
     }
 }
 
-/// Returns text that differs from that of every other write.
+/// Returns a random text that tells the versions of two writes apart.
 pub(super) fn random() -> String {
     format!("{:x}", RandomState::new().build_hasher().finish())
 }
@@ -207,8 +211,8 @@ mod tests {
 
     use super::*;
 
-    fn map(subjects: &[&str]) -> OverrideMap {
-        let mut map = OverrideMap::default();
+    fn map(subjects: &[&str]) -> OverrideTable {
+        let mut map = OverrideTable::default();
         for (index, subject) in subjects.iter().enumerate() {
             let entry = Override {
                 limits: Quota::per_day(7).into(),
@@ -219,7 +223,7 @@ mod tests {
         map
     }
 
-    fn page(map: &OverrideMap, prefix: &str, after: Option<&str>, count: usize) -> Vec<String> {
+    fn page(map: &OverrideTable, prefix: &str, after: Option<&str>, count: usize) -> Vec<String> {
         let page = map.page(prefix, after, count).into_iter();
         page.map(|(subject, _)| subject).collect()
     }
@@ -245,8 +249,8 @@ mod tests {
     fn deleted_override_leaves_nothing() {
         let subjects = ["tiers/a", "tenants/a", "keys/a/1"];
         let mut map = map(&subjects);
-        assert!(map.of_tier("a").is_some() && map.of_tenant("a").is_some());
-        assert!(map.of_key("a", "1").is_some() && map.of_key("a", "2").is_none());
+        assert!(map.tier_limits("a").is_some() && map.tenant_limits("a").is_some());
+        assert!(map.key_limits("a", "1").is_some() && map.key_limits("a", "2").is_none());
         for subject in subjects {
             let subject = subject.parse().unwrap();
             map.set(subject, None);

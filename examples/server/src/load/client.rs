@@ -17,7 +17,6 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::time::timeout;
 use tollgate::{Algorithm, Quota};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -26,18 +25,18 @@ use tonic::{Code, ConnectError, Status};
 use crate::protocol::tollgate::v1;
 use crate::protocol::tollgate::v1::rate_limiter_client::RateLimiterClient;
 
-/// What a server said of a check.
+/// The part of a response to a check that is counted.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
+pub(super) struct CheckResult {
     pub(super) allowed: bool,
     pub(super) degraded: bool,
 }
 
-/// Asks one server. It connects when it is first used, and again when it has to.
+/// A client for one server. It connects at the first check, and again after the connection is lost.
 #[derive(Debug)]
 pub(super) enum Client {
-    Http(Box<Http>),
-    Grpc(Box<Grpc>),
+    Http(Box<HttpClient>),
+    Grpc(Box<GrpcClient>),
 }
 
 impl Client {
@@ -47,43 +46,53 @@ impl Client {
         limit: Option<Quota>,
     ) -> anyhow::Result<Self> {
         Ok(match address.protocol {
-            Protocol::Http => {
-                Self::Http(Box::new(Http::new(address.uri("/check")?, token, limit)?))
+            Protocol::Http => Self::Http(Box::new(HttpClient::new(
+                address.uri("/check")?,
+                token,
+                limit,
+            )?)),
+            Protocol::Grpc => {
+                Self::Grpc(Box::new(GrpcClient::new(address.uri("/")?, token, limit)?))
             }
-            Protocol::Grpc => Self::Grpc(Box::new(Grpc::new(address.uri("/")?, token, limit)?)),
         })
     }
 
-    /// Asks, and waits so long for the answer.
-    pub(super) async fn check(&self, key: String, patience: Duration) -> Result<Answer, Failure> {
-        let answer = async {
+    /// Sends a check, and waits for the response until the timeout.
+    pub(super) async fn check(
+        &self,
+        key: String,
+        timeout: Duration,
+    ) -> Result<CheckResult, Failure> {
+        let result = async {
             match self {
                 Self::Http(client) => client.check(key).await,
                 Self::Grpc(client) => client.check(key).await,
             }
         };
-        let late = |_| Failure::new("no answer", format!("none within {patience:?}"));
-        timeout(patience, answer).await.map_err(late)?
+        let timed_out = |_| Failure::new("timeout", format!("no response within {timeout:?}"));
+        tokio::time::timeout(timeout, result)
+            .await
+            .map_err(timed_out)?
     }
 }
 
-/// By which door a server is asked.
+/// The protocol of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+enum Protocol {
     Http,
     Grpc,
 }
 
-/// A server's door: `http://host:port` or `grpc://host:port`.
+/// The address of a server: `http://host:port` or `grpc://host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Address {
-    pub(super) protocol: Protocol,
+    protocol: Protocol,
     authority: Authority,
 }
 
 impl Address {
-    /// Where the server has something: gRPC is HTTP too.
-    pub(super) fn uri(&self, path: &'static str) -> anyhow::Result<Uri> {
+    /// Returns the URI of a path on the server. The scheme of gRPC is HTTP as well.
+    fn uri(&self, path: &'static str) -> anyhow::Result<Uri> {
         let uri = Uri::builder()
             .scheme(Scheme::HTTP)
             .authority(self.authority.clone())
@@ -125,22 +134,22 @@ impl fmt::Display for Address {
 }
 
 #[derive(Debug)]
-pub(super) struct Http {
+pub(super) struct HttpClient {
     client: legacy::Client<HttpConnector, Full<Bytes>>,
     uri: Uri,
     headers: HeaderMap,
-    limit: Option<Limit>,
+    limit: Option<LimitFields>,
 }
 
 #[derive(Serialize)]
-struct Check<'a> {
+struct RequestBody<'a> {
     key: &'a str,
     #[serde(flatten)]
-    limit: Option<&'a Limit>,
+    limit: Option<&'a LimitFields>,
 }
 
 #[derive(Debug, Serialize)]
-struct Limit {
+struct LimitFields {
     rate: u32,
     interval: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -149,13 +158,13 @@ struct Limit {
 }
 
 #[derive(Deserialize)]
-struct Checked {
+struct ResponseBody {
     allowed: bool,
     degraded: bool,
 }
 
-impl Http {
-    pub(super) fn new(uri: Uri, token: Option<&str>, limit: Option<Quota>) -> anyhow::Result<Self> {
+impl HttpClient {
+    fn new(uri: Uri, token: Option<&str>, limit: Option<Quota>) -> anyhow::Result<Self> {
         let json = HeaderValue::from_static("application/json");
         let mut headers = HeaderMap::from_iter([(CONTENT_TYPE, json)]);
         if let Some(token) = token {
@@ -167,16 +176,17 @@ impl Http {
             client: legacy::Client::builder(TokioExecutor::new()).build(connector),
             uri,
             headers,
-            limit: limit.map(Limit::from),
+            limit: limit.map(LimitFields::from),
         })
     }
 
-    pub(super) async fn check(&self, key: String) -> Result<Answer, Failure> {
-        let check = Check {
+    async fn check(&self, key: String) -> Result<CheckResult, Failure> {
+        let check = RequestBody {
             key: &key,
             limit: self.limit.as_ref(),
         };
-        let body = serde_json::to_vec(&check).map_err(|error| Failure::of("not asked", &error))?;
+        let body =
+            serde_json::to_vec(&check).map_err(|error| Failure::from_error("not sent", &error))?;
         let mut request = Request::new(Full::from(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.uri.clone();
@@ -187,27 +197,29 @@ impl Http {
             } else {
                 "connection lost"
             };
-            Failure::of(kind, &error)
+            Failure::from_error(kind, &error)
         })?;
         let (parts, body) = response.into_parts();
         let body = body.collect().await;
-        let body = body.map_err(|error| Failure::of("connection lost", &error))?;
+        let body = body.map_err(|error| Failure::from_error("connection lost", &error))?;
         let body = body.to_bytes();
         if !parts.status.is_success() {
             let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let detail = problem["detail"].as_str().unwrap_or("it does not say why");
+            let detail = problem["detail"]
+                .as_str()
+                .unwrap_or("the response gives no reason");
             return Err(Failure::new(parts.status.to_string(), detail));
         }
-        let checked: Checked = serde_json::from_slice(&body)
-            .map_err(|error| Failure::of("an answer that is none", &error))?;
-        Ok(Answer {
+        let checked: ResponseBody = serde_json::from_slice(&body)
+            .map_err(|error| Failure::from_error("invalid response", &error))?;
+        Ok(CheckResult {
             allowed: checked.allowed,
             degraded: checked.degraded,
         })
     }
 }
 
-impl From<Quota> for Limit {
+impl From<Quota> for LimitFields {
     fn from(quota: Quota) -> Self {
         let (algorithm, burst) = match quota.algorithm() {
             Algorithm::SlidingWindow => ("sliding_window", None),
@@ -224,14 +236,14 @@ impl From<Quota> for Limit {
 }
 
 #[derive(Debug)]
-pub(super) struct Grpc {
+pub(super) struct GrpcClient {
     client: RateLimiterClient<Channel>,
     authorization: Option<MetadataValue<Ascii>>,
     limit: Option<v1::Limit>,
 }
 
-impl Grpc {
-    pub(super) fn new(uri: Uri, token: Option<&str>, limit: Option<Quota>) -> anyhow::Result<Self> {
+impl GrpcClient {
+    fn new(uri: Uri, token: Option<&str>, limit: Option<Quota>) -> anyhow::Result<Self> {
         let token = token.map(|token| format!("Bearer {token}").parse());
         Ok(Self {
             client: RateLimiterClient::new(Endpoint::from(uri).connect_lazy()),
@@ -240,7 +252,7 @@ impl Grpc {
         })
     }
 
-    pub(super) async fn check(&self, key: String) -> Result<Answer, Failure> {
+    async fn check(&self, key: String) -> Result<CheckResult, Failure> {
         let mut request = tonic::Request::new(v1::CheckLimitRequest {
             key,
             limit: self.limit,
@@ -256,8 +268,8 @@ impl Grpc {
             .into_inner();
         let status = response
             .status
-            .ok_or_else(|| Failure::new("an answer that is none", "it has no status"))?;
-        Ok(Answer {
+            .ok_or_else(|| Failure::new("invalid response", "it has no status"))?;
+        Ok(CheckResult {
             allowed: status.allowed,
             degraded: status.degraded,
         })
@@ -266,25 +278,25 @@ impl Grpc {
 
 fn grpc_failure(status: &Status) -> Failure {
     if causes(status).any(|cause| cause.is::<ConnectError>()) {
-        return Failure::of("cannot connect", status);
+        return Failure::from_error("cannot connect", status);
     }
-    // What the server said has no cause here.
+    // A status that the server sent has no source.
     match std::error::Error::source(status) {
-        Some(cause) => Failure::of("connection lost", cause),
-        None => Failure::new(name(status.code()), status.message()),
+        Some(cause) => Failure::from_error("connection lost", cause),
+        None => Failure::new(grpc_code_name(status.code()), status.message()),
     }
 }
 
-/// As in the protocol: `INVALID_ARGUMENT`.
-fn name(code: Code) -> String {
-    let mut name = String::new();
+/// Returns the name of a code as in the gRPC specification, such as `INVALID_ARGUMENT`.
+fn grpc_code_name(code: Code) -> String {
+    let mut grpc_code_name = String::new();
     for (index, letter) in format!("{code:?}").char_indices() {
         if index > 0 && letter.is_uppercase() {
-            name.push('_');
+            grpc_code_name.push('_');
         }
-        name.push(letter.to_ascii_uppercase());
+        grpc_code_name.push(letter.to_ascii_uppercase());
     }
-    name
+    grpc_code_name
 }
 
 fn grpc_limit(quota: Quota) -> anyhow::Result<v1::Limit> {
@@ -301,12 +313,12 @@ fn grpc_limit(quota: Quota) -> anyhow::Result<v1::Limit> {
     })
 }
 
-/// Why there was no answer.
+/// The reason why a check got no result.
 #[derive(Debug)]
 pub(super) struct Failure {
-    /// The same for all that are counted together.
+    /// The kind, by which failures are counted.
     pub(super) kind: Cow<'static, str>,
-    /// What one of them says.
+    /// The message of this failure.
     pub(super) detail: String,
 }
 
@@ -318,12 +330,12 @@ impl Failure {
         }
     }
 
-    /// With everything that led to it, since the outermost says little.
-    pub(super) fn of(kind: impl Into<Cow<'static, str>>, error: &(dyn Error + 'static)) -> Self {
+    /// Makes a failure whose detail has the messages of the error and of its causes.
+    fn from_error(kind: impl Into<Cow<'static, str>>, error: &(dyn Error + 'static)) -> Self {
         let mut detail = error.to_string();
         for cause in causes(error).skip(1) {
             let cause = cause.to_string();
-            // Some repeat their cause.
+            // Some errors repeat the message of their cause.
             if !detail.contains(&cause) {
                 detail.push_str(": ");
                 detail.push_str(&cause);
@@ -333,10 +345,8 @@ impl Failure {
     }
 }
 
-/// The error, its cause, and so on.
-pub(super) fn causes<'a>(
-    error: &'a (dyn Error + 'static),
-) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+/// Returns the error, its source, and so on.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
@@ -345,13 +355,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_an_address_is() {
+    fn address_has_a_known_scheme_and_no_path() {
         for text in ["http://127.0.0.1:8080", "grpc://limits.example:8081"] {
             let address: Address = text.parse().expect("an address");
             assert_eq!(address.to_string(), text);
         }
-        let with_a_slash: Address = "http://localhost:8080/".parse().expect("an address");
-        assert_eq!(with_a_slash.to_string(), "http://localhost:8080");
+        let address: Address = "http://localhost:8080/".parse().expect("an address");
+        assert_eq!(address.to_string(), "http://localhost:8080");
         for text in [
             "",
             "localhost",
@@ -360,14 +370,14 @@ mod tests {
             "http://localhost/check",
             "grpc://localhost?a=b",
         ] {
-            let said = text.parse::<Address>().expect_err("no address");
-            assert!(said.contains("http://host:port"), "{text}: {said}");
+            let error = text.parse::<Address>().expect_err("not an address");
+            assert!(error.contains("http://host:port"), "{text}: {error}");
         }
     }
 
     #[test]
-    fn codes_are_named_as_in_the_protocol() {
-        assert_eq!(name(Code::InvalidArgument), "INVALID_ARGUMENT");
-        assert_eq!(name(Code::Unauthenticated), "UNAUTHENTICATED");
+    fn grpc_codes_are_in_upper_snake_case() {
+        assert_eq!(grpc_code_name(Code::InvalidArgument), "INVALID_ARGUMENT");
+        assert_eq!(grpc_code_name(Code::Unauthenticated), "UNAUTHENTICATED");
     }
 }

@@ -1,9 +1,9 @@
-//! Drives running servers with checks, and measures what they answer.
+//! Sends checks to running servers, and measures their responses.
 //!
-//! - `plan`: what to ask, and when each request is due.
-//! - `run`: asks.
-//! - `client`: the clients for HTTP and gRPC.
-//! - `tally`: what came back, and `report`: its numbers.
+//! - `plan`: the options of a load, and the schedule of its requests.
+//! - `run`: sends the requests.
+//! - `client`: clients for HTTP and gRPC.
+//! - `tally`: counts the results. `report` shows them.
 
 mod client;
 mod plan;

@@ -1,4 +1,4 @@
-//! What was measured: numbers, as JSON or as a table and a histogram.
+//! The report of a load, as JSON or as text.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,24 +10,24 @@ use serde::Serialize;
 use super::plan::Plan;
 use super::tally::Tally;
 
-/// What a load has come to.
+/// The measurements of a load.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     servers: Vec<String>,
     in_flight: u32,
     rate: Option<u64>,
     seconds: f64,
-    /// Answers a second.
+    /// Responses per second.
     throughput: f64,
     requests: u64,
     allowed: u64,
     denied: u64,
     degraded: u64,
     errors: u64,
-    /// Those that had no answer when the load was stopped.
+    /// The number of requests without a response when the load was stopped.
     given_up: u64,
     failures: Vec<Failures>,
-    /// None if there was no answer.
+    /// `None` without any response.
     latency_us: Option<Latency>,
     histogram: Vec<Bar>,
 }
@@ -39,7 +39,7 @@ struct Failures {
     first: String,
 }
 
-/// In microseconds.
+/// Latencies in microseconds.
 #[derive(Debug, Serialize)]
 struct Latency {
     since: Since,
@@ -49,7 +49,7 @@ struct Latency {
     max: u64,
 }
 
-/// What latencies are measured from.
+/// The start of a latency.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Since {
@@ -80,13 +80,13 @@ impl Report {
             in_flight: plan.in_flight,
             rate: plan.rate.map(Into::into),
             seconds: took.as_secs_f64(),
-            throughput: tally.answers() as f64 / took.as_secs_f64(),
+            throughput: tally.results() as f64 / took.as_secs_f64(),
             requests: tally.sent,
             allowed: tally.allowed,
             denied: tally.denied,
             degraded: tally.degraded,
             errors: tally.errors(),
-            given_up: tally.sent - tally.answers() - tally.errors(),
+            given_up: tally.sent - tally.results() - tally.errors(),
             failures: failures.collect(),
             latency_us: (!latencies.is_empty()).then_some(latency),
             histogram: bars(latencies),
@@ -98,8 +98,8 @@ impl Report {
     }
 }
 
-/// How long the longest bar is: with what stands before it, a line has less than 80 columns.
-const LONGEST: u64 = 40;
+/// The length of the longest bar, so that a line of the histogram has less than 80 columns.
+const MAX_BAR_LENGTH: u64 = 40;
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,7 +116,7 @@ impl Report {
         let requests = HumanCount(self.requests);
         let speed = match self.rate {
             Some(rate) => format!("{} a second", HumanCount(rate)),
-            None => "flat out".to_owned(),
+            None => "at full speed".to_owned(),
         };
         writeln!(
             formatter,
@@ -166,8 +166,8 @@ impl Report {
             writeln!(formatter, "\n   up to ms       answers")?;
         }
         for bar in &self.histogram {
-            // Whatever happened at all can be seen.
-            let length = (bar.count * LONGEST).div_ceil(most) as usize;
+            // Rounded up, so that a single response is visible.
+            let length = (bar.count * MAX_BAR_LENGTH).div_ceil(most) as usize;
             let line = format!(
                 "{:>11} {:>13} {:>5.1} %  {}",
                 milliseconds(bar.up_to_us),
@@ -202,19 +202,20 @@ fn milliseconds(microseconds: u64) -> String {
     format!("{}.{:02}", HumanCount(hundredths / 100), hundredths % 100)
 }
 
-/// The steps of each power of ten: about as far from each other.
+/// The bounds of bars in each power of ten, about evenly spaced on a logarithmic scale.
 const STEPS: [u64; 6] = [10, 15, 20, 30, 50, 70];
 
-/// How many answers took longer than the bar before, and no longer than this.
+/// A bar of the histogram: the responses that took longer than the previous bar, and at most
+/// `up_to_us`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 struct Bar {
     up_to_us: u64,
     count: u64,
 }
 
-/// From the bar with the fastest answer to that with the slowest.
+/// Returns the bars from the fastest to the slowest response.
 fn bars(latencies: &Histogram<u64>) -> Vec<Bar> {
-    // Before the fastest there is nothing to see.
+    // The bars below the fastest response are left out.
     let mut bounds = bounds().skip_while(|bound| *bound < latencies.min());
     let mut bars: Vec<Bar> = Vec::new();
     for value in latencies.iter_recorded() {
@@ -231,7 +232,7 @@ fn bars(latencies: &Histogram<u64>) -> Vec<Bar> {
     bars
 }
 
-/// Upper bounds of bars, in microseconds.
+/// Returns the upper bounds of bars, in microseconds.
 fn bounds() -> impl Iterator<Item = u64> {
     let powers = (0..).map_while(|power| 10_u64.checked_pow(power));
     powers.flat_map(|power| {
@@ -246,7 +247,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table() {
+    fn text_has_counts_latencies_histogram_and_errors() {
         let report = Report {
             servers: vec!["http://a:1".to_owned(), "grpc://b:2".to_owned()],
             in_flight: 64,
@@ -315,7 +316,7 @@ cannot connect             2
         assert_eq!(report.to_string(), expected);
     }
 
-    fn of(values: &[u64]) -> Vec<(u64, u64)> {
+    fn bars_of(values: &[u64]) -> Vec<(u64, u64)> {
         let mut latencies = Histogram::new_with_bounds(1, 3_600_000_000, 3).expect("bounds");
         for value in values {
             latencies.saturating_record(*value);
@@ -325,14 +326,14 @@ cannot connect             2
     }
 
     #[test]
-    fn every_answer_is_in_one_bar() {
-        assert_eq!(of(&[]), []);
-        assert_eq!(of(&[0, 3, 10]), [(10, 3)]);
-        assert_eq!(of(&[11, 15, 16]), [(15, 2), (20, 1)]);
-        // What is between them is shown, what is around them is not.
+    fn every_response_is_in_one_bar() {
+        assert_eq!(bars_of(&[]), []);
+        assert_eq!(bars_of(&[0, 3, 10]), [(10, 3)]);
+        assert_eq!(bars_of(&[11, 15, 16]), [(15, 2), (20, 1)]);
+        // Empty bars between the fastest and the slowest response are shown.
         let expected = [(150, 1), (200, 0), (300, 0), (500, 2)];
-        assert_eq!(of(&[101, 499, 500]), expected);
-        let (up_to_us, count) = of(&[u64::MAX])[0];
+        assert_eq!(bars_of(&[101, 499, 500]), expected);
+        let (up_to_us, count) = bars_of(&[u64::MAX])[0];
         assert!(up_to_us >= 3_600_000_000, "{up_to_us}");
         assert_eq!(count, 1);
     }

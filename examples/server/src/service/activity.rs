@@ -1,3 +1,5 @@
+//! The requests in flight on a connection, and the memory that they hold.
+
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -5,14 +7,14 @@ use axum::http::Version;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Bytes of requests and responses that one connection may make the server hold. With the buffers of
-/// HTTP/2 and the tasks of its streams, a connection stays below 1 MiB
-/// (test: `resources::connection_holds_less_than_a_mebibyte`).
-const MAX_HELD: usize = 192 * 1024;
+/// The maximum memory of the requests and responses of one connection, in bytes. With the buffers
+/// and tasks of HTTP/2 streams, a connection needs less than 1 MiB (test:
+/// `resources::connection_holds_less_than_a_mebibyte`).
+const MAX_MEMORY: usize = 192 * 1024;
 
-/// The requests of one connection, as its task, its requests and the table of connections see them.
+/// The requests of one connection. Its task, its requests and the connection table share it.
 #[derive(Debug)]
-pub(super) struct Activity {
+pub(super) struct ConnectionActivity {
     accepted: Instant,
     state: Mutex<State>,
     evicted: Notify,
@@ -20,60 +22,60 @@ pub(super) struct Activity {
 
 #[derive(Debug)]
 struct State {
-    /// The version of the first request; `None` until its head is complete.
+    /// The HTTP version. `None` until the head of the first request is complete.
     version: Option<Version>,
-    /// Requests in flight, by stage.
+    /// The number of requests in flight, by stage.
     requests: [usize; 3],
-    /// Bytes of the heads and bodies of the requests in flight, and of their responses.
-    held: usize,
-    /// When a request last began, came to another stage, or ended.
-    last: Instant,
+    /// The bytes of the heads and bodies of the requests in flight, and of their responses.
+    memory: usize,
+    /// When a request last began, reached another stage, or ended.
+    last_change: Instant,
     is_evicted: bool,
 }
 
-/// The connection holds too much already.
+/// The error that a connection would exceed [`MAX_MEMORY`].
 #[derive(Debug)]
-pub(super) struct TooMuch;
+pub(super) struct MemoryLimitExceeded;
 
-/// A request in flight. Dropping it ends the request.
+/// A request in flight, until it is dropped.
 #[derive(Debug)]
-pub(super) struct InFlight {
-    activity: Arc<Activity>,
-    parts: Mutex<Parts>,
+pub(super) struct InFlightRequest {
+    activity: Arc<ConnectionActivity>,
+    request: Mutex<RequestState>,
 }
 
 #[derive(Debug)]
-struct Parts {
-    held: usize,
+struct RequestState {
+    memory: usize,
     stage: Stage,
 }
 
-/// How far a request has come.
+/// The stage of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
 pub(super) enum Stage {
-    /// The body has not arrived completely.
-    Arriving,
-    /// The server works on the response.
+    /// The body is incomplete.
+    Receiving,
+    /// The server computes the response.
     Working,
-    /// The response is being sent, which takes no time unless its client reads slowly or it is a
-    /// stream.
+    /// The response is being sent. This stage is short, unless the client reads slowly or the
+    /// response is a stream.
     Sending,
 }
 
-/// How long a request may take to arrive before its connection is the first to be evicted: longer than
-/// a round trip, so that new clients have a chance.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The time after which an incomplete request is late, so that its connection is evicted first. It
+/// is longer than a round trip, to spare new clients.
+const LATE_AFTER: Duration = Duration::from_secs(1);
 
-/// For what the server waits, in the order of eviction.
+/// Why a connection may be evicted, in the order of eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Waiting {
-    /// For a late request, or the late rest of one.
-    Late,
-    /// For a request.
+pub(super) enum EvictionClass {
+    /// Its first request, or the rest of a request, is late.
+    LateRequest,
+    /// The server waits for a request.
     Idle,
 }
 
-impl Activity {
+impl ConnectionActivity {
     pub(super) fn new() -> Arc<Self> {
         let now = Instant::now();
         Arc::new(Self {
@@ -81,8 +83,8 @@ impl Activity {
             state: Mutex::new(State {
                 version: None,
                 requests: [0; 3],
-                held: 0,
-                last: now,
+                memory: 0,
+                last_change: now,
                 is_evicted: false,
             }),
             evicted: Notify::new(),
@@ -97,54 +99,56 @@ impl Activity {
         self.accepted
     }
 
-    /// The version of the first request; `None` until its head is complete.
+    /// Returns the HTTP version, or `None` until the head of the first request is complete.
     pub(super) fn version(&self) -> Option<Version> {
         self.state().version
     }
 
-    /// For what the server waits, and since when. `None` while it works on a request, and once the
-    /// connection is evicted.
-    pub(super) fn waiting(&self) -> Option<(Waiting, Instant)> {
+    /// Returns why the connection may be evicted, and since when the server has waited for its
+    /// client. Returns `None` while the server computes a response, and after the eviction.
+    pub(super) fn eviction_class(&self) -> Option<(EvictionClass, Instant)> {
         let state = self.state();
-        let is_late = state.owes_rest() && state.last.elapsed() >= PATIENCE;
-        let waiting = match is_late {
-            true => Waiting::Late,
-            false => Waiting::Idle,
+        let is_late = state.awaits_request() && state.last_change.elapsed() >= LATE_AFTER;
+        let eviction_class = match is_late {
+            true => EvictionClass::LateRequest,
+            false => EvictionClass::Idle,
         };
-        state.is_evictable().then_some((waiting, state.last))
+        state
+            .is_evictable()
+            .then_some((eviction_class, state.last_change))
     }
 
-    /// Since when the server has neither received a request nor worked on one.
-    pub(super) fn quiet_since(&self) -> Option<Instant> {
+    /// Returns since when no request is being received or decided.
+    pub(super) fn idle_since(&self) -> Option<Instant> {
         let state = self.state();
-        let [arriving, working, _] = state.requests;
-        (arriving + working == 0).then_some(state.last)
+        let [receiving, working, _] = state.requests;
+        (receiving + working == 0).then_some(state.last_change)
     }
 
-    /// Begins a request whose head has this many bytes.
-    pub(super) fn begin(
+    /// Begins a request whose head needs `head` bytes.
+    pub(super) fn begin_request(
         self: &Arc<Self>,
         version: Version,
         head: usize,
-    ) -> Result<InFlight, TooMuch> {
+    ) -> Result<InFlightRequest, MemoryLimitExceeded> {
         let mut state = self.state();
         state.version.get_or_insert(version);
-        if state.is_evicted || state.held + head > MAX_HELD {
-            return Err(TooMuch);
+        if state.is_evicted || state.memory + head > MAX_MEMORY {
+            return Err(MemoryLimitExceeded);
         }
-        state.held += head;
-        state.requests[Stage::Arriving as usize] += 1;
-        state.last = Instant::now();
-        Ok(InFlight {
+        state.memory += head;
+        state.requests[Stage::Receiving as usize] += 1;
+        state.last_change = Instant::now();
+        Ok(InFlightRequest {
             activity: Arc::clone(self),
-            parts: Mutex::new(Parts {
-                held: head,
-                stage: Stage::Arriving,
+            request: Mutex::new(RequestState {
+                memory: head,
+                stage: Stage::Receiving,
             }),
         })
     }
 
-    /// Evicts the connection, unless the server works on a request.
+    /// Evicts the connection and returns true, unless the server computes a response.
     pub(super) fn evict(&self) -> bool {
         let mut state = self.state();
         if !state.is_evictable() {
@@ -166,59 +170,64 @@ impl State {
         self.requests[Stage::Working as usize] == 0 && !self.is_evicted
     }
 
-    /// Whether the client has sent no request yet, or only a part of one.
-    fn owes_rest(&self) -> bool {
-        self.version.is_none() || self.requests[Stage::Arriving as usize] > 0
+    /// Returns whether the first request, or the rest of a request, is missing.
+    fn awaits_request(&self) -> bool {
+        self.version.is_none() || self.requests[Stage::Receiving as usize] > 0
     }
 }
 
-impl InFlight {
-    /// Notes that the request has come to this stage, unless it has come further.
-    pub(super) fn reach(&self, stage: Stage) {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        if parts.stage < stage {
+impl InFlightRequest {
+    /// Sets the stage of the request, unless the request has passed it.
+    pub(super) fn advance_to(&self, stage: Stage) {
+        let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+        if request.stage < stage {
             let mut state = self.activity.state();
-            state.requests[parts.stage as usize] -= 1;
+            state.requests[request.stage as usize] -= 1;
             state.requests[stage as usize] += 1;
-            state.last = Instant::now();
-            parts.stage = stage;
+            state.last_change = Instant::now();
+            request.stage = stage;
         }
     }
 
-    /// Counts bytes of the request.
-    pub(super) fn hold(&self, bytes: usize) -> Result<(), TooMuch> {
-        self.hold_unless(bytes, |held, _| held > MAX_HELD)
+    /// Adds bytes of the request.
+    pub(super) fn add_request_bytes(&self, bytes: usize) -> Result<(), MemoryLimitExceeded> {
+        self.add_bytes_unless(bytes, |connection, _| connection > MAX_MEMORY)
     }
 
-    /// Counts bytes of the response. One that is too large alone is not refused.
-    pub(super) fn hold_response(&self, bytes: usize) -> Result<(), TooMuch> {
-        self.hold_unless(bytes, |held, own| held > MAX_HELD && held > own)
+    /// Adds bytes of the response. A single request may exceed the maximum by its response.
+    pub(super) fn add_response_bytes(&self, bytes: usize) -> Result<(), MemoryLimitExceeded> {
+        self.add_bytes_unless(bytes, |connection, request| {
+            connection > MAX_MEMORY && connection > request
+        })
     }
 
-    /// Counts bytes, unless the sums of the connection and of this request are too much.
-    fn hold_unless(
+    /// Adds bytes, unless the sums for the connection and for the request exceed a maximum.
+    fn add_bytes_unless(
         &self,
         bytes: usize,
-        is_too_much: impl Fn(usize, usize) -> bool,
-    ) -> Result<(), TooMuch> {
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        exceeds: impl Fn(usize, usize) -> bool,
+    ) -> Result<(), MemoryLimitExceeded> {
+        let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.activity.state();
-        let held = state.held.saturating_add(bytes);
-        let own = parts.held.saturating_add(bytes);
-        if is_too_much(held, own) {
-            return Err(TooMuch);
+        let memory = state.memory.saturating_add(bytes);
+        let request_memory = request.memory.saturating_add(bytes);
+        if exceeds(memory, request_memory) {
+            return Err(MemoryLimitExceeded);
         }
-        (state.held, parts.held) = (held, own);
+        (state.memory, request.memory) = (memory, request_memory);
         Ok(())
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightRequest {
     fn drop(&mut self) {
-        let parts = self.parts.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let request = self
+            .request
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
         let mut state = self.activity.state();
-        state.held -= parts.held;
-        state.requests[parts.stage as usize] -= 1;
-        state.last = Instant::now();
+        state.memory -= request.memory;
+        state.requests[request.stage as usize] -= 1;
+        state.last_change = Instant::now();
     }
 }

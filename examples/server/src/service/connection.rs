@@ -1,4 +1,4 @@
-//! Serves one connection until its client, its age or the server's end closes it.
+//! Serves one connection, until its client closes it or a timeout, its age or the shutdown ends it.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -10,136 +10,133 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_io_timeout::TimeoutStream;
 
-use super::request::Bounded;
-use super::shutdown::Stopping;
+use super::request::ConnectionService;
+use super::shutdown::Shutdown;
 use crate::server_metrics;
 
-/// How long a client of HTTP/1 may be silent between two requests, the head of the second one
-/// included. Load balancers keep idle connections for 60 s or so, and closing one before they do may
-/// cost a request.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// The timeout of an HTTP/1 client between two requests, including the head of the second request.
+/// It is longer than the 60 s of most load balancers: to close a connection before they do may lose
+/// a request.
+const HTTP1_IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long a client may read nothing of its responses, in deadlines of a request.
-const SLOWEST_READER: u32 = 6;
+/// The timeout of a client that does not read its responses, as a multiple of the request deadline.
+const WRITE_TIMEOUT_DEADLINES: u32 = 6;
 
-/// How often a client of HTTP/2 is pinged, and how long its answer may take.
-const PING: Duration = Duration::from_secs(20);
+/// The interval of HTTP/2 pings, and the timeout of the reply.
+const HTTP2_PING: Duration = Duration::from_secs(20);
 
-/// How long a connection's requests may go on once its client was asked to reconnect.
-const GRACE: Duration = Duration::from_secs(30);
+/// The time for requests to finish after the client was asked to reconnect.
+const RECONNECT_GRACE: Duration = Duration::from_secs(30);
 
-/// How long the first request of a connection may take to arrive once the server stops. The client
-/// has connected, so its request is likely to be on its way.
-const LAST_CHANCE: Duration = Duration::from_secs(1);
+/// The time for a request to arrive after the listeners are closed. The client of a new connection
+/// has probably sent its first request already.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
 
-/// Requests that one HTTP/2 connection may have in flight. Clients may begin as many before they know
-/// the server's limit (RFC 9113, section 6.5.2, recommends at least 100). Envoy opens further
-/// connections where one does not suffice, and others wait.
+/// The maximum number of requests in flight on an HTTP/2 connection. RFC 9113, section 6.5.2,
+/// recommends at least 100, and clients may send as many before they know the server's maximum.
+/// With more requests, Envoy opens another connection, and other clients queue them.
 const MAX_STREAMS: u32 = 100;
 
-/// The longest head of a request, in bytes. A JSON web token can take a good part of it. HTTP/2 counts
-/// 32 bytes more for each header (RFC 9113, section 6.5.2).
+/// The maximum size of a request head, in bytes, with room for a JSON web token. HTTP/2 adds 32
+/// bytes for each header (RFC 9113, section 6.5.2).
 const MAX_HEAD: usize = 8 * 1024;
 
-/// Bytes that an HTTP/2 client may send on a stream, and half of those on a connection, before the
-/// server has read them.
-const WINDOW: u32 = 64 * 1024;
+/// The flow-control window of an HTTP/2 stream, in bytes. A connection has twice as much.
+const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// Bytes of the response that an HTTP/2 stream may buffer while its client does not read.
+/// The maximum of response bytes that an HTTP/2 stream buffers for a client that does not read.
 const SEND_BUFFER: usize = 16 * 1024;
 
 /// The deadlines of connections.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Deadlines {
-    /// For the first request's head, and for each request from its head to its answer.
+    /// For the head of the first request, and for each request from its head to its response.
     pub(super) request: Duration,
-    /// For an HTTP/2 connection, so that clients spread over new replicas.
+    /// For an HTTP/2 connection, so that clients reconnect to new replicas.
     pub(super) age: Duration,
 }
 
-pub(super) fn builder() -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
+pub(super) fn http_builder() -> Builder<TokioExecutor> {
+    let mut http = Builder::new(TokioExecutor::new());
+    http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(KEEP_ALIVE)
+        .header_read_timeout(HTTP1_IDLE_TIMEOUT)
         .max_buf_size(MAX_HEAD);
-    builder
-        .http2()
+    http.http2()
         .timer(TokioTimer::new())
-        .keep_alive_interval(PING)
-        .keep_alive_timeout(PING)
+        .keep_alive_interval(HTTP2_PING)
+        .keep_alive_timeout(HTTP2_PING)
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEAD as u32)
-        .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(2 * WINDOW)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(2 * STREAM_WINDOW)
         .max_send_buf_size(SEND_BUFFER);
-    builder
+    http
 }
 
 /// Serves a connection to its end. Dropping the future closes the connection.
 pub(super) async fn serve(
-    builder: Builder<TokioExecutor>,
+    http: Builder<TokioExecutor>,
     stream: TcpStream,
-    service: Bounded,
+    service: ConnectionService,
     deadlines: Deadlines,
-    stopping: &Stopping,
+    shutdown: &Shutdown,
 ) {
     let activity = service.activity.clone();
     let accepted = activity.accepted();
-    // Varied, so that connections that began together do not all end together.
+    // Random, so that connections that began at the same time do not all end at the same time.
     let age = deadlines.age.mul_f64(0.9 + 0.2 * fastrand::f64());
     let mut stream = Box::pin(TimeoutStream::new(stream));
-    let slowest_reader = deadlines.request * SLOWEST_READER;
+    let write_timeout = deadlines.request * WRITE_TIMEOUT_DEADLINES;
     stream
         .as_mut()
-        .set_write_timeout_pinned(Some(slowest_reader));
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let mut closed = pin!(stopping.closed());
-    // When to ask the client to reconnect elsewhere, and whether that has been done.
-    let (mut leave, mut has_left) = (None::<Instant>, false);
-    let mut closed_since = None;
+        .set_write_timeout_pinned(Some(write_timeout));
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let mut closed = pin!(shutdown.closed());
+    // When to ask the client to reconnect (by GOAWAY in HTTP/2), and whether the server has asked.
+    let (mut goaway_at, mut goaway_sent) = (None::<Instant>, false);
+    let mut shutdown_since = None;
     loop {
         let now = Instant::now();
         let version = activity.version();
-        // When to close the connection whatever its client does.
-        let end = match version {
+        // When to close the connection, even with requests in flight.
+        let close_at = match version {
             None => Some(accepted + deadlines.request),
-            // Streams without an end, such as health watches, must not delay the end of the server.
-            Some(Version::HTTP_2) => match (closed_since, activity.quiet_since()) {
-                (Some(closed), Some(quiet)) => Some(quiet.max(closed) + LAST_CHANCE),
-                _ => Some(accepted + age + GRACE),
+            // Endless streams, such as health watches, must not delay the shutdown.
+            Some(Version::HTTP_2) => match (shutdown_since, activity.idle_since()) {
+                (Some(closed), Some(idle)) => Some(idle.max(closed) + SHUTDOWN_GRACE),
+                _ => Some(accepted + age + RECONNECT_GRACE),
             },
             Some(_) => None,
         };
-        if end.is_some_and(|end| end <= now) {
-            server_metrics::connection_ended("deadline");
+        if close_at.is_some_and(|close_at| close_at <= now) {
+            server_metrics::record_connection_ended("deadline");
             return;
         }
         if version == Some(Version::HTTP_2) {
-            leave = leave.or(Some(accepted + age));
+            goaway_at = goaway_at.or(Some(accepted + age));
         }
-        if !has_left && leave.is_some_and(|leave| leave <= now) {
+        if !goaway_sent && goaway_at.is_some_and(|goaway_at| goaway_at <= now) {
             connection.as_mut().graceful_shutdown();
-            has_left = true;
+            goaway_sent = true;
         }
-        // By then a request may have arrived or ended, and with it another end may apply.
-        let mut wake = now + closed_since.map_or(deadlines.request, |_| LAST_CHANCE);
-        wake = wake.min(end.unwrap_or(wake));
-        wake = wake.min(leave.filter(|_| !has_left).unwrap_or(wake));
+        // `close_at` changes when a request arrives or ends, so it is computed again soon enough.
+        let mut wake = now + shutdown_since.map_or(deadlines.request, |_| SHUTDOWN_GRACE);
+        wake = wake.min(close_at.unwrap_or(wake));
+        wake = wake.min(goaway_at.filter(|_| !goaway_sent).unwrap_or(wake));
         tokio::select! {
-            // An error is the client's: it went away, or sent something that is not HTTP.
+            // Errors are not logged: the client has disconnected, or does not speak HTTP.
             _ = connection.as_mut() => return,
             () = activity.evicted() => return,
-            () = &mut closed, if closed_since.is_none() => {
+            () = &mut closed, if shutdown_since.is_none() => {
                 let now = Instant::now();
-                closed_since = Some(now);
-                let chance = match activity.version() {
-                    None => LAST_CHANCE,
+                shutdown_since = Some(now);
+                let grace = match activity.version() {
+                    None => SHUTDOWN_GRACE,
                     Some(_) => Duration::ZERO,
                 };
-                let soon = now + chance;
-                leave = Some(leave.map_or(soon, |leave| leave.min(soon)));
+                let goaway = now + grace;
+                goaway_at = Some(goaway_at.map_or(goaway, |goaway_at| goaway_at.min(goaway)));
             }
             () = sleep_until(wake) => {}
         }

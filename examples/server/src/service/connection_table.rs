@@ -1,4 +1,4 @@
-//! The open connections, and how many there may be.
+//! The open connections, their maximum, and eviction.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -11,121 +11,123 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout_at};
 
-use super::activity::Activity;
+use super::activity::ConnectionActivity;
 use crate::server_metrics;
 
-/// The shortest time between two log lines about refused connections.
+/// The minimum interval between two log lines about too many connections.
 pub(super) const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many connections are compared to find the one to evict. To compare all 10,000 of them for each
-/// new connection takes as long as to serve some requests.
+/// The number of connections that are compared to find a victim. To compare 10,000 connections for
+/// each new connection would take as long as to serve several requests.
 const SAMPLE: usize = 64;
 
-/// How long to wait for an evicted connection to close.
-const EVICTION: Duration = Duration::from_secs(1);
+/// The timeout for an evicted connection to close.
+const EVICTION_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The connections of all listeners. Where there are too many, one that keeps the server waiting is
-/// evicted for a new one, so that silent connections do not keep others out.
+/// The connections of all listeners. If there are too many, a new connection evicts a connection
+/// whose client keeps the server waiting, so that idle clients cannot block others. Clones share
+/// the table.
 #[derive(Clone, Debug)]
-pub(super) struct Connections(Arc<Shared>);
+pub(super) struct ConnectionTable(Arc<Inner>);
 
 #[derive(Debug)]
-struct Shared {
+struct Inner {
     max: usize,
     max_per_address: usize,
-    table: Mutex<Table>,
-    /// A connection has closed.
+    state: Mutex<State>,
+    /// Notified when a connection has closed.
     closed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Table {
-    open: HashMap<u64, Open>,
+struct State {
+    open: HashMap<u64, OpenConnection>,
     per_address: HashMap<IpAddr, usize>,
-    next: u64,
-    logged: Option<Instant>,
+    next_id: u64,
+    logged_at: Option<Instant>,
     /// Connections evicted or refused since the last log line.
-    unlogged: u64,
+    not_logged: u64,
 }
 
 #[derive(Debug)]
-struct Open {
+struct OpenConnection {
     address: IpAddr,
-    activity: Arc<Activity>,
+    activity: Arc<ConnectionActivity>,
 }
 
-/// A place in the table, which dropping it frees.
+/// The permit of an open connection, which is released when it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
-    connections: Connections,
-    number: u64,
-    pub(super) activity: Arc<Activity>,
+pub(super) struct ConnectionPermit {
+    connections: ConnectionTable,
+    id: u64,
+    pub(super) activity: Arc<ConnectionActivity>,
 }
 
-impl Connections {
+impl ConnectionTable {
     pub(super) fn new(max: usize, max_per_address: usize) -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(Inner {
             max,
             max_per_address,
-            table: Mutex::default(),
+            state: Mutex::default(),
             closed: Notify::new(),
         }))
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        let table = self.0.table.lock();
-        table.unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, State> {
+        let state = self.0.state.lock();
+        state.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for a connection from this address; `None` where it must be refused, since the server
-    /// works on requests of all others.
-    pub(super) async fn admit(&self, address: IpAddr) -> Option<Place> {
-        let address = group(address);
-        let deadline = Instant::now() + EVICTION;
+    /// Returns a permit for a connection from this address, after an eviction if necessary. Returns
+    /// `None` if the connection must be refused, because no connection can be evicted.
+    pub(super) async fn admit(&self, address: IpAddr) -> Option<ConnectionPermit> {
+        let address = client_network(address);
+        let deadline = Instant::now() + EVICTION_TIMEOUT;
         loop {
             let closed = self.0.closed.notified();
             {
-                let mut table = self.table();
-                let of_address = table.per_address.get(&address).copied().unwrap_or(0);
+                let mut state = self.state();
+                let of_address = state.per_address.get(&address).copied().unwrap_or(0);
                 let is_full = of_address >= self.0.max_per_address;
-                if !is_full && table.open.len() < self.0.max {
-                    return Some(self.insert(&mut table, address));
+                if !is_full && state.open.len() < self.0.max {
+                    return Some(self.insert(&mut state, address));
                 }
-                let evicted = table.evict(is_full.then_some(address));
-                table.log(address, is_full, evicted);
+                let evicted = state.evict(is_full.then_some(address));
+                state.log(address, is_full, evicted);
                 if !evicted {
-                    server_metrics::connection_ended("refused");
+                    server_metrics::record_connection_ended("refused");
                     return None;
                 }
-                server_metrics::connection_ended("evicted");
+                server_metrics::record_connection_ended("evicted");
             }
             if timeout_at(deadline, closed).await.is_err() {
-                server_metrics::connection_ended("refused");
+                server_metrics::record_connection_ended("refused");
                 return None;
             }
         }
     }
 
-    fn insert(&self, table: &mut Table, address: IpAddr) -> Place {
-        let (number, activity) = (table.next, Activity::new());
-        table.next += 1;
-        *table.per_address.entry(address).or_default() += 1;
-        let open = Open {
+    fn insert(&self, state: &mut State, address: IpAddr) -> ConnectionPermit {
+        let (id, activity) = (state.next_id, ConnectionActivity::new());
+        state.next_id += 1;
+        *state.per_address.entry(address).or_default() += 1;
+        let open = OpenConnection {
             address,
             activity: Arc::clone(&activity),
         };
-        table.open.insert(number, open);
-        server_metrics::connections(table.open.len());
-        Place {
+        state.open.insert(id, open);
+        server_metrics::set_connections(state.open.len());
+        ConnectionPermit {
             connections: self.clone(),
-            number,
+            id,
             activity,
         }
     }
 }
 
-impl Table {
-    /// Evicts a connection of this address, or of any, if the server waits for the client of one.
+impl State {
+    /// Evicts a connection of the address, or of any address without one. Returns false if no
+    /// connection can be evicted.
     fn evict(&self, address: Option<IpAddr>) -> bool {
         let count = self.open.len();
         let start = fastrand::usize(..count.max(1));
@@ -135,34 +137,34 @@ impl Table {
             .cycle()
             .skip(start)
             .take(count.min(SAMPLE));
-        // The sample may miss a single address.
+        // The sample may not contain the address.
         let victim = self.victim(sample, address);
         let victim = victim.or_else(|| self.victim(self.open.values(), address));
         victim.is_some_and(|open| open.activity.evict())
     }
 
-    /// The connection to evict: first of those with a late request, then of the addresses with the most
-    /// connections, then the one that has been waited for the longest.
+    /// Returns the connection to evict: with a late request before idle, then of the address with
+    /// the most connections, then the one that the server has waited for the longest.
     fn victim<'a>(
         &self,
-        open: impl Iterator<Item = &'a Open>,
+        open: impl Iterator<Item = &'a OpenConnection>,
         address: Option<IpAddr>,
-    ) -> Option<&'a Open> {
+    ) -> Option<&'a OpenConnection> {
         let candidates = open.filter(|open| address.is_none_or(|address| open.address == address));
         let ranked = candidates.filter_map(|open| {
-            let (waiting, since) = open.activity.waiting()?;
+            let (eviction_class, since) = open.activity.eviction_class()?;
             let of_address = self.per_address.get(&open.address);
-            Some(((waiting, Reverse(of_address), since), open))
+            Some(((eviction_class, Reverse(of_address), since), open))
         });
         ranked.min_by_key(|(rank, _)| *rank).map(|(_, open)| open)
     }
 
     fn log(&mut self, address: IpAddr, is_of_address: bool, evicted: bool) {
-        self.unlogged += 1;
+        self.not_logged += 1;
         let now = Instant::now();
         if self
-            .logged
-            .is_some_and(|logged| now < logged + LOG_INTERVAL)
+            .logged_at
+            .is_some_and(|logged_at| now < logged_at + LOG_INTERVAL)
         {
             return;
         }
@@ -174,38 +176,43 @@ impl Table {
             open = self.open.len(),
             %address,
             setting,
-            connections = self.unlogged,
+            connections = self.not_logged,
             "too many connections: {}",
             match evicted {
-                true => "those that keep the server waiting are closed for new ones",
-                false => "new ones are refused, since the server works on requests of all others",
+                true => {
+                    "connections whose clients keep the server waiting are closed for new ones"
+                },
+                false => {
+                    "new connections are refused, because all others have requests in progress"
+                },
             }
         );
-        self.logged = Some(now);
-        self.unlogged = 0;
+        self.logged_at = Some(now);
+        self.not_logged = 0;
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
-        let mut table = self.connections.table();
-        let Some(open) = table.open.remove(&self.number) else {
+        let mut state = self.connections.state();
+        let Some(open) = state.open.remove(&self.id) else {
             return;
         };
-        if let Some(count) = table.per_address.get_mut(&open.address) {
+        if let Some(count) = state.per_address.get_mut(&open.address) {
             *count -= 1;
             if *count == 0 {
-                table.per_address.remove(&open.address);
+                state.per_address.remove(&open.address);
             }
         }
-        server_metrics::connections(table.open.len());
-        drop(table);
+        server_metrics::set_connections(state.open.len());
+        drop(state);
         self.connections.0.closed.notify_waiters();
     }
 }
 
-/// The address that is counted: for IPv6 the network of 64 bits that one client commonly has whole.
-fn group(address: IpAddr) -> IpAddr {
+/// Returns the address that a connection counts for. For IPv6 it is the /64 network, since one
+/// client usually has all its addresses.
+fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let network = address.to_bits() & !u128::from(u64::MAX);
@@ -215,36 +222,39 @@ fn group(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Descriptors for listeners, files that are read, the overrides, and connections that are being
+/// The file descriptors for listeners, files, the overrides, and connections that are being
 /// refused.
-const RESERVED: u64 = 64;
+const RESERVED_DESCRIPTORS: u64 = 64;
 
-/// Connections of all clients, unless set: enough for any use, and bounded in memory.
-const DEFAULT: usize = 10_000;
+/// The maximum number of client connections by default. It bounds the memory.
+const DEFAULT_MAX_CONNECTIONS: usize = 10_000;
 
-/// How many connections clients may have: as many as are set, or as the process has descriptors for.
-/// Those to Redis, `to_redis`, are not among them.
-pub(super) fn max_connections(set: Option<u32>, to_redis: usize) -> anyhow::Result<usize> {
-    let descriptors = raise_limit();
-    let reserved = RESERVED + to_redis as u64;
+/// Returns the maximum number of client connections: `configured`, or as many as the limit of file
+/// descriptors allows beside `redis_connections`.
+pub(super) fn max_connections(
+    configured: Option<u32>,
+    redis_connections: usize,
+) -> anyhow::Result<usize> {
+    let descriptors = raise_descriptor_limit();
+    let reserved = RESERVED_DESCRIPTORS + redis_connections as u64;
     let available = descriptors.saturating_sub(reserved).max(1);
     let available = usize::try_from(available).unwrap_or(usize::MAX);
-    let Some(set) = set else {
-        return Ok(available.min(DEFAULT));
+    let Some(configured) = configured else {
+        return Ok(available.min(DEFAULT_MAX_CONNECTIONS));
     };
-    let set = set as usize;
-    if set > available {
+    let configured = configured as usize;
+    if configured > available {
         bail!(
-            "listen.max_connections is {set}, and the limit of {descriptors} file descriptors allows \
-             {available}: set less, or raise the limit (ulimit -n)"
+            "listen.max_connections is {configured}, and the limit of {descriptors} file descriptors \
+             allows {available}: set a smaller number, or raise the limit (ulimit -n)"
         );
     }
-    Ok(set)
+    Ok(configured)
 }
 
-/// Raises the limit of descriptors as far as the process may, and returns it. The usual limit of
-/// 1,024 is low for the sake of `select`, which the server does not use.
-fn raise_limit() -> u64 {
+/// Raises the limit of file descriptors to the hard limit, and returns it. The usual soft limit of
+/// 1,024 exists for `select`, which the server does not use.
+fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
@@ -265,60 +275,87 @@ mod tests {
     use axum::http::Version;
 
     use super::super::activity::Stage;
-    use super::Connections;
+    use super::ConnectionTable;
 
     fn address(text: &str) -> IpAddr {
-        text.parse().expect("an address")
+        text.parse().expect("a valid address")
     }
 
-    /// The evicted connection's task, which closes it.
-    fn close_when_evicted(place: super::Place) {
-        tokio::spawn(async move { place.activity.evicted().await });
+    /// Closes the connection once it is evicted, as its task does.
+    fn close_when_evicted(permit: super::ConnectionPermit) {
+        tokio::spawn(async move { permit.activity.evicted().await });
     }
 
     #[tokio::test(start_paused = true)]
     async fn late_requests_are_evicted_before_idle_connections() {
         for sends_head in [false, true] {
-            let connections = Connections::new(2, 2);
-            let idle = connections.admit(address("10.0.0.1")).await.expect("room");
-            drop(idle.activity.begin(Version::HTTP_11, 10));
+            let connections = ConnectionTable::new(2, 2);
+            let idle = connections
+                .admit(address("10.0.0.1"))
+                .await
+                .expect("a free permit");
+            drop(idle.activity.begin_request(Version::HTTP_11, 10));
             tokio::time::advance(Duration::from_secs(9)).await;
-            let late = connections.admit(address("10.0.0.2")).await.expect("room");
-            let _request = sends_head.then(|| late.activity.begin(Version::HTTP_11, 10));
+            let late = connections
+                .admit(address("10.0.0.2"))
+                .await
+                .expect("a free permit");
+            let _request = sends_head.then(|| late.activity.begin_request(Version::HTTP_11, 10));
             tokio::time::advance(Duration::from_secs(1)).await;
             close_when_evicted(late);
 
             assert!(connections.admit(address("10.0.0.3")).await.is_some());
-            assert!(idle.activity.waiting().is_some(), "the idle one stays");
+            assert!(
+                idle.activity.eviction_class().is_some(),
+                "the idle connection stays"
+            );
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn new_client_outlives_idle_connections_of_a_large_group() {
-        let connections = Connections::new(4, 3);
+        let connections = ConnectionTable::new(4, 3);
         let mut group = Vec::new();
         for _ in 0..3 {
-            let place = connections.admit(address("10.0.0.1")).await.expect("room");
-            drop(place.activity.begin(Version::HTTP_11, 10));
-            group.push(place.activity.clone());
-            close_when_evicted(place);
+            let permit = connections
+                .admit(address("10.0.0.1"))
+                .await
+                .expect("a free permit");
+            drop(permit.activity.begin_request(Version::HTTP_11, 10));
+            group.push(permit.activity.clone());
+            close_when_evicted(permit);
         }
-        let client = connections.admit(address("10.0.0.2")).await.expect("room");
+        let client = connections
+            .admit(address("10.0.0.2"))
+            .await
+            .expect("a free permit");
         tokio::time::advance(Duration::from_millis(500)).await;
         assert!(connections.admit(address("10.0.0.3")).await.is_some());
-        assert!(client.activity.waiting().is_some(), "the client stays");
+        assert!(
+            client.activity.eviction_class().is_some(),
+            "the client stays"
+        );
         assert_eq!(
-            group.iter().filter(|idle| idle.waiting().is_none()).count(),
+            group
+                .iter()
+                .filter(|idle| idle.eviction_class().is_none())
+                .count(),
             1
         );
     }
 
     #[tokio::test(start_paused = true)]
     async fn connection_with_a_request_is_never_evicted() {
-        let connections = Connections::new(1, 1);
-        let busy = connections.admit(address("10.0.0.1")).await.expect("room");
-        let request = busy.activity.begin(Version::HTTP_11, 10).expect("room");
-        request.reach(Stage::Working);
+        let connections = ConnectionTable::new(1, 1);
+        let busy = connections
+            .admit(address("10.0.0.1"))
+            .await
+            .expect("a free permit");
+        let request = busy
+            .activity
+            .begin_request(Version::HTTP_11, 10)
+            .expect("a free permit");
+        request.advance_to(Stage::Working);
         assert!(connections.admit(address("10.0.0.2")).await.is_none());
         drop(request);
         close_when_evicted(busy);
@@ -327,13 +364,16 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn full_address_leaves_room_for_others() {
-        let connections = Connections::new(10, 1);
+        let connections = ConnectionTable::new(10, 1);
         let one = connections
             .admit(address("2001:db8::1"))
             .await
-            .expect("room");
-        let request = one.activity.begin(Version::HTTP_11, 10).expect("room");
-        request.reach(Stage::Working);
+            .expect("a free permit");
+        let request = one
+            .activity
+            .begin_request(Version::HTTP_11, 10)
+            .expect("a free permit");
+        request.advance_to(Stage::Working);
         assert!(connections.admit(address("2001:db8::2")).await.is_none());
         assert!(
             connections
@@ -348,18 +388,24 @@ mod tests {
                 .is_some()
         );
         assert_eq!(
-            super::group(address("::ffff:10.0.0.1")),
+            super::client_network(address("::ffff:10.0.0.1")),
             address("10.0.0.1")
         );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn closed_connection_frees_its_place() {
-        let connections = Connections::new(1, 1);
+    async fn closed_connection_releases_its_permit() {
+        let connections = ConnectionTable::new(1, 1);
         for _ in 0..3 {
-            let place = connections.admit(address("10.0.0.1")).await.expect("room");
-            let _request = place.activity.begin(Version::HTTP_2, 10).expect("room");
+            let permit = connections
+                .admit(address("10.0.0.1"))
+                .await
+                .expect("a free permit");
+            let _request = permit
+                .activity
+                .begin_request(Version::HTTP_2, 10)
+                .expect("a free permit");
         }
-        assert!(connections.table().per_address.is_empty());
+        assert!(connections.state().per_address.is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! Listens for connections and serves them.
+//! Accepts connections.
 
 use std::fmt;
 use std::io;
@@ -14,37 +14,37 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use super::connection::{self, Deadlines};
-use super::connection_table::{Connections, LOG_INTERVAL};
-use super::request::Bounded;
-use super::shutdown::Stopping;
+use super::connection_table::{ConnectionTable, LOG_INTERVAL};
+use super::request::ConnectionService;
+use super::shutdown::Shutdown;
 
-/// How long to wait after `accept` failed, for instance for want of file descriptors.
-const PAUSE: Duration = Duration::from_millis(50);
+/// The time until `accept` is retried after an error, for instance without free file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
 /// The state that all listeners share.
 #[derive(Clone, Debug)]
 pub(super) struct Shared {
-    pub(super) connections: Connections,
+    pub(super) connections: ConnectionTable,
     pub(super) deadlines: Deadlines,
-    pub(super) stopping: Stopping,
+    pub(super) shutdown: Shutdown,
 }
 
-/// A listener and the routes that it serves.
-pub(super) struct Front {
+/// A socket that accepts connections, and the routes that it serves.
+pub(super) struct Listener {
     name: &'static str,
     address: SocketAddr,
     listener: TcpListener,
-    server: Server,
+    handler: ConnectionHandler,
 }
 
-struct Server {
+struct ConnectionHandler {
     router: Router,
-    builder: Builder<TokioExecutor>,
+    http: Builder<TokioExecutor>,
     shared: Shared,
     tasks: TaskTracker,
 }
 
-impl Front {
+impl Listener {
     pub(super) async fn open(
         name: &'static str,
         address: SocketAddr,
@@ -58,21 +58,21 @@ impl Front {
             name,
             address: listener.local_addr()?,
             listener,
-            server: Server {
+            handler: ConnectionHandler {
                 router,
-                builder: connection::builder(),
+                http: connection::http_builder(),
                 shared: shared.clone(),
                 tasks: TaskTracker::new(),
             },
         })
     }
 
-    /// Serves until the server stops and every connection has ended.
+    /// Serves until the shutdown, and until every connection has ended.
     pub(super) async fn serve(self) {
         let Self {
-            listener, server, ..
+            listener, handler, ..
         } = self;
-        let closed = server.shared.stopping.closed();
+        let closed = handler.shared.shutdown.closed();
         tokio::pin!(closed);
         let mut warned: Option<Instant> = None;
         loop {
@@ -80,77 +80,77 @@ impl Front {
                 biased;
                 () = &mut closed => break,
                 accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => server.take(stream, peer).await,
-                    Err(error) if is_of_one_connection(&error) => {}
+                    Ok((stream, peer)) => handler.handle(stream, peer).await,
+                    Err(error) if is_connection_error(&error) => {}
                     Err(error) => {
                         if warned.is_none_or(|warned| warned.elapsed() >= LOG_INTERVAL) {
                             tracing::warn!(%error, "cannot accept connections");
                             warned = Some(Instant::now());
                         }
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 },
             }
         }
-        if let Err(error) = server.take_backlog(listener).await {
-            tracing::warn!(%error, "the last connections could not be accepted");
+        if let Err(error) = handler.handle_backlog(listener).await {
+            tracing::warn!(%error, "cannot accept the last connections before the shutdown");
         }
-        server.tasks.close();
-        server.tasks.wait().await;
+        handler.tasks.close();
+        handler.tasks.wait().await;
     }
 }
 
-/// For example `http 127.0.0.1:8080`.
-impl fmt::Display for Front {
+/// Writes the name and the address, such as `http 127.0.0.1:8080`.
+impl fmt::Display for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.name, self.address)
     }
 }
 
-impl Server {
-    async fn take(&self, stream: TcpStream, peer: SocketAddr) {
+impl ConnectionHandler {
+    async fn handle(&self, stream: TcpStream, peer: SocketAddr) {
         let Shared {
             connections,
             deadlines,
-            stopping,
+            shutdown,
         } = &self.shared;
-        let Some(place) = connections.admit(peer.ip()).await else {
+        let Some(permit) = connections.admit(peer.ip()).await else {
             return;
         };
-        // Answers are small, and clients wait for them.
+        // Responses are small, and clients wait for them.
         let _ = stream.set_nodelay(true);
-        let service = Bounded {
+        let service = ConnectionService {
             router: self.router.clone(),
-            activity: place.activity.clone(),
+            activity: permit.activity.clone(),
             deadline: deadlines.request,
-            stopping: stopping.clone(),
+            shutdown: shutdown.clone(),
         };
-        let (builder, deadlines, stopping) = (self.builder.clone(), *deadlines, stopping.clone());
+        let (http, deadlines, shutdown) = (self.http.clone(), *deadlines, shutdown.clone());
         self.tasks.spawn(async move {
-            connection::serve(builder, stream, service, deadlines, &stopping).await;
-            drop(place);
+            connection::serve(http, stream, service, deadlines, &shutdown).await;
+            drop(permit);
         });
     }
 
-    /// Takes the connections that the kernel has accepted, since closing the listener resets them.
-    /// Tokio's `accept` may not see them before its next poll of the kernel's events.
-    async fn take_backlog(&self, listener: TcpListener) -> io::Result<()> {
+    /// Serves the connections in the backlog of the kernel, which would be reset when the listener
+    /// is closed. Tokio's `accept` may not see them before it polls the kernel again.
+    async fn handle_backlog(&self, listener: TcpListener) -> io::Result<()> {
         let listener = listener.into_std()?;
         loop {
             match listener.accept() {
                 Ok((stream, peer)) => {
                     stream.set_nonblocking(true)?;
-                    self.take(TcpStream::from_std(stream)?, peer).await;
+                    self.handle(TcpStream::from_std(stream)?, peer).await;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) if is_connection_error(&error) => {}
                 Err(error) => return Err(error),
             }
         }
     }
 }
 
-fn is_of_one_connection(error: &io::Error) -> bool {
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(
         error.kind(),

@@ -11,14 +11,14 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use crate::configuration::LogFormat;
 
-/// The running log, whose filter can be changed.
+/// The log, whose filter can be changed while it runs.
 #[derive(Clone, Debug)]
 pub(super) struct Log {
     filter: reload::Handle<Targets, Registry>,
 }
 
 impl Log {
-    /// Starts the log. Panics are logged from now on, so that every line has the same format.
+    /// Starts the log. It also logs panics, so that every line of the process has the same format.
     pub(super) fn start(format: LogFormat, filter: &Targets) -> anyhow::Result<Self> {
         let (filter, handle) = reload::Layer::new(filter.clone());
         let lines = fmt::layer().with_writer(stderr);
@@ -32,7 +32,7 @@ impl Log {
     }
 
     pub(super) fn set_filter(&self, filter: &Targets) {
-        // It fails only if the log has ended, which it never does.
+        // It fails only if the subscriber is dropped, and the global one never is.
         let _ = self.filter.reload(filter.clone());
     }
 }
@@ -42,11 +42,11 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let text = payload.downcast_ref::<&str>().copied();
     let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
     let location = panic.location().map(tracing::field::display);
-    // Captured only if RUST_BACKTRACE asks for it.
+    // Captured only if RUST_BACKTRACE is set.
     let backtrace = Backtrace::capture();
     let is_captured = backtrace.status() == BacktraceStatus::Captured;
     let backtrace = is_captured.then(|| tracing::field::display(backtrace));
-    let text = text.unwrap_or("a value that is no text");
+    let text = text.unwrap_or("a value that is not a string");
     tracing::error!(panic = text, location, backtrace, "a task panicked");
 }
 
@@ -95,7 +95,7 @@ mod tests {
         let texts: Vec<_> = fields("panic").collect();
         assert_eq!(
             texts,
-            ["of a text", "of a format", "a value that is no text"]
+            ["of a text", "of a format", "a value that is not a string"]
         );
         assert!(fields("location").all(|place| place.to_string().contains("log.rs:")));
     }

@@ -1,11 +1,12 @@
-//! Runs the server.
+//! Runs the server: its listeners and connections, and their shutdown.
 //!
 //! - `run`: starts everything, and stops it on a signal.
 //! - `listener`: accepts connections.
-//! - `connection_table`: the open connections, how many there may be, and eviction.
-//! - `connection`: serves one connection, and `request` each of its requests, within their limits.
-//! - `activity`: the requests of one connection, as all of these see them.
-//! - `shutdown`: the phases in which the server stops.
+//! - `connection_table`: the open connections, their maximum, and eviction.
+//! - `connection`: serves one connection.
+//! - `request`: serves one request, within its deadline and the memory limit of its connection.
+//! - `activity`: the requests in flight on a connection, and the memory that they hold.
+//! - `shutdown`: the phases of a graceful shutdown.
 //! - `log`: the log.
 
 mod activity;

@@ -1,4 +1,4 @@
-//! Bounds for each request: how long it may take to arrive, and how much of it the server holds.
+//! Serves one request, within its deadline and the memory limit of its connection.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -17,40 +17,40 @@ use tokio::time::timeout;
 use tonic::{Code, Status};
 use tower::{BoxError, ServiceExt};
 
-use super::activity::{Activity, InFlight, Stage, TooMuch};
-use super::shutdown::Stopping;
+use super::activity::{ConnectionActivity, InFlightRequest, MemoryLimitExceeded, Stage};
+use super::shutdown::Shutdown;
 use crate::http::Problem;
 
-const TOO_MUCH: &str = "the requests in flight on this connection are too large together: wait for \
-                        answers, or use more connections";
+const MEMORY_EXCEEDED: &str = "the requests in flight on this connection are too large together: wait \
+                               for responses, or use more connections";
 
-const TOO_SLOW: &str = "the request was not complete, or not answered, within the deadline";
+const DEADLINE_EXCEEDED: &str = "the request was not received and answered within the deadline";
 
 /// Serves the requests of one connection.
-pub(super) struct Bounded {
+pub(super) struct ConnectionService {
     pub(super) router: Router,
-    pub(super) activity: Arc<Activity>,
+    pub(super) activity: Arc<ConnectionActivity>,
     pub(super) deadline: Duration,
-    pub(super) stopping: Stopping,
+    pub(super) shutdown: Shutdown,
 }
 
-impl hyper::service::Service<Request<Incoming>> for Bounded {
+impl hyper::service::Service<Request<Incoming>> for ConnectionService {
     type Response = Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (router, deadline) = (self.router.clone(), self.deadline);
-        let stopping = self.stopping.clone();
+        let shutdown = self.shutdown.clone();
         let (version, is_grpc) = (request.version(), is_grpc(request.headers()));
-        let in_flight = self.activity.begin(version, head_size(&request));
+        let in_flight = self.activity.begin_request(version, head_size(&request));
         Box::pin(async move {
             let mut response = match in_flight {
-                Ok(in_flight) => answer(router, request, in_flight, deadline, is_grpc).await,
-                Err(TooMuch) => too_much(is_grpc),
+                Ok(in_flight) => respond(router, request, in_flight, deadline, is_grpc).await,
+                Err(MemoryLimitExceeded) => memory_exceeded(is_grpc),
             };
-            // HTTP/2 has GOAWAY for this.
-            if version < Version::HTTP_2 && stopping.leaving().is_cancelled() {
+            // In HTTP/2, GOAWAY has this purpose.
+            if version < Version::HTTP_2 && shutdown.draining().is_cancelled() {
                 let close = HeaderValue::from_static("close");
                 response.headers_mut().insert(CONNECTION, close);
             }
@@ -59,41 +59,42 @@ impl hyper::service::Service<Request<Incoming>> for Bounded {
     }
 }
 
-async fn answer(
+async fn respond(
     router: Router,
     request: Request<Incoming>,
-    in_flight: InFlight,
+    in_flight: InFlightRequest,
     deadline: Duration,
     is_grpc: bool,
 ) -> Response<Body> {
     let in_flight = Arc::new(in_flight);
     if request.body().is_end_stream() {
-        in_flight.reach(Stage::Working);
+        in_flight.advance_to(Stage::Working);
     }
     let request = request.map(|body| {
-        Body::new(Held {
+        Body::new(CountedRequestBody {
             body,
             in_flight: Arc::clone(&in_flight),
         })
     });
     let response = match timeout(deadline, router.oneshot(request)).await {
         Ok(Ok(response)) => response,
-        Err(_) if is_grpc => Status::deadline_exceeded(TOO_SLOW).into_http(),
-        Err(_) => Problem::new(StatusCode::REQUEST_TIMEOUT, TOO_SLOW).into_response(),
+        Err(_) if is_grpc => Status::deadline_exceeded(DEADLINE_EXCEEDED).into_http(),
+        Err(_) => Problem::new(StatusCode::REQUEST_TIMEOUT, DEADLINE_EXCEEDED).into_response(),
     };
-    in_flight.reach(Stage::Sending);
+    in_flight.advance_to(Stage::Sending);
     let length = response.body().size_hint().lower();
-    let response = match in_flight.hold_response(usize::try_from(length).unwrap_or(usize::MAX)) {
+    let response = match in_flight.add_response_bytes(usize::try_from(length).unwrap_or(usize::MAX))
+    {
         Ok(()) => response,
-        Err(TooMuch) => too_much(is_grpc),
+        Err(MemoryLimitExceeded) => memory_exceeded(is_grpc),
     };
-    response.map(|body| Body::new(Sent { body, in_flight }))
+    response.map(|body| Body::new(CountedResponseBody { body, in_flight }))
 }
 
-fn too_much(is_grpc: bool) -> Response<Body> {
+fn memory_exceeded(is_grpc: bool) -> Response<Body> {
     match is_grpc {
-        true => Status::resource_exhausted(TOO_MUCH).into_http(),
-        false => Problem::new(StatusCode::SERVICE_UNAVAILABLE, TOO_MUCH).into_response(),
+        true => Status::resource_exhausted(MEMORY_EXCEEDED).into_http(),
+        false => Problem::new(StatusCode::SERVICE_UNAVAILABLE, MEMORY_EXCEEDED).into_response(),
     }
 }
 
@@ -102,14 +103,15 @@ fn is_grpc(headers: &HeaderMap) -> bool {
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
-/// The memory of a request's head, about. A header takes a slot of the map even if it is empty.
+/// Returns the approximate memory of a request's head, in bytes.
 fn head_size(request: &Request<Incoming>) -> usize {
-    const SLOT: usize = 128;
+    // The slot of a header in the map.
+    const HEADER_OVERHEAD: usize = 128;
     let headers = request.headers().iter();
-    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + SLOT);
+    let headers = headers.map(|(name, value)| name.as_str().len() + value.len() + HEADER_OVERHEAD);
     let path = request.uri().path_and_query();
     let path = path.map_or("", |path| path.as_str());
-    // Streams of messages have buffers from their beginning.
+    // Reflection calls are streams, which allocate their buffers at once.
     let stream = match path.starts_with("/grpc.reflection.") {
         true => 16 * 1024,
         false => 0,
@@ -117,16 +119,16 @@ fn head_size(request: &Request<Incoming>) -> usize {
     path.len() + stream + headers.sum::<usize>()
 }
 
-/// The memory of a part of a body beside its bytes.
-const CHUNK: usize = 64;
+/// The memory of a body's chunk beside its bytes.
+const CHUNK_OVERHEAD: usize = 64;
 
-/// A request's body, whose bytes count as held until the response is sent.
-struct Held {
+/// The body of a request, whose bytes count until the response is sent.
+struct CountedRequestBody {
     body: Incoming,
-    in_flight: Arc<InFlight>,
+    in_flight: Arc<InFlightRequest>,
 }
 
-impl HttpBody for Held {
+impl HttpBody for CountedRequestBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -138,14 +140,14 @@ impl HttpBody for Held {
         let data = frame
             .as_ref()
             .and_then(|frame| frame.as_ref().ok()?.data_ref());
-        let size = data.map_or(0, |data| data.len() + CHUNK);
-        if self.in_flight.hold(size).is_err() {
-            // As tonic's own error, so that gRPC clients are told its code.
-            let status = Status::new(Code::ResourceExhausted, TOO_MUCH);
+        let size = data.map_or(0, |data| data.len() + CHUNK_OVERHEAD);
+        if self.in_flight.add_request_bytes(size).is_err() {
+            // An error of tonic, so that gRPC clients get its code.
+            let status = Status::new(Code::ResourceExhausted, MEMORY_EXCEEDED);
             return Poll::Ready(Some(Err(status.into())));
         }
         if frame.is_none() || self.body.is_end_stream() {
-            self.in_flight.reach(Stage::Working);
+            self.in_flight.advance_to(Stage::Working);
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
     }
@@ -159,14 +161,14 @@ impl HttpBody for Held {
     }
 }
 
-/// A response's body, which keeps the request in flight until it is sent.
-struct Sent {
+/// The body of a response, whose request is in flight until the body is sent.
+struct CountedResponseBody {
     body: Body,
     #[expect(dead_code, reason = "dropped with the body")]
-    in_flight: Arc<InFlight>,
+    in_flight: Arc<InFlightRequest>,
 }
 
-impl HttpBody for Sent {
+impl HttpBody for CountedResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 

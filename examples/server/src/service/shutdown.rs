@@ -1,33 +1,35 @@
-//! The phases in which the server stops: it asks clients to go elsewhere while it still serves them,
-//! then closes its listeners, and ends once all requests are answered.
+//! The phases of a graceful shutdown.
+//!
+//! The server first drains: it asks clients to go elsewhere, and still serves them. Then it closes
+//! its listeners, and ends once all requests are answered.
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-/// Tells all tasks how far stopping has come.
+/// The phase of the shutdown. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Stopping {
-    /// Cancelled once clients are asked to go elsewhere.
-    leaving: CancellationToken,
-    /// Cancelled once no more connections are accepted.
+pub(super) struct Shutdown {
+    /// Cancelled when the server begins to drain.
+    draining: CancellationToken,
+    /// Cancelled when the server accepts no more connections.
     closed: CancellationToken,
 }
 
-impl Stopping {
-    /// The token that is cancelled once clients are asked to go elsewhere.
-    pub(super) fn leaving(&self) -> &CancellationToken {
-        &self.leaving
+impl Shutdown {
+    /// Returns the token that is cancelled when the server begins to drain.
+    pub(super) fn draining(&self) -> &CancellationToken {
+        &self.draining
     }
 
-    /// Asks clients to go elsewhere from now on, and accepts no more connections after the delay.
-    pub(super) async fn stop(&self, delay: Duration) {
-        self.leaving.cancel();
+    /// Drains for the delay, and then accepts no more connections.
+    pub(super) async fn start(&self, delay: Duration) {
+        self.draining.cancel();
         tokio::time::sleep(delay).await;
         self.closed.cancel();
     }
 
-    /// Waits until no more connections are accepted.
+    /// Waits until the server accepts no more connections.
     pub(super) async fn closed(&self) {
         self.closed.cancelled().await;
     }
