@@ -1,4 +1,4 @@
-//! Compiles the protocols, without `protoc`.
+//! Generates Rust code from the files in `proto`, without `protoc`.
 
 use std::env;
 use std::error::Error;
@@ -15,10 +15,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut compiler = protox::Compiler::new(["proto"])?;
     compiler
         .include_imports(true)
-        // Comments become the documentation of what is generated.
+        // Comments become the documentation of the generated code.
         .include_source_info(true)
         .open_files(PROTOCOLS)?;
-    // For the reflection service.
+    // The reflection service returns the descriptors.
     let output = env::var("OUT_DIR")?;
     let descriptors = Path::new(&output).join("protocols.bin");
     fs::write(descriptors, compiler.encode_file_descriptor_set())?;

@@ -1,30 +1,38 @@
 //! Rate limiting as a service for any language: HTTP, gRPC and Envoy in front of one
 //! `tollgate::Limiter`.
 //!
-//! A request goes from `serve::listener` through `http` or `grpc`, which parse it, to `decide`, which
-//! finds its limits and asks the limiter. `configuration` reads the settings, `limits` holds the limits,
-//! `cli` is the command line, and `load` sends many requests to measure a server.
+//! A request goes through these modules:
+//!
+//! - `service`: runs the server, accepts connections and limits their resources.
+//! - `http`, `grpc` and `admin`: parse requests and write responses. `envoy` has the rules for
+//!   Envoy.
+//! - `authentication`: authenticates callers.
+//! - `decision`: decides requests with the library's limiter.
+//! - `limits`: the limits of tiers, tenants and keys.
+//!
+//! `configuration` reads the settings, `cli` is the command line, and `load` measures running
+//! servers.
 
 mod admin;
 mod authentication;
 mod cli;
 mod configuration;
-mod decide;
+mod decision;
 mod envoy;
+mod error;
+#[cfg(test)]
+mod fuzz;
 mod grpc;
 mod http;
 mod limits;
 mod load;
-mod meter;
 mod protocol;
-mod serve;
+mod server_metrics;
+mod service;
 
 use std::process::ExitCode;
 
 use clap::Parser;
-
-/// The exit code of a command that failed.
-const FAILED: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -32,7 +40,7 @@ async fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("tollgate-server: {error:#}");
-            ExitCode::from(FAILED)
+            ExitCode::from(cli::FAILED_EXIT_CODE)
         }
     }
 }

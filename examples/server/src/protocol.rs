@@ -1,6 +1,6 @@
-//! What the protocol files say, as Rust.
+//! The code that `build.rs` generates from the files in `proto`.
 
-/// The protocol files themselves, for the reflection service.
+/// The descriptors of the protocol files, for the reflection service.
 pub(crate) const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/protocols.bin"));
 
 #[allow(clippy::all, unreachable_pub, missing_debug_implementations)]
@@ -10,7 +10,8 @@ pub(crate) mod tollgate {
     }
 }
 
-/// Envoy's, with the names of its packages, by which they refer to each other.
+/// Envoy's protocol. The modules have the names of its packages, because the generated code refers
+/// to them.
 #[allow(clippy::all, unreachable_pub, missing_debug_implementations)]
 pub(crate) mod envoy {
     pub(crate) mod config {

@@ -1,4 +1,6 @@
-//! `/limits/…`: get, put and delete.
+//! `/limits`: lists, gets, sets and deletes limits.
+
+use std::collections::BTreeMap;
 
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, PathRejection};
@@ -10,20 +12,23 @@ use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 use tollgate::Limits;
 
-use super::conditions::{condition, etag};
-use super::parameters::{self, Pairs};
-use super::router::{Admin, AdminName, uncancelled};
-use crate::decide::Refusal;
-use crate::http::{Problem, body};
-use crate::limits::{Condition, Override, Subject, WriteError};
+use super::request::{
+    AdminName, AdminState, QueryPairs, etag, parameters, run_to_completion, write_condition,
+};
+use crate::error::ApiError;
+use crate::http::{Problem, json};
+use crate::limits::{Condition, LimitSubject, Override, WriteError};
+
+/// The segments of a path after `/limits`.
+type SubjectPath = Result<Path<Vec<(String, String)>>, PathRejection>;
 
 /// A limit in force, and its source.
 #[derive(Debug, Serialize)]
-pub(super) struct Item {
+pub(super) struct LimitEntry {
     subject: String,
     limits: Limits,
     source: &'static str,
-    /// Only a limit that was set at run time has a version.
+    /// Present if the limit was set at run time.
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,12 +37,12 @@ pub(super) struct Item {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Put {
+struct PutBody {
     limits: Limits,
 }
 
-impl Item {
-    pub(super) fn at_run_time(subject: String, entry: Override) -> Self {
+impl LimitEntry {
+    pub(super) fn from_override(subject: String, entry: Override) -> Self {
         Self {
             subject,
             limits: entry.limits,
@@ -62,7 +67,7 @@ impl Item {
     }
 }
 
-impl IntoResponse for Item {
+impl IntoResponse for LimitEntry {
     fn into_response(self) -> Response {
         let tag = self
             .version
@@ -73,19 +78,19 @@ impl IntoResponse for Item {
 }
 
 pub(super) async fn get(
-    State(admin): State<Admin>,
-    subject: Result<Path<Vec<(String, String)>>, PathRejection>,
-) -> Result<Item, Problem> {
-    let subject = self::subject(subject)?;
-    let overrides = admin.gate.overrides();
-    // The caller may be about to change what another replica has just written.
+    State(admin): State<AdminState>,
+    path: SubjectPath,
+) -> Result<LimitEntry, Problem> {
+    let subject = parse_subject(path)?;
+    let overrides = admin.decisions.overrides();
+    // So that the response contains a write that another replica has just done.
     overrides.refresh().await;
     let text = subject.to_string();
     if let Some(entry) = overrides.get(&subject) {
-        return Ok(Item::at_run_time(text, entry));
+        return Ok(LimitEntry::from_override(text, entry));
     }
-    match admin.gate.rules().catalog.get(&subject) {
-        Some(limits) => Ok(Item::configured(text, limits)),
+    match admin.decisions.settings().configured_limits.get(&subject) {
+        Some(limits) => Ok(LimitEntry::configured(text, limits)),
         None => {
             let problem = format!("{text} has no limit of its own");
             Err(Problem::new(StatusCode::NOT_FOUND, problem))
@@ -94,53 +99,57 @@ pub(super) async fn get(
 }
 
 pub(super) async fn put(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Extension(AdminName(name)): Extension<AdminName>,
     headers: HeaderMap,
-    subject: Result<Path<Vec<(String, String)>>, PathRejection>,
-    pairs: Pairs,
+    path: SubjectPath,
+    pairs: QueryPairs,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Item, Problem> {
-    let subject = self::subject(subject)?;
-    let condition = condition(&headers)?;
+) -> Result<LimitEntry, Problem> {
+    let subject = parse_subject(path)?;
+    let condition = write_condition(&headers)?;
     let is_strict = is_strict(pairs)?;
-    let Put { limits } = body::read(&body::received(body)?, &["limits"])?;
-    let unknown = admin.gate.rules().catalog.unknown(&subject);
+    let PutBody { limits } = json::parse_object(&json::complete_body(body)?, &["limits"])?;
+    let unknown = admin
+        .decisions
+        .settings()
+        .configured_limits
+        .unknown_subject(&subject);
     if is_strict && let Some(problem) = unknown {
         return Err(Problem::new(StatusCode::NOT_FOUND, problem));
     }
     let text = subject.to_string();
     let version = write(admin, name, subject, Some(limits.clone()), condition).await?;
-    Ok(Item {
+    Ok(LimitEntry {
         warning: unknown,
-        ..Item::at_run_time(text, Override { limits, version })
+        ..LimitEntry::from_override(text, Override { limits, version })
     })
 }
 
 pub(super) async fn delete(
-    State(admin): State<Admin>,
+    State(admin): State<AdminState>,
     Extension(AdminName(name)): Extension<AdminName>,
     headers: HeaderMap,
-    subject: Result<Path<Vec<(String, String)>>, PathRejection>,
+    path: SubjectPath,
 ) -> Result<StatusCode, Problem> {
-    let subject = self::subject(subject)?;
-    let condition = condition(&headers)?;
+    let subject = parse_subject(path)?;
+    let condition = write_condition(&headers)?;
     write(admin, name, subject, None, condition).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Writes and logs a change.
+/// Writes a change, and logs it.
 async fn write(
-    admin: Admin,
+    admin: AdminState,
     name: String,
-    subject: Subject,
+    subject: LimitSubject,
     limits: Option<Limits>,
     condition: Condition,
 ) -> Result<String, Problem> {
-    uncancelled(async move {
-        let overrides = admin.gate.overrides();
+    run_to_completion(async move {
+        let overrides = admin.decisions.overrides();
         let written = overrides.write(&subject, limits.as_ref(), &condition).await;
-        let version = written.map_err(|error| not_written(error, &name, &subject))?;
+        let version = written.map_err(|error| write_problem(error, &name, &subject))?;
         let subject = subject.to_string();
         match limits {
             Some(limits) => {
@@ -153,17 +162,17 @@ async fn write(
     .await
 }
 
-/// Whether a subject that the configuration does not know is refused.
-fn is_strict(pairs: Pairs) -> Result<bool, Refusal> {
-    let [strict] = parameters::read(pairs, ["strict"])?;
+/// Returns whether a write fails if the configuration does not contain the subject.
+fn is_strict(pairs: QueryPairs) -> Result<bool, ApiError> {
+    let [strict] = parameters(pairs, ["strict"])?;
     match strict.as_deref() {
         None | Some("false") => Ok(false),
         Some("" | "true") => Ok(true),
-        Some(_) => Err(Refusal::invalid("strict", "must be true or false")),
+        Some(_) => Err(ApiError::invalid("strict", "must be true or false")),
     }
 }
 
-fn not_written(error: WriteError, admin: &str, subject: &Subject) -> Problem {
+fn write_problem(error: WriteError, admin: &str, subject: &LimitSubject) -> Problem {
     match error {
         WriteError::Conflict => Problem::new(
             StatusCode::PRECONDITION_FAILED,
@@ -175,17 +184,114 @@ fn not_written(error: WriteError, admin: &str, subject: &Subject) -> Problem {
         ),
         WriteError::Unavailable(error) => {
             let subject = subject.to_string();
-            tracing::warn!(%admin, subject, %error, "a change of a limit may or may not be done");
-            let problem = "Redis did not confirm the change, which may be done: get the limit, \
+            tracing::warn!(
+                %admin,
+                subject,
+                %error,
+                "Redis did not confirm a change of a limit, and may have applied it"
+            );
+            let problem = "Redis did not confirm the change, and may have applied it: get the limit, \
                            then try again";
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, problem)
         }
     }
 }
 
-/// The subject that a path names.
-fn subject(path: Result<Path<Vec<(String, String)>>, PathRejection>) -> Result<Subject, Refusal> {
-    let Path(parts) = path.map_err(|_| Refusal::unreadable("the path is not UTF-8"))?;
+/// Returns the subject in a path.
+fn parse_subject(path: SubjectPath) -> Result<LimitSubject, ApiError> {
+    let Path(parts) = path.map_err(|_| ApiError::invalid_request("the path is not UTF-8"))?;
     let parts: Vec<_> = parts.into_iter().map(|(_, part)| part).collect();
-    parts.join("/").parse().map_err(Refusal::unreadable)
+    parts.join("/").parse().map_err(ApiError::invalid_request)
+}
+
+/// The maximum and default size of a page.
+const MAX_PAGE_SIZE: usize = 1_000;
+
+/// The prefixes of all subjects.
+const SUBJECT_PREFIXES: [&str; 3] = ["keys/", "tenants/", "tiers/"];
+
+/// A page of the limits in force, in the order of the subjects' text.
+#[derive(Debug, Serialize)]
+pub(super) struct Page {
+    limits: Vec<LimitEntry>,
+    /// The parameter `after` of the next page, if there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// The parameters of a page.
+struct PageQuery {
+    prefix: String,
+    after: Option<String>,
+    count: usize,
+}
+
+/// Lists the limits in force: overrides, and configured limits without an override.
+pub(super) async fn list(
+    State(admin): State<AdminState>,
+    pairs: QueryPairs,
+) -> Result<Json<Page>, Problem> {
+    let query = PageQuery::read(pairs)?;
+    Ok(Json(query.page(&admin)))
+}
+
+impl PageQuery {
+    fn read(pairs: QueryPairs) -> Result<Self, ApiError> {
+        let [prefix, limit, after] = parameters(pairs, ["prefix", "limit", "after"])?;
+        let prefix = prefix.unwrap_or_default();
+        let can_begin = |kind: &str| kind.starts_with(&prefix) || prefix.starts_with(kind);
+        if !SUBJECT_PREFIXES.into_iter().any(can_begin) {
+            let kinds = SUBJECT_PREFIXES.join(", ");
+            let problem = format!("{prefix:?} begins no subject: subjects begin with {kinds}");
+            return Err(ApiError::invalid("prefix", problem));
+        }
+        let count = match limit {
+            None => MAX_PAGE_SIZE,
+            Some(limit) => {
+                let count = limit.parse().ok();
+                let count = count.filter(|count| (1..=MAX_PAGE_SIZE).contains(count));
+                count.ok_or_else(|| {
+                    let problem = format!("must be an integer from 1 to {MAX_PAGE_SIZE}");
+                    ApiError::invalid("limit", problem)
+                })?
+            }
+        };
+        if let Some(after) = &after {
+            let subject = after.parse::<LimitSubject>();
+            subject.map_err(|error| ApiError::invalid("after", error))?;
+        }
+        Ok(Self {
+            prefix,
+            after,
+            count,
+        })
+    }
+
+    fn contains(&self, subject: &str) -> bool {
+        subject.starts_with(&self.prefix)
+            && self.after.as_deref().is_none_or(|after| subject > after)
+    }
+
+    fn page(&self, admin: &AdminState) -> Page {
+        let settings = admin.decisions.settings();
+        let configured = settings.configured_limits.entries();
+        let configured = configured.map(|(subject, limits)| (subject.to_string(), limits));
+        let mut entries: BTreeMap<_, _> = configured
+            .filter(|(subject, _)| self.contains(subject))
+            .map(|(subject, limits)| (subject.clone(), LimitEntry::configured(subject, limits)))
+            .collect();
+        // One more than a page, to find out whether there is a next page.
+        let overrides = admin.decisions.overrides();
+        for (subject, entry) in overrides.page(&self.prefix, self.after.as_deref(), self.count + 1)
+        {
+            entries.insert(subject.clone(), LimitEntry::from_override(subject, entry));
+        }
+        let has_next = entries.len() > self.count;
+        let limits: Vec<_> = entries.into_values().take(self.count).collect();
+        let last = limits.last().filter(|_| has_next);
+        Page {
+            next: last.map(|last| last.subject().to_owned()),
+            limits,
+        }
+    }
 }

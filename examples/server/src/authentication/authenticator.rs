@@ -1,8 +1,48 @@
-use super::caller::Caller;
-use super::given_limits::GivenLimits;
-use super::jwt::Jwt;
+use super::jwt::{Jwt, TokenUser};
 use super::tokens::Tokens;
-use crate::decide::Refusal;
+use crate::error::ApiError;
+
+/// The sender of a request, as authenticated.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Principal {
+    /// A caller without a token, where no token is required. It may check every tenant and key.
+    Anonymous,
+    /// The bearer of an admin token. It may act on every tenant and key.
+    Operator,
+    /// The bearer of a tenant's token. It may check every key of the tenant.
+    Tenant(String),
+    /// The bearer of an Envoy token. It may check every descriptor.
+    Envoy,
+    /// The bearer of a JSON web token. It may check its own key only.
+    User {
+        /// `None` stands for the default tenant.
+        tenant: Option<String>,
+        /// The claim `sub`.
+        subject: String,
+    },
+}
+
+/// Which principals may send limits with a request, instead of the configured limits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum CallerLimitPolicy {
+    #[default]
+    Nobody,
+    /// Tenants, and an Envoy with a token.
+    Tenants,
+    /// Also anonymous callers, and users, which can thereby escape their configured limits.
+    All,
+}
+
+impl CallerLimitPolicy {
+    /// Returns whether the principal may send limits.
+    fn allows(self, principal: &Principal) -> bool {
+        match principal {
+            Principal::Operator => true,
+            Principal::Tenant(_) | Principal::Envoy => self != Self::Nobody,
+            Principal::Anonymous | Principal::User { .. } => self == Self::All,
+        }
+    }
+}
 
 /// Authenticates callers.
 #[derive(Debug, Default)]
@@ -11,50 +51,51 @@ pub(crate) struct Authenticator {
     /// The tokens of tenants, with the tenants' names.
     pub(crate) tokens: Tokens<String>,
     pub(crate) jwt: Option<Jwt>,
-    pub(crate) given_limits: GivenLimits,
+    pub(crate) caller_limits: CallerLimitPolicy,
 }
 
 impl Authenticator {
-    /// Whether there is a token or a key by which a caller can authenticate.
+    /// Returns whether a token or a key is configured, so that callers can authenticate.
     pub(crate) fn is_configured(&self) -> bool {
         !self.tokens.is_empty() || self.jwt.is_some()
     }
 
-    /// The caller that an `Authorization` header authenticates.
-    pub(crate) fn authenticate(&self, header: Option<&str>) -> Result<Caller, Refusal> {
+    /// Returns the principal of an `Authorization` header.
+    pub(crate) fn authenticate(&self, header: Option<&str>) -> Result<Principal, ApiError> {
         let header = match header {
             Some(header) if self.is_configured() => header,
             _ if self.required => {
                 let problem = "authentication is required: send `Authorization: Bearer <token>`";
-                return Err(Refusal::unauthenticated(problem));
+                return Err(ApiError::unauthenticated(problem));
             }
-            _ => return Ok(Caller::Anybody),
+            _ => return Ok(Principal::Anonymous),
         };
-        let caller = bearer(header).and_then(|token| self.caller(token));
-        caller.ok_or_else(|| Refusal::unauthenticated("the token is invalid or has expired"))
+        let principal = bearer_token(header).and_then(|token| self.principal(token));
+        principal.ok_or_else(|| ApiError::unauthenticated("the token is invalid or has expired"))
     }
 
-    /// Refuses a request with limits of the caller's own, unless this caller may give them.
-    pub(crate) fn check_given_limits(&self, caller: &Caller) -> Result<(), Refusal> {
-        match self.given_limits.may(caller) {
+    /// Returns an error unless the principal may send limits with a request.
+    pub(crate) fn check_caller_limits(&self, principal: &Principal) -> Result<(), ApiError> {
+        match self.caller_limits.allows(principal) {
             true => Ok(()),
-            false => Err(Refusal::not_allowed(
+            false => Err(ApiError::forbidden(
                 "this caller must not give limits: leave them out, so that the configured ones apply \
                  (or change `callers_may_give_limits` in [authentication])",
             )),
         }
     }
 
-    fn caller(&self, token: &str) -> Option<Caller> {
+    fn principal(&self, token: &str) -> Option<Principal> {
         if let Some(tenant) = self.tokens.get(token) {
-            return Some(Caller::Tenant(tenant.clone()));
+            return Some(Principal::Tenant(tenant.clone()));
         }
-        self.jwt.as_ref()?.verify(token)
+        let TokenUser { tenant, subject } = self.jwt.as_ref()?.verify(token)?;
+        Some(Principal::User { tenant, subject })
     }
 }
 
-/// The token in an `Authorization` header.
-pub(crate) fn bearer(header: &str) -> Option<&str> {
+/// Returns the token of an `Authorization` header with the scheme `Bearer`.
+pub(crate) fn bearer_token(header: &str) -> Option<&str> {
     let (scheme, token) = header.split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)

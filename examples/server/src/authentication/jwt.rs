@@ -1,4 +1,4 @@
-//! JSON web tokens.
+//! Verification of JSON web tokens.
 
 use std::fmt;
 
@@ -6,9 +6,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 use tollgate::Scope;
 
-use super::caller::Caller;
-
-/// The keys and claims that make a JSON web token valid.
+/// The keys and claims of valid tokens.
 #[derive(Debug)]
 pub(crate) struct Jwt {
     pub(crate) keys: Vec<JwtKey>,
@@ -20,12 +18,20 @@ pub(crate) struct Jwt {
     pub(crate) leeway: u64,
 }
 
-/// A key that tokens are signed with.
+/// A key that verifies the signature of tokens.
 #[derive(Clone)]
 pub(crate) struct JwtKey {
     pub(crate) id: Option<String>,
     pub(crate) algorithm: Algorithm,
     pub(crate) key: DecodingKey,
+}
+
+/// The user that a valid token names.
+pub(super) struct TokenUser {
+    /// `None` stands for the default tenant.
+    pub(super) tenant: Option<String>,
+    /// The claim `sub`.
+    pub(super) subject: String,
 }
 
 impl fmt::Debug for JwtKey {
@@ -38,25 +44,26 @@ impl fmt::Debug for JwtKey {
 }
 
 impl Jwt {
-    /// The bearer of a token, if the token is valid.
-    pub(super) fn verify(&self, token: &str) -> Option<Caller> {
+    /// Returns the user of a token, if the token is valid.
+    pub(super) fn verify(&self, token: &str) -> Option<TokenUser> {
         let header = decode_header(token).ok()?;
-        // Names of extensions that must be understood, and none is (RFC 7515, section 4.1.11).
+        // `crit` names extensions that a recipient must support (RFC 7515, section 4.1.11). The
+        // server supports no extension.
         if header.crit.is_some() {
             return None;
         }
-        let may_be = |key: &&JwtKey| {
-            let is_named = match (&key.id, &header.kid) {
-                (Some(id), Some(said)) => id == said,
+        let is_candidate = |key: &&JwtKey| {
+            let has_id = match (&key.id, &header.kid) {
+                (Some(id), Some(kid)) => id == kid,
                 _ => true,
             };
-            // The key determines the algorithm. A token must not choose, or it could pass off a public
-            // key as a secret (RFC 8725, section 3.1).
-            is_named && key.algorithm == header.alg
+            // The key determines the algorithm. A token must not choose it: a token that says HS256
+            // could be signed with a public key as the secret (RFC 8725, section 3.1).
+            has_id && key.algorithm == header.alg
         };
-        let keys = self.keys.iter().filter(may_be);
+        let keys = self.keys.iter().filter(is_candidate);
         let mut claims = keys.filter_map(|key| self.claims(token, key));
-        self.caller(&claims.next()?)
+        self.user(&claims.next()?)
     }
 
     fn claims(&self, token: &str, key: &JwtKey) -> Option<Map<String, Value>> {
@@ -72,14 +79,14 @@ impl Jwt {
         Some(decode(token, &key.key, &validation).ok()?.claims)
     }
 
-    fn caller(&self, claims: &Map<String, Value>) -> Option<Caller> {
+    fn user(&self, claims: &Map<String, Value>) -> Option<TokenUser> {
         let subject = claims.get("sub")?.as_str()?;
         let tenant = match claims.get(&self.tenant_claim) {
-            // Only a valid tenant name can be part of a key in Redis.
+            // The name becomes part of a key in Redis.
             Some(claim) => Some(Scope::new(claim.as_str()?).ok()?.as_str().to_owned()),
             None => None,
         };
-        (!subject.is_empty()).then(|| Caller::User {
+        (!subject.is_empty()).then(|| TokenUser {
             tenant,
             subject: subject.to_owned(),
         })

@@ -1,13 +1,13 @@
-//! Authentication: a tenant by its token, or a user by a JSON web token.
+//! Authentication of callers, by tokens and JSON web tokens.
+//!
+//! - `authenticator`: finds the [`Principal`] of a request, and checks whether it may send limits.
+//! - `jwt`: verifies JSON web tokens.
+//! - `tokens`: the configured tokens, as digests.
 
 mod authenticator;
-mod caller;
-mod given_limits;
 mod jwt;
 mod tokens;
 
-pub(crate) use authenticator::{Authenticator, bearer};
-pub(crate) use caller::Caller;
-pub(crate) use given_limits::GivenLimits;
+pub(crate) use authenticator::{Authenticator, CallerLimitPolicy, Principal, bearer_token};
 pub(crate) use jwt::{Jwt, JwtKey};
 pub(crate) use tokens::{TokenDigest, Tokens};

@@ -1,16 +1,16 @@
-//! Tokens that the configuration knows.
+//! The configured tokens, as digests.
 
 use std::collections::HashMap;
 use std::fmt;
 
 use sha2::{Digest, Sha256};
 
-/// The SHA-256 digest of a token. Only digests are kept and compared, so the time of a comparison
-/// reveals nothing of a token.
+/// The SHA-256 digest of a token. Only digests are stored and compared, so the duration of a
+/// comparison reveals nothing about a token.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct TokenDigest([u8; 32]);
 
-/// Tokens, each with the caller that it stands for.
+/// Tokens, each with a value of type `T` for its bearer.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Tokens<T>(HashMap<TokenDigest, T>);
 
@@ -19,7 +19,7 @@ impl TokenDigest {
         Self(Sha256::digest(token).into())
     }
 
-    /// Reads 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     pub(crate) fn from_hex(digits: &str) -> Option<Self> {
         let mut bytes = [0; 32];
         if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
@@ -33,8 +33,8 @@ impl TokenDigest {
 }
 
 impl<T> Tokens<T> {
-    pub(crate) fn add(&mut self, token: TokenDigest, stands_for: T) {
-        self.0.insert(token, stands_for);
+    pub(crate) fn add(&mut self, token: TokenDigest, bearer: T) {
+        self.0.insert(token, bearer);
     }
 
     pub(crate) fn get(&self, token: &str) -> Option<&T> {

@@ -1,4 +1,4 @@
-//! An HTTP client of a running server.
+//! An HTTP client for a running server.
 
 use std::env;
 use std::ffi::OsStr;
@@ -21,8 +21,8 @@ use tokio::time::timeout;
 /// The timeout of a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest body of a response, in bytes. A page of limits is smaller.
-const LARGEST_BODY: usize = 64 * 1024 * 1024;
+/// The maximum size of a response body, in bytes. A page of limits is smaller.
+const MAX_BODY: usize = 64 * 1024 * 1024;
 
 /// The server to send requests to, and the token of the caller.
 #[derive(Args)]
@@ -119,7 +119,7 @@ impl Call<'_> {
             Client::builder(TokioExecutor::new()).build_http();
         let response = async {
             let (parts, body) = client.request(request).await?.into_parts();
-            let body = Limited::new(body, LARGEST_BODY).collect().await;
+            let body = Limited::new(body, MAX_BODY).collect().await;
             let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
             anyhow::Ok((parts, String::from_utf8(body.into())?))
         };
@@ -138,12 +138,12 @@ impl Call<'_> {
     }
 }
 
-/// The URL of the HTTP port of the server in this container, or on this machine.
+/// Returns the URL of the HTTP API of the server on this machine, or in this container.
 pub(super) fn http_server() -> anyhow::Result<String> {
     local_server("TOLLGATE__LISTEN__HTTP", 8080)
 }
 
-/// The URL of a server that reads its address from this variable.
+/// Returns the URL of a server on this machine that reads its address from this variable.
 fn local_server(variable: &str, default_port: u16) -> anyhow::Result<String> {
     // The configuration accepts the variable in lower case too.
     let is_meant = |name: &OsStr| name.eq_ignore_ascii_case(variable);
@@ -154,7 +154,7 @@ fn local_server(variable: &str, default_port: u16) -> anyhow::Result<String> {
     let Some(mut address): Option<SocketAddr> = address.filter(|it: &SocketAddr| it.port() > 0)
     else {
         bail!(
-            "{variable} is {text:?}, from which the server's address cannot be told: write an IP \
+            "{variable} is {text:?}, which is not the address of a server: write an IP \
              address and a port, such as 0.0.0.0:{default_port}, or name the server by an option"
         );
     };

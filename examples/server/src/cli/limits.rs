@@ -1,4 +1,4 @@
-//! Limits that are set at run time.
+//! The commands of `limits`.
 
 use std::io::{BufWriter, Write, stdout};
 use std::process::ExitCode;
@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 
 use super::client::{AdminServer, Call, encode};
-use crate::limits::Subject;
+use crate::limits::LimitSubject;
 
 #[derive(Subcommand)]
 pub(super) enum Limits {
@@ -26,7 +26,7 @@ pub(super) enum Limits {
 
 #[derive(Args)]
 pub(super) struct List {
-    /// Only subjects that begin with this text, such as `keys/acme/`.
+    /// List only subjects that begin with this text, such as `keys/acme/`.
     #[arg(long, default_value = "")]
     prefix: String,
     #[command(flatten)]
@@ -36,7 +36,7 @@ pub(super) struct List {
 #[derive(Args)]
 pub(super) struct Get {
     /// The limit's subject: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
-    subject: Subject,
+    subject: LimitSubject,
     #[command(flatten)]
     server: AdminServer,
 }
@@ -44,17 +44,17 @@ pub(super) struct Get {
 #[derive(Args)]
 pub(super) struct Set {
     /// The limit's subject: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
-    subject: Subject,
+    subject: LimitSubject,
     /// A quota, such as `100/1m`, or several with names, such as `burst=10/1s daily=1000/1d`.
     #[arg(required = true)]
     limits: Vec<String>,
-    /// Only if the limit still has this version.
+    /// Fail unless the limit has this version.
     #[arg(long, conflicts_with = "if_absent")]
     if_version: Option<String>,
-    /// Only if the limit is not set at run time yet.
+    /// Fail if the limit is already set at run time.
     #[arg(long)]
     if_absent: bool,
-    /// Fail if the configuration does not know the subject, instead of printing a warning.
+    /// Fail if the configuration does not contain the subject, instead of printing a warning.
     #[arg(long)]
     strict: bool,
     #[command(flatten)]
@@ -64,8 +64,8 @@ pub(super) struct Set {
 #[derive(Args)]
 pub(super) struct Delete {
     /// The limit's subject: `tenants/<tenant>`, `tiers/<tier>` or `keys/<tenant>/<key>`.
-    subject: Subject,
-    /// Only if the limit still has this version.
+    subject: LimitSubject,
+    /// Fail unless the limit has this version.
     #[arg(long)]
     if_version: Option<String>,
     #[command(flatten)]
@@ -92,7 +92,7 @@ impl List {
             let reply = self.server.call()?.send(Method::GET, &path, None).await?;
             let page: Value = serde_json::from_str(&reply.body)?;
             let limits = page["limits"].as_array();
-            // `println!` would panic where the output is cut short, as by `head`.
+            // `println!` would panic if the reader, such as `head`, closes the pipe.
             let mut stdout = BufWriter::new(stdout().lock());
             for item in limits.context("the reply has no list `limits`")? {
                 writeln!(stdout, "{item}")?;
@@ -117,7 +117,7 @@ impl Get {
 
 impl Set {
     async fn run(&self) -> anyhow::Result<()> {
-        let body = json!({ "limits": limits(&self.limits)? });
+        let body = json!({ "limits": parse_limits(&self.limits)? });
         let mut call = if_version(self.server.call()?, self.if_version.as_deref());
         if self.if_absent {
             call = call.header(IF_NONE_MATCH, "*".to_owned());
@@ -152,8 +152,8 @@ fn if_version<'a>(call: Call<'a>, version: Option<&str>) -> Call<'a> {
     }
 }
 
-/// Reads one quota, or several with names.
-fn limits(texts: &[String]) -> anyhow::Result<Value> {
+/// Parses one quota, or several with names.
+fn parse_limits(texts: &[String]) -> anyhow::Result<Value> {
     if let [text] = texts
         && !text.contains('=')
     {
@@ -174,9 +174,10 @@ fn limits(texts: &[String]) -> anyhow::Result<Value> {
     Ok(Value::Object(limits))
 }
 
-fn path(subject: &Subject) -> String {
+/// Returns the path of a subject's limit.
+fn path(subject: &LimitSubject) -> String {
     match subject {
-        Subject::Key { tenant, key } => format!("/limits/keys/{tenant}/{}", encode(key)),
+        LimitSubject::Key { tenant, key } => format!("/limits/keys/{tenant}/{}", encode(key)),
         other => format!("/limits/{other}"),
     }
 }

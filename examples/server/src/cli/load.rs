@@ -1,3 +1,5 @@
+//! The command `load`.
+
 use std::num::NonZeroU64;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -10,16 +12,17 @@ use super::client::http_server;
 use crate::load::{self, Address, Amount, Plan};
 
 /// The exit code if any request has failed.
-const ERRORS: u8 = 2;
+const ERRORS_EXIT_CODE: u8 = 2;
 
 /// The default of `--duration`.
-const DURATION: Duration = Duration::from_secs(10);
+const DEFAULT_DURATION: Duration = Duration::from_secs(10);
 
 #[derive(Args)]
 pub(super) struct Load {
-    /// A server: http://host:port, or grpc://host:port for gRPC. Several, with commas or by repeating
-    /// the option, take turns [default: the address in TOLLGATE__LISTEN__HTTP, with 0.0.0.0 or :: as
-    /// the loopback address, or http://127.0.0.1:8080].
+    /// A server: http://host:port, or grpc://host:port for gRPC. Several servers, separated by
+    /// commas or in several options, are used in turn [default: the address in
+    /// TOLLGATE__LISTEN__HTTP, with 0.0.0.0 or :: as the loopback address, or
+    /// http://127.0.0.1:8080].
     #[arg(long = "server", env = "TOLLGATE_SERVER", value_delimiter = ',')]
     servers: Vec<Address>,
     /// The token to send, if the servers require one.
@@ -34,15 +37,15 @@ pub(super) struct Load {
     /// The number of requests in flight.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     in_flight: u32,
-    /// The number of requests that are due in a second. Latencies are then measured from the time at
-    /// which a request was due, not from the time at which it was sent. Unless set, a request is sent
-    /// as soon as another one is answered.
+    /// The number of requests that are due in a second. Latencies are then measured from the time
+    /// at which a request was due, not from the time at which it was sent. Without a rate, a
+    /// request is sent as soon as another one is answered.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
     rate: Option<u64>,
     /// The timeout of a request.
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration)]
     timeout: Duration,
-    /// The number of different keys, which take turns.
+    /// The number of different keys, which are used in turn.
     #[arg(long, default_value = "1000")]
     keys: NonZeroU64,
     /// The prefix of keys; a number follows.
@@ -60,7 +63,7 @@ impl Load {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let amount = match self.requests {
             Some(requests) => Amount::Requests(requests.get()),
-            None => Amount::For(self.duration.unwrap_or(DURATION)),
+            None => Amount::For(self.duration.unwrap_or(DEFAULT_DURATION)),
         };
         let servers = match self.servers.is_empty() {
             true => vec![http_server()?.parse().map_err(anyhow::Error::msg)?],
@@ -71,14 +74,14 @@ impl Load {
             token: self.token,
             amount,
             in_flight: self.in_flight,
-            patience: self.timeout,
+            timeout: self.timeout,
             rate: self.rate.and_then(NonZeroU64::new),
             keys: self.keys,
             key_prefix: self.key_prefix,
             limit: self.limit,
         };
         let stop = async {
-            // Without a signal handler, the run goes on to its end.
+            // Without a signal handler, the load runs to its end.
             if ctrl_c().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -90,7 +93,7 @@ impl Load {
             print!("{report}");
         }
         Ok(if report.has_errors() {
-            ExitCode::from(ERRORS)
+            ExitCode::from(ERRORS_EXIT_CODE)
         } else {
             ExitCode::SUCCESS
         })

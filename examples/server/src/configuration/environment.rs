@@ -1,23 +1,21 @@
 //! Puts the values of environment variables into the tree.
 //!
-//! The variable `TOLLGATE__STORE__URL` stands for the field `url` of the table `store`: two
-//! underscores join the names, and capitals do not matter. Its text is the value; lists and tables
-//! are TOML.
+//! The variable `TOLLGATE__STORE__URL` sets the field `url` of the table `store`: two underscores
+//! separate the names, which are case-insensitive. The text of the variable is the value. Lists and
+//! tables are TOML.
 
 use std::collections::HashSet;
 
-use super::error::ConfigurationError;
-use super::reader::Result;
 use super::toml::from_variable;
-use super::tree::{MAX_DEPTH, Node, Origin, Value, too_deep};
+use super::tree::{ConfigurationError, MAX_DEPTH, Node, Origin, Result, Value, too_deep};
 
 const PREFIX: &str = "TOLLGATE__";
 
-/// The prefix of all variables of the project, among them those of its command line.
-const PROJECT: &str = "TOLLGATE_";
+/// The prefix of all variables of the project, including the variables of its command line.
+const PROJECT_PREFIX: &str = "TOLLGATE_";
 
-/// The variables of the command line that have the name of a table after the prefix.
-const COMMAND_LINE: [&str; 2] = ["TOLLGATE_ADMIN", "TOLLGATE_ADMIN_TOKEN"];
+/// The variables of the command line that look like a misspelt variable of a table.
+const COMMAND_LINE_VARIABLES: [&str; 2] = ["TOLLGATE_ADMIN", "TOLLGATE_ADMIN_TOKEN"];
 
 /// Returns the project's variables of this process.
 pub(super) fn variables() -> Result<Vec<(String, String)>> {
@@ -25,7 +23,7 @@ pub(super) fn variables() -> Result<Vec<(String, String)>> {
     // `env::vars` panics at a variable that is not UTF-8.
     for (name, text) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        if !begins_with(&name, PROJECT) {
+        if !begins_with(&name, PROJECT_PREFIX) {
             continue;
         }
         let text = text.into_string().map_err(|_| {
@@ -36,55 +34,58 @@ pub(super) fn variables() -> Result<Vec<(String, String)>> {
     Ok(variables)
 }
 
-/// Sets the values of the variables. `tables` are the names of the tables at the root.
+/// Sets the values of the variables in the tree. `tables` are the names of the tables at the root.
 pub(super) fn apply(
     root: &mut Node,
     mut variables: Vec<(String, String)>,
     tables: &[&str],
 ) -> Result<()> {
-    // In an order that does not depend on the environment's.
+    // Sorted, so that the result does not depend on the order of the environment.
     variables.sort();
     let mut names = HashSet::new();
     for (name, text) in &variables {
         let origin = Origin::variable(name);
-        let wrong = |problem: String| ConfigurationError::new(origin.clone(), "", problem);
+        let error = |problem: String| ConfigurationError::new(origin.clone(), "", problem);
         let Some(path) = name.strip_prefix(PREFIX) else {
-            match meant(name, tables) {
+            match intended_name(name, tables) {
                 None => continue,
-                Some(meant) => return Err(wrong(format!("is not read: write {meant}"))),
+                Some(intended_name) => {
+                    return Err(error(format!("is not read: write {intended_name}")));
+                }
             }
         };
         let path: Vec<_> = path.split("__").collect();
         if path.contains(&"") {
             let problem = "names no field: write one as TOLLGATE__STORE__URL";
-            return Err(wrong(problem.to_owned()));
+            return Err(error(problem.to_owned()));
         }
         if path.len() > MAX_DEPTH {
             return Err(too_deep(origin));
         }
         if !names.insert(name.to_ascii_uppercase()) {
             let problem = "another variable has the same name in other capitals: remove one";
-            return Err(wrong(problem.to_owned()));
+            return Err(error(problem.to_owned()));
         }
         set(root, &path, from_variable(text, &origin)?)?;
     }
     Ok(())
 }
 
-/// The name with [`PREFIX`] that is meant by a name without it, such as `TOLLGATE_STORE_URL`.
-fn meant(name: &str, tables: &[&str]) -> Option<String> {
+/// Returns the correct name for a name without [`PREFIX`], such as `TOLLGATE_STORE_URL`, that
+/// begins with the name of a table.
+fn intended_name(name: &str, tables: &[&str]) -> Option<String> {
     let rest = name
-        .get(PROJECT.len()..)
-        .filter(|_| begins_with(name, PROJECT))?;
+        .get(PROJECT_PREFIX.len()..)
+        .filter(|_| begins_with(name, PROJECT_PREFIX))?;
     let rest = rest.trim_start_matches('_');
     let (table, field) = rest.split_once('_').unwrap_or((rest, ""));
     let is_table = tables.iter().any(|known| known.eq_ignore_ascii_case(table));
-    // Kubernetes sets such variables for Services, for instance TOLLGATE_ADMIN_SERVICE_HOST and
-    // TOLLGATE_ADMIN_PORT_8082_TCP for one that is called tollgate-admin.
+    // For a Service `tollgate-admin`, Kubernetes sets variables such as TOLLGATE_ADMIN_SERVICE_HOST
+    // and TOLLGATE_ADMIN_PORT_8082_TCP.
     let is_service = field
         .split('_')
         .any(|word| word == "SERVICE" || word == "PORT");
-    if !is_table || is_service || COMMAND_LINE.contains(&name) {
+    if !is_table || is_service || COMMAND_LINE_VARIABLES.contains(&name) {
         return None;
     }
     let field = field.trim_start_matches('_');
@@ -112,7 +113,7 @@ fn set(node: &mut Node, path: &[&str], value: Node) -> Result<()> {
             .ok()
             .and_then(|index: usize| items.get_mut(index));
         let Some(item) = item else {
-            let problem = format!("`{name}` is no index of a list of {count}, counted from 0");
+            let problem = format!("`{name}` is not an index of a list of {count}, counted from 0");
             return Err(ConfigurationError::new(value.origin, "", problem));
         };
         return set(item, rest, value);

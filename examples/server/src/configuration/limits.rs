@@ -1,46 +1,49 @@
-//! Reads limits: a quota's text, the name of limits that are written elsewhere, or a table of
-//! quotas by the names of their policies.
+//! Reads `[limits]`, `[default]`, `[tiers]` and `[tenants]`.
+//!
+//! Limits are the text of a quota, a name in `[limits]`, or a table of quotas by the names of their
+//! policies.
 
 use std::collections::HashMap;
 
 use tollgate::{Limits, Policy, Quota, Scope};
 
-use super::reader::{Field, Result, Table};
-use super::tokens::TokenReader;
-use super::tree::Value;
+use super::authentication::TokenReader;
+use super::field::{Field, Table, check_name};
+use super::tree::{Result, Value};
 use crate::authentication::Tokens;
-use crate::limits::{Catalog, Tenant};
+use crate::limits::{ConfiguredLimits, Tenant};
 
 /// Limits by their names in `[limits]`.
-pub(super) type Named = HashMap<String, Limits>;
+type NamedLimits = HashMap<String, Limits>;
 
+/// The names of the tables that [`read`] reads.
 pub(super) const TABLES: [&str; 4] = ["default", "limits", "tiers", "tenants"];
 
-const TENANT: [&str; 4] = ["tier", "limit", "keys", "tokens"];
+const TENANT_FIELDS: [&str; 4] = ["tier", "limit", "keys", "tokens"];
 
-/// Returns the limits, and the tenants by their tokens.
+/// Returns the configured limits, and the tokens of tenants with the tenants' names.
 pub(super) fn read(
     root: &Table<'_>,
     reader: &mut TokenReader,
-) -> Result<(Catalog, Tokens<String>)> {
+) -> Result<(ConfiguredLimits, Tokens<String>)> {
     let named = match root.get("limits") {
         Some(field) => named_limits(&field)?,
-        None => Named::new(),
+        None => NamedLimits::new(),
     };
-    let mut catalog = Catalog::default();
+    let mut configured_limits = ConfiguredLimits::default();
     if let Some(default) = root.get("default") {
         let default = default.table(&["tenant", "limit"])?;
         if let Some(limits) = default.read("limit", |field| limits(field, &named))? {
-            catalog.default = limits;
+            configured_limits.default = limits;
         }
         if let Some(tenant) = default.read("tenant", scope)? {
-            catalog.default_tenant = tenant;
+            configured_limits.default_tenant = tenant;
         }
     }
     if let Some(tiers) = root.get("tiers") {
         for (name, field) in tiers.entries()? {
             check_name(name, &field)?;
-            catalog
+            configured_limits
                 .tiers
                 .insert(name.to_owned(), limits(&field, &named)?);
         }
@@ -48,41 +51,46 @@ pub(super) fn read(
     let mut tokens = Tokens::default();
     if let Some(tenants) = root.get("tenants") {
         for (name, field) in tenants.entries()? {
-            let tenant = tenant(name, &field, &catalog, &named)?;
-            if let Some(list) = field.table(&TENANT)?.get("tokens") {
+            let tenant = tenant(name, &field, &configured_limits, &named)?;
+            if let Some(list) = field.table(&TENANT_FIELDS)?.get("tokens") {
                 reader.list(&list, &name.to_owned(), &mut tokens)?;
             }
-            catalog.tenants.insert(name.to_owned(), tenant);
+            configured_limits.tenants.insert(name.to_owned(), tenant);
         }
     }
-    Ok((catalog, tokens))
+    Ok((configured_limits, tokens))
 }
 
-/// Reads `[limits]`. No limits refer to others there.
-fn named_limits(field: &Field<'_>) -> Result<Named> {
-    let mut named = Named::new();
+/// Reads `[limits]`, in which limits cannot refer to other names.
+fn named_limits(field: &Field<'_>) -> Result<NamedLimits> {
+    let mut named = NamedLimits::new();
     for (name, field) in field.entries()? {
         check_name(name, &field)?;
-        named.insert(name.to_owned(), limits(&field, &Named::new())?);
+        named.insert(name.to_owned(), limits(&field, &NamedLimits::new())?);
     }
     Ok(named)
 }
 
-fn tenant(name: &str, field: &Field<'_>, catalog: &Catalog, named: &Named) -> Result<Tenant> {
-    let scope = Scope::new(name).map_err(|error| field.wrong(error))?;
-    let table = field.table(&TENANT)?;
+fn tenant(
+    name: &str,
+    field: &Field<'_>,
+    configured_limits: &ConfiguredLimits,
+    named: &NamedLimits,
+) -> Result<Tenant> {
+    let scope = Scope::new(name).map_err(|error| field.error(error))?;
+    let table = field.table(&TENANT_FIELDS)?;
     let tier = table.read("tier", |field| {
         let tier = field.text()?;
-        match catalog.tiers.contains_key(tier) {
+        match configured_limits.tiers.contains_key(tier) {
             true => Ok(tier.to_owned()),
-            false => Err(field.wrong(format!("there is no tier {tier:?}: add it to [tiers]"))),
+            false => Err(field.error(format!("there is no tier {tier:?}: add it to [tiers]"))),
         }
     })?;
     let mut keys = HashMap::new();
     if let Some(field) = table.get("keys") {
         for (key, field) in field.entries()? {
             if matches!(key, "" | "user:") {
-                return Err(field.wrong("no request has this key: remove it"));
+                return Err(field.error("no request has this key: remove it"));
             }
             keys.insert(key.to_owned(), limits(&field, named)?);
         }
@@ -95,23 +103,16 @@ fn tenant(name: &str, field: &Field<'_>, catalog: &Catalog, named: &Named) -> Re
     })
 }
 
-/// Refuses names that cannot be part of a path or of a store's key.
-pub(super) fn check_name(name: &str, field: &Field<'_>) -> Result<()> {
-    Scope::new(name)
-        .map(drop)
-        .map_err(|_| field.wrong("must be named with 1 to 64 of A-Z, a-z, 0-9, `.`, `_` and `-`"))
-}
-
 fn scope(field: &Field<'_>) -> Result<Scope> {
-    Scope::new(field.text()?).map_err(|error| field.wrong(error))
+    Scope::new(field.text()?).map_err(|error| field.error(error))
 }
 
-fn limits(field: &Field<'_>, named: &Named) -> Result<Limits> {
+fn limits(field: &Field<'_>, named: &NamedLimits) -> Result<Limits> {
     match field.value() {
-        // Every quota has a slash, and no name has.
+        // A quota contains a slash, and a name does not.
         Value::Text(name) | Value::Plain(name) if !name.contains('/') => {
             named.get(name).cloned().ok_or_else(|| {
-                field.wrong(format!(
+                field.error(format!(
                     "{name:?} is neither a quota, such as `100/1m burst 20`, nor a name in [limits]"
                 ))
             })
@@ -121,9 +122,9 @@ fn limits(field: &Field<'_>, named: &Named) -> Result<Limits> {
             let policies = field.entries()?.into_iter();
             let policies = policies.map(|(name, field)| Ok(Policy::new(name, quota(&field)?)));
             let policies = policies.collect::<Result<Vec<_>>>()?;
-            Limits::new(policies).map_err(|error| field.wrong(error))
+            Limits::new(policies).map_err(|error| field.error(error))
         }
-        other => Err(field.wrong(format!(
+        other => Err(field.error(format!(
             "must be a quota, such as `100/1m`, or a table of them, not {}",
             other.kind()
         ))),
@@ -131,5 +132,5 @@ fn limits(field: &Field<'_>, named: &Named) -> Result<Limits> {
 }
 
 fn quota(field: &Field<'_>) -> Result<Quota> {
-    field.text()?.parse().map_err(|error| field.wrong(error))
+    field.text()?.parse().map_err(|error| field.error(error))
 }

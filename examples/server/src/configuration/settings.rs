@@ -1,75 +1,38 @@
-//! Reads a configuration as a whole, and the tables that are not read elsewhere.
+//! Reads `[listen]`, `[store]`, `[log]` and `[shutdown]`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context;
 use redis::IntoConnectionInfo;
 use tollgate::{FailureStrategy, RedisStore};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use super::envoy::EnvoySettings;
-use super::reader::{Field, Result, Table};
-use super::secret::Secret;
-use super::sources::Sources;
-use super::tokens::TokenReader;
-use super::toml::from_toml;
-use super::tree::{Node, Origin, Value};
-use super::{admin, authentication, environment, envoy, limits};
-use crate::authentication::{Authenticator, Tokens};
-use crate::limits::Catalog;
+use super::field::{Field, Secret, Table};
+use super::tree::Result;
 
-/// A whole configuration.
-#[derive(Debug)]
-pub(crate) struct Configuration {
-    pub(crate) fixed: Fixed,
-    pub(crate) rules: Rules,
-}
-
-/// The settings that only a restart changes.
-#[derive(Debug)]
-pub(crate) struct Fixed {
-    pub(crate) listen: Listen,
-    pub(crate) store: StoreSettings,
-    pub(crate) log_format: LogFormat,
-    pub(crate) shutdown: Shutdown,
-}
-
-/// The settings that a reload changes.
-#[derive(Debug)]
-pub(crate) struct Rules {
-    pub(crate) failure_strategy: FailureStrategy,
-    pub(crate) catalog: Catalog,
-    pub(crate) authenticator: Authenticator,
-    /// The names of the administrators, by their tokens.
-    pub(crate) admin_tokens: Tokens<String>,
-    pub(crate) envoy: EnvoySettings,
-    pub(crate) log_filter: Targets,
-}
-
-/// The addresses to listen on.
+/// The addresses to listen on, and the limits of connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Listen {
     pub(crate) http: SocketAddr,
     pub(crate) grpc: SocketAddr,
-    /// Only with administrators.
+    /// `None` without `[admin]`.
     pub(crate) admin: Option<SocketAddr>,
-    /// Connections of all listeners together; as many as the process can have unless set.
+    /// The maximum number of connections of all listeners together. The default depends on the
+    /// limit of file descriptors.
     pub(crate) max_connections: Option<u32>,
-    /// Half of all unless set.
+    /// The default is half of `max_connections`.
     pub(crate) max_connections_per_address: Option<u32>,
-    /// How long a request may take to arrive and to be answered.
+    /// The timeout of a request from its head to its response.
     pub(crate) request_deadline: Duration,
-    /// After how long HTTP/2 clients, those of gRPC among them, are asked to reconnect.
+    /// The age after which HTTP/2 clients, including gRPC, are asked to reconnect.
     pub(crate) max_connection_age: Duration,
 }
 
 impl Listen {
-    /// Whether only this machine reaches the listeners.
-    fn is_local(&self) -> bool {
+    /// Returns whether all listeners are on loopback addresses.
+    pub(super) fn is_local(&self) -> bool {
         let addresses = [Some(self.http), Some(self.grpc), self.admin];
         addresses
             .iter()
@@ -81,7 +44,7 @@ impl Listen {
 #[derive(Debug, PartialEq)]
 pub(crate) struct StoreSettings {
     pub(crate) kind: StoreKind,
-    /// The longest time for a check.
+    /// The timeout of a check.
     pub(crate) deadline: Duration,
 }
 
@@ -89,7 +52,7 @@ pub(crate) struct StoreSettings {
 pub(crate) enum StoreKind {
     /// Counts in this process.
     Local { capacity: usize },
-    /// Counts in Redis, which all servers with the same URL and prefix share.
+    /// Counts in Redis, shared by all servers with the same URL and prefix.
     Redis {
         url: Secret,
         prefix: String,
@@ -99,7 +62,7 @@ pub(crate) enum StoreKind {
     },
 }
 
-/// The kind and the address. A password does not appear.
+/// Writes the kind and the address, without the password.
 impl fmt::Display for StoreKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -120,103 +83,18 @@ pub(crate) enum LogFormat {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Shutdown {
-    /// How long to accept connections after the signal to stop, so that clients can find another server.
+    /// The time to accept connections after the signal to stop, so that clients can switch to
+    /// another server.
     pub(crate) delay: Duration,
-    /// The longest time to wait, after the delay, for requests in flight.
+    /// The timeout, after the delay, of requests in flight.
     pub(crate) deadline: Duration,
 }
-
-const TABLES: [&str; 7] = [
-    "listen",
-    "store",
-    "log",
-    "shutdown",
-    "authentication",
-    "admin",
-    "envoy",
-];
 
 const STRATEGIES: [(&str, FailureStrategy); 3] = [
     ("open", FailureStrategy::Open),
     ("open-unlimited", FailureStrategy::OpenUnlimited),
     ("closed", FailureStrategy::Closed),
 ];
-
-impl Fixed {
-    /// The tables that differ, if a server must not take over a configuration that differs there.
-    pub(crate) fn differences(&self, other: &Self) -> Vec<&'static str> {
-        let same = [
-            ("listen", self.listen == other.listen),
-            ("store", self.store == other.store),
-            ("shutdown", self.shutdown == other.shutdown),
-        ];
-        let different = same.into_iter().filter(|(_, same)| !same);
-        different.map(|(name, _)| name).collect()
-    }
-}
-
-impl Configuration {
-    /// Reads the file, if there is one, and the environment. `sources` lists the files that were read,
-    /// also if an error is returned.
-    pub(crate) fn load(file: Option<&Path>, sources: &mut Sources) -> anyhow::Result<Self> {
-        let root = match file {
-            Some(path) => {
-                let name = path.display().to_string();
-                let text = sources
-                    .read(path)
-                    .with_context(|| format!("the configuration {name} cannot be read"))?;
-                from_toml(&text, &name)?
-            }
-            None => Node {
-                value: Value::Table(Vec::new()),
-                origin: Origin::unwritten(),
-            },
-        };
-        let directory = file.and_then(Path::parent).unwrap_or(Path::new(""));
-        let variables = environment::variables()?;
-        Ok(Self::from_tree(root, variables, directory, sources)?)
-    }
-
-    pub(super) fn from_tree(
-        mut root: Node,
-        variables: Vec<(String, String)>,
-        directory: &Path,
-        sources: &mut Sources,
-    ) -> Result<Self> {
-        let known = [&TABLES[..], &limits::TABLES].concat();
-        environment::apply(&mut root, variables, &known)?;
-        let root = Field::root(&root).table(&known)?;
-        let (store, failure_strategy) = store(&root)?;
-        let mut reader = TokenReader::default();
-        let (catalog, tokens) = limits::read(&root, &mut reader)?;
-        let admin_tokens = admin::read(&root, &mut reader)?;
-        let listen = listen(&root, !admin_tokens.is_empty())?;
-        let envoy = envoy::read(&root, &mut reader, directory, sources)?;
-        let authenticator =
-            authentication::read(&root, tokens, !envoy.tokens.is_empty(), listen.is_local())?;
-        if authenticator.required && !envoy.rules.is_empty() && envoy.tokens.is_empty() {
-            let problem = "callers must authenticate, and Envoy could not: give it `tokens`";
-            return Err(root.required("envoy")?.wrong(problem));
-        }
-        let (log_filter, log_format) = log(&root)?;
-        Ok(Self {
-            fixed: Fixed {
-                listen,
-                store,
-                log_format,
-                shutdown: shutdown(&root)?,
-            },
-            rules: Rules {
-                failure_strategy,
-                catalog,
-                authenticator,
-                admin_tokens,
-                envoy,
-                log_filter,
-            },
-        })
-    }
-}
 
 fn local(port: u16) -> SocketAddr {
     (Ipv4Addr::LOCALHOST, port).into()
@@ -226,7 +104,7 @@ fn section<'a>(root: &Table<'a>, name: &str, known: &[&str]) -> Result<Option<Ta
     root.read(name, |field| field.table(known))
 }
 
-fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
+pub(super) fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
     const DAY: Duration = Duration::from_secs(86_400);
     let known = [
         "http",
@@ -266,7 +144,8 @@ fn listen(root: &Table<'_>, has_admin: bool) -> Result<Listen> {
     Ok(listen)
 }
 
-/// Refuses listeners that would compete for an address. The operating system refuses only some.
+/// Returns an error for listeners with overlapping addresses. The operating system does not detect
+/// all of them.
 fn check_overlap(table: &Table<'_>, listen: &Listen) -> Result<()> {
     let mut listeners = vec![("http", listen.http), ("grpc", listen.grpc)];
     listeners.extend(listen.admin.map(|address| ("admin", address)));
@@ -275,9 +154,9 @@ fn check_overlap(table: &Table<'_>, listen: &Listen) -> Result<()> {
             if overlap(*address, *taken) {
                 let problem =
                     format!("{address} overlaps {other}, {taken}: change one of the ports");
-                // The defaults do not overlap, so one of the fields is there.
+                // The defaults do not overlap, so one of the fields is present.
                 let field = table.required(name).or_else(|_| table.required(other))?;
-                return Err(field.wrong(problem));
+                return Err(field.error(problem));
             }
         }
     }
@@ -290,16 +169,16 @@ fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
         return false;
     }
     let (one, other) = (one.ip().to_canonical(), other.ip().to_canonical());
-    // A listener on [::] takes connections over IPv4 too.
-    let takes_all = |ip: IpAddr| ip == Ipv6Addr::UNSPECIFIED;
+    // A listener on [::] also accepts IPv4 connections.
+    let accepts_all = |ip: IpAddr| ip == Ipv6Addr::UNSPECIFIED;
     let same_family = one.is_ipv4() == other.is_ipv4();
     one == other
-        || takes_all(one)
-        || takes_all(other)
+        || accepts_all(one)
+        || accepts_all(other)
         || same_family && (one.is_unspecified() || other.is_unspecified())
 }
 
-fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
+pub(super) fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
     const COMMON: [&str; 3] = ["kind", "deadline", "failure"];
     const LOCAL: [&str; 1] = ["capacity"];
     const REDIS: [&str; 5] = [
@@ -319,19 +198,19 @@ fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
     let Some(table) = section(root, "store", &known)? else {
         return Ok((default, FailureStrategy::default()));
     };
-    let shared = table.read("kind", |field| {
+    let is_redis = table.read("kind", |field| {
         field.choice(&[("local", false), ("redis", true)])
     })?;
     // A URL implies Redis.
-    let shared = shared.unwrap_or(table.get("url").is_some());
-    let foreign = if shared { &LOCAL[..] } else { &REDIS };
+    let is_redis = is_redis.unwrap_or(table.get("url").is_some());
+    let foreign = if is_redis { &LOCAL[..] } else { &REDIS };
     if let Some(field) = foreign.iter().find_map(|name| table.get(name)) {
-        let (this, other) = if shared {
+        let (this, other) = if is_redis {
             ("redis", "local")
         } else {
             ("local", "redis")
         };
-        return Err(field.wrong(format!(
+        return Err(field.error(format!(
             "the store is {this}, and only {other} has this field"
         )));
     }
@@ -339,7 +218,7 @@ fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
         let count = table.read(name, |field| field.number(1..=most))?;
         Ok(count.unwrap_or(default))
     };
-    let kind = match shared {
+    let kind = match is_redis {
         false => StoreKind::Local {
             capacity: count("capacity", u32::MAX, 1_000_000)? as usize,
         },
@@ -357,15 +236,15 @@ fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)> {
 fn redis(table: &Table<'_>, count: impl Fn(&str, u32, u32) -> Result<u32>) -> Result<StoreKind> {
     let url = table.required("url")?;
     if !url.text()?.contains("://") {
-        // The text may be a password in the wrong place, so the error must not show it.
-        return Err(url.wrong("is no URL: write redis://[user:password@]host[:port][/database]"));
+        // The text may be a password in the wrong field, so the error must not show it.
+        return Err(url.error("is not a URL: write redis://[user:password@]host[:port][/database]"));
     }
-    // The library checks both. Its errors show no password.
+    // The library checks the URL and the prefix. Its errors show no password.
     let store = RedisStore::builder(url.text()?).build();
-    store.map_err(|error| url.wrong(error))?;
+    store.map_err(|error| url.error(error))?;
     let prefix = table.read("prefix", |field| {
         let store = RedisStore::builder("redis://127.0.0.1").prefix(field.text()?);
-        store.build().map_err(|error| field.wrong(error))?;
+        store.build().map_err(|error| field.error(error))?;
         field.text()
     })?;
     let prefix = prefix.unwrap_or("tollgate");
@@ -379,7 +258,7 @@ fn redis(table: &Table<'_>, count: impl Fn(&str, u32, u32) -> Result<u32>) -> Re
     })
 }
 
-fn log(root: &Table<'_>) -> Result<(Targets, LogFormat)> {
+pub(super) fn log(root: &Table<'_>) -> Result<(Targets, LogFormat)> {
     let default = || Targets::new().with_default(LevelFilter::INFO);
     let Some(table) = section(root, "log", &["filter", "format"])? else {
         return Ok((default(), LogFormat::Text));
@@ -393,12 +272,12 @@ fn log(root: &Table<'_>) -> Result<(Targets, LogFormat)> {
     ))
 }
 
-/// Reads levels, such as `warn,tollgate=debug`. A misspelt level is an error: as the name of a target,
-/// which a directive without a level is elsewhere, it would silence the server.
+/// Reads log levels, such as `warn,tollgate=debug`. A misspelt level is an error. `tracing` would
+/// take it for the name of a target, and the server would log nothing.
 fn log_filter(field: &Field<'_>) -> Result<Targets> {
     let text = field.text()?;
     let mut filter = Targets::new();
-    let mut concerns_server = false;
+    let mut has_server_level = false;
     for directive in text.split(',') {
         let (target, level) = match directive.split_once('=') {
             Some((target, level)) => (Some(target.trim()), level.trim()),
@@ -411,7 +290,7 @@ fn log_filter(field: &Field<'_>) -> Result<Targets> {
         // An empty level would parse as `error`.
         let is_complete = !level.is_empty() && target.is_none_or(is_path);
         let Some(level) = level.parse::<LevelFilter>().ok().filter(|_| is_complete) else {
-            return Err(field.wrong(format!(
+            return Err(field.error(format!(
                 "{directive:?} is neither a level (off, error, warn, info, debug or trace) nor a \
                  target and its level, such as tollgate=debug"
             )));
@@ -421,17 +300,17 @@ fn log_filter(field: &Field<'_>) -> Result<Targets> {
             None => filter.with_default(level),
         };
         let crate_name = target.and_then(|target| target.split("::").next());
-        concerns_server |= matches!(crate_name, None | Some("tollgate" | "tollgate_server"));
+        has_server_level |= matches!(crate_name, None | Some("tollgate" | "tollgate_server"));
     }
-    if !concerns_server {
-        return Err(field.wrong(format!(
+    if !has_server_level {
+        return Err(field.error(format!(
             "{text:?} has no level for the server itself: write info,{text}"
         )));
     }
     Ok(filter)
 }
 
-fn shutdown(root: &Table<'_>) -> Result<Shutdown> {
+pub(super) fn shutdown(root: &Table<'_>) -> Result<Shutdown> {
     let table = section(root, "shutdown", &["delay", "deadline"])?;
     let duration = |name: &str, default| {
         let duration = table

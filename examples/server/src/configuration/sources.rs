@@ -1,3 +1,5 @@
+//! Reads the files of a configuration, and detects changes.
+
 use std::fs::OpenOptions;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{self, Read};
@@ -6,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-/// The greatest size of a file, in bytes. A ConfigMap of Kubernetes has the same limit. Parsing needs
-/// up to 200 times as much memory.
+/// The maximum size of a file, in bytes, which is also the maximum of a Kubernetes ConfigMap.
+/// Parsing needs up to 200 times as much memory.
 const MAX_SIZE: u64 = 1024 * 1024;
 
 /// The files of a configuration, each with a digest of its text.
@@ -21,20 +23,20 @@ impl Sources {
         text
     }
 
-    /// Reads the same files again. A file that cannot be read has a digest too.
-    pub(crate) fn again(&self) -> Self {
-        let mut again = Self::default();
+    /// Reads the same files again. A file that cannot be read has a digest as well.
+    pub(crate) fn read_again(&self) -> Self {
+        let mut read_again = Self::default();
         for (path, _) in &self.0 {
-            let _ = again.read(path);
+            let _ = read_again.read(path);
         }
-        again
+        read_again
     }
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    // A pipe would be empty at the next look, and a device may have no end.
+    // Only regular files: a pipe would be empty at the next poll, and a device may have no end. To
+    // open a pipe must not block until it has a writer.
     let mut options = OpenOptions::new();
-    // To open a pipe would wait for its writer.
     options
         .read(true)
         .custom_flags(OFlags::NONBLOCK.bits() as i32);
@@ -51,7 +53,7 @@ fn read(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// A digest of the text, or of the reason why it cannot be read.
+/// Returns a digest of the text, or of the error.
 fn digest(read: &io::Result<String>) -> u64 {
     let text = read.as_ref().map_err(io::Error::to_string);
     let mut hasher = DefaultHasher::new();

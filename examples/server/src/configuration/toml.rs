@@ -10,15 +10,13 @@ use toml_parser::parser::{
 };
 use toml_parser::{ErrorSink, Source};
 
-use super::error::ConfigurationError;
-use super::reader::Result;
-use super::tree::{MAX_DEPTH, Node, Origin, Value, too_deep};
+use super::tree::{ConfigurationError, MAX_DEPTH, Node, Origin, Result, Value, too_deep};
 
-/// Reads a file; `name` is its name.
-pub(super) fn from_toml(text: &str, name: &str) -> Result<Node> {
-    let lines = Lines::new(text, Origin::file(name, 1));
-    if let Some(place) = place_too_deep(text, parse_document) {
-        return Err(too_deep(lines.at(place)));
+/// Parses the text of the file `name`.
+pub(crate) fn from_toml(text: &str, name: &str) -> Result<Node> {
+    let lines = LineIndex::new(text, Origin::file(name, 1));
+    if let Some(offset) = offset_too_deep(text, parse_document) {
+        return Err(too_deep(lines.at(offset)));
     }
     match DeTable::parse(text) {
         Ok(table) => Ok(Node {
@@ -26,25 +24,25 @@ pub(super) fn from_toml(text: &str, name: &str) -> Result<Node> {
             origin: lines.file,
         }),
         Err(error) => {
-            let place = error.span().map_or(0, |span| span.start);
-            let problem = format!("this is no TOML: {}", error.message());
-            Err(ConfigurationError::new(lines.at(place), "", problem))
+            let offset = error.span().map_or(0, |span| span.start);
+            let problem = format!("invalid TOML: {}", error.message());
+            Err(ConfigurationError::new(lines.at(offset), "", problem))
         }
     }
 }
 
-/// Reads the text of an environment variable. Quoted texts, lists and tables are TOML; any other
+/// Parses the text of an environment variable. Quoted strings, lists and tables are TOML. Any other
 /// text is the value itself.
 pub(super) fn from_variable(text: &str, origin: &Origin) -> Result<Node> {
     let plain = || Node {
         value: Value::Plain(text.to_owned()),
         origin: origin.clone(),
     };
-    // TOML would read only the first of several lines, for instance of a key in PEM.
+    // TOML would read only the first line, for instance of a PEM key.
     if text.contains('\n') {
         return Ok(plain());
     }
-    if place_too_deep(text, parse_value).is_some() {
+    if offset_too_deep(text, parse_value).is_some() {
         return Err(too_deep(origin.clone()));
     }
     let mut node = match DeValue::parse(text) {
@@ -54,41 +52,41 @@ pub(super) fn from_variable(text: &str, origin: &Origin) -> Result<Node> {
                 DeValue::String(_) | DeValue::Array(_) | DeValue::Table(_)
             ) =>
         {
-            Lines::new(text, origin.clone()).node(&value)
+            LineIndex::new(text, origin.clone()).node(&value)
         }
         _ => plain(),
     };
-    relocate(&mut node, origin);
+    set_origin(&mut node, origin);
     Ok(node)
 }
 
-fn relocate(node: &mut Node, origin: &Origin) {
+fn set_origin(node: &mut Node, origin: &Origin) {
     node.origin = origin.clone();
     match &mut node.value {
-        Value::List(items) => items.iter_mut().for_each(|item| relocate(item, origin)),
+        Value::List(items) => items.iter_mut().for_each(|item| set_origin(item, origin)),
         Value::Table(entries) => entries
             .iter_mut()
-            .for_each(|(_, entry)| relocate(entry, origin)),
+            .for_each(|(_, entry)| set_origin(entry, origin)),
         _ => {}
     }
 }
 
-/// Parses tokens into events, as the functions of `toml_parser` do.
-type Parse = fn(&[Token], &mut dyn EventReceiver, &mut dyn ErrorSink);
+/// A function of `toml_parser` that parses tokens into events.
+type ParseFn = fn(&[Token], &mut dyn EventReceiver, &mut dyn ErrorSink);
 
-/// Returns the first place, in bytes, at which the tree of a text would be too deep. The `toml` crate
-/// limits brackets and the parts of a key one by one, and their product is deep enough to overflow
-/// the stack.
-fn place_too_deep(text: &str, parse: Parse) -> Option<usize> {
-    let mut place = None;
-    // Of the open list or table, and of those around it.
+/// Returns the first offset, in bytes, at which the tree of a text exceeds [`MAX_DEPTH`]. The
+/// `toml` crate limits the depth of brackets and the parts of a key separately, and their product
+/// is large enough to overflow the stack.
+fn offset_too_deep(text: &str, parse: ParseFn) -> Option<usize> {
+    let mut offset = None;
     let mut depth = 0;
+    // The depths of the enclosing lists and tables.
     let mut outer = Vec::new();
     let (mut key_parts, mut is_dotted) = (0, false);
     let mut receive = |event: Event| {
         match event.kind() {
             EventKind::StdTableOpen | EventKind::ArrayTableOpen => (depth, key_parts) = (0, 0),
-            // Each part may name a list of tables, which has two levels.
+            // Each part of the name may be a list of tables, which has two levels.
             EventKind::StdTableClose | EventKind::ArrayTableClose => {
                 depth = 2 * mem::take(&mut key_parts);
             }
@@ -108,34 +106,34 @@ fn place_too_deep(text: &str, parse: Parse) -> Option<usize> {
             _ => {}
         }
         if depth + key_parts > MAX_DEPTH {
-            place.get_or_insert(event.span().start());
+            offset.get_or_insert(event.span().start());
         }
     };
-    // Ends the recursion of the parser.
+    // Limits the recursion of the parser.
     let mut receive = RecursionGuard::new(&mut receive, MAX_DEPTH as u32);
     parse(&Source::new(text).lex().into_vec(), &mut receive, &mut ());
-    place
+    offset
 }
 
-/// Finds the line of a place in a text.
-struct Lines {
-    /// Where each line but the first starts, in bytes.
-    starts: Vec<usize>,
+/// Finds the lines of offsets in a text.
+struct LineIndex {
+    /// The offsets, in bytes, at which the lines after the first start.
+    line_starts: Vec<usize>,
     file: Origin,
 }
 
-impl Lines {
+impl LineIndex {
     fn new(text: &str, file: Origin) -> Self {
         let breaks = text.match_indices('\n');
         Self {
-            starts: breaks.map(|(place, _)| place + 1).collect(),
+            line_starts: breaks.map(|(offset, _)| offset + 1).collect(),
             file,
         }
     }
 
-    fn at(&self, place: usize) -> Origin {
-        let before = self.starts.partition_point(|start| *start <= place);
-        self.file.line(1 + before)
+    fn at(&self, offset: usize) -> Origin {
+        let line_breaks = self.line_starts.partition_point(|start| *start <= offset);
+        self.file.line(1 + line_breaks)
     }
 
     fn node(&self, value: &Spanned<DeValue<'_>>) -> Node {
@@ -157,7 +155,7 @@ impl Lines {
         Node { value, origin }
     }
 
-    /// Entries in the order of the file, each at the line of its name.
+    /// Returns the entries in the order of the file. The origin of each is the line of its name.
     fn table(&self, table: &DeTable<'_>) -> Value {
         let mut entries: Vec<_> = table.iter().collect();
         entries.sort_by_key(|(name, _)| name.span().start);

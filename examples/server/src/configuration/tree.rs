@@ -1,15 +1,14 @@
-//! The tree of a configuration: values, each with the line or the variable that it comes from.
+//! The tree of a configuration: values, each with its file and line or its variable.
 
+use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
-use super::error::ConfigurationError;
-
-/// The greatest depth of nested lists and tables. Trees are read and dropped by recursion, so the
-/// depth must fit into the stack. Rules for Envoy need two levels for each entry of a descriptor.
+/// The maximum depth of nested lists and tables. Trees are read and dropped by recursion, so the
+/// maximum must fit into the stack. Rules for Envoy need two levels for each entry of a descriptor.
 pub(super) const MAX_DEPTH: usize = 64;
 
-/// The error for a list or table that exceeds [`MAX_DEPTH`].
+/// Returns the error for a list or table that exceeds [`MAX_DEPTH`].
 pub(super) fn too_deep(origin: Origin) -> ConfigurationError {
     let problem = format!("lists and tables are nested more than {MAX_DEPTH} deep here");
     ConfigurationError::new(origin, "", problem)
@@ -27,24 +26,25 @@ pub(crate) enum Value {
     Nothing,
     Boolean(bool),
     Integer(i64),
-    /// A number with a fraction, or a date: no field accepts one.
+    /// A number with a fraction, or a date, which no field accepts.
     Other(&'static str),
     Text(String),
-    /// An unquoted YAML scalar or the text of a variable. Its type is the type of the field.
+    /// An unquoted YAML scalar or the text of a variable. The field that reads it determines its
+    /// type.
     Plain(String),
     List(Vec<Node>),
     Table(Vec<(String, Node)>),
 }
 
 impl Value {
-    /// The kind of the value, for error messages.
+    /// Returns the kind of the value, for error messages.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Nothing => "nothing",
             Self::Boolean(_) => "a boolean",
             Self::Integer(_) => "an integer",
             Self::Other(kind) => kind,
-            Self::Text(_) | Self::Plain(_) => "a text",
+            Self::Text(_) | Self::Plain(_) => "a string",
             Self::List(_) => "a list",
             Self::Table(_) => "a table",
         }
@@ -73,7 +73,7 @@ impl Origin {
         }
     }
 
-    /// The origin of the root, if there is no file.
+    /// Returns the origin of the root without a file.
     pub(crate) fn unwritten() -> Self {
         Self::variable("the configuration")
     }
@@ -95,3 +95,36 @@ impl fmt::Display for Origin {
         }
     }
 }
+
+/// An error in a configuration: its file and line or its variable, the field, the problem and its
+/// fix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ConfigurationError {
+    origin: Origin,
+    field: String,
+    problem: String,
+}
+
+impl ConfigurationError {
+    pub(crate) fn new(origin: Origin, field: &str, problem: impl fmt::Display) -> Self {
+        Self {
+            origin,
+            field: field.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for ConfigurationError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.origin)?;
+        if !self.field.is_empty() {
+            write!(f, "{}: ", self.field)?;
+        }
+        f.write_str(&self.problem)
+    }
+}
+
+impl Error for ConfigurationError {}
+
+pub(crate) type Result<T> = std::result::Result<T, ConfigurationError>;

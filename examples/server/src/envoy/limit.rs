@@ -6,18 +6,18 @@ use std::time::Duration;
 use prost_types::Struct;
 use tollgate::{Limits, Policy, Quota};
 
-/// The limit of a rule, and how it takes part in the decision on a request.
+/// The limit of a rule, and its part in the decision on a request.
 #[derive(Clone, Debug)]
 pub(crate) struct Limit {
     pub(crate) amount: Amount,
     pub(crate) name: Option<String>,
-    /// Names of limits that are left out of a request to which this limit applies.
+    /// Names of limits that do not apply to a request to which this limit applies.
     pub(crate) replaces: Vec<String>,
-    /// Counts hits, and denies none.
+    /// Counts hits without denying any.
     pub(crate) shadow: bool,
-    /// Denies the request only if all limits of the request that have this mode deny it.
+    /// Denies a request only if all its limits with this mode do.
     pub(crate) quota_mode: bool,
-    /// Dynamic metadata of the response, unless the limit is exceeded.
+    /// Dynamic metadata for the response, sent unless the limit is exceeded.
     pub(crate) metadata: Option<Arc<Struct>>,
 }
 
@@ -27,16 +27,16 @@ pub(crate) enum Amount {
     PerUnit(PerUnit),
 }
 
-/// A number of requests in each unit of the clock.
+/// A number of requests in each unit of time.
 #[derive(Clone, Debug)]
 pub(crate) struct PerUnit {
     pub(crate) requests: u32,
     pub(crate) unit: Unit,
-    /// `None` if `requests` is 0: the library has no quota of 0.
+    /// `None` if `requests` is 0, since the library has no quota of 0.
     pub(crate) limits: Option<Limits>,
-    /// A limit of 1 that is charged when hits do not fit into `limits`, and so marks the count as
-    /// exceeded until the unit ends.
-    pub(crate) over: Limits,
+    /// A limit of 1, which is charged when hits exceed `limits`. It marks the count as exceeded
+    /// until the unit ends.
+    pub(crate) exceeded: Limits,
 }
 
 impl PerUnit {
@@ -45,18 +45,19 @@ impl PerUnit {
             requests,
             unit,
             limits: (requests > 0).then(|| limits("envoy", requests, unit)),
-            over: limits("envoy-over", 1, unit),
+            exceeded: limits("envoy-over", 1, unit),
         }
     }
 }
 
-/// One policy, whose name labels metrics. Fixed windows accept every limit above 0 in every unit.
+/// Returns limits of one policy, whose name is a label of metrics. A fixed window accepts every
+/// number above 0 in every unit.
 fn limits(name: &str, requests: u32, unit: Unit) -> Limits {
     let quota = Quota::fixed_window(requests, unit.duration());
-    Limits::new([Policy::new(name, quota)]).expect("one policy with a good name")
+    Limits::new([Policy::new(name, quota)]).expect("one policy with a valid name")
 }
 
-/// A unit of the clock, counted from the Unix epoch.
+/// A unit of time, counted from the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unit {
     Second,
@@ -71,7 +72,7 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    pub(super) const NAMES: [(&'static str, Self); 7] = [
+    pub(crate) const NAMES: [(&'static str, Self); 7] = [
         ("second", Self::Second),
         ("minute", Self::Minute),
         ("hour", Self::Hour),

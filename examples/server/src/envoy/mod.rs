@@ -1,16 +1,10 @@
 //! Rules in the form of Envoy ratelimit: domains, each with a tree of descriptors.
 //!
-//! `read` reads rules from a configuration, `rules` finds the rule of a descriptor, `limit` is the
-//! limit of a rule, and `metadata` the dynamic metadata of a response.
+//! - `rules`: the rules, and the lookup of a descriptor's rule.
+//! - `limit`: the limit of a rule.
 
 mod limit;
-mod metadata;
-mod read;
 mod rules;
-mod wildcard;
-mod word;
 
 pub(crate) use limit::{Amount, Limit, PerUnit, Unit};
-pub(crate) use metadata::merged;
-pub(crate) use read::read_domain;
-pub(crate) use rules::{Counted, Found, Label, Rules};
+pub(crate) use rules::{CountKey, Level, MatchedRule, Rule, RuleLabel, Rules, Wildcard};

@@ -1,52 +1,51 @@
-//! Finds the rule of a descriptor.
+//! The rules of all domains, and the lookup of a descriptor's rule.
 
 use std::collections::HashMap;
 
 use super::limit::Limit;
-use super::wildcard::Wildcard;
 
-/// All domains.
+/// The rules of all domains.
 #[derive(Debug, Default)]
 pub(crate) struct Rules {
-    pub(super) domains: HashMap<String, Level>,
+    pub(crate) domains: HashMap<String, Level>,
 }
 
-/// The rules of one level of a domain, by the key of the entry that they are for.
+/// The rules of one level of a domain, by the key of the descriptor entry that they match.
 #[derive(Debug, Default)]
-pub(super) struct Level(pub(super) HashMap<String, Choices>);
+pub(crate) struct Level(pub(crate) HashMap<String, KeyRules>);
 
-/// The rules of one key, from the most to the least particular.
+/// The rules of one key, from the most to the least specific.
 #[derive(Debug, Default)]
-pub(super) struct Choices {
-    pub(super) exact: HashMap<String, Rule>,
-    pub(super) wildcards: Vec<(Wildcard, Rule)>,
-    /// For every other value, each of which has a count of its own.
-    pub(super) any: Option<Box<Rule>>,
+pub(crate) struct KeyRules {
+    pub(crate) exact: HashMap<String, Rule>,
+    pub(crate) wildcards: Vec<(Wildcard, Rule)>,
+    /// Matches every other value, and counts each value separately.
+    pub(crate) any: Option<Box<Rule>>,
 }
 
 #[derive(Debug)]
-pub(super) struct Rule {
-    pub(super) limit: Option<Limit>,
-    /// All values that match the wildcard have one count.
-    pub(super) share_threshold: bool,
-    /// The metric's label has all values of the descriptor.
-    pub(super) detailed_metric: bool,
-    /// The metric's label has the value of this entry.
-    pub(super) value_to_metric: bool,
-    pub(super) next: Level,
+pub(crate) struct Rule {
+    pub(crate) limit: Option<Limit>,
+    /// Whether all values that match the wildcard share one count.
+    pub(crate) share_threshold: bool,
+    /// Whether the metric's label contains all values of the descriptor.
+    pub(crate) detailed_metric: bool,
+    /// Whether the metric's label contains the value of this entry.
+    pub(crate) value_to_metric: bool,
+    pub(crate) next: Level,
 }
 
-/// The limit of a descriptor.
+/// The rule that matches a descriptor.
 #[derive(Debug)]
-pub(crate) struct Found<'a> {
+pub(crate) struct MatchedRule<'a> {
     pub(crate) limit: &'a Limit,
-    pub(crate) label: Label,
-    /// The name of the count: see [`Counted`].
-    pub(crate) counted: String,
+    pub(crate) label: RuleLabel,
+    /// See [`CountKey`].
+    pub(crate) count_key: String,
 }
 
-/// How an entry matched its rule.
-enum By<'a> {
+/// The part of a rule that matched an entry.
+enum MatchedBy<'a> {
     Value,
     Wildcard(&'a Wildcard),
     Key,
@@ -57,62 +56,62 @@ impl Rules {
         self.domains.is_empty()
     }
 
-    /// Whether the domain is configured.
-    pub(crate) fn knows(&self, domain: &str) -> bool {
+    /// Returns whether the domain is configured.
+    pub(crate) fn contains(&self, domain: &str) -> bool {
         self.domains.contains_key(domain)
     }
 
-    /// The limit of the descriptor with these entries, if each entry has a rule, and the last rule a
+    /// Returns the rule of a descriptor, if a rule matches each entry, and the last rule has a
     /// limit.
-    pub(crate) fn find(&self, domain: &str, entries: &[(&str, &str)]) -> Option<Found<'_>> {
+    pub(crate) fn find(&self, domain: &str, entries: &[(&str, &str)]) -> Option<MatchedRule<'_>> {
         let mut level = self.domains.get(domain)?;
         let mut labels = Labels::default();
-        let mut counted = Counted::of(domain);
+        let mut count_key = CountKey::of(domain);
         let (&(last_key, last_value), before) = entries.split_last()?;
         for &(key, value) in before {
-            let (rule, by) = level.choose(key, value)?;
-            labels.add(key, value, rule, &by);
-            counted.add(key, value, rule, &by);
+            let (rule, matched_by) = level.find(key, value)?;
+            labels.add(key, value, rule, &matched_by);
+            count_key.add(key, value, rule, &matched_by);
             level = &rule.next;
         }
-        let (rule, by) = level.choose(last_key, last_value)?;
-        labels.add(last_key, last_value, rule, &by);
-        counted.add(last_key, last_value, rule, &by);
-        Some(Found {
+        let (rule, matched_by) = level.find(last_key, last_value)?;
+        labels.add(last_key, last_value, rule, &matched_by);
+        count_key.add(last_key, last_value, rule, &matched_by);
+        Some(MatchedRule {
             limit: rule.limit.as_ref()?,
             label: match rule.detailed_metric {
                 true => labels.detailed,
                 false => labels.plain,
             },
-            counted: counted.into_string(),
+            count_key: count_key.into_string(),
         })
     }
 }
 
 impl Level {
-    fn choose(&self, key: &str, value: &str) -> Option<(&Rule, By<'_>)> {
-        let choices = self.0.get(key)?;
-        if let Some(rule) = choices.exact.get(value) {
-            return Some((rule, By::Value));
+    fn find(&self, key: &str, value: &str) -> Option<(&Rule, MatchedBy<'_>)> {
+        let rules = self.0.get(key)?;
+        if let Some(rule) = rules.exact.get(value) {
+            return Some((rule, MatchedBy::Value));
         }
-        let mut wildcards = choices.wildcards.iter();
+        let mut wildcards = rules.wildcards.iter();
         if let Some((wildcard, rule)) = wildcards.find(|(wildcard, _)| wildcard.matches(value)) {
-            return Some((rule, By::Wildcard(wildcard)));
+            return Some((rule, MatchedBy::Wildcard(wildcard)));
         }
-        choices.any.as_deref().map(|rule| (rule, By::Key))
+        rules.any.as_deref().map(|rule| (rule, MatchedBy::Key))
     }
 }
 
-/// The name of a rule in metrics: `key_value.key`.
+/// The label of a rule in metrics, such as `key_value.key`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Label {
+pub(crate) struct RuleLabel {
     pub(crate) text: String,
-    /// Whether a value of the text is the request's own, so that there may be any number of labels.
-    pub(crate) is_open: bool,
+    /// Whether the text contains a value of the request, so that the number of labels is unbounded.
+    pub(crate) is_unbounded: bool,
 }
 
-impl Label {
-    fn add(&mut self, key: &str, value: Option<&str>, is_open: bool) {
+impl RuleLabel {
+    fn add(&mut self, key: &str, value: Option<&str>, is_unbounded: bool) {
         if !self.text.is_empty() {
             self.text.push('.');
         }
@@ -121,24 +120,24 @@ impl Label {
             self.text.push('_');
             self.text.push_str(value);
         }
-        self.is_open |= is_open;
+        self.is_unbounded |= is_unbounded;
     }
 }
 
-/// Both names that a rule may have, as they grow entry by entry.
+/// Both labels that a rule may have, built entry by entry.
 #[derive(Default)]
 struct Labels {
-    /// With values of the configuration, and with those for which `value_to_metric` is set.
-    plain: Label,
-    /// With all values.
-    detailed: Label,
+    /// Contains the values of the configuration, and the values of entries with `value_to_metric`.
+    plain: RuleLabel,
+    /// Contains all values.
+    detailed: RuleLabel,
 }
 
 impl Labels {
-    fn add(&mut self, key: &str, value: &str, rule: &Rule, by: &By<'_>) {
-        let (plain, detailed) = match by {
-            By::Value => (Some((value, false)), (value, false)),
-            By::Wildcard(wildcard) => {
+    fn add(&mut self, key: &str, value: &str, rule: &Rule, matched_by: &MatchedBy<'_>) {
+        let (plain, detailed) = match matched_by {
+            MatchedBy::Value => (Some((value, false)), (value, false)),
+            MatchedBy::Wildcard(wildcard) => {
                 let pattern = (wildcard.pattern(), false);
                 match (rule.share_threshold, rule.value_to_metric) {
                     (true, _) => (Some(pattern), pattern),
@@ -146,43 +145,43 @@ impl Labels {
                     (false, false) => (Some(pattern), (value, true)),
                 }
             }
-            By::Key => (rule.value_to_metric.then_some((value, true)), (value, true)),
+            MatchedBy::Key => (rule.value_to_metric.then_some((value, true)), (value, true)),
         };
-        let (value, is_open) = plain.unzip();
-        self.plain.add(key, value, is_open.unwrap_or_default());
+        let (value, is_unbounded) = plain.unzip();
+        self.plain.add(key, value, is_unbounded.unwrap_or_default());
         self.detailed.add(key, Some(detailed.0), detailed.1);
     }
 }
 
-/// The name of a count: `domain;key=value;key=value`, with separators in keys and values escaped, so
-/// that different descriptors have different names.
+/// The identity of a descriptor's count: `domain;key=value;key=value`. Separators in keys and
+/// values are escaped, so that different descriptors have different keys.
 ///
-/// A client may send a long value, such as a header, and a refusal would let it escape its limit,
-/// because Envoy lets requests through if there is an error. So a name may have any length:
-/// [`tollgate::Identity`] keeps no more of a long one than its SHA-256.
-pub(crate) struct Counted(String);
+/// A key has no maximum length. A client may send a long value, such as a header, and an error for
+/// it would let the client escape its limit, because Envoy forwards requests on an error.
+/// [`tollgate::Identity`] replaces a long key by its SHA-256.
+pub(crate) struct CountKey(String);
 
-impl Counted {
+impl CountKey {
     pub(crate) fn of(domain: &str) -> Self {
-        let mut counted = Self(String::new());
-        counted.push(domain);
-        counted
+        let mut count_key = Self(String::new());
+        count_key.push(domain);
+        count_key
     }
 
-    fn add(&mut self, key: &str, value: &str, rule: &Rule, by: &By<'_>) {
-        match by {
-            By::Wildcard(wildcard) if rule.share_threshold => {
-                self.add_plain(key, "");
+    fn add(&mut self, key: &str, value: &str, rule: &Rule, matched_by: &MatchedBy<'_>) {
+        match matched_by {
+            MatchedBy::Wildcard(wildcard) if rule.share_threshold => {
+                self.add_value(key, "");
                 self.push(wildcard.pattern());
-                // In a request's own value, every star is escaped.
+                // An unescaped star tells the pattern from a value, in which stars are escaped.
                 self.0.push('*');
             }
-            _ => self.add_plain(key, value),
+            _ => self.add_value(key, value),
         }
     }
 
-    /// Adds an entry whose value has a count of its own.
-    pub(crate) fn add_plain(&mut self, key: &str, value: &str) {
+    /// Adds an entry whose values are counted separately.
+    pub(crate) fn add_value(&mut self, key: &str, value: &str) {
         self.0.push(';');
         self.push(key);
         self.0.push('=');
@@ -200,5 +199,74 @@ impl Counted {
 
     pub(crate) fn into_string(self) -> String {
         self.0
+    }
+}
+
+/// A pattern for values, in which each `*` stands for any text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Wildcard {
+    pattern: String,
+}
+
+impl Wildcard {
+    /// Returns `None` if the value has no `*`.
+    pub(crate) fn new(value: &str) -> Option<Self> {
+        value.contains('*').then(|| Self {
+            pattern: value.to_owned(),
+        })
+    }
+
+    pub(crate) fn pattern(&self) -> &str {
+        &self.pattern
+    }
+
+    pub(crate) fn matches(&self, value: &str) -> bool {
+        let Some((start, rest)) = self.pattern.split_once('*') else {
+            return self.pattern == value;
+        };
+        let Some(mut value) = value.strip_prefix(start) else {
+            return false;
+        };
+        let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+        // The first match of a part leaves the most text for the later parts.
+        for part in middle.split('*') {
+            match value.find(part) {
+                Some(start) => value = &value[start + part.len()..],
+                None => return false,
+            }
+        }
+        value.ends_with(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Wildcard;
+
+    #[test]
+    fn wildcard_matches_any_text() {
+        let cases = [
+            ("value*", "value", true),
+            ("value*", "valueXYZ", true),
+            ("value*", "valu", false),
+            ("*", "", true),
+            ("*.pdf", "a.pdf", true),
+            ("*.pdf", "a.pdf2", false),
+            ("/api/*/action", "/api/123/action", true),
+            ("/api/*/action", "/api/123/other", false),
+            ("/api/*/action", "/api/action", false),
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c", false),
+            ("a**c", "abc", true),
+            ("a*bc*c", "abcc", true),
+            ("a*bc*c", "abc", false),
+        ];
+        for (pattern, value, expected) in cases {
+            let wildcard = Wildcard::new(pattern).expect("it has a star");
+            assert_eq!(wildcard.matches(value), expected, "{pattern} {value}");
+        }
+        assert_eq!(Wildcard::new("plain"), None);
     }
 }

@@ -1,117 +1,105 @@
-//! `envoy.service.ratelimit.v3.RateLimitService`.
+//! The service `envoy.service.ratelimit.v3.RateLimitService`.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::join_all;
-use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
-use super::caller::{authorization, into_parts, with_caller};
-use super::draft_headers;
-use super::limiter::duration;
-use super::refused::refused;
-use crate::authentication::{Caller, bearer};
-use crate::configuration::Rules;
-use crate::decide::{Answer, Gate, Refusal};
-use crate::envoy::{Amount, Counted, Found, Label, Limit, PerUnit, Unit, merged};
-use crate::meter;
+use super::call::{authorization, error_status, into_parts, with_principal};
+use super::envoy_response::{DescriptorOutcome, ok, respond, status};
+use crate::authentication::{Principal, bearer_token};
+use crate::configuration::ReloadableSettings;
+use crate::decision::{DecisionResponse, DecisionService};
+use crate::envoy::{Amount, CountKey, Limit, MatchedRule, PerUnit, RuleLabel, Unit};
+use crate::error::ApiError;
 use crate::protocol::envoy::extensions::common::ratelimit::v3::RateLimitDescriptor;
 use crate::protocol::envoy::extensions::common::ratelimit::v3::rate_limit_descriptor::RateLimitOverride;
-use crate::protocol::envoy::service::ratelimit::v3::rate_limit_response::{
-    Code, DescriptorStatus, RateLimit, rate_limit,
-};
+use crate::protocol::envoy::service::ratelimit::v3::rate_limit_response::rate_limit;
 use crate::protocol::envoy::service::ratelimit::v3::rate_limit_service_server::RateLimitService;
 use crate::protocol::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use crate::server_metrics;
 
-/// The most descriptors of a request. Each is a check of its own, and all of them are in flight
-/// together. Envoy makes one for each action of a route.
-const MOST_DESCRIPTORS: usize = 100;
+/// The maximum number of descriptors in a request, which are checked concurrently. Envoy sends one
+/// for each action of a route.
+const MAX_DESCRIPTORS: usize = 100;
 
-/// The door.
 #[derive(Debug)]
-pub(super) struct Door {
-    pub(super) gate: Gate,
+pub(super) struct EnvoyRateLimitService {
+    pub(super) decisions: DecisionService,
 }
 
 /// The check of a descriptor.
-struct Plan {
+struct DescriptorCheck {
     limit: Limit,
-    label: Label,
-    /// The name of the count.
-    counted: String,
+    label: RuleLabel,
+    /// See [`CountKey`].
+    count_key: String,
     hits: u64,
 }
 
-/// The decision on a descriptor.
-struct Outcome {
-    status: DescriptorStatus,
-    is_denied: bool,
-    quota_mode: bool,
-    /// The rule's metadata, unless its limit is exceeded.
-    metadata: Option<Arc<Struct>>,
-}
-
 #[tonic::async_trait]
-impl RateLimitService for Door {
+impl RateLimitService for EnvoyRateLimitService {
     async fn should_rate_limit(
         &self,
         request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
-        let rules = self.gate.rules();
-        let (caller, request) = into_parts(request).map_err(|refusal| refused(&refusal))?;
-        let plans = plans(&rules, &caller, &request).map_err(|refusal| refused(&refusal))?;
-        // Checks that are in flight together share round trips.
-        let decided = plans
+        let settings = self.decisions.settings();
+        let (principal, request) = into_parts(request).map_err(|error| error_status(&error))?;
+        let checks = descriptor_checks(&settings, &principal, &request)
+            .map_err(|error| error_status(&error))?;
+        // Concurrent checks share round trips to Redis.
+        let decided = checks
             .iter()
-            .map(|plan| self.decide(&rules, &request.domain, plan.as_ref()));
+            .map(|check| self.decide(&settings, &request.domain, check.as_ref()));
         let outcomes = join_all(decided).await;
-        Ok(Response::new(respond(&rules, outcomes)))
+        Ok(Response::new(respond(&settings, outcomes)))
     }
 }
 
-/// Authenticates an Envoy.
-pub(super) fn authenticate(gate: &Gate, request: Request<()>) -> Result<Request<()>, Status> {
-    let rules = gate.rules();
-    let tokens = &rules.envoy.tokens;
-    let token = authorization(&request).and_then(bearer);
-    let caller = match token.and_then(|token| tokens.get(token)) {
-        Some(()) => Ok(Caller::Envoy),
-        None if tokens.is_empty() && !rules.authenticator.required => Ok(Caller::Anybody),
-        None => Err(Refusal::unauthenticated(
-            "show one of the tokens in `envoy.tokens` as `authorization`",
+/// Authenticates a call by the tokens of Envoy.
+pub(super) fn authenticate(
+    decisions: &DecisionService,
+    request: Request<()>,
+) -> Result<Request<()>, Status> {
+    let settings = decisions.settings();
+    let tokens = &settings.envoy.tokens;
+    let token = authorization(&request).and_then(bearer_token);
+    let principal = match token.and_then(|token| tokens.get(token)) {
+        Some(()) => Ok(Principal::Envoy),
+        None if tokens.is_empty() && !settings.authenticator.required => Ok(Principal::Anonymous),
+        None => Err(ApiError::unauthenticated(
+            "send one of the tokens in `envoy.tokens` as `authorization`",
         )),
     };
-    with_caller(request, caller)
+    with_principal(request, principal)
 }
 
-/// The check of each descriptor, or `None` if the descriptor has no limit.
-fn plans(
-    rules: &Rules,
-    caller: &Caller,
+/// Returns the check of each descriptor, or `None` for a descriptor without a limit.
+fn descriptor_checks(
+    settings: &ReloadableSettings,
+    principal: &Principal,
     request: &RateLimitRequest,
-) -> Result<Vec<Option<Plan>>, Refusal> {
+) -> Result<Vec<Option<DescriptorCheck>>, ApiError> {
     if request.domain.is_empty() {
-        return Err(Refusal::invalid("domain", "must not be empty"));
+        return Err(ApiError::invalid("domain", "must not be empty"));
     }
     if request.descriptors.is_empty() {
-        return Err(Refusal::invalid("descriptors", "must not be empty"));
+        return Err(ApiError::invalid("descriptors", "must not be empty"));
     }
     let count = request.descriptors.len();
-    if count > MOST_DESCRIPTORS {
-        let problem =
-            format!("must be at most {MOST_DESCRIPTORS}, not {count}: send more requests");
-        return Err(Refusal::invalid("descriptors", problem));
+    if count > MAX_DESCRIPTORS {
+        let problem = format!("must be at most {MAX_DESCRIPTORS}, not {count}: send more requests");
+        return Err(ApiError::invalid("descriptors", problem));
     }
     if let Some(index) = request
         .descriptors
         .iter()
         .position(|it| it.is_negative_hits)
     {
-        // A fixed window may have ended since its hits were charged. Subtracted from the next one, they
-        // would let through more than its limit; ignored or charged, they would be wrong too.
-        return Err(Refusal::invalid(
+        // A fixed window may have ended since its hits were charged. A refund to the next window
+        // would admit more hits than its limit, and to ignore or charge the hits would be wrong as
+        // well.
+        return Err(ApiError::invalid(
             &format!("descriptors[{index}].is_negative_hits"),
             "hits cannot be refunded, because the window in which they were counted may have \
              ended: remove it, and charge hits once their number is known (in Envoy: \
@@ -120,70 +108,70 @@ fn plans(
     }
     let mut descriptors = request.descriptors.iter();
     if descriptors.any(|descriptor| descriptor.limit.is_some()) {
-        rules.authenticator.check_given_limits(caller)?;
+        settings.authenticator.check_caller_limits(principal)?;
     }
-    let plans = request.descriptors.iter();
-    let plans = plans.map(|descriptor| plan(rules, request, descriptor));
-    let mut plans = plans.collect::<Result<Vec<_>, _>>()?;
-    let limits = plans.iter().flatten().map(|plan| &plan.limit);
+    let checks = request.descriptors.iter();
+    let checks = checks.map(|descriptor| descriptor_check(settings, request, descriptor));
+    let mut checks = checks.collect::<Result<Vec<_>, _>>()?;
+    let limits = checks.iter().flatten().map(|check| &check.limit);
     let replaced: HashSet<_> = limits.flat_map(|limit| limit.replaces.clone()).collect();
-    for plan in &mut plans {
-        let is_replaced = |plan: &mut Plan| {
-            let name = plan.limit.name.as_ref();
+    for check in &mut checks {
+        let is_replaced = |check: &mut DescriptorCheck| {
+            let name = check.limit.name.as_ref();
             name.is_some_and(|name| replaced.contains(name))
         };
-        plan.take_if(is_replaced);
+        check.take_if(is_replaced);
     }
-    Ok(plans)
+    Ok(checks)
 }
 
-fn plan(
-    rules: &Rules,
+fn descriptor_check(
+    settings: &ReloadableSettings,
     request: &RateLimitRequest,
     descriptor: &RateLimitDescriptor,
-) -> Result<Option<Plan>, Refusal> {
+) -> Result<Option<DescriptorCheck>, ApiError> {
     let hits = descriptor.hits_addend;
     let hits = hits.unwrap_or_else(|| request.hits_addend.max(1).into());
     let entries = descriptor.entries.iter();
     let entries: Vec<_> = entries.map(|entry| (&*entry.key, &*entry.value)).collect();
     let domain = &request.domain;
-    if let Some(given) = &descriptor.limit {
+    if let Some(limit_override) = &descriptor.limit {
         // As in Envoy ratelimit, an unknown domain has no limits.
-        if !rules.envoy.rules.knows(domain) {
+        if !settings.envoy.rules.contains(domain) {
             return Ok(None);
         }
-        let mut counted = Counted::of(domain);
+        let mut count_key = CountKey::of(domain);
         for (key, value) in entries {
-            counted.add_plain(key, value);
+            count_key.add_value(key, value);
         }
-        return Ok(Some(Plan {
-            limit: given_limit(given)?,
-            label: Label {
+        return Ok(Some(DescriptorCheck {
+            limit: caller_limit(limit_override)?,
+            label: RuleLabel {
                 text: "given".to_owned(),
-                is_open: false,
+                is_unbounded: false,
             },
-            counted: counted.into_string(),
+            count_key: count_key.into_string(),
             hits,
         }));
     }
-    let found = rules.envoy.rules.find(domain, &entries);
+    let found = settings.envoy.rules.find(domain, &entries);
     Ok(found.map(
-        |Found {
+        |MatchedRule {
              limit,
              label,
-             counted,
-         }| Plan {
+             count_key,
+         }| DescriptorCheck {
             limit: limit.clone(),
             label,
-            counted,
+            count_key,
             hits,
         },
     ))
 }
 
-fn given_limit(given: &RateLimitOverride) -> Result<Limit, Refusal> {
-    // Envoy ratelimit reads this number as a unit of the response, among which there is a week.
-    let unit = match rate_limit::Unit::try_from(given.unit) {
+fn caller_limit(limit_override: &RateLimitOverride) -> Result<Limit, ApiError> {
+    // Envoy ratelimit reads this number as a unit of the response, which has a week.
+    let unit = match rate_limit::Unit::try_from(limit_override.unit) {
         Ok(rate_limit::Unit::Second) => Unit::Second,
         Ok(rate_limit::Unit::Minute) => Unit::Minute,
         Ok(rate_limit::Unit::Hour) => Unit::Hour,
@@ -193,10 +181,10 @@ fn given_limit(given: &RateLimitOverride) -> Result<Limit, Refusal> {
         Ok(rate_limit::Unit::Year) => Unit::Year,
         Ok(rate_limit::Unit::Unknown) | Err(_) => {
             let problem = "must be SECOND, MINUTE, HOUR, DAY, WEEK, MONTH or YEAR";
-            return Err(Refusal::invalid("descriptors.limit.unit", problem));
+            return Err(ApiError::invalid("descriptors.limit.unit", problem));
         }
     };
-    let per_unit = PerUnit::new(given.requests_per_unit, unit);
+    let per_unit = PerUnit::new(limit_override.requests_per_unit, unit);
     Ok(Limit {
         amount: Amount::PerUnit(per_unit),
         name: None,
@@ -207,23 +195,29 @@ fn given_limit(given: &RateLimitOverride) -> Result<Limit, Refusal> {
     })
 }
 
-impl Door {
-    async fn decide(&self, rules: &Rules, domain: &str, plan: Option<&Plan>) -> Outcome {
-        let Some(plan) = plan else {
-            return Outcome {
+impl EnvoyRateLimitService {
+    async fn decide(
+        &self,
+        settings: &ReloadableSettings,
+        domain: &str,
+        check: Option<&DescriptorCheck>,
+    ) -> DescriptorOutcome {
+        let Some(check) = check else {
+            return DescriptorOutcome {
                 status: ok(None, 0),
                 is_denied: false,
                 quota_mode: false,
                 metadata: None,
             };
         };
-        let (status, is_denied, outcome) = match &plan.limit.amount {
+        let (status, is_denied, outcome) = match &check.limit.amount {
             Amount::Unlimited => (ok(None, u32::MAX), false, "unlimited"),
             Amount::PerUnit(per_unit) => {
-                let answer = self.check(rules, plan, per_unit).await;
-                let is_allowed = answer.is_some_and(|answer| answer.allowed);
-                let is_denied = !is_allowed && !plan.limit.shadow;
-                let status = status(plan, per_unit, answer.as_ref(), is_denied);
+                let response = self.check(settings, check, per_unit).await;
+                let is_allowed = response.is_some_and(|response| response.allowed);
+                let is_denied = !is_allowed && !check.limit.shadow;
+                let name = check.limit.name.as_deref();
+                let status = status(name, per_unit, response.as_ref(), is_denied);
                 let outcome = match (is_allowed, is_denied) {
                     (true, _) => "ok",
                     (false, true) => "over_limit",
@@ -232,113 +226,37 @@ impl Door {
                 (status, is_denied, outcome)
             }
         };
-        meter::hits(domain, &plan.label, outcome, plan.hits);
-        let is_under = !is_denied && matches!(plan.limit.amount, Amount::PerUnit(_));
-        let metadata = plan.limit.metadata.as_ref().filter(|_| is_under);
-        Outcome {
+        let RuleLabel { text, is_unbounded } = &check.label;
+        server_metrics::record_envoy_hits(domain, text, *is_unbounded, outcome, check.hits);
+        let is_under = !is_denied && matches!(check.limit.amount, Amount::PerUnit(_));
+        let metadata = check.limit.metadata.as_ref().filter(|_| is_under);
+        DescriptorOutcome {
             status,
             is_denied,
-            quota_mode: plan.limit.quota_mode,
+            quota_mode: check.limit.quota_mode,
             metadata: metadata.cloned(),
         }
     }
 
-    async fn check(&self, rules: &Rules, plan: &Plan, per_unit: &PerUnit) -> Option<Answer> {
+    async fn check(
+        &self,
+        settings: &ReloadableSettings,
+        descriptor_check: &DescriptorCheck,
+        per_unit: &PerUnit,
+    ) -> Option<DecisionResponse> {
         let check = async |per_unit, hits| {
-            let gate = &self.gate;
-            gate.check_descriptor(rules, &plan.counted, per_unit, hits)
+            let decisions = &self.decisions;
+            decisions
+                .check_descriptor(settings, &descriptor_check.count_key, per_unit, hits)
                 .await
         };
-        match u32::try_from(plan.hits) {
+        match u32::try_from(descriptor_check.hits) {
             Ok(hits) => check(per_unit, hits).await,
-            // More hits than any limit: they fit into none, not even into one of u32::MAX.
+            // More hits than u32::MAX exceed every limit, so the check is against a smaller one.
             Err(_) => {
                 let requests = per_unit.requests.min(u32::MAX - 1);
                 check(&PerUnit::new(requests, per_unit.unit), u32::MAX).await
             }
         }
-    }
-}
-
-fn ok(current_limit: Option<RateLimit>, limit_remaining: u32) -> DescriptorStatus {
-    DescriptorStatus {
-        code: Code::Ok.into(),
-        current_limit,
-        limit_remaining,
-        duration_until_reset: None,
-    }
-}
-
-fn status(
-    plan: &Plan,
-    per_unit: &PerUnit,
-    answer: Option<&Answer>,
-    is_denied: bool,
-) -> DescriptorStatus {
-    let limit = RateLimit {
-        requests_per_unit: per_unit.requests,
-        unit: unit(per_unit.unit).into(),
-        name: plan.limit.name.clone().unwrap_or_default(),
-    };
-    // A denied request is told 0, although fewer hits might still fit.
-    let remaining = answer.filter(|answer| answer.allowed);
-    let until_reset = match answer.map(|answer| answer.reset_after) {
-        Some(until_reset) if !until_reset.is_zero() => until_reset,
-        _ => until_next(per_unit.unit),
-    };
-    let code = if is_denied { Code::OverLimit } else { Code::Ok };
-    DescriptorStatus {
-        code: code.into(),
-        duration_until_reset: Some(duration(until_reset)),
-        ..ok(Some(limit), remaining.map_or(0, |answer| answer.remaining))
-    }
-}
-
-/// The time until the unit of the clock ends, for a count that has no window yet.
-fn until_next(unit: Unit) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    let unit = unit.duration().as_secs();
-    Duration::from_secs(unit - now.unwrap_or_default().as_secs() % unit)
-}
-
-fn unit(unit: Unit) -> rate_limit::Unit {
-    match unit {
-        Unit::Second => rate_limit::Unit::Second,
-        Unit::Minute => rate_limit::Unit::Minute,
-        Unit::Hour => rate_limit::Unit::Hour,
-        Unit::Day => rate_limit::Unit::Day,
-        Unit::Week => rate_limit::Unit::Week,
-        Unit::Month => rate_limit::Unit::Month,
-        Unit::Year => rate_limit::Unit::Year,
-    }
-}
-
-fn respond(rules: &Rules, outcomes: Vec<Outcome>) -> RateLimitResponse {
-    let is_denied = outcomes
-        .iter()
-        .any(|outcome| outcome.is_denied && !outcome.quota_mode);
-    let mut quotas = outcomes
-        .iter()
-        .filter(|outcome| outcome.quota_mode)
-        .peekable();
-    let no_quota_left = quotas.peek().is_some() && quotas.all(|outcome| outcome.is_denied);
-    let code = match is_denied || no_quota_left {
-        true => Code::OverLimit,
-        false => Code::Ok,
-    };
-    let metadata = outcomes
-        .iter()
-        .filter_map(|outcome| outcome.metadata.as_deref());
-    let dynamic_metadata = merged(metadata);
-    let statuses: Vec<_> = outcomes.into_iter().map(|outcome| outcome.status).collect();
-    let headers = match rules.envoy.response_headers {
-        true => draft_headers::of(&statuses),
-        false => Vec::new(),
-    };
-    RateLimitResponse {
-        overall_code: code.into(),
-        statuses,
-        response_headers_to_add: headers,
-        dynamic_metadata,
     }
 }

@@ -1,13 +1,13 @@
 //! The HTTP API.
+//!
+//! - `router`: the paths, and the endpoints for health, readiness and metrics.
+//! - `check`: `POST /check` and `GET /status/{key}`.
+//! - `json`: reads JSON bodies, and writes errors as problem+json.
 
-pub(crate) mod body;
 mod check;
-mod headers;
-mod health;
-mod problem;
+pub(crate) mod json;
 mod router;
-mod status;
 
-pub(crate) use check::given;
-pub(crate) use problem::Problem;
-pub(crate) use router::{Door, guarded, router};
+pub(crate) use check::HttpState;
+pub(crate) use json::Problem;
+pub(crate) use router::{router, with_common_layers};

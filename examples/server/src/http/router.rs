@@ -1,51 +1,33 @@
-use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
-use axum::http::{HeaderMap, Method, StatusCode};
+//! The paths of the HTTP API, and the endpoints for health, readiness and metrics.
+
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use metrics_exporter_prometheus::PrometheusHandle;
+use axum::{Json, Router};
+use serde::Serialize;
 
-use super::problem::Problem;
-use super::{check, health, status};
-use crate::authentication::Caller;
-use crate::decide::{Gate, Refusal};
-use crate::serve::Stopping;
+use super::check::{HttpState, check, status};
+use super::json::Problem;
 
-/// The longest body, in bytes.
-const LONGEST_BODY: usize = 64 * 1024;
+/// The maximum size of a request body, in bytes.
+const MAX_BODY: usize = 64 * 1024;
 
-/// The state of the handlers.
-#[derive(Clone)]
-pub(crate) struct Door {
-    pub(crate) gate: Gate,
-    pub(crate) metrics: PrometheusHandle,
-    pub(crate) stopping: Stopping,
-}
-
-impl Door {
-    /// The caller that the headers authenticate.
-    pub(super) fn caller(&self, headers: &HeaderMap) -> Result<Caller, Refusal> {
-        let header = headers.get(AUTHORIZATION);
-        // A header that is not text holds no token.
-        let header = header.map(|header| header.to_str().unwrap_or_default());
-        self.gate.rules().authenticator.authenticate(header)
-    }
-}
-
-pub(crate) fn router(door: Door) -> Router {
+pub(crate) fn router(state: HttpState) -> Router {
     let routes = Router::new()
-        .route("/check", post(check::check))
-        .route("/status/{key}", get(status::status))
-        .route("/health", get(health::health))
-        .route("/ready", get(health::ready))
-        .route("/metrics", get(health::metrics));
-    guarded(routes).with_state(door)
+        .route("/check", post(check))
+        .route("/status/{key}", get(status))
+        .route("/health", get(health))
+        .route("/ready", get(ready))
+        .route("/metrics", get(metrics));
+    with_common_layers(routes).with_state(state)
 }
 
-/// Refuses bodies that are not said to be JSON. A web page of another origin may send such a request
-/// without asking first (a "simple" request of the Fetch standard), but none with this content type.
+/// Requires the content type of JSON for requests with a body. A browser lets a page of another
+/// origin send other content types without a CORS preflight ("simple" requests of the Fetch
+/// standard).
 async fn require_json(request: Request, next: Next) -> Response {
     let has_body = matches!(*request.method(), Method::POST | Method::PUT);
     let kind = request.headers().get(CONTENT_TYPE);
@@ -57,16 +39,48 @@ async fn require_json(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// Adds answers to requests for other paths and methods, and a bound for bodies.
-pub(crate) fn guarded<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
+/// Adds the responses to unknown paths and methods, and the limits for bodies.
+pub(crate) fn with_common_layers<S: Clone + Send + Sync + 'static>(routes: Router<S>) -> Router<S> {
     routes
         .route_layer(from_fn(require_json))
         .fallback(async || Problem::new(StatusCode::NOT_FOUND, "there is no such path"))
         .method_not_allowed_fallback(async || {
             Problem::new(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "this path has other methods",
+                "this path does not support the method",
             )
         })
-        .layer(DefaultBodyLimit::max(LONGEST_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+}
+
+async fn health() -> &'static str {
+    "ok\n"
+}
+
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    /// Whether the store is unavailable. The server still decides requests.
+    degraded: bool,
+    /// Whether the server has received a signal to stop.
+    stopping: bool,
+}
+
+async fn ready(State(state): State<HttpState>) -> impl IntoResponse {
+    let stopping = state.stopping.is_cancelled();
+    let readiness = Readiness {
+        ready: !stopping,
+        degraded: state.decisions.is_degraded().await,
+        stopping,
+    };
+    let status = match readiness.ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, Json(readiness))
+}
+
+async fn metrics(State(state): State<HttpState>) -> impl IntoResponse {
+    let text_format = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (text_format, state.metrics.render())
 }

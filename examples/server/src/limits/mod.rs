@@ -1,16 +1,18 @@
-//! The limits of tiers, tenants and keys: configured limits, and overrides.
+//! The limits of tiers, tenants and keys.
 //!
-//! An *override* is a limit that an operator sets at run time. It replaces the configured limit of the
-//! same subject. `catalog` holds the configured limits. `overrides` holds the overrides in a `map`, and
-//! with Redis (`redis`) shares them with every other replica.
+//! Limits are configured, or set at run time by an operator. The latter are *overrides*: each takes
+//! precedence over the configured limit of the same subject.
+//!
+//! - `configured`: the configured limits, and the subjects of limits.
+//! - `override_table`: the overrides in memory, and the lookup of a key's limits.
+//! - `overrides`: reads and writes overrides, in this process or through Redis.
+//! - `redis`: the overrides that all replicas share. Its scripts are `write.lua` and `read.lua`.
 
-mod catalog;
-mod map;
+mod configured;
+mod override_table;
 mod overrides;
 mod redis;
-mod subject;
 
-pub(crate) use catalog::{Catalog, Tenant};
-pub(crate) use map::Override;
-pub(crate) use overrides::{Condition, Overrides, WriteError};
-pub(crate) use subject::Subject;
+pub(crate) use configured::{ConfiguredLimits, LimitSubject, Tenant};
+pub(crate) use override_table::{Condition, Override, WriteError};
+pub(crate) use overrides::Overrides;

@@ -1,5 +1,3 @@
-use std::collections::hash_map::RandomState;
-use std::hash::{BuildHasher, Hasher};
 use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -7,13 +5,12 @@ use std::time::Duration;
 
 use tollgate::Limits;
 
-use super::catalog::Catalog;
-use super::map::{Override, OverrideMap};
+use super::configured::{ConfiguredLimits, LimitSubject};
+use super::override_table::{Condition, Override, OverrideTable, WriteError, Written, random};
 use super::redis::RedisOverrides;
-use super::subject::Subject;
-use crate::meter;
+use crate::server_metrics;
 
-/// How often changes that other replicas made are read.
+/// How often the changes of other replicas are read.
 const INTERVAL: Duration = Duration::from_millis(250);
 
 /// The limits that are set at run time, in this process or shared through Redis.
@@ -22,60 +19,14 @@ pub(crate) struct Overrides(Arc<State>);
 
 #[derive(Debug)]
 struct State {
-    /// `None`: overrides are kept in this process only, and end with it.
+    /// `None` if the overrides are in this process only, and end with it.
     redis: Option<RedisOverrides>,
-    map: RwLock<OverrideMap>,
-    /// The last write that `map` contains. It stays locked from a request to Redis until `map` has the
-    /// result, so that an older result never replaces a newer one.
+    table: RwLock<OverrideTable>,
+    /// The last write that `table` contains. The mutex is held from a request to Redis until
+    /// `table` has the result, so that an older result never replaces a newer one.
     revision: tokio::sync::Mutex<Option<String>>,
     /// Whether the last read failed.
     is_outdated: AtomicBool,
-}
-
-/// A precondition of a write.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Condition {
-    None,
-    /// The subject has no override.
-    Absent,
-    /// The subject has an override.
-    Present,
-    /// The subject's override has this version.
-    Version(String),
-}
-
-/// Why a write was not done.
-#[derive(Debug)]
-pub(crate) enum WriteError {
-    /// The condition does not hold.
-    Conflict,
-    /// There is no override to delete.
-    Missing,
-    /// Redis did not confirm the write, which may have been done.
-    Unavailable(redis::RedisError),
-}
-
-/// A write that was done.
-pub(super) struct Written {
-    pub(super) version: String,
-    /// The revision before this write.
-    pub(super) previous: Option<String>,
-}
-
-impl Condition {
-    fn check(&self, version: Option<&str>) -> Result<(), WriteError> {
-        let holds = match self {
-            Self::None => true,
-            Self::Absent => version.is_none(),
-            Self::Present => version.is_some(),
-            Self::Version(expected) => version == Some(expected),
-        };
-        if holds {
-            Ok(())
-        } else {
-            Err(WriteError::Conflict)
-        }
-    }
 }
 
 impl Overrides {
@@ -90,38 +41,46 @@ impl Overrides {
     fn new(redis: Option<RedisOverrides>) -> Self {
         Self(Arc::new(State {
             redis,
-            map: RwLock::default(),
+            table: RwLock::default(),
             revision: tokio::sync::Mutex::default(),
             is_outdated: AtomicBool::new(false),
         }))
     }
 
-    /// Whether changes of other replicas may be missing, since the last read failed.
+    /// Returns whether the last read failed, so that changes of other replicas may be missing.
     pub(crate) fn is_outdated(&self) -> bool {
         self.0.is_outdated.load(Ordering::Relaxed)
     }
 
     /// Returns the limits of a key, configured or set at run time.
-    pub(crate) fn limits_of(&self, catalog: &Catalog, tenant: &str, key: &str) -> Limits {
-        catalog.limits_of(&self.0.map(), tenant, key).clone()
+    pub(crate) fn limits_of(
+        &self,
+        configured_limits: &ConfiguredLimits,
+        tenant: &str,
+        key: &str,
+    ) -> Limits {
+        self.0
+            .table()
+            .limits_of(configured_limits, tenant, key)
+            .clone()
     }
 
-    pub(crate) fn get(&self, subject: &Subject) -> Option<Override> {
-        self.0.map().get(subject).cloned()
+    pub(crate) fn get(&self, subject: &LimitSubject) -> Option<Override> {
+        self.0.table().get(subject).cloned()
     }
 
-    /// Returns up to `count` overrides in the order of their subjects' text. The subjects have this
-    /// prefix and follow `after`.
+    /// Returns the first `count` overrides whose subjects begin with `prefix` and come after
+    /// `after`, in the order of their text.
     pub(crate) fn page(
         &self,
         prefix: &str,
         after: Option<&str>,
         count: usize,
     ) -> Vec<(String, Override)> {
-        self.0.map().page(prefix, after, count)
+        self.0.table().page(prefix, after, count)
     }
 
-    /// Refreshes at each interval, forever.
+    /// Calls [`refresh`](Self::refresh) at each interval, forever.
     pub(crate) async fn keep_fresh(self) {
         loop {
             self.refresh().await;
@@ -129,7 +88,7 @@ impl Overrides {
         }
     }
 
-    /// Reads all changes up to now. If that fails, the known overrides stay in force.
+    /// Reads the changes of other replicas. If that fails, the known overrides stay in force.
     pub(crate) async fn refresh(&self) {
         let state = &*self.0;
         let Some(redis) = &state.redis else {
@@ -153,11 +112,11 @@ impl Overrides {
         }
     }
 
-    /// Sets an override, or deletes it if `limits` is `None`, and returns the write's revision. The
-    /// change is in force in this process when this returns.
+    /// Sets an override, or deletes it if `limits` is `None`. Returns the revision of the write.
+    /// The change is then in force in this process.
     pub(crate) async fn write(
         &self,
-        subject: &Subject,
+        subject: &LimitSubject,
         limits: Option<&Limits>,
         condition: &Condition,
     ) -> Result<String, WriteError> {
@@ -172,8 +131,9 @@ impl Overrides {
             version: version.clone(),
         });
         state.apply([(subject.clone(), entry)]);
-        // If the read below fails, the next refresh must not take the older revision for current: Redis
-        // may return to it by a failover that loses this write.
+        // If the read below fails, the revision becomes unknown, and the next refresh reads all
+        // overrides. With the older revision, a refresh would see no change after a failover that
+        // loses this write.
         let known = revision.take();
         *revision = match &state.redis {
             Some(redis) if previous != known => {
@@ -186,30 +146,30 @@ impl Overrides {
 }
 
 impl State {
-    fn map(&self) -> RwLockReadGuard<'_, OverrideMap> {
-        self.map.read().unwrap_or_else(PoisonError::into_inner)
+    fn table(&self) -> RwLockReadGuard<'_, OverrideTable> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn map_mut(&self) -> RwLockWriteGuard<'_, OverrideMap> {
-        self.map.write().unwrap_or_else(PoisonError::into_inner)
+    fn table_mut(&self) -> RwLockWriteGuard<'_, OverrideTable> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn apply(&self, changes: impl IntoIterator<Item = (Subject, Option<Override>)>) {
-        let mut map = self.map_mut();
-        map.apply(changes);
-        meter::runtime_limits(map.len());
+    fn apply(&self, changes: impl IntoIterator<Item = (LimitSubject, Option<Override>)>) {
+        let mut table = self.table_mut();
+        table.apply(changes);
+        server_metrics::set_runtime_limits(table.len());
     }
 
-    /// Checks whether a write may be done in this process, and returns its revision.
+    /// Checks the condition of a write in this process, and returns the revision of the write.
     fn write_in_memory(
         &self,
-        subject: &Subject,
+        subject: &LimitSubject,
         limits: Option<&Limits>,
         condition: &Condition,
         previous: Option<String>,
     ) -> Result<Written, WriteError> {
-        let map = self.map();
-        let version = map.get(subject).map(|entry| entry.version.as_str());
+        let table = self.table();
+        let version = table.get(subject).map(|entry| entry.version.as_str());
         condition.check(version)?;
         if limits.is_none() && version.is_none() {
             return Err(WriteError::Missing);
@@ -217,19 +177,19 @@ impl State {
         let number = previous.as_deref().and_then(|last| last.split_once('-'));
         let number = number.and_then(|(number, _)| number.parse::<u64>().ok());
         Ok(Written {
-            // The random part tells a version from one before a restart of this process.
+            // The random part tells versions before and after a restart apart.
             version: format!("{}-{}", number.unwrap_or(0) + 1, random()),
             previous,
         })
     }
 
-    /// Brings the map from the known revision to the current one, which this returns.
+    /// Updates the table from the known revision to the current one, and returns the current one.
     async fn read_changes(
         &self,
         redis: &RedisOverrides,
         mut known: Option<String>,
     ) -> redis::RedisResult<Option<String>> {
-        // At most intervals nothing has changed, and this short reply is the whole cost.
+        // Usually nothing has changed, and a refresh costs this one command.
         if redis.revision().await? == known {
             return Ok(known);
         }
@@ -249,22 +209,18 @@ impl State {
                 break;
             }
         }
-        // Changes are applied after the last page, so that a failed read leaves the map as it was.
+        // Changes are applied after the last page, so that a failed read leaves the table
+        // unchanged.
         if is_everything {
-            let mut map = OverrideMap::default();
-            map.apply(changes);
-            meter::runtime_limits(map.len());
-            let old = mem::replace(&mut *self.map_mut(), map);
-            // Freeing a large map takes milliseconds, and the lock is released by now.
+            let mut table = OverrideTable::default();
+            table.apply(changes);
+            server_metrics::set_runtime_limits(table.len());
+            let old = mem::replace(&mut *self.table_mut(), table);
+            // To free a large table takes milliseconds, so it happens after the lock is released.
             drop(old);
         } else {
             self.apply(changes);
         }
         Ok(known)
     }
-}
-
-/// Returns text that differs from that of every other write.
-pub(super) fn random() -> String {
-    format!("{:x}", RandomState::new().build_hasher().finish())
 }

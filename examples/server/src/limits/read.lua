@@ -1,24 +1,25 @@
 -- Reads one page of changed overrides, in the order of the last write to each.
 --
 -- KEYS[1..3]  as in write.lua
--- ARGV[1]  a revision that the caller knows: the changes after it are wanted. Empty: everything.
--- ARGV[2]  the cursor that the page before returned, or empty for the first page
+-- ARGV[1]  the revision that the caller knows, to read the changes since then, or empty to read
+--          everything
+-- ARGV[2]  the cursor that the previous page returned, or empty for the first page
 -- ARGV[3]  the size of a page
 --
 -- Returns the current revision (empty before the first write); 1 if this is the first page of
 -- everything; the cursor of the next page (empty on the last page); the subjects; and for each
--- subject its value in the hash, or nil if the override is deleted.
+-- subject its value in the hash, or nil if its override is deleted.
 --
 -- If the history does not contain the known revision, that revision is too old or its write was lost,
--- so the changes after it are unknown. Then the script ignores the cursor and returns the first page of
--- everything, and the caller drops each override that these pages do not contain.
+-- so the changes since then are unknown. Then the script ignores the cursor and returns the first page
+-- of everything. The caller drops all overrides that these pages do not contain.
 
 local limits, changes, history = KEYS[1], KEYS[2], KEYS[3]
 local known, after = ARGV[1], ARGV[2]
 
 local revision = redis.call('HGET', limits, 'revision')
 if not revision then
-  -- The limits were deleted, or never written. The other keys may still describe deleted limits.
+  -- The limits were deleted, or never written. `changes` and `history` may describe deleted limits.
   return {'', 1, '', {}, {}}
 end
 local number, random = string.match(known, '^(%d+)-(%S+)$')

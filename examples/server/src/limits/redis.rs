@@ -10,9 +10,8 @@ use redis::{
 use tokio::sync::Mutex;
 use tollgate::Limits;
 
-use super::map::Override;
-use super::overrides::{Condition, WriteError, Written, random};
-use super::subject::Subject;
+use super::configured::LimitSubject;
+use super::override_table::{Condition, Override, WriteError, Written, random};
 
 const WRITE: &str = include_str!("write.lua");
 const READ: &str = include_str!("read.lua");
@@ -20,36 +19,37 @@ const READ: &str = include_str!("read.lua");
 /// The timeout of connecting, and of each command.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Overrides in a page. Redis serves no check while it reads a page, which takes about 2 ms.
+/// Overrides in a page. A page blocks Redis for about 2 ms.
 const PAGE_SIZE: usize = 1_000;
 
-/// Writes that the history keeps. A replica that has missed more writes reads every override again.
-/// The number also bounds the deleted subjects that Redis keeps.
+/// Writes in the history. A replica that has missed more writes reads every override again. The
+/// number also bounds the deleted subjects in Redis.
 const HISTORY: usize = 10_000;
 
 /// The overrides of every server that uses the same Redis and prefix.
 pub(super) struct RedisOverrides {
     client: Client,
-    /// See `write.lua`. They share a hash tag, so that a Redis Cluster or a sharding proxy keeps them
-    /// on one server.
+    /// The keys of the scripts, which `write.lua` describes. They share a hash tag, so that a Redis
+    /// Cluster or a sharding proxy keeps them on one server.
     keys: [String; 3],
-    /// `None` before the first command, and after the connection failed.
+    /// Opened by the first command, and again after the connection failed.
     connection: Mutex<Option<MultiplexedConnection>>,
 }
 
-/// A part of the changes since a revision.
+/// A page of the changes since a revision.
 pub(super) struct Page {
-    /// The last write when the page was read; `None` if nothing was ever written.
+    /// The last write when the page was read, if there was any.
     pub(super) revision: Option<String>,
-    /// Whether this is the first page of everything, instead of changes.
+    /// Whether this is the first page of all overrides, not of the changes alone.
     pub(super) is_start: bool,
-    /// The cursor of the next page; `None` on the last page.
+    /// The cursor of the next page, if there is one.
     pub(super) next: Option<String>,
-    /// Each subject with its override; `None` if the override is deleted.
-    pub(super) changes: Vec<(Subject, Option<Override>)>,
+    /// Each changed subject, with its override unless that was deleted.
+    pub(super) changes: Vec<(LimitSubject, Option<Override>)>,
 }
 
-/// The reply of `read.lua`, as bytes: text that another program wrote need not be UTF-8.
+/// The reply of `read.lua`. Subjects and values are bytes, since another program may write text
+/// that is not UTF-8.
 type RawPage = (String, bool, String, Vec<Vec<u8>>, Vec<Option<Vec<u8>>>);
 
 impl fmt::Debug for RedisOverrides {
@@ -63,7 +63,7 @@ impl fmt::Debug for RedisOverrides {
 impl RedisOverrides {
     pub(super) fn new(url: &str, prefix: &str) -> RedisResult<Self> {
         let server = url.into_connection_info()?;
-        // The documented user may not use CLIENT SETINFO, and each refusal would be in the server's log.
+        // The documented ACL does not permit CLIENT SETINFO, and Redis would log each attempt.
         let login = server.redis_settings().clone().set_skip_set_lib_name();
         Ok(Self {
             client: Client::open(server.set_redis_settings(login))?,
@@ -77,7 +77,8 @@ impl RedisOverrides {
         self.query(&Cmd::hget(&self.keys[0], "revision")).await
     }
 
-    /// Reads a page of the changes since a revision, or of everything if that revision is unknown.
+    /// Reads a page of the changes since a revision, or of all overrides if Redis does not know
+    /// that revision.
     pub(super) async fn page(
         &self,
         known: Option<&str>,
@@ -101,7 +102,7 @@ impl RedisOverrides {
 
     pub(super) async fn write(
         &self,
-        subject: &Subject,
+        subject: &LimitSubject,
         limits: Option<&Limits>,
         condition: &Condition,
     ) -> Result<Written, WriteError> {
@@ -141,7 +142,11 @@ impl RedisOverrides {
 
     /// Reads a subject and its value. An unreadable value counts as a deleted override, and an
     /// unreadable subject is skipped.
-    fn change(&self, subject: &[u8], value: Option<&[u8]>) -> Option<(Subject, Option<Override>)> {
+    fn change(
+        &self,
+        subject: &[u8],
+        value: Option<&[u8]>,
+    ) -> Option<(LimitSubject, Option<Override>)> {
         let readable = str::from_utf8(subject)
             .ok()
             .and_then(|text| text.parse().ok());
@@ -156,7 +161,7 @@ impl RedisOverrides {
         Some((readable?, entry.flatten()))
     }
 
-    /// Runs a command at most once.
+    /// Sends a command once, without a retry.
     async fn query<T: FromRedisValue>(&self, command: &Cmd) -> RedisResult<T> {
         let mut connection = self.connection().await?;
         let reply = command.query_async(&mut connection).await;
@@ -183,7 +188,7 @@ impl RedisOverrides {
 
 fn needs_new_connection(error: &RedisError) -> bool {
     error.is_io_error() || error.is_timeout() || error.is_connection_dropped()
-        // After a failover the server is a replica, and its name may lead to the new primary.
+        // The server has become a replica. Its host name may resolve to the new primary by now.
         || error.code() == Some("READONLY")
 }
 

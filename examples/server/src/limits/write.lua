@@ -1,20 +1,20 @@
 -- Sets or deletes one override if a condition holds. Takes O(log n) time for n overrides.
 --
--- Each write has a revision, `<number>-<random>`. Numbers count up from 1. The random part differs
--- between two writes of the same number, of which one was lost: by a failover to a replica that had
--- not received it, by restoring a backup, or by deleting the keys.
+-- Each write has a revision, `<number>-<random>`. Numbers count up from 1. Two writes have the same
+-- number if the first is lost by a failover to a replica that has not received it, by restoring a
+-- backup, or by deleting the keys. The random part tells them apart.
 --
 -- KEYS[1]  limits, a hash: a subject (such as `tiers/pro`) to `<revision> <limits in JSON>`, and
 --          `revision` to the last write's revision. Every subject contains a slash.
 -- KEYS[2]  changes, a sorted set: each subject with the number of the last write to it. A deleted
---          subject stays as long as that write is in the history.
--- KEYS[3]  history, a hash: the number of each of the last writes to `<random> <subject>`
+--          subject stays while that write is in the history.
+-- KEYS[3]  history, a hash: the number of each recent write to `<random> <subject>`
 -- ARGV[1]  the subject
 -- ARGV[2]  its new limits in JSON, or an empty string to delete the override
 -- ARGV[3]  the condition: none, absent, present, or version
 -- ARGV[4]  the revision that the override must have under the condition `version`
 -- ARGV[5]  the random part of this write's revision
--- ARGV[6]  how many writes the history keeps
+-- ARGV[6]  the number of writes in the history
 --
 -- Returns `written`, this write's revision and the revision before it (empty if there was none);
 -- or `conflict` or `missing` and two empty strings.
@@ -42,7 +42,7 @@ if previous then
   end
   number = last + 1
 else
-  -- The limits were deleted, or never written. The other keys may still describe deleted limits.
+  -- The limits were deleted, or never written. `changes` and `history` may describe deleted limits.
   redis.call('DEL', changes, history)
 end
 local field = string.format('%.0f', number)
@@ -57,7 +57,7 @@ redis.call('HSET', limits, 'revision', revision)
 redis.call('ZADD', changes, field, subject)
 redis.call('HSET', history, field, ARGV[5] .. ' ' .. subject)
 
--- Drop the oldest write, and its subject if that write deleted the override for good.
+-- Drop the oldest write, and also its subject if the override is still deleted.
 local oldest = string.format('%.0f', number - ARGV[6])
 local entry = redis.call('HGET', history, oldest)
 if entry then

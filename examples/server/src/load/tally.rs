@@ -1,25 +1,27 @@
+//! Counts the results of a load.
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::client::Answer;
-use super::failure::Failure;
+use super::client::{CheckResult, Failure};
 
-/// An hour, in microseconds. Nothing is waited for so long.
-const LONGEST: u64 = 3_600_000_000;
+/// The maximum latency in the histogram, in microseconds: an hour, which is longer than any timeout
+/// in use.
+const MAX_LATENCY: u64 = 3_600_000_000;
 
-/// What came back.
+/// The counts and latencies of results.
 #[derive(Debug)]
-pub(crate) struct Tally {
+pub(super) struct Tally {
     pub(super) sent: u64,
     pub(super) allowed: u64,
     pub(super) denied: u64,
-    /// Of those two.
+    /// The number of degraded results, allowed or denied.
     pub(super) degraded: u64,
     pub(super) failures: BTreeMap<Cow<'static, str>, Failures>,
-    /// How long answers took, in microseconds.
+    /// In microseconds.
     pub(super) latencies: Histogram<u64>,
 }
 
@@ -27,37 +29,37 @@ pub(crate) struct Tally {
 #[derive(Debug)]
 pub(super) struct Failures {
     pub(super) count: u64,
-    /// What the first one said, and when that was.
+    /// The time and the message of the first failure.
     pub(super) first: (Duration, String),
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        let latencies = Histogram::new_with_bounds(1, LONGEST, 3);
+        let latencies = Histogram::new_with_bounds(1, MAX_LATENCY, 3);
         Self {
             sent: 0,
             allowed: 0,
             denied: 0,
             degraded: 0,
             failures: BTreeMap::new(),
-            latencies: latencies.expect("an hour to three digits can be counted"),
+            latencies: latencies.expect("valid bounds"),
         }
     }
 }
 
 impl Tally {
-    pub(super) fn answered(&mut self, answer: Answer, took: Duration) {
-        if answer.allowed {
+    pub(super) fn record_result(&mut self, result: CheckResult, took: Duration) {
+        if result.allowed {
             self.allowed += 1;
         } else {
             self.denied += 1;
         }
-        self.degraded += u64::from(answer.degraded);
-        let took = u64::try_from(took.as_micros()).unwrap_or(LONGEST);
+        self.degraded += u64::from(result.degraded);
+        let took = u64::try_from(took.as_micros()).unwrap_or(MAX_LATENCY);
         self.latencies.saturating_record(took);
     }
 
-    pub(super) fn failed(&mut self, failure: Failure, from: &str, now: Duration) {
+    pub(super) fn record_failure(&mut self, failure: Failure, from: &str, now: Duration) {
         let failures = self
             .failures
             .entry(failure.kind)
@@ -88,10 +90,10 @@ impl Tally {
         }
         self.latencies
             .add(&other.latencies)
-            .expect("they have the same bounds");
+            .expect("the same bounds");
     }
 
-    pub(super) fn answers(&self) -> u64 {
+    pub(super) fn results(&self) -> u64 {
         self.allowed + self.denied
     }
 
@@ -105,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tallies_add_up() {
+    fn sum_keeps_counts_and_first_failures() {
         let milliseconds = Duration::from_millis;
         let mut sum = Tally::default();
         for (allowed, at) in [(true, 7), (false, 3), (true, 5)] {
@@ -114,10 +116,10 @@ mod tests {
                 ..Tally::default()
             };
             let degraded = !allowed;
-            tally.answered(Answer { allowed, degraded }, milliseconds(at));
+            tally.record_result(CheckResult { allowed, degraded }, milliseconds(at));
             for later in 0..2 {
                 let failure = Failure::new("lost", format!("at {}", at + later));
-                tally.failed(failure, "a", milliseconds(at + later));
+                tally.record_failure(failure, "a", milliseconds(at + later));
             }
             sum.add(tally);
         }
@@ -125,7 +127,7 @@ mod tests {
             (sum.sent, sum.allowed, sum.denied, sum.degraded),
             (9, 2, 1, 1)
         );
-        assert_eq!((sum.answers(), sum.errors()), (3, 6));
+        assert_eq!((sum.results(), sum.errors()), (3, 6));
         assert_eq!(sum.failures["lost"].first.1, "a: at 3");
         assert_eq!(sum.latencies.len(), 3);
         assert_eq!(sum.latencies.value_at_quantile(0.5), 5_003);

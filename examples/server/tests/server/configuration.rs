@@ -181,13 +181,13 @@ fn mistakes_are_refused_with_line_and_field() {
             "\"20ms\"",
             "\"20\"",
             8,
-            "store.deadline: \"20\" is no duration",
+            "store.deadline: \"20\" is not a duration",
         ),
         (
             "\"20ms\"",
             "\"0s\"",
             8,
-            "store.deadline: must be longer than nothing",
+            "store.deadline: must be longer than 0s",
         ),
         (
             "\"closed\"",
@@ -267,7 +267,7 @@ fn mistakes_are_refused_with_line_and_field() {
             54,
             "envoy.domains[0].descriptors[0].descriptors[0].rate_limit.replaces[0].name: a limit cannot",
         ),
-        ("[admin.tokens]", "[admin", 40, "this is no TOML"),
+        ("[admin.tokens]", "[admin", 40, "invalid TOML"),
         (
             "required = false",
             "",
@@ -328,7 +328,7 @@ fn invalid_store_url_is_not_printed() {
     let directory = TempDir::new().unwrap();
     let password = [("TOLLGATE__STORE__URL", "a-password-in-the-wrong-place")];
     let error = validate(directory.path(), "", &password);
-    let expected = "tollgate-server: TOLLGATE__STORE__URL: store.url: is no URL: write redis://";
+    let expected = "tollgate-server: TOLLGATE__STORE__URL: store.url: is not a URL: write redis://";
     assert!(error.starts_with(expected), "{error}");
     assert!(!error.contains("a-password"), "{error}");
     let text = "[store]\nurl = \"redis://127.0.0.1\"\nprefix = \"a b\"\n";
@@ -349,7 +349,7 @@ fn log_filter_that_silences_the_server_is_refused() {
         "WARN",
         "warn, tollgate=debug",
         "tollgate=trace",
-        "hyper=off,tollgate_server::serve=info",
+        "hyper=off,tollgate_server::service=info",
     ];
     for text in good {
         assert_eq!(filter(text), "", "{text}");
@@ -621,7 +621,7 @@ fn rule_file_mistakes_are_refused_with_line_and_field() {
     let expected = "tollgate-server: server.toml:2: envoy.files[0]: rules.yaml cannot be read";
     assert!(error.starts_with(expected), "{error}");
     let mistakes = [
-        ("domain: [", "2: this is no YAML"),
+        ("domain: [", "2: invalid YAML"),
         ("descriptors: []\n", "1: `domain` is missing"),
         (
             "domain: a\n---\ndomain: b\n",
@@ -652,7 +652,7 @@ fn rule_file_mistakes_are_refused_with_line_and_field() {
             "domain: a\n'domain': b\n",
             "2: \"domain\" is in this table twice",
         ),
-        ("domain: a\n? [b]\n: c\n", "2: a name must be a text"),
+        ("domain: a\n? [b]\n: c\n", "2: a name must be a string"),
     ];
     for (text, problem) in mistakes {
         let error = validate_rules(directory.path(), text);
@@ -683,7 +683,7 @@ fn variables_set_values_of_every_type() {
     let bad = [
         (
             ("TOLLGATE__STORE__DEADLINE", "soon"),
-            "store.deadline: \"soon\" is no duration",
+            "store.deadline: \"soon\" is not a duration",
         ),
         (
             ("TOLLGATE__STORE__DEADLIN", "1s"),
@@ -695,11 +695,11 @@ fn variables_set_values_of_every_type() {
         ),
         (
             ("TOLLGATE__TENANTS__ACME__TOKENS__7", "x"),
-            "`7` is no index of a list of 1",
+            "`7` is not an index of a list of 1",
         ),
         (
             ("TOLLGATE__STORE__KIND__X", "x"),
-            "there is no `X` in a text",
+            "there is no `X` in a string",
         ),
         (("TOLLGATE__", "x"), "names no field"),
     ];

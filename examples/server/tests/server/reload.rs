@@ -103,7 +103,7 @@ async fn invalid_configuration_changes_nothing() {
             "[default]\nlimit = \"0/1s\"\n",
             "server.toml:2: default.limit: a quota's limit",
         ),
-        ("[default\n", "server.toml:1: this is no TOML"),
+        ("[default\n", "server.toml:1: invalid TOML"),
         (
             "\n\n[store]\nfailure = \"shut\"\n",
             "server.toml:4: store.failure: ",
