@@ -104,29 +104,24 @@ fn paths(module: &Module, code: &str) -> Vec<Module> {
                 !before.ends_with(|c: char| c == ':' || c == '_' || c.is_alphanumeric());
             let is_visibility = before.ends_with("(in ");
             if is_path_start && !is_visibility {
-                expand(module.clone(), &code[start..], module, &mut paths);
+                expand(module.clone(), &code[start..], &mut paths);
             }
         }
     }
     // A folder names its own files without a keyword.
     for (start, _) in code.match_indices("use ") {
-        expand(module.clone(), &code[start + 4..], module, &mut paths);
+        expand(module.clone(), &code[start + 4..], &mut paths);
     }
     paths
 }
 
 /// Reads one path or import list after `prefix`. Returns the rest of the text.
-fn expand<'a>(
-    mut prefix: Module,
-    mut text: &'a str,
-    module: &Module,
-    paths: &mut Vec<Module>,
-) -> &'a str {
+fn expand<'a>(mut prefix: Module, mut text: &'a str, paths: &mut Vec<Module>) -> &'a str {
     loop {
         text = text.trim_start();
         if let Some(mut list) = text.strip_prefix('{') {
             loop {
-                list = expand(prefix.clone(), list, module, paths).trim_start();
+                list = expand(prefix.clone(), list, paths).trim_start();
                 match list.strip_prefix(',') {
                     Some(rest) => list = rest,
                     None => return list.strip_prefix('}').unwrap_or(list),

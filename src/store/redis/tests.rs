@@ -86,7 +86,7 @@ impl Clocked {
             let check = check.borrow();
             let fingerprint = Fingerprint::new(&check);
             let reply = clocked.store.submit(operation, &check, fingerprint, false);
-            Outcome::from(reply).wait().await.map(convert)
+            reply.wait().await.map(convert)
         }))
     }
 }
