@@ -275,7 +275,7 @@ impl Quota {
     ///
     /// ```
     /// use std::time::Duration;
-    /// use tollgate::{Quota, State};
+    /// use tollgate::{Quota, store::State};
     ///
     /// let quota = Quota::per_second(3);
     /// let now = 1_700_000_000_000_000;
