@@ -103,6 +103,7 @@ mod random;
 pub mod store;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+mod timeouts;
 
 pub use clock::{Clock, SystemClock};
 pub use identity::{

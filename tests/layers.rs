@@ -17,7 +17,7 @@ const LAYERS: [&[&str]; 8] = [
     &["identity", "metrics"],
     &["quota"],
     &["clock"],
-    &["excerpt", "random"],
+    &["excerpt", "random", "timeouts"],
 ];
 
 /// A module's path below the crate, such as `["store", "redis", "batch"]`.

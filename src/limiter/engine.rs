@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 
 use super::breaker::LONGEST_WAIT;
 use super::decision::Decision;
@@ -91,9 +91,10 @@ impl Engine {
         let check = check.with_fallback(None).into_owned();
         async move {
             let result = match deadline {
-                Some(deadline) => timeout_at(deadline, answer)
-                    .await
-                    .unwrap_or_else(|_| Err(StoreErrorKind::TimedOut.into())),
+                Some(deadline) => {
+                    let answer = self.store.timeouts.timeout_at(deadline, answer).await;
+                    answer.unwrap_or_else(|| Err(StoreErrorKind::TimedOut.into()))
+                }
                 None => answer.await,
             };
             self.store.meter.waited(started.elapsed());

@@ -14,6 +14,7 @@ use super::metrics::{Meter, Operation};
 use crate::metrics;
 use crate::random::jitter;
 use crate::store::{Check, Outcome, Store, StoreError, StoreErrorKind, Verdict};
+use crate::timeouts::Timeouts;
 
 /// A store with a deadline, and with a circuit breaker and a probe for each of its lanes.
 pub(super) struct GuardedStore {
@@ -21,6 +22,7 @@ pub(super) struct GuardedStore {
     pub(super) is_infallible: bool,
     pub(super) deadline: Duration,
     pub(super) meter: Meter,
+    pub(super) timeouts: Timeouts,
     lanes: Lanes,
 }
 
@@ -56,6 +58,7 @@ impl GuardedStore {
             meter: Meter::new(store.name()),
             store,
             deadline,
+            timeouts: Timeouts::default(),
             lanes: Lanes::new(failures_to_open),
         }
     }

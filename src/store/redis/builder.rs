@@ -29,6 +29,7 @@ use super::tls::{ClientCertificate, Tls};
 use super::url;
 use crate::metrics::BatchMeter;
 use crate::quota::check_name;
+use crate::timeouts::Timeouts;
 
 const MIN_CONNECTION_AGE: Duration = Duration::from_secs(1);
 
@@ -332,6 +333,7 @@ impl RedisStoreBuilder {
             script,
             denials: DenialCache::new(),
             meter: BatchMeter::new(),
+            timeouts: Timeouts::default(),
             topology,
         };
         RedisStore {

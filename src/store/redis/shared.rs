@@ -12,6 +12,7 @@ use super::pending::PendingCheck;
 use super::script::Script;
 use crate::identity::Identity;
 use crate::metrics::BatchMeter;
+use crate::timeouts::Timeouts;
 
 pub(super) struct Shared {
     pub(super) prefix: String,
@@ -21,6 +22,8 @@ pub(super) struct Shared {
     pub(super) script: Script,
     pub(super) denials: DenialCache,
     pub(super) meter: BatchMeter,
+    /// The timeouts of replies.
+    pub(super) timeouts: Timeouts,
     pub(super) topology: Box<dyn Topology>,
 }
 

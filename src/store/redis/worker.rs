@@ -12,7 +12,7 @@ use redis::{Pipeline, Value};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::SendError;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep};
 
 use super::batch::{Call, calls};
 use super::check_queue::BatchItem;
@@ -213,7 +213,7 @@ impl Worker {
         let timeout = last_deadline.saturating_duration_since(sent_at);
         let reply_deadline = sent_at + timeout + timeout.min(MAX_REPLY_GRACE);
         let sending = connection.send(&pipeline);
-        let replies = timeout_at(reply_deadline, sending).await.ok();
+        let replies = shared.timeouts.timeout_at(reply_deadline, sending).await;
         let timed_out =
             || StoreError::new(StoreErrorKind::TimedOut, "no reply before the deadline");
         let replies = replies.ok_or_else(timed_out);
