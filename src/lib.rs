@@ -23,8 +23,8 @@
 //! ```
 //!
 //! Each response has the headers `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`. The
-//! eleventh request at once gets a 429 with `Retry-After` and a problem+json body. The methods of
-//! [`RateLimitLayer`] are the other options.
+//! eleventh request at once gets a 429 with `Retry-After` and a problem+json body. Further
+//! options are methods of [`RateLimitLayer`].
 //!
 //! # Concepts
 //!

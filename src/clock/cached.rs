@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cached_reading_is_between_the_lag_and_the_exact_time() {
+    fn cached_reading_lags_by_at_most_the_maximum() {
         let start = Instant::now();
         while start.elapsed() < Duration::from_millis(50) {
             let before = wall::now();

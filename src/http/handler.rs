@@ -55,7 +55,7 @@ impl<T: Default> Clone for PerLayer<T> {
 #[derive(Clone, Default)]
 struct ChargedBy(SmallVec<[usize; 4]>);
 
-/// What the service does with a request.
+/// An instruction for the service that has a request.
 pub(super) enum Action {
     /// Call the inner service, and add headers to its response. A request that the layer skips has none.
     Call(Option<RateLimitHeaders>),

@@ -117,7 +117,7 @@ impl RateLimitHeaders {
         }
     }
 
-    /// Writes the headers, in place of those that are there.
+    /// Writes the headers, and replaces existing ones.
     pub(super) fn write_to(self, headers: &mut HeaderMap) {
         // An inner layer may have sent its numbers in the other format.
         if (self.x_rate_limit || self.ietf.is_some()) && has_numbers(headers) {

@@ -214,8 +214,8 @@ impl LimiterBuilder {
     /// Sets the number of replicas of the application that share the limits: 1 unless set.
     ///
     /// While the store is unavailable, each replica counts alone, so that `n` replicas together would
-    /// allow `n` times the limit. With this option the fallback charges each admission for all replicas,
-    /// as if the others admitted as much. A check that only timed out, while the breaker is closed, is
+    /// allow `n` times the limit. With this option the fallback charges each admission `n` times, as if
+    /// every replica had admitted it. A check that only timed out, while the breaker is closed, is
     /// charged once. An identity with a full quota is always admitted once, so at least one request
     /// passes in each replica.
     pub fn fallback_replicas(mut self, replicas: NonZeroU32) -> Self {

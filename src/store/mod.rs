@@ -1,7 +1,7 @@
 //! Stores, which keep the state of every identity, and what an author of a store needs.
 //!
-//! An application uses [`LocalStore`](crate::LocalStore) or
-#![cfg_attr(feature = "redis", doc = "[`RedisStore`](crate::RedisStore).")]
+//! An application uses [`LocalStore`] or
+#![cfg_attr(feature = "redis", doc = "[`RedisStore`].")]
 #![cfg_attr(not(feature = "redis"), doc = "`RedisStore` (feature `redis`).")]
 //! A store of your own implements [`Store`]: it loads the [`State`] of each policy of a [`Check`],
 //! calls [`Check::decide`], writes the resulting states back, and returns the [`Verdict`].

@@ -118,7 +118,7 @@ fn limit_of_one_admits_one_of_two_first_checks() {
             move || table.admits(&user(0), &limits, 1)
         };
         let (first, second) = concurrently(check(table.clone()), check(table.clone()));
-        assert!(first != second, "one of them is admitted");
+        assert!(first != second, "exactly one check must be admitted");
         table.assert_unique_keys();
     });
 }
@@ -221,7 +221,7 @@ fn evicted_slot_with_equal_state_is_not_charged() {
 
 /// Like the test above, but the newcomer is charged again, and then has the word that user 0 had.
 #[test]
-fn evicted_slot_that_reaches_the_same_state_is_not_charged() {
+fn evicted_slot_with_recreated_state_is_not_charged() {
     model(|| {
         let (table, limits) = full_with(Quota::token_bucket(4, DAY), 2);
         let (evicting, same) = (table.clone(), limits.clone());
@@ -261,7 +261,7 @@ fn concurrent_lock_free_charges_are_both_counted() {
         );
         assert_eq!(table.remaining(&user(0), &limits), [1]);
         let (first, second) = concurrently(check(&table, 1), check(&table, 1));
-        assert!(first != second, "one of them is admitted");
+        assert!(first != second, "exactly one check must be admitted");
         assert_eq!(table.remaining(&user(0), &limits), [0]);
     });
 }
@@ -326,7 +326,7 @@ fn lock_free_and_two_policy_charges_are_atomic() {
             move || table.admits(&user(0), &limits, 2)
         };
         let (first, second) = concurrently(check(&alone), check(&with_nine));
-        assert!(first != second, "one of them is admitted");
+        assert!(first != second, "exactly one check must be admitted");
         let left = if second { [5, 0] } else { [7, 0] };
         assert_eq!(table.remaining(&user(0), &with_nine), left);
         table.assert_unique_keys();
@@ -354,7 +354,7 @@ fn opposite_checks(used: u32, cost: u32) {
         move || table.admits(&user(0), &limits, cost)
     };
     let (first, second) = concurrently(check(&limits), check(&reversed));
-    assert!(first != second, "one of them is admitted");
+    assert!(first != second, "exactly one check must be admitted");
     assert_eq!(table.remaining(&user(0), &limits), [0, 1], "all or nothing");
     table.assert_unique_keys();
 }

@@ -1,7 +1,7 @@
 //! A slot of the table, and the lock-free charge of its entry.
 //!
-//! The state of most token buckets fits in one word. Such an entry is *compact*. A lock-free charge
-//! exchanges that word for the same word with [`Entry::HELD`] set, compares the tag, and stores the new
+//! The state of most token buckets fits in one word. An entry with such a state is *compact*. A lock-free
+//! charge exchanges that word for the same word with [`Entry::HELD`] set, compares the tag, and stores the new
 //! word: three accesses to one cache line. All other operations lock the set's mutex and then hold the
 //! slot, which keeps lock-free charges out.
 
