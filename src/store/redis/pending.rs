@@ -1,15 +1,11 @@
 //! A check on its way to the server and back.
 //!
-//! The [`PendingCheck`], which is queued and sent, and the [`Answer`], which the caller awaits, share
-//! one allocation: the [`Request`].
+//! The [`PendingCheck`] is queued and sent. The caller awaits the [`Answer`].
 
-use std::future::Future;
 use std::ops::Deref;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::error::unavailable;
@@ -19,9 +15,11 @@ use crate::store::{OwnedCheck, StoreError, Verdict};
 
 type CheckResult = Result<Verdict, StoreError>;
 
-/// A check or a reset that has not been answered yet. Answers with an error when dropped.
+/// A check or a reset that has not been answered yet. If it is dropped, the caller gets an error.
 pub(super) struct PendingCheck {
-    request: Arc<Request>,
+    /// Boxed, since queues move pending checks.
+    request: Box<Request>,
+    sender: oneshot::Sender<CheckResult>,
     /// How many times it was sent again after the server had not run it.
     pub(super) retries: u32,
     /// Whether to send `ASKING` first: the node is importing the hash slot.
@@ -29,13 +27,12 @@ pub(super) struct PendingCheck {
     /// Whether it is sent in a call of its own: its hash slot is being moved, and the cluster refuses
     /// calls whose keys are on both nodes.
     pub(super) alone: bool,
-    is_answered: bool,
 }
 
-/// The future answer to a check or a reset.
-pub(super) struct Answer(Arc<Request>);
+/// The answer to a check or a reset.
+pub(super) struct Answer(oneshot::Receiver<CheckResult>);
 
-/// A check or a reset, and its answer once there is one.
+/// A check or a reset.
 pub(super) struct Request {
     pub(super) operation: Operation,
     pub(super) check: OwnedCheck,
@@ -47,14 +44,6 @@ pub(super) struct Request {
     pub(super) is_probe: bool,
     /// The hash slot of the keys; 0 outside of a cluster.
     pub(super) slot: u16,
-    delivery: Mutex<Delivery>,
-}
-
-#[derive(Default)]
-struct Delivery {
-    answer: Option<CheckResult>,
-    /// Wakes the task that awaits the answer.
-    waker: Option<Waker>,
 }
 
 impl Request {
@@ -73,25 +62,20 @@ impl Request {
             deadline,
             is_probe: false,
             slot: 0,
-            delivery: Mutex::default(),
         }
     }
 
-    /// Returns the two ends of the request.
+    /// Returns the check to queue, and its answer.
     pub(super) fn start(self) -> (PendingCheck, Answer) {
-        let request = Arc::new(self);
+        let (sender, receiver) = oneshot::channel();
         let pending = PendingCheck {
-            request: request.clone(),
+            request: Box::new(self),
+            sender,
             retries: 0,
             asking: false,
             alone: false,
-            is_answered: false,
         };
-        (pending, Answer(request))
-    }
-
-    fn delivery(&self) -> MutexGuard<'_, Delivery> {
-        self.delivery.lock().unwrap_or_else(PoisonError::into_inner)
+        (pending, Answer(receiver))
     }
 }
 
@@ -106,28 +90,12 @@ impl Deref for PendingCheck {
 impl PendingCheck {
     /// Whether the caller dropped the [`Answer`].
     pub(super) fn is_cancelled(&self) -> bool {
-        Arc::strong_count(&self.request) == 1
+        self.sender.is_closed()
     }
 
     /// Answers the caller. Returns whether the caller still waits.
-    pub(super) fn answer(mut self, answer: CheckResult) -> bool {
-        self.deliver(answer)
-    }
-
-    fn deliver(&mut self, answer: CheckResult) -> bool {
-        self.is_answered = true;
-        if self.is_cancelled() {
-            return false;
-        }
-        let waker = {
-            let mut delivery = self.request.delivery();
-            delivery.answer = Some(answer);
-            delivery.waker.take()
-        };
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-        true
+    pub(super) fn answer(self, answer: CheckResult) -> bool {
+        self.sender.send(answer).is_ok()
     }
 
     /// Whether a reply at `reply_at` would miss the deadline. A check that has used less than half of
@@ -147,13 +115,15 @@ impl PendingCheck {
     }
 }
 
-impl Drop for PendingCheck {
-    fn drop(&mut self) {
-        if !self.is_answered {
-            self.deliver(Err(unavailable(
+impl Answer {
+    /// Waits for the answer.
+    pub(super) async fn wait(self) -> CheckResult {
+        let dropped = |_| {
+            Err(unavailable(
                 "the Tokio runtime that sent the check has shut down",
-            )));
-        }
+            ))
+        };
+        self.0.await.unwrap_or_else(dropped)
     }
 }
 
@@ -161,28 +131,5 @@ impl Drop for PendingCheck {
 pub(super) fn fail_all(pending: impl IntoIterator<Item = PendingCheck>, error: &StoreError) {
     for check in pending {
         check.answer(Err(error.clone()));
-    }
-}
-
-impl Future for Answer {
-    type Output = CheckResult;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<CheckResult> {
-        let mut delivery = self.0.delivery();
-        if let Some(answer) = delivery.answer.take() {
-            return Poll::Ready(answer);
-        }
-        let new = context.waker();
-        if !delivery
-            .waker
-            .as_ref()
-            .is_some_and(|waker| waker.will_wake(new))
-        {
-            let old = delivery.waker.replace(new.clone());
-            // Dropping a waker runs code of the caller's runtime: not under the lock.
-            drop(delivery);
-            drop(old);
-        }
-        Poll::Pending
     }
 }
