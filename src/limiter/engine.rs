@@ -27,18 +27,29 @@ pub(super) struct Engine {
 /// A check that was sent to the store.
 struct SentCheck {
     operation: Operation,
-    /// `None` if the store needs no breaker.
-    lane: Option<LaneUse>,
-    /// `None` if the store needs no fallback.
-    fallback: Option<Snapshot>,
+    /// `None` if the store cannot fail.
+    guard: Option<Guard>,
     /// The time for which the caller waits: the limiter's deadline or less.
     patience: Duration,
+}
+
+/// The lane of a check, and the fallback's entries when the check was sent.
+struct Guard {
+    lane: LaneUse,
+    fallback: Snapshot,
+}
+
+impl SentCheck {
+    fn lane(&self) -> Option<&LaneUse> {
+        self.guard.as_ref().map(|guard| &guard.lane)
+    }
 }
 
 impl Engine {
     pub(super) fn run<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
         let guarded = &self.store;
-        if operation == Operation::Check
+        if guarded.is_infallible
+            && operation == Operation::Check
             && let Some(status) = guarded.store.check_now(check)
         {
             let decision = Decision::of_one(check, status);
@@ -54,20 +65,24 @@ impl Engine {
         let patience = check.time_left.min(guarded.deadline);
         let sent = SentCheck {
             operation,
-            fallback: lane.as_ref().map(|_| self.fallback.snapshot(check)),
-            lane,
+            guard: lane.map(|lane| Guard {
+                lane,
+                fallback: self.fallback.snapshot(check),
+            }),
             patience,
         };
-        let unsynced = sent.fallback.as_ref();
-        let charged = operation
-            .charged(check)
-            .time_left(patience)
-            .started(sent.lane.as_ref().map(|lane| lane.started))
-            .with_fallback(unsynced.and_then(|fallback| fallback.unsynced.as_deref()));
+        let charged = operation.charged(check);
+        let charged = match &sent.guard {
+            None => charged,
+            Some(guard) => charged
+                .time_left(patience)
+                .started(Some(guard.lane.started))
+                .with_fallback(guard.fallback.unsynced.as_deref()),
+        };
         match guarded.store.check(&charged) {
             Outcome::Ready(result) => Checked::Ready(self.conclude(check, &sent, &result)),
             Outcome::Pending(answer) => {
-                if let Some(lane) = &sent.lane {
+                if let Some(lane) = sent.lane() {
                     guarded.sent(lane);
                 }
                 Checked::Pending(PendingDecision(Box::pin(
@@ -84,7 +99,7 @@ impl Engine {
         sent: SentCheck,
         answer: BoxFuture<Result<Verdict, StoreError>>,
     ) -> impl Future<Output = Decision<'static>> + Send + use<> {
-        let started = sent.lane.as_ref().map(|lane| lane.started);
+        let started = sent.lane().map(|lane| lane.started);
         let started = started.unwrap_or_else(Instant::now);
         // A deadline that no clock can represent is no deadline.
         let deadline = started.checked_add(sent.patience);
@@ -115,9 +130,9 @@ impl Engine {
             Err(error) => return self.failed(check, sent, error),
         };
         let charged = &sent.operation.charged(check);
-        let decision = match &sent.fallback {
-            Some(fallback) if !verdict.remembered => {
-                self.fallback.record(charged, fallback, verdict)
+        let decision = match &sent.guard {
+            Some(guard) if !verdict.remembered => {
+                self.fallback.record(charged, &guard.fallback, verdict)
             }
             _ => Decision::replay(charged, verdict),
         };
@@ -127,8 +142,7 @@ impl Engine {
             Err(error) => return self.failed(check, sent, &error),
         };
         if !verdict.remembered {
-            let lane = sent.lane.as_ref();
-            self.store.answered(sent.operation, lane, Ok(()));
+            self.store.answered(sent.operation, sent.lane(), Ok(()));
         }
         self.count(check, sent.operation, &decision);
         decision
@@ -139,10 +153,10 @@ impl Engine {
         let timed_out = error.kind() == StoreErrorKind::TimedOut;
         // A timeout caused by the caller's shorter `time_left` is not counted against the store.
         let counts = !timed_out || sent.patience == self.store.deadline;
-        let lane = sent.lane.as_ref().filter(|_| counts);
+        let lane = sent.lane().filter(|_| counts);
         self.store.answered(sent.operation, lane, Err(error));
         // With a closed breaker, other replicas may have had their answers in time.
-        let is_open = sent.lane.as_ref().is_some_and(LaneUse::is_breaker_open);
+        let is_open = sent.lane().is_some_and(LaneUse::is_breaker_open);
         let decision = self.degraded(check, sent.operation, !timed_out || is_open);
         self.count(check, sent.operation, &decision);
         decision

@@ -25,8 +25,8 @@ pub trait Store: Send + Sync + 'static {
     /// [`check`](Store::check) called instead. The result is the [`Status`] that
     /// [`Quota::step`](crate::Quota::step) returned for the charge.
     ///
-    /// A store that decides without waiting can implement this for speed
-    /// (bench: `steps::local::limiter`). Unless implemented, it returns `None`.
+    /// The limiter calls this only for a store that [cannot fail](Store::is_infallible), which can implement
+    /// it for speed (bench: `steps::local::limiter`). Unless implemented, it returns `None`.
     fn check_now(&self, _check: &Check<'_>) -> Option<Status> {
         None
     }
