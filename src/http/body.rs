@@ -25,8 +25,9 @@ pin_project! {
     }
 }
 
-/// The bytes of a rejection, if it has any. They are behind one pointer, so that responses, which are moved
-/// often, stay small.
+/// The bytes of a rejection, if it has any. They are behind one pointer, so that a response, which is moved
+/// often, has 120 bytes: larger ones are moved by calls of `memcpy`, which take a sixth of the time of a
+/// denied request (bench: `steps::reject`).
 #[derive(Clone, Debug, Default)]
 pub(super) struct RejectionBody(Option<Arc<Bytes>>);
 

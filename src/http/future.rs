@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
 use super::body::{RejectionBody, ResponseBody};
-use super::handler::Handler;
+use super::handler::{Action, Handler};
 use super::rate_limit_headers::RateLimitHeaders;
 use crate::limiter::PendingDecision;
 
@@ -54,7 +55,7 @@ struct Deciding<S, ReqBody> {
     decision: PendingDecision,
     handler: Arc<Handler>,
     inner: S,
-    request: Option<Request<ReqBody>>,
+    request: Option<(Parts, ReqBody)>,
 }
 
 impl<S, ReqBody> ResponseFuture<S, ReqBody>
@@ -65,7 +66,7 @@ where
         decision: PendingDecision,
         handler: Arc<Handler>,
         inner: S,
-        request: Request<ReqBody>,
+        request: (Parts, ReqBody),
     ) -> Self {
         Self {
             state: State::Deciding {
@@ -108,18 +109,15 @@ where
                 StateProjection::Deciding { deciding } => {
                     let decision = ready!(Pin::new(&mut deciding.decision).poll(cx));
                     let request = deciding.request.take();
-                    let mut request = request.expect("a request is taken once");
-                    let handler = &deciding.handler;
-                    let next = if handler.admits(&decision) {
-                        let headers = handler.admit(&decision, request.extensions_mut());
-                        State::Calling {
-                            response: deciding.inner.call(request),
-                            headers: Some(headers),
-                        }
-                    } else {
-                        State::Rejected {
-                            response: Some(handler.reject(&decision, request)),
-                        }
+                    let (mut parts, body) = request.expect("a request is taken once");
+                    let next = match deciding.handler.enforce(&decision, &mut parts) {
+                        Action::Call(headers) => State::Calling {
+                            response: deciding.inner.call(Request::from_parts(parts, body)),
+                            headers,
+                        },
+                        Action::Reject(response) => State::Rejected {
+                            response: Some(response),
+                        },
                     };
                     state.set(next);
                 }

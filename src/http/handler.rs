@@ -4,15 +4,15 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Extensions, HeaderMap, Request, Response};
+use http::{Extensions, Response};
 use smallvec::SmallVec;
 
 use super::body::RejectionBody;
 use super::events;
 use super::rate_limit_headers::RateLimitHeaders;
-use super::rejection::{self, Rejection, RequestHead};
+use super::rejection::{self, Rejection};
 use super::settings::ResponseSettings;
-use crate::identity::{Identifier, IdentifyError, Identity};
+use crate::identity::{Identify, IdentifyError, Identity, UserOrIp};
 use crate::limiter::{Checked, Decision, LayerRegistration, Limiter, PendingDecision};
 use crate::metrics;
 use crate::quota::{Limits, Scope};
@@ -29,7 +29,7 @@ pub(super) struct Handler {
     pub(super) responses: ResponseSettings,
     pub(super) limiter: Limiter,
     pub(super) scope: Scope,
-    pub(super) identifier: Identifier,
+    pub(super) identify: Arc<dyn Identify>,
     pub(super) limits_for: Option<Arc<LimitsFor>>,
     pub(super) cost_for: Option<Arc<CostFor>>,
     pub(super) skip: Option<Arc<Skip>>,
@@ -60,11 +60,14 @@ pub(super) enum Action {
     /// Call the inner service, and add headers to its response. A request that the layer skips has none.
     Call(Option<RateLimitHeaders>),
     /// Send this rejection.
-    Respond(Response<RejectionBody>),
-    /// Send the rejection that the application's `on_reject` makes.
-    Reject(Decision<'static>),
-    /// Wait for the limiter's decision.
-    Wait(PendingDecision),
+    Reject(Response<RejectionBody>),
+}
+
+/// The result of [`Handler::decide`].
+pub(super) enum Handled {
+    Ready(Action),
+    /// The service passes the decision to [`Handler::enforce`].
+    Pending(PendingDecision),
 }
 
 impl Handler {
@@ -73,7 +76,7 @@ impl Handler {
             responses: ResponseSettings::new(limits),
             limiter,
             scope: Scope::default(),
-            identifier: Identifier::default(),
+            identify: Arc::new(UserOrIp::default()),
             limits_for: None,
             cost_for: None,
             skip: None,
@@ -92,84 +95,72 @@ impl Handler {
         self.registration.0.get_or_init(register);
     }
 
-    /// Identifies a request without taking it apart. Returns `None` if a closure needs the request's
-    /// [`Parts`]: to split a request and join it again moves it twice (bench: `steps::allow`).
-    pub(super) fn identify_by_head(
-        &self,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Option<Result<Identity, IdentifyError>> {
-        if self.skip.is_some() || self.limits_for.is_some() || self.cost_for.is_some() {
-            return None;
-        }
-        self.identifier.identify_head(headers, extensions)
-    }
-
-    /// Decides a request by the layer's closures.
-    pub(super) fn decide_by_parts(&self, parts: &mut Parts) -> Action {
+    /// Decides a request.
+    pub(super) fn decide(&self, parts: &mut Parts) -> Handled {
         if self.skip.as_ref().is_some_and(|skip| skip(parts)) {
-            return Action::Call(None);
+            return Handled::Ready(Action::Call(None));
         }
-        let identity = match self.identifier.identify(parts) {
-            Err(reason) => return self.unidentified(RequestHead::of_parts(parts), &reason),
+        let identified = self.identify.identify(parts);
+        let identity = match identified.and_then(IdentifyError::check_not_empty) {
+            Err(reason) => return Handled::Ready(self.unidentified(parts, &reason)),
             Ok(identity) => identity,
         };
         let limits_for = self.limits_for.as_ref();
         let cost_for = self.cost_for.as_ref();
         let limits = limits_for.and_then(|limits_for| limits_for(parts, &identity));
+        let limits = limits.as_ref().unwrap_or(self.responses.templates.limits());
         let cost = cost_for.map_or(1, |cost_for| cost_for(parts));
-        let head = RequestHead {
-            method: &parts.method,
-            version: parts.version,
-            headers: &parts.headers,
-        };
-        self.decide(
-            &identity,
-            limits.as_ref(),
-            cost,
-            head,
-            &mut parts.extensions,
-        )
+        if cfg!(debug_assertions) {
+            self.warn_if_charged_twice(&mut parts.extensions);
+        }
+        let check = Check::new(&identity, limits).scope(&self.scope).cost(cost);
+        match self.limiter.check(&check) {
+            Checked::Pending(decision) => Handled::Pending(decision),
+            Checked::Ready(decision) => Handled::Ready(self.enforce(&decision, parts)),
+        }
     }
 
-    /// Decides a request of an identity, by the layer's limits if the request has none of its own.
-    pub(super) fn decide(
-        &self,
-        identity: &Identity,
-        limits: Option<&Limits>,
-        cost: u32,
-        head: RequestHead<'_>,
-        extensions: &mut Extensions,
-    ) -> Action {
-        if cfg!(debug_assertions) {
-            self.warn_if_charged_twice(extensions);
+    /// Admits or rejects a request.
+    #[inline]
+    pub(super) fn enforce(&self, decision: &Decision<'_>, parts: &mut Parts) -> Action {
+        let (responses, is_shadow) = (&self.responses, self.limiter.is_shadow());
+        if !decision.is_allowed() && !is_shadow {
+            return Action::Reject(self.reject(decision, parts));
         }
-        let limits = limits.unwrap_or(self.responses.templates.limits());
-        let check = Check::new(identity, limits).scope(&self.scope).cost(cost);
-        match self.limiter.check(&check) {
-            Checked::Pending(decision) => Action::Wait(decision),
-            Checked::Ready(decision) if self.admits(&decision) => {
-                Action::Call(Some(self.admit(&decision, extensions)))
-            }
-            Checked::Ready(decision) if self.on_reject.is_some() => {
-                Action::Reject(decision.into_owned())
-            }
-            Checked::Ready(decision) => {
-                Action::Respond(rejection::response(&self.responses, &decision, head))
+        if self.expose_decision {
+            parts.extensions.insert(decision.clone().into_owned());
+        }
+        let (headers, templates) = (responses.headers, &responses.templates);
+        let headers = RateLimitHeaders::new(decision, headers, templates, is_shadow);
+        Action::Call(Some(headers))
+    }
+
+    fn reject(&self, decision: &Decision<'_>, parts: &Parts) -> Response<RejectionBody> {
+        let rejection = Rejection {
+            settings: &self.responses,
+            decision,
+            parts,
+        };
+        match &self.on_reject {
+            None => rejection.complete_response(),
+            Some(on_reject) => {
+                let mut response = on_reject(&rejection);
+                rejection.complete(response.headers_mut());
+                response.map(RejectionBody::from)
             }
         }
     }
 
     /// Handles a request without an identity: rejects it, except in shadow mode.
     #[cold]
-    pub(super) fn unidentified(&self, head: RequestHead<'_>, reason: &IdentifyError) -> Action {
+    fn unidentified(&self, parts: &Parts, reason: &IdentifyError) -> Action {
         metrics::unidentified();
         if !self.has_logged_unidentified.0.swap(true, Ordering::Relaxed) {
             events::unidentified(self.scope.as_str(), reason);
         }
         match self.limiter.is_shadow() {
             true => Action::Call(Some(RateLimitHeaders::shadow_unidentified())),
-            false => Action::Respond(rejection::unidentified(&self.responses, head, reason)),
+            false => Action::Reject(rejection::unidentified(&self.responses, parts, reason)),
         }
     }
 
@@ -187,45 +178,5 @@ impl Handler {
         {
             events::charged_twice(self.scope.as_str());
         }
-    }
-
-    /// Returns whether the inner service is called.
-    pub(super) fn admits(&self, decision: &Decision<'_>) -> bool {
-        decision.is_allowed() || self.limiter.is_shadow()
-    }
-
-    /// Exposes the decision to the inner service, and returns the headers for its response.
-    #[inline]
-    pub(super) fn admit(
-        &self,
-        decision: &Decision<'_>,
-        extensions: &mut Extensions,
-    ) -> RateLimitHeaders {
-        if self.expose_decision {
-            extensions.insert(decision.clone().into_owned());
-        }
-        let responses = &self.responses;
-        let is_shadow = self.limiter.is_shadow();
-        RateLimitHeaders::new(decision, responses.headers, &responses.templates, is_shadow)
-    }
-
-    /// Rejects a request.
-    pub(super) fn reject<B>(
-        &self,
-        decision: &Decision<'_>,
-        request: Request<B>,
-    ) -> Response<RejectionBody> {
-        let responses = &self.responses;
-        let Some(on_reject) = &self.on_reject else {
-            return rejection::response(responses, decision, RequestHead::of_request(&request));
-        };
-        let (parts, _) = request.into_parts();
-        let mut response = on_reject(&Rejection {
-            settings: responses,
-            decision,
-            parts: &parts,
-        });
-        rejection::complete(responses, decision, response.headers_mut());
-        response.map(RejectionBody::from)
     }
 }

@@ -1,17 +1,19 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-/// A header map in which three numbers are to be filled in.
+use super::number::number;
+
+/// A header map in which numbers are to be filled in.
 ///
 /// The insertion of a header hashes its name, which takes most of the time of building a map. A clone of
 /// a map does not (bench: `steps::reject::json`).
 pub(super) struct HeaderTemplate {
     map: HeaderMap,
-    /// The indexes of the numbers among the map's values.
-    indexes: [usize; 3],
+    /// For each value of the map, the index of its number, if it is one.
+    numbers: Box<[Option<usize>]>,
 }
 
 impl HeaderTemplate {
-    /// Creates a template of these headers. Exactly three of them have no value.
+    /// Creates a template of these headers. Those without a value are to have a number.
     pub(super) fn new<const N: usize>(headers: [(HeaderName, Option<HeaderValue>); N]) -> Self {
         let without_value = headers.iter().filter(|(_, value)| value.is_none());
         let names: Vec<_> = without_value.map(|(name, _)| name.clone()).collect();
@@ -20,18 +22,20 @@ impl HeaderTemplate {
             .into_iter()
             .map(|(name, value)| (name, value.unwrap_or_else(|| zero.clone())))
             .collect();
-        let index = |number: usize| map.keys().position(|name| *name == names[number]);
+        let number = |name| names.iter().position(|without_value| without_value == name);
         Self {
-            indexes: [0, 1, 2].map(|number| index(number).expect("the map has every name")),
+            numbers: map.keys().map(number).collect(),
             map,
         }
     }
 
-    /// Returns the headers with these numbers, in the order of their names.
-    pub(super) fn fill(&self, numbers: [HeaderValue; 3]) -> HeaderMap {
+    /// Returns the headers with these numbers, in the order in which the names were given.
+    pub(super) fn fill<const N: usize>(&self, numbers: [u64; N]) -> HeaderMap {
         let mut map = self.map.clone();
-        for (index, number) in self.indexes.into_iter().zip(numbers) {
-            *map.values_mut().nth(index).expect("an index of the map") = number;
+        for (value, index) in map.values_mut().zip(&self.numbers) {
+            if let Some(index) = *index {
+                *value = number(numbers[index]);
+            }
         }
         map
     }
@@ -53,7 +57,7 @@ mod tests {
             (AGE, None),
         ]);
         for numbers in [[0, 0, 1], [1, 20_000, 3]] {
-            let headers = template.fill(numbers.map(HeaderValue::from));
+            let headers = template.fill(numbers);
             let names = [&RETRY_AFTER, &X_RATELIMIT_LIMIT, &AGE];
             let values = names.map(|name| headers[name].to_str().expect("digits"));
             assert_eq!(values.map(str::parse), numbers.map(Ok));

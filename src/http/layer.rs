@@ -10,7 +10,7 @@ use super::handler::Handler;
 use super::header::ResponseHeaders;
 use super::rejection::Rejection;
 use super::service::RateLimit;
-use crate::identity::{Identifier, Identify, Identity};
+use crate::identity::{Identify, Identity};
 use crate::limiter::{FailureStrategy, Limiter};
 use crate::quota::{Limits, Scope};
 
@@ -67,7 +67,7 @@ impl RateLimitLayer {
     /// Sets how requests are identified: by [`UserOrIp`](crate::UserOrIp) unless set.
     #[must_use]
     pub fn identify_by(self, identify: impl Identify) -> Self {
-        self.with(|handler| handler.identifier = Identifier::new(identify))
+        self.with(|handler| handler.identify = Arc::new(identify))
     }
 
     /// Sets limits for each request, for instance by its route or by the identity's plan. If the closure

@@ -3,7 +3,7 @@ use std::fmt::{self, Write};
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
 use super::body::RejectionBody;
 use super::header::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS, ResponseHeaders};
@@ -13,32 +13,6 @@ use super::settings::ResponseSettings;
 use super::templates::{NO_STORE, PROBLEM_JSON, header_value};
 use crate::identity::IdentifyError;
 use crate::limiter::Decision;
-
-/// The parts of a request that select the format of a rejection.
-#[derive(Clone, Copy)]
-pub(super) struct RequestHead<'a> {
-    pub(super) method: &'a Method,
-    pub(super) version: Version,
-    pub(super) headers: &'a HeaderMap,
-}
-
-impl<'a> RequestHead<'a> {
-    pub(super) fn of_request<B>(request: &'a Request<B>) -> Self {
-        Self {
-            method: request.method(),
-            version: request.version(),
-            headers: request.headers(),
-        }
-    }
-
-    pub(super) fn of_parts(parts: &'a Parts) -> Self {
-        Self {
-            method: &parts.method,
-            version: parts.version,
-            headers: &parts.headers,
-        }
-    }
-}
 
 /// gRPC status codes: <https://grpc.io/docs/guides/status-codes/>.
 const RESOURCE_EXHAUSTED: u8 = 8;
@@ -92,57 +66,61 @@ impl<'a> Rejection<'a> {
     ///
     /// No header describes the length or the encoding of the body, so the body may be replaced.
     pub fn response(&self) -> Response<Bytes> {
-        let head = RequestHead::of_parts(self.parts);
-        default_response(self.settings, self.decision, head).map(Bytes::from)
+        self.default_response().map(Bytes::from)
     }
-}
 
-fn default_response(
-    settings: &ResponseSettings,
-    decision: &Decision<'_>,
-    request: RequestHead<'_>,
-) -> Response<RejectionBody> {
-    match grpc_content_type(settings, request) {
-        Some(content_type) => grpc_response(settings, decision, content_type),
-        None => {
-            let body = settings.body(decision);
-            with_type(settings.status(decision), PROBLEM_JSON, body)
+    fn default_response(&self) -> Response<RejectionBody> {
+        match self.grpc_content_type() {
+            Some(content_type) => grpc_response(self.settings, self.decision, content_type),
+            None => {
+                let body = self.settings.body(self.decision);
+                with_type(self.status(), PROBLEM_JSON, body)
+            }
         }
     }
-}
 
-/// Returns the default response with all of its headers.
-pub(super) fn response(
-    settings: &ResponseSettings,
-    decision: &Decision<'_>,
-    request: RequestHead<'_>,
-) -> Response<RejectionBody> {
-    if let Some(response) = response_from_template(settings, decision, request) {
-        return response;
+    fn grpc_content_type(&self) -> Option<HeaderValue> {
+        grpc_content_type(self.settings, self.parts)
     }
-    let mut response = default_response(settings, decision, request);
-    complete(settings, decision, response.headers_mut());
-    response
-}
 
-/// Returns the default response with all of its headers, if there is a template for it.
-fn response_from_template(
-    settings: &ResponseSettings,
-    decision: &Decision<'_>,
-    request: RequestHead<'_>,
-) -> Option<Response<RejectionBody>> {
-    let needs_other_headers = settings.headers != ResponseHeaders::default()
-        || decision.is_degraded()
-        || grpc_content_type(settings, request).is_some();
-    if needs_other_headers {
-        return None;
+    /// Returns the default response with all of its headers.
+    pub(super) fn complete_response(&self) -> Response<RejectionBody> {
+        if let Some(response) = self.response_from_template() {
+            return response;
+        }
+        let mut response = self.default_response();
+        self.complete(response.headers_mut());
+        response
     }
-    let (template, retry_after) = (settings.templates.denial(decision)?, retry_after(decision)?);
-    let reset = seconds(decision.reset_after());
-    let mut response = Response::new(template.body.clone());
-    *response.status_mut() = settings.status(decision);
-    *response.headers_mut() = template.headers(retry_after, decision.remaining(), reset);
-    Some(response)
+
+    /// Returns the default response with all of its headers, if there is a template for it.
+    fn response_from_template(&self) -> Option<Response<RejectionBody>> {
+        let (settings, decision) = (self.settings, self.decision);
+        let needs_other_headers = settings.headers != ResponseHeaders::default()
+            || decision.is_degraded()
+            || self.grpc_content_type().is_some();
+        if needs_other_headers {
+            return None;
+        }
+        let (template, retry_after) =
+            (settings.templates.denial(decision)?, retry_after(decision)?);
+        let reset = seconds(decision.reset_after());
+        let mut response = Response::new(template.body.clone());
+        *response.status_mut() = self.status();
+        *response.headers_mut() = template.headers(retry_after, decision.remaining(), reset);
+        Some(response)
+    }
+
+    /// Adds the headers of every rejection to a default response or an application's response.
+    pub(super) fn complete(&self, headers: &mut HeaderMap) {
+        let (settings, decision) = (self.settings, self.decision);
+        headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
+        if let Some(retry_after) = retry_after(decision) {
+            headers.entry(RETRY_AFTER).or_insert(number(retry_after));
+        }
+        RateLimitHeaders::new(decision, settings.headers, &settings.templates, false)
+            .write_to(headers);
+    }
 }
 
 fn grpc_response(
@@ -170,28 +148,15 @@ fn grpc_response(
     response
 }
 
-/// Adds the headers of every rejection to a default response or an application's response.
-pub(super) fn complete(
-    settings: &ResponseSettings,
-    decision: &Decision<'_>,
-    headers: &mut HeaderMap,
-) {
-    headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
-    if let Some(retry_after) = retry_after(decision) {
-        headers.entry(RETRY_AFTER).or_insert(number(retry_after));
-    }
-    RateLimitHeaders::new(decision, settings.headers, &settings.templates, false).write_to(headers);
-}
-
 /// Returns the response to a request without an identity. Only a debug build includes the reason, which
 /// may name internals.
 pub(super) fn unidentified(
     settings: &ResponseSettings,
-    request: RequestHead<'_>,
+    parts: &Parts,
     reason: &IdentifyError,
 ) -> Response<RejectionBody> {
     let reason = cfg!(debug_assertions).then(|| reason.to_string());
-    if let Some(content_type) = grpc_content_type(settings, request) {
+    if let Some(content_type) = grpc_content_type(settings, parts) {
         let message = match reason {
             Some(reason) => header_value(percent_encoded(&reason)),
             None => HeaderValue::from_static("the request could not be identified"),
@@ -265,18 +230,18 @@ fn grpc(content_type: HeaderValue, code: u8, message: HeaderValue) -> Response<R
 ///
 /// A gRPC call is a POST of `application/grpc`, with or without a message format (`+proto`), over HTTP/2 or
 /// later; or of gRPC-Web's `application/grpc-web` or `application/grpc-web-text` over any version.
-fn grpc_content_type(settings: &ResponseSettings, request: RequestHead<'_>) -> Option<HeaderValue> {
-    if !settings.grpc_responses || request.method != Method::POST {
+fn grpc_content_type(settings: &ResponseSettings, parts: &Parts) -> Option<HeaderValue> {
+    if !settings.grpc_responses || parts.method != Method::POST {
         return None;
     }
-    let content_type = request.headers.get(CONTENT_TYPE)?;
+    let content_type = parts.headers.get(CONTENT_TYPE)?;
     let rest = content_type.as_bytes().strip_prefix(b"application/grpc")?;
     let (rest, is_web) = match rest.strip_prefix(b"-web") {
         Some(rest) => (rest.strip_prefix(b"-text").unwrap_or(rest), true),
         None => (rest, false),
     };
     let is_grpc = matches!(rest, [] | [b'+' | b';', ..]);
-    (is_grpc && (is_web || request.version >= Version::HTTP_2)).then(|| content_type.clone())
+    (is_grpc && (is_web || parts.version >= Version::HTTP_2)).then(|| content_type.clone())
 }
 
 #[cfg(test)]

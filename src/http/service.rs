@@ -10,8 +10,7 @@ use tower_service::Service;
 
 use super::body::ResponseBody;
 use super::future::ResponseFuture;
-use super::handler::{Action, Handler};
-use super::rejection::RequestHead;
+use super::handler::{Action, Handled, Handler};
 
 /// A service with a rate limit, created by a [`RateLimitLayer`](crate::RateLimitLayer).
 #[derive(Clone)]
@@ -54,35 +53,19 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let handler = &self.handler;
-        let action = match handler.identify_by_head(request.headers(), request.extensions()) {
-            Some(Ok(identity)) => {
-                let mut extensions = mem::take(request.extensions_mut());
-                let head = RequestHead::of_request(&request);
-                let action = handler.decide(&identity, None, 1, head, &mut extensions);
-                *request.extensions_mut() = extensions;
-                action
+    fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
+        let (mut parts, body) = request.into_parts();
+        match self.handler.decide(&mut parts) {
+            Handled::Ready(Action::Call(headers)) => {
+                let request = Request::from_parts(parts, body);
+                ResponseFuture::calling(self.inner.call(request), headers)
             }
-            Some(Err(reason)) => handler.unidentified(RequestHead::of_request(&request), &reason),
-            None => {
-                let (mut parts, body) = request.into_parts();
-                let action = handler.decide_by_parts(&mut parts);
-                request = Request::from_parts(parts, body);
-                action
-            }
-        };
-        match action {
-            Action::Call(headers) => ResponseFuture::calling(self.inner.call(request), headers),
-            Action::Respond(response) => ResponseFuture::rejected(response),
-            Action::Reject(decision) => {
-                ResponseFuture::rejected(handler.reject(&decision, request))
-            }
-            Action::Wait(decision) => {
+            Handled::Ready(Action::Reject(response)) => ResponseFuture::rejected(response),
+            Handled::Pending(decision) => {
                 // Call the service that was polled ready. Its clone is not ready.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
-                ResponseFuture::deciding(decision, handler.clone(), inner, request)
+                ResponseFuture::deciding(decision, self.handler.clone(), inner, (parts, body))
             }
         }
     }

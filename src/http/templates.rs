@@ -56,8 +56,7 @@ impl DenialTemplate {
 
     /// Returns the headers of one rejection.
     pub(super) fn headers(&self, retry_after: u64, remaining: u32, reset: u64) -> HeaderMap {
-        let numbers = [retry_after, remaining.into(), reset];
-        let mut headers = self.headers.fill(numbers.map(number));
+        let mut headers = self.headers.fill([retry_after, remaining.into(), reset]);
         headers.remove(PLACEHOLDER);
         headers
     }

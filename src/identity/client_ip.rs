@@ -2,7 +2,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Extensions, HeaderMap, HeaderName, header};
+use http::{HeaderMap, HeaderName, header};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::address::{IPV6_PREFIX, canonical, cut, embedded};
@@ -240,17 +240,6 @@ impl ClientIp {
         self.counted(client.unwrap_or(peer))
     }
 
-    pub(super) fn identity(
-        &self,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Result<Identity, IdentifyError> {
-        let peer = peer(extensions);
-        let client = self.client(peer, headers).or(peer);
-        let client = client.ok_or(IdentifyError::NO_PEER)?;
-        Ok(Identity::exact_ip(self.counted(client)))
-    }
-
     /// Returns the client that the proxies report, if the peer is a proxy.
     fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let is_proxy = match peer {
@@ -363,15 +352,10 @@ fn trusted_network(network: IpNet) -> Result<IpNet, ClientIpError> {
 /// Identifies every request by the client's address, even if it has a [`UserId`](crate::UserId).
 impl Identify for ClientIp {
     fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
-        self.identity(&parts.headers, &parts.extensions)
-    }
-
-    fn identify_head(
-        &self,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Option<Result<Identity, IdentifyError>> {
-        Some(self.identity(headers, extensions))
+        let peer = peer(&parts.extensions);
+        let client = self.client(peer, &parts.headers).or(peer);
+        let client = client.ok_or(IdentifyError::NO_PEER)?;
+        Ok(Identity::exact_ip(self.counted(client)))
     }
 }
 

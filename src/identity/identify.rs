@@ -2,7 +2,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use http::request::Parts;
-use http::{Extensions, HeaderMap};
 
 use super::identity::Identity;
 use crate::quota::NameError;
@@ -31,53 +30,6 @@ use crate::quota::NameError;
 pub trait Identify: Send + Sync + 'static {
     /// Returns the sender's identity, or the reason why it cannot be determined.
     fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError>;
-
-    /// Returns the same identity from headers and extensions alone, or `None` if these are not
-    /// enough.
-    ///
-    /// The layer calls this method first. Where it returns `Some`, the layer does not split the
-    /// request into [`Parts`] and a body, which saves moving the request twice. The default returns
-    /// `None`.
-    ///
-    /// ```
-    /// use http::request::Parts;
-    /// use http::{Extensions, HeaderMap};
-    /// use tollgate::{Identify, IdentifyError, Identity};
-    ///
-    /// #[derive(Clone)]
-    /// struct Tenant(String);
-    ///
-    /// struct ByTenant;
-    ///
-    /// impl ByTenant {
-    ///     fn tenant(&self, extensions: &Extensions) -> Result<Identity, IdentifyError> {
-    ///         let tenant = extensions.get::<Tenant>().ok_or(IdentifyError::new("no tenant"))?;
-    ///         Ok(Identity::new("tenant", &tenant.0)?)
-    ///     }
-    /// }
-    ///
-    /// impl Identify for ByTenant {
-    ///     fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
-    ///         self.tenant(&parts.extensions)
-    ///     }
-    ///
-    ///     fn identify_head(
-    ///         &self,
-    ///         _: &HeaderMap,
-    ///         extensions: &Extensions,
-    ///     ) -> Option<Result<Identity, IdentifyError>> {
-    ///         Some(self.tenant(extensions))
-    ///     }
-    /// }
-    /// ```
-    fn identify_head(
-        &self,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Option<Result<Identity, IdentifyError>> {
-        let _ = (headers, extensions);
-        None
-    }
 }
 
 impl<F> Identify for F
@@ -93,28 +45,12 @@ impl<T: Identify + ?Sized> Identify for Arc<T> {
     fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
         (**self).identify(parts)
     }
-
-    fn identify_head(
-        &self,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Option<Result<Identity, IdentifyError>> {
-        (**self).identify_head(headers, extensions)
-    }
 }
 
 /// Not for every `Box<T>`: a boxed closure is a closure, so it implements `Identify` already.
 impl Identify for Box<dyn Identify> {
     fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
         (**self).identify(parts)
-    }
-
-    fn identify_head(
-        &self,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Option<Result<Identity, IdentifyError>> {
-        (**self).identify_head(headers, extensions)
     }
 }
 
@@ -143,7 +79,7 @@ impl IdentifyError {
 
     /// Returns the identity unless its value is empty: all requests with an empty value would share
     /// one count.
-    pub(super) fn check_not_empty(identity: Identity) -> Result<Identity, Self> {
+    pub(crate) fn check_not_empty(identity: Identity) -> Result<Identity, Self> {
         match identity.is_empty() {
             true => Err(Self(Reason::EmptyValue(identity.kind().to_owned()))),
             false => Ok(identity),

@@ -7,7 +7,6 @@
 mod address;
 mod client_ip;
 mod forwarded;
-mod identifier;
 mod identify;
 #[expect(
     clippy::module_inception,
@@ -19,7 +18,6 @@ mod peer;
 mod user;
 
 pub use client_ip::{ClientIp, ClientIpError, ForwardingHeader};
-pub(crate) use identifier::Identifier;
 pub use identify::{Identify, IdentifyError};
 pub use identity::Identity;
 pub use peer::PeerAddr;

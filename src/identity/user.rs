@@ -1,5 +1,4 @@
 use http::request::Parts;
-use http::{Extensions, HeaderMap};
 
 use super::client_ip::ClientIp;
 use super::identify::{Identify, IdentifyError};
@@ -18,30 +17,14 @@ impl UserOrIp {
     pub fn new(client_ip: ClientIp) -> Self {
         Self(client_ip)
     }
-
-    fn identity(
-        &self,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Result<Identity, IdentifyError> {
-        match extensions.get::<UserId>() {
-            Some(user) => IdentifyError::check_not_empty(user.identity().clone()),
-            None => self.0.identity(headers, extensions),
-        }
-    }
 }
 
 impl Identify for UserOrIp {
     fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
-        self.identity(&parts.headers, &parts.extensions)
-    }
-
-    fn identify_head(
-        &self,
-        headers: &HeaderMap,
-        extensions: &Extensions,
-    ) -> Option<Result<Identity, IdentifyError>> {
-        Some(self.identity(headers, extensions))
+        match parts.extensions.get::<UserId>() {
+            Some(user) => Ok(user.identity().clone()),
+            None => self.0.identify(parts),
+        }
     }
 }
 
