@@ -121,9 +121,6 @@ pub use quota::{
     Algorithm, Limits, LimitsError, MAX_POLICIES, NameError, Policy, Quota, QuotaError, Scope,
     Status,
 };
-#[cfg(feature = "bench")]
-#[doc(hidden)]
-pub use store::bench;
 pub use store::{Check, LocalStore, Store, StoreError, StoreErrorKind};
 #[cfg(feature = "redis")]
 pub use store::{RedisConfigError, RedisCredentials, RedisStore, RedisStoreBuilder};

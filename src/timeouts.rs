@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::mem;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -25,11 +25,7 @@ const MAX_QUEUE: usize = 65_536;
 
 /// The timeouts of checks with similar deadlines.
 #[derive(Default)]
-pub(crate) struct Timeouts {
-    /// The queue of the first runtime, and usually the only one. It is found without a lock.
-    first: OnceLock<Arc<Queue>>,
-    others: Mutex<Vec<Arc<Queue>>>,
-}
+pub(crate) struct Timeouts(Mutex<Vec<Arc<Queue>>>);
 
 /// The timeouts of one runtime, in the order of their deadlines.
 struct Queue {
@@ -126,11 +122,7 @@ impl Timeouts {
     }
 
     fn queue(&self, runtime: Id) -> Arc<Queue> {
-        let first = self.first.get_or_init(|| Arc::new(Queue::new(runtime)));
-        if first.runtime == runtime {
-            return first.clone();
-        }
-        let mut queues = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut queues = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let known = queues.iter().find(|queue| queue.runtime == runtime);
         known.cloned().unwrap_or_else(|| {
             // Removes the queues of runtimes that have shut down.

@@ -167,7 +167,7 @@ async fn million_denied_checks_need_few_calls() {
 }
 
 #[tokio::test]
-async fn denial_is_remembered_for_equal_or_higher_cost() {
+async fn denial_is_cached_for_equal_or_higher_cost() {
     let server = Server::start().await;
     let store = store(&server);
     let [alice, bob] = ["alice", "bob"].map(Identity::user);
@@ -184,7 +184,7 @@ async fn denial_is_remembered_for_equal_or_higher_cost() {
 }
 
 #[tokio::test]
-async fn reset_by_this_store_forgets_the_denial() {
+async fn reset_by_this_store_drops_the_cached_denial() {
     let server = Server::start().await;
     let store = store(&server);
     let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_day(1)));
@@ -259,7 +259,7 @@ async fn busy_identity_leaves_room_in_the_queue() {
 async fn full_queue_refuses_at_once() {
     let server = Server::start().await;
     let store = RedisStore::builder(&server.url())
-        .longest_queue(10)
+        .max_queue(10)
         .build()
         .unwrap();
     store.ping().await.unwrap();
@@ -347,7 +347,7 @@ async fn late_check_does_not_void_its_batch() {
 async fn equal_checks_that_carry_fallback_counts_are_coalesced() {
     let server = Server::start().await;
     let store = RedisStore::builder(&server.url())
-        .most_keys(1)
+        .max_batch_keys(1)
         .build()
         .unwrap();
     store.ping().await.unwrap();
@@ -412,7 +412,7 @@ async fn overlapping_round_trips_keep_checks_in_time() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn denial_from_before_a_reset_is_not_remembered() {
+async fn denial_from_before_a_reset_is_not_cached() {
     let server = Server::start().await;
     let store = store(&server);
     let limits = Limits::from(Quota::per_day(1));

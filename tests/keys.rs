@@ -1,5 +1,5 @@
-//! The keys in Redis are readable for an operator, have values of the documented form, and expire
-//! when their count does, not earlier and not much later.
+//! The keys in Redis are readable for an operator, have values of the documented form, and expire when
+//! their state does, not earlier and not much later.
 
 #[path = "support/redis/mod.rs"]
 mod servers;
@@ -81,7 +81,7 @@ async fn prefix_separates_applications() {
     for prefix in ["one", "two"] {
         let store = RedisStore::builder(&server.url()).prefix(prefix).build();
         let verdict = answer(store.unwrap().check(&Check::new(&alice, &limits))).await;
-        assert!(verdict.is_allowed(), "{prefix} has a separate count");
+        assert!(verdict.is_allowed(), "{prefix} has a separate entry");
     }
     let mut keys = server.keys().await;
     keys.sort();
@@ -113,7 +113,7 @@ async fn identity_values_cannot_forge_keys_or_hash_tags() {
     for value in values {
         let identity = Identity::user(value);
         let verdict = answer(store.check(&Check::new(&identity, &limits))).await;
-        assert!(verdict.is_allowed(), "`{value}` has a separate count");
+        assert!(verdict.is_allowed(), "`{value}` has a separate entry");
     }
     let keys = server.keys().await;
     assert_eq!(keys.len(), values.len());
@@ -142,22 +142,23 @@ async fn value_and_expiry(server: &Server, key: &str) -> (String, u64) {
 }
 
 #[tokio::test]
-async fn key_expires_with_its_count() {
+async fn key_expires_with_its_state() {
     let server = Server::start().await;
     let store = store(&server);
     let eighth = (3_650 * DAY / 8).as_millis() as u64;
-    // Each quota, and how many milliseconds its key may outlive its count.
+    // Each quota, and its slack: how many milliseconds a key may outlive its state. Tokens of the first
+    // two quotas do not take whole microseconds, so their slack is 1 ms, as that of windows. The third
+    // quota has the longest slack, an eighth of its time to fill.
     let quotas = [
-        // A token takes a fraction of a microsecond, or years.
         (Quota::per_second(3), 1),
         (Quota::per_second(4_000_000), 1),
         (Quota::token_bucket(1, 3_650 * DAY), eighth),
         (Quota::sliding_window(10, DAY), 1),
         (Quota::fixed_window(10, DAY), 1),
     ];
-    for (quota, tolerance) in quotas {
+    for (quota, slack) in quotas {
         let (identity, limits) = (Identity::user("alice"), Limits::from(quota));
-        // The whole capacity, so that the key of any quota lives for a while.
+        // Charge the whole capacity, so that the key does not expire before it is read.
         let check = Check::new(&identity, &limits).cost(quota.capacity());
         let verdict = answer(store.check(&check)).await;
         assert!(verdict.is_allowed());
@@ -168,21 +169,21 @@ async fn key_expires_with_its_count() {
         let (value, expiry) = value_and_expiry(&server, &key).await;
         let until: u64 = value.split(':').next().unwrap().parse().unwrap();
         assert_eq!(until, state.words()[0], "{quota}: {value}");
-        // The earliest is the first millisecond in which the count is zero.
-        let counts_until = until.div_ceil(1_000);
+        // The first millisecond in which the state has expired.
+        let earliest = until.div_ceil(1_000);
         assert!(
-            (counts_until..=counts_until + tolerance).contains(&expiry),
-            "{quota}: expires at {expiry}, counts until {counts_until}"
+            (earliest..=earliest + slack).contains(&expiry),
+            "{quota}: the key expires at {expiry}, its state at {earliest}"
         );
     }
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
 
 #[tokio::test]
-async fn recharged_key_never_expires_before_its_count() {
+async fn recharged_key_never_expires_before_its_state() {
     let server = Server::start().await;
     let store = store(&server);
-    // The expiry is updated by few charges, by many, and by every one.
+    // Few charges of the first quota move the expiry, many of the second, and every one of the third.
     for quota in [
         Quota::per_day(10_000),
         Quota::per_minute(20),

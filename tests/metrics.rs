@@ -4,13 +4,14 @@
 mod servers;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, Recorder, SharedString, Unit};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::runtime::Builder;
 use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
@@ -35,22 +36,28 @@ fn record_in(runtime: &mut Builder, test: impl AsyncFnOnce(&Metrics)) {
         gauges: RefCell::default(),
     };
     let runtime = runtime.enable_all().build().unwrap();
-    metrics::with_local_recorder(&recorder, || runtime.block_on(test(&metrics)));
+    metrics::with_local_recorder(&recorder, || {
+        tollgate::describe_metrics();
+        runtime.block_on(test(&metrics));
+    });
 }
 
 /// Reads what the recorder of a test has recorded.
 struct Metrics {
     snapshotter: Snapshotter,
-    /// The totals of gauges, which a snapshot of the recorder resets to zero.
+    /// The total of each gauge. Each snapshot of the recorder resets its gauges to zero.
     gauges: RefCell<BTreeMap<String, f64>>,
 }
 
 impl Metrics {
-    /// Returns all series since the last snapshot, as `name{label=value}` with sorted labels.
+    /// Returns all series, as `name{label=value}` with sorted labels: counters and histograms since the
+    /// last snapshot, gauges in total. Panics if a metric has no description.
     fn snapshot(&self) -> BTreeMap<String, DebugValue> {
         let series = self.snapshotter.snapshot().into_vec().into_iter();
         series
-            .map(|(key, _, _, value)| {
+            .map(|(key, unit, description, value)| {
+                let is_described = unit.is_some() && description.is_some();
+                assert!(is_described, "{key:?} has no description");
                 let mut labels: Vec<_> = key.key().labels().collect();
                 labels.sort();
                 let labels = labels
@@ -72,8 +79,8 @@ impl Metrics {
             .collect()
     }
 
-    /// Returns the counters and gauges that changed since the last snapshot, without the estimate
-    /// of live entries.
+    /// Returns the counters that increased since the last snapshot, and all gauges but the estimate of
+    /// live entries, each as `series value`.
     fn changed(&self) -> Vec<String> {
         let changed = self
             .snapshot()
@@ -81,7 +88,7 @@ impl Metrics {
             .filter_map(|(series, value)| match value {
                 DebugValue::Counter(0) | DebugValue::Histogram(_) => None,
                 DebugValue::Counter(count) => Some(format!("{series} {count}")),
-                DebugValue::Gauge(_) if series.starts_with("rate_limit_active") => None,
+                DebugValue::Gauge(_) if series.starts_with("rate_limit_live_entries") => None,
                 DebugValue::Gauge(value) => Some(format!("{series} {value}")),
             });
         changed.collect()
@@ -236,7 +243,7 @@ fn evictions_are_counted_and_live_entries_estimated() {
                 limiter.check(&Check::new(&user, &limits)).await;
             }
         };
-        let live = |snapshot: &BTreeMap<String, DebugValue>| match snapshot["rate_limit_active_identities{store=local}"]
+        let live = |snapshot: &BTreeMap<String, DebugValue>| match snapshot["rate_limit_live_entries{store=local}"]
         {
             DebugValue::Gauge(live) => live.into_inner(),
             ref other => panic!("{other:?}"),
@@ -279,7 +286,7 @@ fn stores_of_one_name_are_counted_together() {
                 .check(&Check::new(&Identity::user("alice"), &limits))
                 .await;
         }
-        let live = || match metrics.snapshot()["rate_limit_active_identities{store=local}"] {
+        let live = || match metrics.snapshot()["rate_limit_live_entries{store=local}"] {
             DebugValue::Gauge(live) => live.into_inner(),
             ref other => panic!("{other:?}"),
         };
@@ -323,25 +330,25 @@ fn labels_are_bounded_and_contain_no_identity() {
         }
         let snapshot = metrics.snapshot();
         let mut counted = 0;
-        let mut kinds = 0;
+        let mut rows = 0;
         for (series, value) in &snapshot {
             assert!(!series.contains("s3cr3t"), "{series}");
             if let (true, DebugValue::Counter(count)) =
                 (series.starts_with("rate_limit_allowed_total"), value)
             {
                 counted += count;
-                kinds += 1;
+                rows += 1;
             }
         }
         assert_eq!(counted, 2_000, "no decision is lost");
-        assert!((100..=257).contains(&kinds), "{kinds} series");
+        assert!((100..=257).contains(&rows), "{rows} series");
         assert!(snapshot.contains_key("rate_limit_allowed_total{identity=other,policy=other}"));
     });
 }
 
 /// Runs in real time, with a real server.
 #[test]
-fn redis_batch_sizes_and_remembered_denials_are_counted() {
+fn redis_batch_sizes_and_cached_denials_are_counted() {
     record_in(&mut Builder::new_current_thread(), async |metrics| {
         let server = servers::Server::start().await;
         let store = RedisStore::new(&server.url()).unwrap();
@@ -360,25 +367,64 @@ fn redis_batch_sizes_and_remembered_denials_are_counted() {
         };
         let sizes: Vec<f64> = sizes.iter().map(|size| size.into_inner()).collect();
         assert_eq!(sizes, [15.0]);
-        let hits = &snapshot["rate_limit_denial_memory_hits_total{store=redis}"];
+        let hits = &snapshot["rate_limit_denial_cache_hits_total{store=redis}"];
         assert_eq!(*hits, DebugValue::Counter(3));
     });
 }
 
-#[test]
-fn every_metric_is_described() {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    metrics::with_local_recorder(&recorder, || {
-        tollgate::describe_metrics();
-        // The recorder shows the description only of metrics that have a value.
-        metrics::counter!("rate_limit_allowed_total").increment(1);
-        metrics::histogram!("rate_limit_check_duration_seconds").record(1.0);
-        metrics::gauge!("rate_limit_breaker_open").set(1.0);
-    });
-    for (key, unit, description, _) in snapshotter.snapshot().into_vec() {
-        assert!(unit.is_some() && description.is_some(), "{key:?}");
+/// Collects the names of the metrics that are described, with their kinds.
+#[derive(Default)]
+struct DescribedMetrics(RefCell<BTreeSet<(String, &'static str)>>);
+
+impl DescribedMetrics {
+    fn add(&self, name: &KeyName, kind: &'static str) {
+        let is_new = self.0.borrow_mut().insert((name.as_str().to_owned(), kind));
+        assert!(is_new, "{name:?} is described twice");
     }
+}
+
+impl Recorder for DescribedMetrics {
+    fn describe_counter(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.add(&name, "counter");
+    }
+
+    fn describe_gauge(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.add(&name, "gauge");
+    }
+
+    fn describe_histogram(&self, name: KeyName, _: Option<Unit>, _: SharedString) {
+        self.add(&name, "histogram");
+    }
+
+    fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::noop()
+    }
+
+    fn register_gauge(&self, _: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::noop()
+    }
+
+    fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::noop()
+    }
+}
+
+/// The snapshots of the other tests assert that each metric that the crate emits is described.
+#[test]
+fn described_metrics_are_the_documented_ones() {
+    let described = DescribedMetrics::default();
+    metrics::with_local_recorder(&described, tollgate::describe_metrics);
+    let rows = include_str!("../src/guide/metrics.md").lines();
+    let documented = rows.filter_map(|row| {
+        let (name, row) = row.strip_prefix("| `")?.split_once("` |")?;
+        let kind = match row {
+            _ if row.contains("| histogram:") => "histogram",
+            _ if row.contains("| gauge:") => "gauge",
+            _ => "counter",
+        };
+        Some((name.to_owned(), kind))
+    });
+    assert_eq!(described.0.take(), documented.collect::<BTreeSet<_>>());
 }
 
 #[test]
@@ -430,18 +476,18 @@ fn unknown_policies_and_kinds_displace_no_configured_series() {
         let layer = RateLimitLayer::new(limits.clone(), limiter.clone()).scope("api");
         drop(layer.layer(()));
         for number in 0..1_000 {
-            // A policy that no layer has, and a kind that a client could choose.
+            // No layer has this policy, and a client could choose this kind of identity.
             let foreign = Policy::new(format!("foreign-{number}"), Quota::per_day(1));
             let foreign = Limits::new([foreign]).unwrap();
-            let kind = Identity::new(&format!("kind-{number}"), "1").unwrap();
-            limiter.check(&Check::new(&kind, &foreign)).await;
+            let identity = Identity::new(&format!("kind-{number}"), "1").unwrap();
+            limiter.check(&Check::new(&identity, &foreign)).await;
         }
         metrics.changed();
         let alice = Identity::user("alice");
         for number in 0..1_000 {
             limiter.check(&Check::new(&alice, &limits)).await;
-            let kind = Identity::new(&format!("made-up-{number}"), "1").unwrap();
-            limiter.check(&Check::new(&kind, &limits)).await;
+            let identity = Identity::new(&format!("made-up-{number}"), "1").unwrap();
+            limiter.check(&Check::new(&identity, &limits)).await;
         }
         let changed = metrics.changed();
         let row = "rate_limit_allowed_total{identity=user,policy=api} 1000";

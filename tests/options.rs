@@ -1,4 +1,5 @@
-//! Each option of a layer works as documented, whether the store answers at once or later.
+//! The options `skip`, `cost_for`, `limits_for`, `scope`, `shadow` and `expose_decision` of a layer,
+//! whether the store answers at once or later.
 
 mod support;
 
@@ -22,7 +23,7 @@ fn request_to(path: &str) -> Request {
     request
 }
 
-/// Sends a request of `alice` to this path. Returns the status and what is left.
+/// Sends a request of `alice` to this path. Returns the status and `X-RateLimit-Remaining`.
 async fn get(layer: &RateLimitLayer, path: &str) -> (u16, Option<u32>) {
     let response = send(layer, request_to(path)).await;
     let remaining = header(&response, "x-ratelimit-remaining");
@@ -53,7 +54,7 @@ async fn skipped_request_is_not_limited() {
         assert_eq!(get(&layer, "/").await, (429, Some(0)));
         skipped(request("alice")).await;
 
-        // Also a request without an identity, and with a store that fails or hangs.
+        // A skipped request needs no identity, and its store may fail or hang.
         skipped(Request::default()).await;
         store.behave(Behavior::Fail(StoreErrorKind::Unavailable));
         skipped(request("alice")).await;

@@ -234,7 +234,7 @@ async fn each_failure_strategy_answers_as_documented() {
 #[tokio::test(flavor = "multi_thread")]
 async fn unanswered_checks_do_not_accumulate() {
     let server = Server::start().await;
-    let store = RedisStore::builder(&server.url()).longest_queue(100);
+    let store = RedisStore::builder(&server.url()).max_queue(100);
     let store = store.build().unwrap();
     // A breaker would keep most checks from the store.
     let limiter = Limiter::builder(store.clone())

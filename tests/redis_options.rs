@@ -21,12 +21,15 @@ fn refusal(builder: RedisStoreBuilder) -> String {
 #[test]
 fn invalid_server_urls_are_refused() {
     for (url, expected) in [
-        ("http://x", "http://x"),
+        (
+            "http://x",
+            "`http://x` is not a URL of a Redis server: the scheme, the host, the port or the database",
+        ),
         ("127.0.0.1:6379", "127.0.0.1:6379"),
         ("", "not a URL"),
         ("redis://", "redis://"),
         ("redis://host:port", "redis://host"),
-        ("redis://host:99999", "redis://host"),
+        ("redis://host:99999", "the port or the database is invalid"),
         ("redis://host/database", "redis://host/database"),
         ("redis://0.0.0.0", "redis://0.0.0.0"),
         ("redis+unix://host/socket", "redis+unix://host/socket"),
@@ -83,15 +86,15 @@ fn options_out_of_range_are_refused() {
             builder().connections(65),
             ["`connections`", "at most 64, not 65"],
         ),
-        (builder().most_keys(0), ["`most_keys`", "at least 1"]),
         (
-            builder().most_keys(1_025),
-            ["`most_keys`", "at most 1024, not 1025"],
+            builder().max_batch_keys(0),
+            ["`max_batch_keys`", "at least 1"],
         ),
         (
-            builder().longest_queue(0),
-            ["`longest_queue`", "at least 1"],
+            builder().max_batch_keys(1_025),
+            ["`max_batch_keys`", "at most 1024, not 1025"],
         ),
+        (builder().max_queue(0), ["`max_queue`", "at least 1"]),
         (
             builder().max_connection_age(Duration::from_millis(999)),
             ["`max_connection_age`", "at least 1s, not 999ms"],

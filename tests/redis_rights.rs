@@ -37,7 +37,7 @@ fn documented_rights_equal_the_listed_ones() {
     ];
     assert_eq!(documented(guide), expected.map(rights));
     let sentinel = rights(&["sentinel"]).join(" ");
-    let sentinel = format!("ACL SETUSER seeker reset on >whom {sentinel}\n");
+    let sentinel = format!("ACL SETUSER discovery reset on >secret {sentinel}\n");
     assert!(guide.contains(&sentinel), "{sentinel}");
 }
 

@@ -66,7 +66,7 @@ async fn read_only_server_denies_and_charges_nothing_in_part() {
         }
         server.command(refuse_writes).await;
 
-        // New stores, which do not remember her denial.
+        // New stores, which have no cached denial.
         let (limiter, store) = (
             limiter_without_breaker(&server),
             RedisStore::new(&server.url()).unwrap(),

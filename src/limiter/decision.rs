@@ -30,6 +30,8 @@ impl<'a> Decision<'a> {
         Self::new(check, check.preview(verdict.now(), verdict.states()))
     }
 
+    /// Computes the decision of a check of one policy, without the search for the binding policy, which
+    /// takes 4 ns of 80 (bench: `steps::local::limiter`).
     #[inline]
     pub(super) fn of_one(check: &Check<'a>, status: Status) -> Self {
         Self {

@@ -12,9 +12,7 @@ const MAX_LANES: usize = 1_000;
 /// it is first used.
 pub(super) struct Lanes {
     failures_to_open: NonZeroU32,
-    /// Lane 0, the only one of most stores. It is found without a lock.
-    first: Arc<Lane>,
-    others: RwLock<HashMap<usize, Arc<Lane>>>,
+    lanes: RwLock<HashMap<usize, Arc<Lane>>>,
 }
 
 /// One lane, with its circuit breaker.
@@ -27,21 +25,17 @@ impl Lanes {
     pub(super) fn new(failures_to_open: NonZeroU32) -> Self {
         Self {
             failures_to_open,
-            first: Arc::new(Lane::new(0, failures_to_open)),
-            others: RwLock::default(),
+            lanes: RwLock::default(),
         }
     }
 
     pub(super) fn get(&self, index: usize) -> Arc<Lane> {
-        if index == 0 {
-            return self.first.clone();
-        }
-        let lanes = self.others.read().unwrap_or_else(PoisonError::into_inner);
+        let lanes = self.lanes.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(lane) = lanes.get(&index) {
             return lane.clone();
         }
         drop(lanes);
-        let mut lanes = self.others.write().unwrap_or_else(PoisonError::into_inner);
+        let mut lanes = self.lanes.write().unwrap_or_else(PoisonError::into_inner);
         if lanes.len() >= MAX_LANES {
             // Removes the lanes of servers that no longer exist. A lane that is in use, or that is being
             // probed, has a second owner.
@@ -79,7 +73,7 @@ mod tests {
         for index in 2..10 * MAX_LANES {
             drop(lanes.get(index));
         }
-        let count = lanes.others.read().map(|lanes| lanes.len());
+        let count = lanes.lanes.read().map(|lanes| lanes.len());
         assert!(count.expect("no thread panicked") <= MAX_LANES);
         assert!(Arc::ptr_eq(&lanes.get(1), &in_use), "a lane in use is kept");
     }

@@ -6,14 +6,14 @@ const LABELS: Labels<'static> = &[("store", "redis")];
 /// The metrics of a store that sends checks in batches.
 pub(crate) struct BatchMeter {
     sizes: LazyHistogram,
-    memory_hits: LazyCounter,
+    cache_hits: LazyCounter,
 }
 
 impl BatchMeter {
     pub(crate) fn new() -> Self {
         Self {
             sizes: LazyHistogram::new(),
-            memory_hits: LazyCounter::new(),
+            cache_hits: LazyCounter::new(),
         }
     }
 
@@ -23,9 +23,9 @@ impl BatchMeter {
             .record("rate_limit_batch_size", LABELS, checks as f64);
     }
 
-    /// Counts a check that was denied from the memory of denials.
-    pub(crate) fn remembered(&self) {
-        self.memory_hits
-            .increment("rate_limit_denial_memory_hits_total", LABELS);
+    /// Counts a check that was denied from the denial cache.
+    pub(crate) fn cache_hit(&self) {
+        self.cache_hits
+            .increment("rate_limit_denial_cache_hits_total", LABELS);
     }
 }

@@ -1,6 +1,6 @@
 use std::cell::Cell;
 use std::collections::HashMap;
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use metrics::{Counter, Histogram, SharedString, counter, histogram};
 
@@ -21,31 +21,35 @@ thread_local! {
 /// The number of rows is bounded, because requests may bring their own policies and kinds. The
 /// policies of layers have reserved rows; everything that has no row is counted as `other`.
 pub(crate) struct DecisionMeter {
-    /// Rows of the policies of layers.
-    reserved: Rows,
-    /// Rows of other policies, and of further kinds.
-    shared: Rows,
-    /// The row of everything that has no row in the two tables.
+    /// An open-addressed table that is never resized, so that a lookup takes no lock, which would add a
+    /// tenth to a decision even without contention (bench: `steps::local::limiter`).
+    rows: Box<[OnceLock<Row>; SLOTS]>,
+    /// The row of everything that has no row in the table.
     other: OnceLock<Row>,
-    /// The number of used rows of each policy in `reserved`, by the hash of its name.
-    used: RwLock<HashMap<u64, usize>>,
+    used: Mutex<UsedRows>,
 }
 
-/// An open-addressed table that is never resized, so that a lookup takes no lock.
-struct Rows(Box<[OnceLock<Row>; ROWS]>);
+/// The numbers of used rows.
+#[derive(Default)]
+struct UsedRows {
+    /// The reserved rows of each policy, by the hash of its name.
+    reserved: HashMap<u64, usize>,
+    /// The rows of other policies, and of further kinds.
+    shared: usize,
+}
 
-/// The size of a table: a power of two.
-const ROWS: usize = 256;
+/// The size of the table: a power of two.
+const SLOTS: usize = 512;
 
 /// The number of policies with reserved rows, and of kinds with a row of their own under each; one
-/// more row counts all further kinds. Reserved rows fill half of their table, so that a lookup ends
-/// after a few probes.
+/// more row counts all further kinds.
 const RESERVED_POLICIES: usize = 32;
 const KINDS_PER_POLICY: usize = 3;
-const _: () = assert!(2 * RESERVED_POLICIES * (KINDS_PER_POLICY + 1) <= ROWS);
 
-/// The number of slots that a lookup in `shared` probes.
-const SHARED_PROBES: usize = 8;
+const MAX_SHARED: usize = 128;
+
+// At most half of the slots are filled, so that a lookup ends after a few probes.
+const _: () = assert!(2 * (RESERVED_POLICIES * (KINDS_PER_POLICY + 1) + MAX_SHARED) <= SLOTS);
 
 /// Computes the FNV-1a hash of the kind, starting from a hash of the policy's name.
 fn row_key(kind: &str, policy: &Policy) -> u64 {
@@ -82,34 +86,12 @@ impl Row {
     }
 }
 
-impl Rows {
-    fn new() -> Self {
-        Self(Box::new([const { OnceLock::new() }; ROWS]))
-    }
-
-    /// Returns the slots that may hold a key, in the order in which they are filled.
-    fn probe(&self, key: u64, probes: usize) -> impl Iterator<Item = &OnceLock<Row>> {
-        (0..probes).map(move |probe| &self.0[(key as usize).wrapping_add(probe) % ROWS])
-    }
-
-    fn find(&self, key: u64, probes: usize) -> Option<&Row> {
-        let mut filled = self.probe(key, probes).map_while(OnceLock::get);
-        filled.find(|row| row.key == key)
-    }
-
-    fn find_or_add(&self, key: u64, probes: usize, new: impl Fn() -> Row) -> Option<&Row> {
-        let mut rows = self.probe(key, probes).map(|row| row.get_or_init(&new));
-        rows.find(|row| row.key == key)
-    }
-}
-
 impl DecisionMeter {
     pub(crate) fn new() -> Self {
         Self {
-            reserved: Rows::new(),
-            shared: Rows::new(),
+            rows: Box::new([const { OnceLock::new() }; SLOTS]),
             other: OnceLock::new(),
-            used: RwLock::default(),
+            used: Mutex::default(),
         }
     }
 
@@ -138,58 +120,60 @@ impl DecisionMeter {
 
     /// Reserves rows for a layer's policies, which policies of requests cannot use.
     pub(crate) fn reserve_rows(&self, limits: &Limits) {
-        let mut used = self.used.write().unwrap_or_else(PoisonError::into_inner);
+        let reserved = &mut self.used().reserved;
         for policy in limits.policies() {
-            if used.len() < RESERVED_POLICIES {
-                used.entry(policy.name_hash()).or_default();
+            if reserved.len() < RESERVED_POLICIES {
+                reserved.entry(policy.name_hash()).or_default();
             }
         }
     }
 
+    fn used(&self) -> MutexGuard<'_, UsedRows> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn row(&self, kind: &str, policy: &Policy) -> &Row {
         let key = row_key(kind, policy);
-        let reserved = self.reserved.find(key, ROWS);
-        reserved.unwrap_or_else(|| self.find_or_add_row(kind, policy, key))
+        self.find(key)
+            .unwrap_or_else(|| self.add(kind, policy, key))
     }
 
-    /// Returns the row of a key that is not in `reserved`, and adds it if there is room.
+    /// Returns the slots that may hold a key, in the order in which they are filled.
+    fn probe(&self, key: u64) -> impl Iterator<Item = &OnceLock<Row>> {
+        (0..SLOTS).map(move |probe| &self.rows[(key as usize).wrapping_add(probe) % SLOTS])
+    }
+
+    fn find(&self, key: u64) -> Option<&Row> {
+        let mut filled = self.probe(key).map_while(OnceLock::get);
+        filled.find(|row| row.key == key)
+    }
+
+    /// Adds a row if there is room for it, and returns the row that counts the key.
     #[cold]
-    fn find_or_add_row(&self, kind: &str, policy: &Policy, key: u64) -> &Row {
-        if let Some(found) = self.shared.find(key, SHARED_PROBES) {
-            return found;
-        }
-        let new = || Row::new(kind, policy.name().to_owned(), key);
-        let used = self.used.read().unwrap_or_else(PoisonError::into_inner);
-        let used_by_policy = used.get(&policy.name_hash()).copied();
-        drop(used);
-        if used_by_policy.is_some_and(|used| used < KINDS_PER_POLICY)
-            && let Some(added) = self.add_reserved(policy, key, new)
-        {
+    fn add(&self, kind: &str, policy: &Policy, key: u64) -> &Row {
+        let mut used = self.used();
+        // Another thread may have added the row before this one locked `used`.
+        if let Some(added) = self.find(key) {
             return added;
         }
-        if let Some(row) = self.shared.find_or_add(key, SHARED_PROBES, new) {
-            return row;
+        let (shared, of_policy) = (used.shared, used.reserved.get_mut(&policy.name_hash()));
+        match of_policy {
+            Some(rows) if *rows < KINDS_PER_POLICY => *rows += 1,
+            _ if shared < MAX_SHARED => used.shared += 1,
+            // A layer's policy always keeps a row, however many kinds clients make up.
+            Some(_) => {
+                let key = row_key("other", policy);
+                return self.find_or_insert("other", policy, key);
+            }
+            None => return self.other.get_or_init(|| Row::new("other", "other", 0)),
         }
-        // A layer's policy always keeps a row, however many kinds clients make up.
-        let key = row_key("other", policy);
-        let of_policy = || Row::new("other", policy.name().to_owned(), key);
-        used_by_policy
-            .and_then(|_| self.reserved.find_or_add(key, ROWS, of_policy))
-            .unwrap_or_else(|| self.other.get_or_init(|| Row::new("other", "other", 0)))
+        self.find_or_insert(kind, policy, key)
     }
 
-    /// Adds a reserved row, unless the policy's reserved rows are all used.
-    fn add_reserved(&self, policy: &Policy, key: u64, new: impl Fn() -> Row) -> Option<&Row> {
-        let mut used = self.used.write().unwrap_or_else(PoisonError::into_inner);
-        let used_by_policy = used.get_mut(&policy.name_hash())?;
-        // Another thread may have added the row before this one locked `used`.
-        if let Some(found) = self.reserved.find(key, ROWS) {
-            return Some(found);
-        }
-        if *used_by_policy == KINDS_PER_POLICY {
-            return None;
-        }
-        *used_by_policy += 1;
-        self.reserved.find_or_add(key, ROWS, new)
+    fn find_or_insert(&self, kind: &str, policy: &Policy, key: u64) -> &Row {
+        let new = || Row::new(kind, policy.name().to_owned(), key);
+        let mut rows = self.probe(key).map(|slot| slot.get_or_init(new));
+        rows.find(|row| row.key == key)
+            .expect("half of the slots are empty")
     }
 }

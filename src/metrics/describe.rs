@@ -9,7 +9,7 @@ pub fn describe_metrics() {
     describe_counter!(
         "rate_limit_allowed_total",
         count,
-        "Requests admitted, by kind of identity and binding policy"
+        "Requests allowed, by kind of identity and binding policy"
     );
     describe_counter!(
         "rate_limit_blocked_total",
@@ -56,12 +56,12 @@ pub fn describe_metrics() {
     describe_histogram!("rate_limit_batch_size", count, "Checks in one round trip");
     #[cfg(feature = "redis")]
     describe_counter!(
-        "rate_limit_denial_memory_hits_total",
+        "rate_limit_denial_cache_hits_total",
         count,
-        "Checks denied from the memory of denials, without a round trip"
+        "Checks denied from the denial cache, without a round trip"
     );
     describe_gauge!(
-        "rate_limit_active_identities",
+        "rate_limit_live_entries",
         count,
         "Live entries in the process, estimated"
     );

@@ -22,7 +22,7 @@ impl TableMeter {
             let labels = [("store", self.store)];
             let change = change as f64;
             self.live
-                .increment("rate_limit_active_identities", &labels, change);
+                .increment("rate_limit_live_entries", &labels, change);
         }
     }
 

@@ -25,6 +25,14 @@ enum QuotaErrorKind {
          `fixed 10/1s`, with the units d, h, m, s, ms, us"
     )]
     Syntax(String),
+    #[error("`{text}`: the {part} {number} exceeds {}", u32::MAX)]
+    TooLarge {
+        text: String,
+        part: &'static str,
+        number: String,
+    },
+    #[error("`{text}`: {flaw}")]
+    FlawOfText { text: String, flaw: QuotaFlaw },
 }
 
 impl QuotaError {
@@ -32,10 +40,31 @@ impl QuotaError {
         Self(QuotaErrorKind::Syntax(excerpt(text)))
     }
 
+    /// Returns the error for a number in a text that does not fit into 32 bits. `part` is `limit` or
+    /// `burst`.
+    pub(super) fn too_large(text: &str, part: &'static str, number: &str) -> Self {
+        Self(QuotaErrorKind::TooLarge {
+            text: excerpt(text),
+            part,
+            number: excerpt(number),
+        })
+    }
+
+    /// Adds the text from which the numbers were parsed.
+    pub(super) fn of_text(self, text: &str) -> Self {
+        match self.0 {
+            QuotaErrorKind::Flaw(flaw) => Self(QuotaErrorKind::FlawOfText {
+                text: excerpt(text),
+                flaw,
+            }),
+            _ => self,
+        }
+    }
+
     fn flaw(&self) -> Option<QuotaFlaw> {
         match self.0 {
-            QuotaErrorKind::Flaw(flaw) => Some(flaw),
-            QuotaErrorKind::Syntax(_) => None,
+            QuotaErrorKind::Flaw(flaw) | QuotaErrorKind::FlawOfText { flaw, .. } => Some(flaw),
+            QuotaErrorKind::Syntax(_) | QuotaErrorKind::TooLarge { .. } => None,
         }
     }
 
@@ -82,6 +111,14 @@ impl From<QuotaFlaw> for QuotaError {
     }
 }
 
+/// Returns the text of a period. `Debug` would write a zero period as `0ns`, a unit that quotas do not have.
+fn shown(period: Duration) -> String {
+    match period.is_zero() {
+        true => "0s".to_owned(),
+        false => format!("{period:?}"),
+    }
+}
+
 /// The rule that a quota's numbers break. It is `Copy`, so that a `const fn` can return it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QuotaFlaw {
@@ -91,7 +128,7 @@ pub(super) enum QuotaFlaw {
     ZeroBurst,
     #[error("{}", self.summary())]
     BurstOfWindow,
-    #[error("a period of {period:?} is not a positive multiple of {tick:?}: {}", self.summary())]
+    #[error("a period of {} is not a positive multiple of {tick:?}: {}", shown(*period), self.summary())]
     PeriodNotInTicks { period: Duration, tick: Duration },
     #[error("a period of {period:?} is too long: {}", self.summary())]
     PeriodTooLong { period: Duration },
@@ -106,7 +143,7 @@ impl QuotaFlaw {
     pub(super) const fn summary(self) -> &'static str {
         match self {
             Self::ZeroLimit => {
-                "a quota's limit must be at least 1; to admit no request, remove the route"
+                "a quota's limit must be at least 1; a quota cannot deny every request"
             }
             Self::ZeroBurst => {
                 "a quota's burst must be at least 1: a bucket that holds no token admits nothing"

@@ -62,33 +62,36 @@ impl FromStr for Quota {
             rate => (Algorithm::TokenBucket, rate),
         };
         let (limit, period) = rate.split_once('/').ok_or_else(syntax_error)?;
-        let limit = number(limit).ok_or_else(syntax_error)?;
+        let limit = number(text, "limit", limit)?;
         let period = duration(period).ok_or_else(syntax_error)?;
         let burst = match (words.next(), words.next(), words.next()) {
             (None, ..) => None,
-            (Some("burst"), Some(burst), None) => Some(number(burst).ok_or_else(syntax_error)?),
+            (Some("burst"), Some(burst), None) => Some(number(text, "burst", burst)?),
             _ => return Err(syntax_error()),
         };
-        let window = match algorithm {
+        let quota = match algorithm {
             Algorithm::TokenBucket => {
-                let burst = burst.unwrap_or(limit);
-                return Quota::try_token_bucket_with_burst(limit, period, burst);
+                Quota::try_token_bucket_with_burst(limit, period, burst.unwrap_or(limit))
             }
-            Algorithm::SlidingWindow => Quota::try_sliding_window(limit, period)?,
-            Algorithm::FixedWindow => Quota::try_fixed_window(limit, period)?,
+            Algorithm::SlidingWindow => Quota::try_sliding_window(limit, period),
+            Algorithm::FixedWindow => Quota::try_fixed_window(limit, period),
         };
-        match burst {
-            Some(burst) => window.try_burst(burst),
-            None => Ok(window),
-        }
+        let quota = match burst.filter(|_| algorithm != Algorithm::TokenBucket) {
+            Some(burst) => quota.and_then(|window| window.try_burst(burst)),
+            None => quota,
+        };
+        quota.map_err(|error| error.of_text(text))
     }
 }
 
-/// Parses a number without a sign, which Rust's parser would accept.
-fn number(text: &str) -> Option<u32> {
-    text.bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| text.parse().ok())?
+/// Parses the limit or the burst of a quota's text. A sign, which Rust's parser would accept, is an error.
+fn number(text: &str, part: &'static str, number: &str) -> Result<u32, QuotaError> {
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(QuotaError::syntax(text));
+    }
+    // A number of digits alone fails only because it is too large.
+    let parsed = number.parse();
+    parsed.map_err(|_| QuotaError::too_large(text, part, number))
 }
 
 /// Parses a number, 1 if it is omitted, and a unit.

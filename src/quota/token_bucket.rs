@@ -219,6 +219,7 @@ impl TokenBucket {
     /// Returns how long the bucket takes to be full at `now`, and the state. More than the fill time
     /// means that the clock has stepped back since the state was written: the bucket is then taken
     /// to be empty at `now`.
+    #[inline(always)]
     fn debt(&self, state: State, now: u64) -> (Span, State) {
         let Some(whole) = state.until.checked_sub(now) else {
             return (Span::ZERO, state);

@@ -37,8 +37,6 @@ pub use check::{Check, OwnedCheck};
 pub use error::{StoreError, StoreErrorKind};
 pub use local::LocalStore;
 pub(crate) use local::Table;
-#[cfg(feature = "bench")]
-pub use redis::bench;
 #[cfg(feature = "redis")]
 pub use redis::{RedisConfigError, RedisCredentials, RedisStore, RedisStoreBuilder};
 pub use store::{BoxFuture, Outcome, Store};

@@ -132,7 +132,7 @@ pub(crate) fn names_in_slots(slots: Range<u16>) -> impl Iterator<Item = String> 
 /// Waits until the replica has everything that this primary has written. `hash_tag` must be in a
 /// slot of this primary, since a marker key is written with it.
 pub(crate) async fn wait_for_replica(server: &Server, hash_tag: &str) {
-    let mut connection = server.connect().await.expect("it answers");
+    let mut connection = server.connect().await.expect("the server answers");
     let (replicas,): (u32,) = redis::pipe()
         .cmd("SET")
         .arg(format!("replicated:{{{hash_tag}}}"))
@@ -145,6 +145,6 @@ pub(crate) async fn wait_for_replica(server: &Server, hash_tag: &str) {
         .arg(10_000)
         .query_async(&mut connection)
         .await
-        .expect("it writes");
+        .expect("the server writes");
     assert_eq!(replicas, 1, "the replica follows");
 }

@@ -1,4 +1,4 @@
-//! Records latencies, and computes their percentiles and the throughput.
+//! Records latencies, and computes their percentiles and the rate of requests.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Duration;
@@ -10,9 +10,9 @@ const BUCKET_BITS: u32 = 6;
 /// A histogram of latencies that tasks share. Recording allocates nothing.
 pub(crate) struct Histogram(Box<[AtomicU32]>);
 
-/// The result of making requests for some time.
+/// The rate and the latencies of requests that were made for some time.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Throughput {
+pub(crate) struct LoadResult {
     pub(crate) per_second: f64,
     /// The median latency in microseconds.
     pub(crate) median: f64,
@@ -20,7 +20,7 @@ pub(crate) struct Throughput {
     pub(crate) p99: f64,
 }
 
-impl Throughput {
+impl LoadResult {
     pub(crate) fn rate(&self) -> f64 {
         self.per_second
     }
@@ -36,10 +36,10 @@ impl Histogram {
         self.0[bucket_index(latency.as_nanos() as u64)].fetch_add(1, Relaxed);
     }
 
-    /// Returns the throughput, if the latencies were recorded over this time.
-    pub(crate) fn throughput(&self, time: Duration) -> Throughput {
+    /// Returns the rate, for latencies that were recorded over this time, and the percentiles.
+    pub(crate) fn load_result(&self, time: Duration) -> LoadResult {
         let count: u64 = self.counts().sum();
-        Throughput {
+        LoadResult {
             per_second: count as f64 / time.as_secs_f64(),
             median: self.microseconds(count.div_ceil(2)),
             p99: self.microseconds((count * 99).div_ceil(100)),
@@ -91,14 +91,14 @@ mod tests {
     }
 
     #[test]
-    fn throughput_has_rate_median_and_p99() {
+    fn load_result_has_rate_median_and_p99() {
         let histogram = Histogram::new();
         for microseconds in 1..=100 {
             histogram.record(Duration::from_micros(microseconds));
         }
-        let throughput = histogram.throughput(Duration::from_secs(2));
-        assert_eq!(throughput.per_second, 50.0);
-        assert!((49.0..=50.0).contains(&throughput.median));
-        assert!((97.0..=99.0).contains(&throughput.p99));
+        let result = histogram.load_result(Duration::from_secs(2));
+        assert_eq!(result.per_second, 50.0);
+        assert!((49.0..=50.0).contains(&result.median));
+        assert!((97.0..=99.0).contains(&result.p99));
     }
 }

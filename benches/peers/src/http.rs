@@ -11,11 +11,11 @@ use tower::util::MapResponseLayer;
 
 use crate::arguments::Schedule;
 use crate::contest::{self, Contender, Contest, Measured};
-use crate::histogram::Throughput;
+use crate::histogram::LoadResult;
 use crate::http_clients;
 use crate::layers::{self, PeerAddress};
 use crate::redis_limiters::{connect_peer, tollgate_limiter};
-use crate::redis_path::format_throughput;
+use crate::redis_path::format_load_result;
 use crate::redis_server::RedisServer;
 use crate::report::{Part, Requirement, Row, format_factor};
 use crate::token_bucket::TokenBucket;
@@ -111,16 +111,16 @@ async fn serve(app: Router) -> anyhow::Result<SocketAddr> {
 }
 
 /// Returns the throughput of a contender relative to another one in the same round.
-fn ratio(measured: &Measured<Throughput>, contender: Contender, baseline: Contender) -> f64 {
+fn ratio(measured: &Measured<LoadResult>, contender: Contender, baseline: Contender) -> f64 {
     measured.median_of_pairs(contender, baseline, |contender, baseline| {
         contender.per_second / baseline.per_second
     })
 }
 
-fn rows(measured: &Measured<Throughput>) -> Vec<Row> {
+fn rows(measured: &Measured<LoadResult>) -> Vec<Row> {
     let share = |contender| {
         let share = 100.0 * ratio(measured, contender, Contender::Bare);
-        format!("{share:.0} %: {}", format_throughput(measured, contender))
+        format!("{share:.0} %: {}", format_load_result(measured, contender))
     };
     let compared = |tollgate, peer| share(peer) + &format_factor(ratio(measured, tollgate, peer));
     let in_process = Row::new("counts in the process".into())
@@ -129,7 +129,7 @@ fn rows(measured: &Measured<Throughput>) -> Vec<Row> {
             Contender::Bare,
             format!(
                 "{}<br>with three headers: {}",
-                format_throughput(measured, Contender::Bare),
+                format_load_result(measured, Contender::Bare),
                 share(Contender::Headers)
             ),
         );

@@ -15,7 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::runtime;
 use tokio::task::LocalSet;
 
-use crate::histogram::{Histogram, Throughput};
+use crate::histogram::{Histogram, LoadResult};
 
 const CONNECTIONS: u8 = 64;
 
@@ -24,8 +24,8 @@ const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
 /// The time at the start in which requests are not counted.
 const WARM_UP: Duration = Duration::from_millis(200);
 
-/// Runs the clients in a child process, and returns their throughput.
-pub(crate) fn measure(server: SocketAddr, time: Duration) -> anyhow::Result<Throughput> {
+/// Runs the clients in a child process, and returns their result.
+pub(crate) fn measure(server: SocketAddr, time: Duration) -> anyhow::Result<LoadResult> {
     let output = Command::new(env::current_exe()?)
         .args(["--send-requests-to", &server.to_string()])
         .args(["--milliseconds", &time.as_millis().to_string()])
@@ -38,19 +38,19 @@ pub(crate) fn measure(server: SocketAddr, time: Duration) -> anyhow::Result<Thro
     let mut figure = || {
         figures
             .next()
-            .context("the clients printed less than three figures")
+            .context("the clients printed fewer than three figures")
     };
-    Ok(Throughput {
+    Ok(LoadResult {
         per_second: figure()??,
         median: figure()??,
         p99: figure()??,
     })
 }
 
-/// Runs the clients, and prints their throughput as three figures.
+/// Runs the clients, and prints their result as three figures.
 pub(crate) fn run(server: SocketAddr, time: Duration) -> anyhow::Result<()> {
     let runtime = runtime::Builder::new_current_thread().enable_io().build()?;
-    let throughput = LocalSet::new().block_on(&runtime, async {
+    let result = LocalSet::new().block_on(&runtime, async {
         let mut clients = Vec::new();
         for client in 1..=CONNECTIONS {
             clients.push(connect(server, client).await?);
@@ -67,13 +67,13 @@ pub(crate) fn run(server: SocketAddr, time: Duration) -> anyhow::Result<()> {
         for client in clients {
             client.await??;
         }
-        anyhow::Ok(histogram.throughput(time))
+        anyhow::Ok(histogram.load_result(time))
     })?;
-    let Throughput {
+    let LoadResult {
         per_second,
         median,
         p99,
-    } = throughput;
+    } = result;
     println!("{per_second} {median} {p99}");
     Ok(())
 }
@@ -113,17 +113,19 @@ async fn send_requests(
     Ok(())
 }
 
-/// Whether the bytes are a complete response. Fails if the response is not 200.
+/// Returns whether the bytes are a complete response. Fails if the response is not 200.
 fn is_complete(read: &[u8]) -> anyhow::Result<bool> {
     let Some(head) = memmem::find(read, b"\r\n\r\n") else {
         return Ok(false);
     };
     ensure!(
         read.starts_with(b"HTTP/1.1 200 "),
-        "a request was not allowed"
+        "the response to a request is not 200: {}",
+        String::from_utf8_lossy(&read[..head])
     );
     let name = b"\r\ncontent-length: ";
-    let value = memmem::find(&read[..head], name).context("a response has no length")? + name.len();
+    let value = memmem::find(&read[..head], name).context("a response has no `content-length`")?
+        + name.len();
     let digits = read[value..].split(|byte| !byte.is_ascii_digit()).next();
     let length: usize = str::from_utf8(digits.unwrap_or_default())?.parse()?;
     Ok(read.len() == head + 4 + length)

@@ -1,5 +1,5 @@
-//! The middlewares. Each uses the client's address and is set up as its documentation shows, with
-//! headers on every response if it has that option.
+//! Makes the layers of the compared crates. Each layer uses the client's address as its key and is set up
+//! as the documentation of its crate shows, with headers on every response if it has that option.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -52,8 +52,8 @@ pub(crate) fn axum_governor(bucket: TokenBucket) -> axum_governor::GovernorLayer
     axum_governor::GovernorLayer::new(config.expect("a valid configuration"))
 }
 
-/// The key comes from a closure, because the crate's own extractor does not read axum's
-/// `ConnectInfo`.
+/// Returns the layer of rate-net. A closure extracts the key, because the crate's own extractor does not
+/// read axum's `ConnectInfo`.
 pub(crate) fn rate_net(bucket: TokenBucket) -> rate_net::tower::RateLimitLayer<impl KeyExtractor> {
     let peer = |request: &RequestInfo<'_>| {
         let ConnectInfo(address) = request.extensions().get::<ConnectInfo<SocketAddr>>()?;
@@ -64,7 +64,7 @@ pub(crate) fn rate_net(bucket: TokenBucket) -> rate_net::tower::RateLimitLayer<i
         .with_headers_on_success(true)
 }
 
-/// The only header of this middleware is `Retry-After` on a denial.
+/// Returns the layer of tower-rate-limit-redis, whose only header is `Retry-After` on a denial.
 pub(crate) fn tower_rate_limit_redis<K: KeyResolver>(
     bucket: TokenBucket,
     key_resolver: K,
@@ -79,8 +79,8 @@ pub(crate) fn tower_rate_limit_redis<K: KeyResolver>(
         .build()
 }
 
-/// The client's address as the key for tower-rate-limit-redis, which has no key resolvers of its
-/// own.
+/// Resolves the key for tower-rate-limit-redis, which has no key resolvers of its own: the client's
+/// address.
 #[derive(Clone)]
 pub(crate) struct PeerAddress;
 

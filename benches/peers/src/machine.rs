@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::arguments::Schedule;
 
-const LOCK: &str = include_str!("../Cargo.lock");
+const CARGO_LOCK: &str = include_str!("../Cargo.lock");
 
 const COMPARED: [&str; 6] = [
     "tollgate",
@@ -46,7 +46,7 @@ pub(crate) fn describe(schedule: Schedule, share_of_others: Option<f64>) -> Stri
 /// Returns the version of a crate in Cargo.lock.
 fn version(name: &str) -> Option<&'static str> {
     let line = format!("name = \"{name}\"\n");
-    let (_, rest) = LOCK.split_once(&line)?;
+    let (_, rest) = CARGO_LOCK.split_once(&line)?;
     rest.strip_prefix("version = \"")?.split('"').next()
 }
 
@@ -59,7 +59,7 @@ fn processor() -> String {
     model.map_or("an unknown processor".into(), |(_, model)| model.into())
 }
 
-/// Runs a command, and returns its output.
+/// Runs a command. Returns its output, or `<program> unknown` if the program cannot be run.
 fn output_of(command: &[&str]) -> String {
     let output = Command::new(command[0]).args(&command[1..]).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());

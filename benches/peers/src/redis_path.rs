@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::arguments::Schedule;
 use crate::contest::{self, Contender, Contest, Measured};
-use crate::histogram::{Histogram, Throughput};
+use crate::histogram::{Histogram, LoadResult};
 use crate::redis_limiters::{self, LeanScript, Ping, RedisLimiter, Tollgate};
 use crate::redis_server::RedisServer;
 use crate::report::{Part, Requirement, Row, format_factor, format_number};
@@ -118,7 +118,7 @@ fn throughput_contests(
     server: &Rc<RedisServer>,
     runtime: &Rc<Runtime>,
     time: Duration,
-) -> anyhow::Result<Vec<Contest<Throughput>>> {
+) -> anyhow::Result<Vec<Contest<LoadResult>>> {
     let names = clients.names();
     let limiter = redis_limiters::tollgate_limiter(server.url())?;
     let tollgate = Tollgate::new(limiter, clients.bucket(), &names);
@@ -180,7 +180,7 @@ fn quiet_identity_contests(
     server: &Rc<RedisServer>,
     runtime: &Rc<Runtime>,
     time: Duration,
-) -> anyhow::Result<Vec<Contest<Throughput>>> {
+) -> anyhow::Result<Vec<Contest<LoadResult>>> {
     let limiter = redis_limiters::tollgate_limiter(server.url())?;
     let names = Clients::Hot.names();
     let busy = Tollgate::new(limiter.clone(), TokenBucket::INEXHAUSTIBLE, &names);
@@ -223,7 +223,7 @@ async fn check_each_millisecond(
     mut limiter: impl RedisLimiter,
     clients: usize,
     time: Duration,
-) -> Throughput {
+) -> LoadResult {
     let histogram = Histogram::new();
     let start = Instant::now();
     let mut client = 0;
@@ -234,19 +234,19 @@ async fn check_each_millisecond(
         client = (client + 1) % clients;
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    histogram.throughput(start.elapsed())
+    histogram.load_result(start.elapsed())
 }
 
-fn quiet_row(measured: &Measured<Throughput>) -> Row {
+fn quiet_row(measured: &Measured<LoadResult>) -> Row {
     Row::new(measured.label.clone()).cell(
         Contender::Tollgate,
-        format_throughput(measured, Contender::Tollgate),
+        format_load_result(measured, Contender::Tollgate),
     )
 }
 
 /// Adds a limiter to a contest.
 fn add(
-    contest: &mut Contest<Throughput>,
+    contest: &mut Contest<LoadResult>,
     contender: Contender,
     limiter: &impl RedisLimiter,
     load: Load,
@@ -282,7 +282,7 @@ struct Load {
 }
 
 impl Load {
-    fn run(self, runtime: &Runtime, limiter: &impl RedisLimiter) -> Throughput {
+    fn run(self, runtime: &Runtime, limiter: &impl RedisLimiter) -> LoadResult {
         let histogram = Arc::new(Histogram::new());
         let start = Instant::now();
         let task = |task| {
@@ -293,7 +293,7 @@ impl Load {
             let tasks: JoinSet<()> = (0..self.in_flight).map(task).collect();
             tasks.join_all().await;
         });
-        histogram.throughput(start.elapsed())
+        histogram.load_result(start.elapsed())
     }
 
     /// Makes checks of one client after another, starting with the client `first`.
@@ -320,21 +320,20 @@ impl Load {
     }
 }
 
-fn row(label: String, measured: &Measured<Throughput>) -> Row {
+fn row(label: String, measured: &Measured<LoadResult>) -> Row {
     let peer = Contender::TowerRateLimitRedis;
-    let rate = |contender| measured.median(contender, Throughput::rate);
+    let rate = |contender| measured.median(contender, LoadResult::rate);
     let factor = format_factor(rate(Contender::Tollgate) / rate(peer));
-    let throughput = |contender| format_throughput(measured, contender);
+    let result = |contender| format_load_result(measured, contender);
     let mut row = Row::new(label)
-        .cell(Contender::Tollgate, throughput(Contender::Tollgate))
-        .cell(peer, throughput(peer) + &factor);
+        .cell(Contender::Tollgate, result(Contender::Tollgate))
+        .cell(peer, result(peer) + &factor);
     if measured.includes(Contender::Ping) {
         let baselines = [
             ("a lean EVALSHA", Contender::LeanScript),
             ("PING", Contender::Ping),
         ];
-        let baselines =
-            baselines.map(|(name, contender)| format!("{name}: {}", throughput(contender)));
+        let baselines = baselines.map(|(name, contender)| format!("{name}: {}", result(contender)));
         row = row.cell(Contender::Bare, baselines.join("<br>"));
     }
     row
@@ -343,9 +342,9 @@ fn row(label: String, measured: &Measured<Throughput>) -> Row {
 fn requirement(
     clients: Clients,
     in_flight: usize,
-    measured: &Measured<Throughput>,
+    measured: &Measured<LoadResult>,
 ) -> Option<Requirement> {
-    let rate = |contender| measured.median(contender, Throughput::rate);
+    let rate = |contender| measured.median(contender, LoadResult::rate);
     let tollgate = rate(Contender::Tollgate);
     let peer = Contender::TowerRateLimitRedis;
     let least = match (clients, in_flight) {
@@ -362,11 +361,11 @@ fn requirement(
     Some(Requirement::at_least(label, tollgate / rate(peer), least))
 }
 
-/// Formats the throughput of a contender, its median latency and its 99th percentile.
-pub(crate) fn format_throughput(measured: &Measured<Throughput>, contender: Contender) -> String {
-    let figure = |figure: fn(&Throughput) -> f64| format_number(measured.median(contender, figure));
-    let rate = figure(|throughput| throughput.per_second);
-    let median = figure(|throughput| throughput.median);
-    let p99 = figure(|throughput| throughput.p99);
+/// Formats the rate of a contender, its median latency and its 99th percentile.
+pub(crate) fn format_load_result(measured: &Measured<LoadResult>, contender: Contender) -> String {
+    let figure = |figure: fn(&LoadResult) -> f64| format_number(measured.median(contender, figure));
+    let rate = figure(|result| result.per_second);
+    let median = figure(|result| result.median);
+    let p99 = figure(|result| result.p99);
     format!("{rate}/s; {median} / {p99}")
 }

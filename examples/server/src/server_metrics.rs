@@ -93,7 +93,7 @@ pub(crate) async fn upkeep(handle: PrometheusHandle) {
 
 /// Counts a check.
 pub(crate) fn record_check(protocol: &'static str, outcome: &'static str) {
-    counter!(REQUESTS, "door" => protocol, "outcome" => outcome).increment(1);
+    counter!(REQUESTS, "protocol" => protocol, "outcome" => outcome).increment(1);
 }
 
 /// Counts the hits of a descriptor. `is_unbounded` says whether `rule` contains values of the

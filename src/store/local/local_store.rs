@@ -70,8 +70,19 @@ impl Store for LocalStore {
 
     #[inline]
     fn check_now(&self, check: &Check<'_>) -> Option<Status> {
-        let (_, _, status) = self.table.charge_lock_free(check)?;
-        Some(status)
+        let [_] = check.limits.policies() else {
+            return None;
+        };
+        match self.table.charge_lock_free(check) {
+            Some((_, _, status)) => Some(status),
+            None => self
+                .table
+                .lock(check)
+                .decide(false)
+                .statuses
+                .first()
+                .copied(),
+        }
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {

@@ -15,7 +15,7 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Whether the next attempt must still wait.
+    /// Returns whether the next attempt must still wait.
     pub(super) fn is_active(&self) -> bool {
         self.until.is_some_and(|until| Instant::now() < until)
     }

@@ -74,15 +74,7 @@ impl Call {
         };
         let mut groups: Vec<(Group, Vec<PendingChecks>)> = Vec::new();
         for BatchItem { checks, .. } in items {
-            let valid_for = valid_for(&checks, now);
-            let matches = |(group, items): &&mut (Group, Vec<PendingChecks>)| {
-                is_of_group(&checks, valid_for, group, &items[0])
-            };
-            if let Some((_, items)) = groups.iter_mut().find(matches) {
-                items.push(checks);
-                continue;
-            }
-            let group = group(&checks, valid_for);
+            let group = group(&checks, valid_for(&checks, now));
             match groups.iter_mut().find(|(known, _)| *known == group) {
                 Some((_, items)) => items.push(checks),
                 None => groups.push((group, vec![checks])),
@@ -129,22 +121,6 @@ fn valid_for(checks: &[PendingCheck], now: Instant) -> u64 {
 fn round_down(valid_for: u64) -> u64 {
     let bits = (valid_for / 16).checked_ilog2().unwrap_or(0);
     valid_for >> bits << bits
-}
-
-/// Whether a batch item belongs to a group, of which `known` is an item. Decides the common case
-/// without making a [`Group`]; `false` may be wrong.
-fn is_of_group(
-    checks: &[PendingCheck],
-    valid_for: u64,
-    group: &Group,
-    known: &[PendingCheck],
-) -> bool {
-    let (check, known_check) = (checks[0].check.borrow(), known[0].check.borrow());
-    let mut both = checks.iter().chain(known);
-    (checks[0].operation, check.cost, checks.len(), valid_for)
-        == (group.operation, group.cost, group.times, group.valid_for)
-        && check.limits.ptr_eq(known_check.limits)
-        && both.all(|pending| pending.check.borrow().fallback_states().is_none())
 }
 
 /// The group of one batch item. States that its checks carry are joined.

@@ -88,8 +88,8 @@ pub struct RedisStoreBuilder {
     database: Option<u32>,
     prefix: String,
     connections: usize,
-    most_keys: usize,
-    longest_queue: usize,
+    max_batch_keys: usize,
+    max_queue: usize,
     one_identity_per_call: bool,
     credentials: Option<CredentialsProvider>,
     max_connection_age: Option<Duration>,
@@ -124,8 +124,8 @@ impl RedisStoreBuilder {
             database: None,
             prefix: "tollgate".into(),
             connections: 1,
-            most_keys: 128,
-            longest_queue: 10_000,
+            max_batch_keys: 128,
+            max_queue: 10_000,
             one_identity_per_call: false,
             credentials: None,
             max_connection_age: None,
@@ -271,9 +271,9 @@ impl RedisStoreBuilder {
 
     /// Sets the maximum number of keys (identities times policies) of a batch, from 1 to 1,024. The default
     /// is 128. The server runs nothing else during a call of the script.
-    pub fn most_keys(self, keys: usize) -> Self {
+    pub fn max_batch_keys(self, keys: usize) -> Self {
         Self {
-            most_keys: keys,
+            max_batch_keys: keys,
             ..self
         }
     }
@@ -283,9 +283,9 @@ impl RedisStoreBuilder {
     ///
     /// Equal checks (of the same identity, limits and cost) count as one. The checks of one identity may
     /// fill an eighth of the queue.
-    pub fn longest_queue(self, checks: usize) -> Self {
+    pub fn max_queue(self, checks: usize) -> Self {
         Self {
-            longest_queue: checks,
+            max_queue: checks,
             ..self
         }
     }
@@ -327,8 +327,8 @@ impl RedisStoreBuilder {
     pub(super) fn build_on(self, topology: Box<dyn Topology>, script: Script) -> RedisStore {
         let shared = Shared {
             prefix: self.prefix,
-            most_keys: self.most_keys,
-            longest_queue: self.longest_queue,
+            max_batch_keys: self.max_batch_keys,
+            max_queue: self.max_queue,
             max_connection_age: self.max_connection_age,
             script,
             denials: DenialCache::new(),
@@ -347,8 +347,8 @@ impl RedisStoreBuilder {
         check_name("prefix", &self.prefix)
             .map_err(|error| RedisConfigError::option(error.to_string()))?;
         in_range("connections", self.connections, 64)?;
-        in_range("most_keys", self.most_keys, 1_024)?;
-        in_range("longest_queue", self.longest_queue, usize::MAX)?;
+        in_range("max_batch_keys", self.max_batch_keys, 1_024)?;
+        in_range("max_queue", self.max_queue, usize::MAX)?;
 
         if let Some(age) = self
             .max_connection_age
@@ -487,8 +487,8 @@ impl fmt::Debug for RedisStoreBuilder {
             .field("username", &self.username)
             .field("prefix", &self.prefix)
             .field("connections", &self.connections)
-            .field("most_keys", &self.most_keys)
-            .field("longest_queue", &self.longest_queue)
+            .field("max_batch_keys", &self.max_batch_keys)
+            .field("max_queue", &self.max_queue)
             .finish_non_exhaustive()
     }
 }

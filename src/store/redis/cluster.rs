@@ -16,7 +16,7 @@ use super::check_queue::CheckQueue;
 use super::cluster_map::ClusterMap;
 use super::cluster_slots::{SLOTS, SlotRange, parse_address, query_slots, slot_count};
 use super::endpoint::{CONNECT_TIMEOUT, Endpoint};
-use super::error::{Redirect, redirected_by_single_server, unavailable};
+use super::error::{Redirect, unavailable};
 use super::pending::PendingCheck;
 use super::shared::{Shared, Topology};
 use super::worker;
@@ -118,7 +118,9 @@ impl Topology for Arc<Cluster> {
             ..self.seeds[0].clone()
         };
         let Some(target) = parse_address(&redirect.address, &from) else {
-            check.answer(Err(redirected_by_single_server().at(&from.address)));
+            let error = format!("redirected to an invalid address: `{}`", redirect.address);
+            let error = StoreError::new(StoreErrorKind::Rejected, error);
+            check.answer(Err(error.at(&from.address)));
             return;
         };
         let queue = {
@@ -182,7 +184,7 @@ impl Cluster {
         let recent_error = refresh.error.clone().filter(|_| must_wait);
         let (check, error) = match recent_error {
             Some(error) => (check, error),
-            None => match refresh.checks.push(check, shared.longest_queue) {
+            None => match refresh.checks.push(check, shared.max_queue) {
                 Ok(()) => {
                     self.start_refresh(shared, runtime, refresh);
                     return;

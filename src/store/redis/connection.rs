@@ -155,7 +155,7 @@ impl Connection {
         Ok(result)
     }
 
-    /// Whether the connection can no longer be used.
+    /// Returns whether the connection can no longer be used.
     pub(super) fn is_closed(&self) -> bool {
         #[cfg(feature = "redis-sentinel")]
         if let Some(verification) = &self.verification
@@ -166,7 +166,8 @@ impl Connection {
         self.is_abandoned.load(Ordering::Relaxed) || self.client.is_closed()
     }
 
-    /// Whether the connection should be replaced now. After `true`, returns `false` for a second.
+    /// Returns whether the connection should be replaced now. After `true`, returns `false` for a
+    /// second.
     pub(super) fn is_due_for_renewal(&self) -> bool {
         let Some(renew_at) = &self.renew_at else {
             return false;

@@ -12,26 +12,10 @@ use super::pending::fail_all;
 use super::script::{DecidedItem, ItemError, Operation, ScriptReply};
 use crate::store::{StoreError, StoreErrorKind, Verdict};
 
-/// After this many answers in a row, the answered tasks run first. A Tokio worker queues 256 woken
-/// tasks; more spill into the shared queue, which it reads last. Several batches may be delivered at a
-/// time.
+/// After this many answers in a row, the answered tasks run first. A Tokio worker queues 256 woken tasks;
+/// more spill into the shared queue, which it reads last, so that some callers would starve (test:
+/// `batching`). Several batches may be delivered at a time.
 const MAX_ANSWERS_IN_A_ROW: usize = 32;
-
-/// Counts answers, and yields to the answered tasks.
-#[derive(Default)]
-pub(super) struct AnswerPacer {
-    in_a_row: usize,
-}
-
-impl AnswerPacer {
-    async fn before_answer(&mut self) {
-        if self.in_a_row == MAX_ANSWERS_IN_A_ROW {
-            self.in_a_row = 0;
-            yield_to_answered().await;
-        }
-        self.in_a_row += 1;
-    }
-}
 
 /// Lets the answered tasks run: their next checks then share the next batch. Unlike Tokio's
 /// `yield_now`, does not wait until the runtime has polled for I/O.
@@ -63,13 +47,12 @@ pub(super) async fn deliver(
     reply: ScriptReply,
     called_at: Instant,
     denials: &DenialCache,
-    pacer: &mut AnswerPacer,
 ) -> Undecided {
     let now = reply.now;
     let mut undecided = Undecided::default();
     for (checks, item) in call.items.into_iter().zip(reply.items) {
         match item {
-            Ok(decided) => deliver_item(checks, now, decided, called_at, denials, pacer).await,
+            Ok(decided) => deliver_item(checks, now, decided, called_at, denials).await,
             Err(ItemError::CommandFailed) => undecided.failed.extend(checks),
             Err(ItemError::Expired) => undecided.expired.extend(checks),
             Err(ItemError::WrongType) => {
@@ -96,13 +79,14 @@ async fn deliver_item(
     decided: DecidedItem,
     called_at: Instant,
     denials: &DenialCache,
-    pacer: &mut AnswerPacer,
 ) {
     let (mut states, mut charges_left) = (decided.states, decided.charged);
     let is_single = checks.len() == 1;
     let mut is_cached = false;
-    for pending in checks {
-        pacer.before_answer().await;
+    for (index, pending) in checks.into_iter().enumerate() {
+        if index % MAX_ANSWERS_IN_A_ROW == MAX_ANSWERS_IN_A_ROW - 1 {
+            yield_to_answered().await;
+        }
         if pending.operation != Operation::Check {
             denials.invalidate(&pending.fingerprint);
             pending.answer(Ok(Verdict::new(true, now, states.iter().copied())));

@@ -87,7 +87,7 @@ impl Client {
         Ok(())
     }
 
-    /// Whether the peer closed the connection, or the runtime of the driver shut down.
+    /// Returns whether the peer closed the connection, or the runtime of the driver shut down.
     pub(super) fn is_closed(&self) -> bool {
         self.driver.is_finished()
     }

@@ -67,7 +67,7 @@ impl CallError {
         }
     }
 
-    /// Whether the hash slot of the keys is being moved.
+    /// Returns whether the hash slot of the keys is being moved.
     pub(super) fn is_resharding(&self) -> bool {
         matches!(
             self,
@@ -75,7 +75,7 @@ impl CallError {
         )
     }
 
-    /// Whether a retry would be useless, or might run the call twice.
+    /// Returns whether a retry would be useless, or might run the call twice.
     pub(super) fn is_final(&self) -> bool {
         matches!(self, Self::Busy(_) | Self::Other(_) | Self::UnexpectedReply)
     }

@@ -24,8 +24,6 @@
 
 mod backoff;
 mod batch;
-#[cfg(feature = "bench")]
-pub mod bench;
 mod builder;
 mod check_queue;
 #[cfg(feature = "redis-cluster")]

@@ -88,7 +88,7 @@ impl Deref for PendingCheck {
 }
 
 impl PendingCheck {
-    /// Whether the caller dropped the [`Answer`].
+    /// Returns whether the caller dropped the [`Answer`].
     pub(super) fn is_cancelled(&self) -> bool {
         self.sender.is_closed()
     }
@@ -98,13 +98,13 @@ impl PendingCheck {
         self.sender.send(answer).is_ok()
     }
 
-    /// Whether a reply at `reply_at` would miss the deadline. A check that has used less than half of
-    /// its timeout is sent all the same: the server may answer faster than the last time.
+    /// Returns whether a reply at `reply_at` would miss the deadline. A check that has used less than half
+    /// of its timeout is sent all the same: the server may answer faster than the last time.
     pub(super) fn would_time_out(&self, now: Instant, reply_at: Instant) -> bool {
         self.deadline <= now || self.deadline < reply_at && self.deadline < now + self.timeout / 2
     }
 
-    /// Whether the two can be one batch item: equal checks with equal timeouts.
+    /// Returns whether the two can be one batch item: equal checks with equal timeouts.
     pub(super) fn can_coalesce(&self, other: &Self) -> bool {
         let compared = |pending: &Self| {
             let (check, cost) = (pending.fingerprint.check, pending.check.borrow().cost);

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Handle, Id};
-use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, timeout};
 
 use super::backoff::Backoff;
@@ -97,8 +96,6 @@ pub(super) struct RuntimeQueue {
     pub(super) checks: CheckQueue,
     /// The number of active workers.
     workers: usize,
-    /// The tasks of workers that have stopped, which can run further workers.
-    pub(super) idle_tasks: Vec<UnboundedSender<WorkerSlot>>,
     /// The connection that all workers share.
     pub(super) connection: Option<Arc<Connection>>,
     /// Whether one of the workers is connecting.
@@ -116,7 +113,6 @@ impl RuntimeQueue {
             runtime,
             checks: CheckQueue::default(),
             workers: 0,
-            idle_tasks: Vec::new(),
             connection: None,
             is_connecting: false,
             backoff: Backoff::default(),
@@ -154,7 +150,8 @@ impl RuntimeQueue {
         }
     }
 
-    /// Whether to start a worker for a new check with this timeout, and after which delay.
+    /// Returns the delay after which to start a worker for a new check with this timeout, or `None` if no
+    /// worker is needed.
     pub(super) fn needs_worker(&self, timeout: Duration) -> Option<Duration> {
         if self.workers == 0 {
             return Some(Duration::ZERO);
@@ -178,12 +175,12 @@ impl RuntimeQueue {
         max_keys.min(items.div_ceil(batches) * keys_per_item)
     }
 
-    /// Whether another worker should take the rest of the queue.
+    /// Returns whether another worker should take the rest of the queue.
     pub(super) fn needs_another_worker(&self) -> bool {
         self.workers < WORKERS_UNDER_LOAD && !self.checks.is_empty()
     }
 
-    /// Whether to close a connection to a replica now. After `true`, returns `false` for
+    /// Returns whether to close a connection to a replica now. After `true`, returns `false` for
     /// [`REPLICA_RECONNECT_INTERVAL`], with jitter.
     pub(super) fn may_leave_replica(&mut self) -> bool {
         let now = Instant::now();
@@ -208,8 +205,6 @@ pub(super) struct WorkerSlot {
     pub(super) shared: Arc<Shared>,
     pub(super) runtime: Handle,
     pub(super) start_delay: Duration,
-    /// The worker's task, which can run another worker once this one has stopped.
-    pub(super) task: Option<UnboundedSender<WorkerSlot>>,
     is_connecting: bool,
     is_stopped: bool,
 }
@@ -229,7 +224,6 @@ impl WorkerSlot {
             shared: shared.clone(),
             runtime: runtime.clone(),
             start_delay,
-            task: None,
             is_connecting: false,
             is_stopped: false,
         }
@@ -246,16 +240,12 @@ impl WorkerSlot {
     }
 
     pub(super) fn next_step(&mut self) -> NextStep {
-        let task = &mut self.task;
-        let step = self.queue.with_queue(&self.runtime, |queue| {
+        let step = self.with_queue(|queue| {
             let step = queue.next_step();
             match step {
                 NextStep::SendBatch(_) => {}
                 NextStep::Connect => queue.is_connecting = true,
-                NextStep::Stop => {
-                    queue.workers -= 1;
-                    queue.idle_tasks.extend(task.take());
-                }
+                NextStep::Stop => queue.workers -= 1,
             }
             step
         });

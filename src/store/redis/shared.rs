@@ -16,8 +16,8 @@ use crate::timeouts::Timeouts;
 
 pub(super) struct Shared {
     pub(super) prefix: String,
-    pub(super) most_keys: usize,
-    pub(super) longest_queue: usize,
+    pub(super) max_batch_keys: usize,
+    pub(super) max_queue: usize,
     pub(super) max_connection_age: Option<Duration>,
     pub(super) script: Script,
     pub(super) denials: DenialCache,

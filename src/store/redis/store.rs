@@ -111,7 +111,7 @@ impl Store for RedisStore {
     fn check(&self, check: &Check<'_>) -> Outcome {
         let fingerprint = Fingerprint::new(check);
         if let Some(verdict) = self.shared.denials.get(&fingerprint, check) {
-            self.shared.meter.remembered();
+            self.shared.meter.cache_hit();
             return Outcome::Ready(Ok(verdict));
         }
         self.submit(Operation::Check, check, fingerprint, false)

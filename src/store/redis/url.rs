@@ -2,7 +2,7 @@
 
 use std::net::Ipv6Addr;
 
-use redis::{ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
+use redis::{ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo};
 
 use super::config_error::RedisConfigError;
 use crate::excerpt::excerpt;
@@ -18,6 +18,9 @@ pub(super) fn parse(url: &str) -> Result<ConnectionInfo, RedisConfigError> {
     let info = url.into_connection_info().map_err(|error| {
         let tls = ["rediss://", "valkeys://"].map(|scheme| url.starts_with(scheme));
         match cfg!(feature = "redis-tls") || tls == [false; 2] {
+            true if error.kind() == ErrorKind::InvalidClientConfig => {
+                invalid("the scheme, the host, the port or the database is invalid")
+            }
             true => invalid(&error.to_string()),
             false => invalid("TLS needs the feature `redis-tls`"),
         }

@@ -10,14 +10,12 @@ use std::time::Duration;
 
 use redis::{Pipeline, Value};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::error::SendError;
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::{Instant, sleep};
 
 use super::batch::{Call, calls};
 use super::check_queue::BatchItem;
 use super::connection::Connection;
-use super::delivery::{AnswerPacer, deliver, yield_to_answered};
+use super::delivery::{deliver, yield_to_answered};
 use super::error::{CallError, connection_error};
 use super::pending::{PendingCheck, fail_all};
 use super::retry::retry;
@@ -39,7 +37,7 @@ pub(super) fn submit(
     let mut rejected = None;
     let slot = queue.with_queue(runtime, |locked| {
         let start_delay = locked.needs_worker(check.timeout);
-        if let Err(check) = locked.checks.push(check, shared.longest_queue) {
+        if let Err(check) = locked.checks.push(check, shared.max_queue) {
             rejected = Some(check);
             return None;
         }
@@ -59,27 +57,8 @@ pub(super) fn submit(
     }
 }
 
-/// Runs a worker in an idle task, since spawning one takes longer, or else in a new task.
-fn start(mut slot: WorkerSlot) {
-    while let Some(task) = slot.with_queue(|queue| queue.idle_tasks.pop()) {
-        slot.task = Some(task.clone());
-        match task.send(slot) {
-            Ok(()) => return,
-            Err(SendError(unsent)) => slot = unsent,
-        }
-    }
-    let (task, next) = unbounded_channel();
-    slot.task = Some(task);
-    slot.runtime.clone().spawn(run_workers(slot, next));
-}
-
-/// Runs a worker, and then others, until the queue is dropped.
-async fn run_workers(first: WorkerSlot, mut next: UnboundedReceiver<WorkerSlot>) {
-    let mut slot = Some(first);
-    while let Some(current) = slot {
-        Worker { slot: current }.run().await;
-        slot = next.recv().await;
-    }
+fn start(slot: WorkerSlot) {
+    slot.runtime.clone().spawn(Worker { slot }.run());
 }
 
 struct Worker {
@@ -141,7 +120,7 @@ impl Worker {
     async fn send_next_batch(&self, connection: &Connection) {
         let round_trip = connection.round_trip();
         let (batch, another) = self.slot.with_queue(|locked| {
-            let max_keys = locked.batch_keys(self.slot.shared.most_keys);
+            let max_keys = locked.batch_keys(self.slot.shared.max_batch_keys);
             let batch = locked.checks.take_batch(max_keys, round_trip);
             let another = locked
                 .needs_another_worker()
@@ -219,14 +198,9 @@ impl Worker {
         let replies = replies.ok_or_else(timed_out);
         match replies.and_then(|sent| sent.map_err(|error| connection_error(&error))) {
             Ok(replies) => {
-                self.deliver_replies(
-                    connection,
-                    calls,
-                    replies,
-                    (called_at, sent_at),
-                    with_source,
-                )
-                .await
+                let times = (called_at, sent_at);
+                self.deliver_replies(connection, calls, replies, times, with_source)
+                    .await
             }
             Err(error) => {
                 let error = error.at(&connection.address);
@@ -250,7 +224,6 @@ impl Worker {
         let mut replies = replies.into_iter();
         let mut without_script = Vec::new();
         let mut is_usable = true;
-        let mut pacer = AnswerPacer::default();
         for call in calls {
             if call.asking {
                 replies.next();
@@ -261,7 +234,7 @@ impl Worker {
                     connection.record_reply(reply.now, round_trip);
                     let error = reply.error.take();
                     let denials = &self.slot.shared.denials;
-                    let undecided = deliver(call, reply, called_at, denials, &mut pacer).await;
+                    let undecided = deliver(call, reply, called_at, denials).await;
                     self.retry(connection, undecided.expired, &CallError::Expired, false);
                     match error {
                         Some(error) => (undecided.failed, error),

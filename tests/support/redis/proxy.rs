@@ -51,7 +51,7 @@ impl Proxy {
             connections: AtomicUsize::new(0),
         });
         Self {
-            address: listener.local_addr().expect("it is bound"),
+            address: listener.local_addr().expect("the listener is bound"),
             network: network.clone(),
             task: tokio::spawn(network.serve(listener)),
         }

@@ -18,7 +18,7 @@ use super::{TIMEOUT, Wait, connect};
 pub(crate) struct Server {
     port: Port,
     arguments: Vec<String>,
-    /// Absent after [`Self::kill`]. Declared before the directory so that it is dropped first.
+    /// `None` while no process runs. Declared before the directory, so that the process is dropped first.
     process: Mutex<Option<Process>>,
     directory: TempDir,
 }
@@ -36,8 +36,8 @@ impl Server {
         Self::launch(None, options).await
     }
 
-    /// Starts a sentinel with this configuration, which it gets as a file of its own, since
-    /// sentinels rewrite theirs.
+    /// Starts a sentinel with this configuration. Each sentinel has a file of its own, because sentinels
+    /// rewrite their files.
     pub(crate) async fn start_sentinel(configuration: &str) -> Self {
         Self::launch(Some(configuration), &[]).await
     }
@@ -55,8 +55,8 @@ impl Server {
     }
 
     fn prepare(sentinel: Option<&str>, options: &[&str]) -> Self {
-        let directory = TempDir::with_prefix("tollgate-server-").expect("a directory");
-        let path = directory.path().to_str().expect("its path is UTF-8");
+        let directory = TempDir::with_prefix("tollgate-redis-").expect("a directory");
+        let path = directory.path().to_str().expect("the path is UTF-8");
         let port = Port::reserve();
         let mut arguments = Vec::new();
         if let Some(configuration) = sentinel {
@@ -137,21 +137,30 @@ impl Server {
 
     /// Stops the process with SIGSTOP: the system still accepts connections, but nothing answers.
     pub(crate) fn pause(&self) {
-        self.process().as_mut().expect("it runs").pause();
+        self.process()
+            .as_mut()
+            .expect("the server is running")
+            .pause();
     }
 
     pub(crate) fn resume(&self) {
-        self.process().as_mut().expect("it runs").resume();
+        self.process()
+            .as_mut()
+            .expect("the server is running")
+            .resume();
     }
 
     /// Kills the server and waits until its process has ended.
     pub(crate) fn kill(&self) {
-        self.process().take().expect("it runs").kill();
+        self.process().take().expect("the server is running").kill();
     }
 
     /// Shuts the server down with SIGTERM and waits until its process has ended.
     pub(crate) fn terminate(&self) {
-        self.process().take().expect("it runs").terminate();
+        self.process()
+            .take()
+            .expect("the server is running")
+            .terminate();
     }
 
     /// Starts the server again, on the same port, with the same options and in the same directory.
@@ -187,7 +196,8 @@ impl Server {
 
     /// Runs a command that may fail and converts its reply.
     ///
-    /// Each command opens a connection, which no restart has broken and no other runtime owns.
+    /// Each command opens a new connection, since a restart breaks connections, and a connection works
+    /// only in the runtime that opened it.
     pub(crate) async fn try_query<T: FromRedisValue>(
         &self,
         words: &[impl AsRef<str>],
@@ -218,14 +228,17 @@ impl Server {
 
     /// Returns all keys with their time to live in milliseconds, or -1 for none.
     async fn scan(&self) -> Vec<(String, i64)> {
-        let mut connection = self.connect().await.expect("it answers");
+        let mut connection = self.connect().await.expect("the server answers");
         let mut keys = BTreeSet::new();
         let mut cursor = 0;
         loop {
             let mut scan = redis::cmd("SCAN");
             scan.arg(cursor).arg("COUNT").arg(1_000);
             let batch: Vec<Vec<u8>>;
-            (cursor, batch) = scan.query_async(&mut connection).await.expect("it answers");
+            (cursor, batch) = scan
+                .query_async(&mut connection)
+                .await
+                .expect("the server answers");
             keys.extend(batch);
             if cursor == 0u64 {
                 break;
@@ -240,7 +253,7 @@ impl Server {
             false => pipeline
                 .query_async(&mut connection)
                 .await
-                .expect("it answers"),
+                .expect("the server answers"),
         };
         let keys = keys.iter().map(|key| String::from_utf8_lossy(key).into());
         // PTTL returns -2 for a key that has expired meanwhile.
@@ -253,7 +266,8 @@ impl Server {
         self.statistic("commandstats", &name).await.unwrap_or(0)
     }
 
-    /// Returns how often an error code was replied since the start or [`Self::reset_stats`].
+    /// Returns how often the server has replied with an error code since the start or
+    /// [`Self::reset_stats`].
     pub(crate) async fn errors(&self, code: &str) -> u64 {
         let name = format!("errorstat_{code}:count=");
         self.statistic("errorstats", &name).await.unwrap_or(0)

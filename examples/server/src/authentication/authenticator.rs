@@ -1,4 +1,4 @@
-use super::jwt::{Jwt, TokenUser};
+use super::jwt::{JwtVerifier, TokenUser};
 use super::tokens::Tokens;
 use crate::error::ApiError;
 
@@ -50,7 +50,7 @@ pub(crate) struct Authenticator {
     pub(crate) required: bool,
     /// The tokens of tenants, with the tenants' names.
     pub(crate) tokens: Tokens<String>,
-    pub(crate) jwt: Option<Jwt>,
+    pub(crate) jwt: Option<JwtVerifier>,
     pub(crate) caller_limits: CallerLimitPolicy,
 }
 

@@ -6,9 +6,9 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
 use serde_json::{Map, Value};
 use tollgate::Scope;
 
-/// The keys and claims of valid tokens.
+/// Verifies JSON web tokens: their signature, their validity in time, their audience and their issuer.
 #[derive(Debug)]
-pub(crate) struct Jwt {
+pub(crate) struct JwtVerifier {
     pub(crate) keys: Vec<JwtKey>,
     pub(crate) audience: String,
     pub(crate) issuer: Option<String>,
@@ -43,7 +43,7 @@ impl fmt::Debug for JwtKey {
     }
 }
 
-impl Jwt {
+impl JwtVerifier {
     /// Returns the user of a token, if the token is valid.
     pub(super) fn verify(&self, token: &str) -> Option<TokenUser> {
         let header = decode_header(token).ok()?;
@@ -53,13 +53,13 @@ impl Jwt {
             return None;
         }
         let is_candidate = |key: &&JwtKey| {
-            let has_id = match (&key.id, &header.kid) {
+            let id_matches = match (&key.id, &header.kid) {
                 (Some(id), Some(kid)) => id == kid,
                 _ => true,
             };
             // The key determines the algorithm. A token must not choose it: a token that says HS256
             // could be signed with a public key as the secret (RFC 8725, section 3.1).
-            has_id && key.algorithm == header.alg
+            id_matches && key.algorithm == header.alg
         };
         let keys = self.keys.iter().filter(is_candidate);
         let mut claims = keys.filter_map(|key| self.claims(token, key));

@@ -9,5 +9,5 @@ mod jwt;
 mod tokens;
 
 pub(crate) use authenticator::{Authenticator, CallerLimitPolicy, Principal, bearer_token};
-pub(crate) use jwt::{Jwt, JwtKey};
+pub(crate) use jwt::{JwtKey, JwtVerifier};
 pub(crate) use tokens::{TokenDigest, Tokens};

@@ -51,6 +51,8 @@ pub(super) struct AdminServer {
 /// A request to a server.
 pub(super) struct Call<'a> {
     base: String,
+    /// The option that sets `base`, for errors.
+    option: &'static str,
     token: Option<&'a str>,
     headers: Vec<(HeaderName, String)>,
 }
@@ -67,6 +69,7 @@ impl Server {
                 Some(server) => server.clone(),
                 None => http_server()?,
             },
+            option: "--server",
             token: self.token.as_deref(),
             headers: Vec::new(),
         })
@@ -80,6 +83,7 @@ impl AdminServer {
                 Some(admin) => admin.clone(),
                 None => local_server("TOLLGATE__LISTEN__ADMIN", 8082)?,
             },
+            option: "--admin",
             token: Some(&self.token),
             headers: Vec::new(),
         })
@@ -100,10 +104,13 @@ impl Call<'_> {
         body: Option<&Value>,
     ) -> anyhow::Result<Reply> {
         let base = self.base.trim_end_matches('/');
-        let uri: Uri = format!("{base}{path}").parse()?;
-        if uri.scheme_str() != Some("http") {
-            bail!("{base:?} is not an address of a server: write http://host:port");
-        }
+        let uri = format!("{base}{path}").parse::<Uri>().ok();
+        let Some(uri) = uri.filter(|uri| uri.scheme_str() == Some("http")) else {
+            bail!(
+                "{} `{base}` is not a URL: write http://host:port",
+                self.option
+            );
+        };
         let mut request = Request::builder().method(method).uri(uri);
         if let Some(token) = self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));

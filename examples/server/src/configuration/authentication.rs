@@ -8,7 +8,9 @@ use jsonwebtoken::{Algorithm, DecodingKey};
 
 use super::field::{Field, Table, check_name};
 use super::tree::{Result, Value};
-use crate::authentication::{Authenticator, CallerLimitPolicy, Jwt, JwtKey, TokenDigest, Tokens};
+use crate::authentication::{
+    Authenticator, CallerLimitPolicy, JwtKey, JwtVerifier, TokenDigest, Tokens,
+};
 
 /// The minimum length of a key for HS256, in bytes (RFC 7518, section 3.2).
 const MIN_SECRET_LENGTH: usize = 32;
@@ -74,7 +76,7 @@ fn default_caller_limit_policy(is_configured: bool, is_local: bool) -> CallerLim
     }
 }
 
-fn jwt(field: &Field<'_>) -> Result<Jwt> {
+fn jwt(field: &Field<'_>) -> Result<JwtVerifier> {
     let known = ["audience", "issuer", "tenant_claim", "leeway", "keys"];
     let table = field.table(&known)?;
     let list = table.required("keys")?;
@@ -85,10 +87,10 @@ fn jwt(field: &Field<'_>) -> Result<Jwt> {
     let issuer = table.read("issuer", Field::non_empty_text)?;
     let tenant_claim = table.read("tenant_claim", Field::non_empty_text)?;
     let leeway = table.read("leeway", |field| match field.duration_or_zero()? {
-        leeway if leeway > MAX_LEEWAY => Err(field.error("must not be longer than 1h")),
+        leeway if leeway > MAX_LEEWAY => Err(field.unexpected("at most 1h")),
         leeway => Ok(leeway),
     })?;
-    Ok(Jwt {
+    Ok(JwtVerifier {
         keys,
         audience: table.required("audience")?.non_empty_text()?.to_owned(),
         issuer: issuer.map(str::to_owned),
@@ -136,7 +138,12 @@ fn check_public_key(
     field: &Field<'_>,
     key: std::result::Result<DecodingKey, jsonwebtoken::errors::Error>,
 ) -> Result<DecodingKey> {
-    key.map_err(|_| field.error("must be a public key for this algorithm in PEM"))
+    key.map_err(|_| {
+        field.error(
+            "must be the text of a public key in PEM (`-----BEGIN PUBLIC KEY-----…`), not a path: for \
+             RS256 an RSA key of 2048 to 8192 bits, for ES256 a P-256 key",
+        )
+    })
 }
 
 /// Reads the tokens of administrators, with their names. Without `[admin]`, the table is empty, and

@@ -119,7 +119,11 @@ fn set(node: &mut Node, path: &[&str], value: Node) -> Result<()> {
         return set(item, rest, value);
     }
     let Value::Table(entries) = &mut node.value else {
-        let problem = format!("there is no `{name}` in {}", node.value.kind());
+        let problem = format!(
+            "there is no `{name}` in {}: remove `__{}` from the variable's name",
+            node.value.kind(),
+            path.join("__")
+        );
         return Err(ConfigurationError::new(value.origin, "", problem));
     };
     let known = entries.iter().position(|(known, _)| known == name);

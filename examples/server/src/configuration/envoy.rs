@@ -205,7 +205,7 @@ fn boolean(field: &Field<'_>) -> Result<bool> {
     match field.value() {
         Value::Plain(word) => match PlainScalar::new(word) {
             PlainScalar::Boolean(boolean) => Ok(boolean),
-            _ => Err(field.error(format!("must be true or false, not {word:?}"))),
+            _ => Err(field.unexpected("true or false")),
         },
         _ => field.boolean(),
     }
@@ -219,7 +219,7 @@ fn number(field: &Field<'_>) -> Result<u32> {
         PlainScalar::Integer(integer) => u32::try_from(integer).ok(),
         _ => None,
     };
-    number.ok_or_else(|| field.error(format!("must be an integer from 0 to {}", u32::MAX)))
+    number.ok_or_else(|| field.unexpected(&format!("an integer from 0 to {}", u32::MAX)))
 }
 
 /// Reads a table with arbitrary names and values.

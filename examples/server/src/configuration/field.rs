@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tollgate::Scope;
 
+use super::toml::syntax_error;
 use super::tree::{ConfigurationError, Node, Result, Value};
 
 /// A value, and the path to it from the root.
@@ -89,8 +90,26 @@ impl<'a> Field<'a> {
         ConfigurationError::new(self.node.origin.clone(), &self.path(), problem)
     }
 
+    /// Returns an error for a value of another type. The error does not show the value, which may be
+    /// a secret.
     fn type_error(&self, wanted: &str) -> ConfigurationError {
+        if let Value::Plain(text) = self.value()
+            && let Some(problem) = syntax_error(text)
+        {
+            return self.error(format!("must be {wanted}; {problem}"));
+        }
         self.error(format!("must be {wanted}, not {}", self.value().kind()))
+    }
+
+    /// Returns an error that shows the value. Not for fields in which a secret may be written.
+    pub(super) fn unexpected(&self, wanted: &str) -> ConfigurationError {
+        let value = match self.value() {
+            Value::Boolean(boolean) => boolean.to_string(),
+            Value::Integer(integer) => integer.to_string(),
+            Value::Text(text) | Value::Plain(text) => format!("{text:?}"),
+            other => other.kind().to_owned(),
+        };
+        self.error(format!("must be {wanted}, not {value}"))
     }
 
     pub(crate) fn text(&self) -> Result<&'a str> {
@@ -117,7 +136,7 @@ impl<'a> Field<'a> {
             Value::Boolean(boolean) => Ok(*boolean),
             Value::Plain(word) if word == "true" => Ok(true),
             Value::Plain(word) if word == "false" => Ok(false),
-            _ => Err(self.type_error("true or false")),
+            _ => Err(self.unexpected("true or false")),
         }
     }
 
@@ -125,12 +144,12 @@ impl<'a> Field<'a> {
         let number = match self.value() {
             Value::Integer(number) => u32::try_from(*number).ok(),
             Value::Plain(word) => word.replace('_', "").parse().ok(),
-            _ => return Err(self.type_error("an integer")),
+            _ => None,
         };
         let number = number.filter(|number| range.contains(number));
         number.ok_or_else(|| {
             let (least, most) = range.into_inner();
-            self.error(format!("must be an integer from {least} to {most}"))
+            self.unexpected(&format!("an integer from {least} to {most}"))
         })
     }
 
@@ -138,7 +157,7 @@ impl<'a> Field<'a> {
     pub(crate) fn duration(&self) -> Result<Duration> {
         let duration = self.duration_or_zero()?;
         match duration.is_zero() {
-            true => Err(self.error("must be longer than 0s")),
+            true => Err(self.unexpected("longer than 0s")),
             false => Ok(duration),
         }
     }
@@ -150,12 +169,17 @@ impl<'a> Field<'a> {
             true => Ok(duration),
             false => {
                 let max = humantime::format_duration(max);
-                Err(self.error(format!("must be at most {max}")))
+                Err(self.unexpected(&format!("at most {max}")))
             }
         }
     }
 
     pub(crate) fn duration_or_zero(&self) -> Result<Duration> {
+        if let Value::Integer(integer) = self.value() {
+            return Err(self.error(format!(
+                "must be a string with a unit, not {integer}: write \"{integer}ms\" or \"{integer}s\""
+            )));
+        }
         let text = self.text()?;
         humantime::parse_duration(text).map_err(|error| {
             self.error(format!(
@@ -198,8 +222,19 @@ impl<'a> Field<'a> {
     }
 
     pub(crate) fn list(&self) -> Result<Vec<Field<'a>>> {
-        let Value::List(items) = self.value() else {
-            return Err(self.type_error("a list"));
+        let items = match self.value() {
+            Value::List(items) => items,
+            Value::Table(entries)
+                if !entries.is_empty() && entries.iter().all(|(name, _)| is_index(name)) =>
+            {
+                // Variables such as TOLLGATE__TENANTS__ACME__TOKENS__0, without a list in the file.
+                let variable = self.path().to_uppercase().replace('.', "__");
+                return Err(self.error(format!(
+                    "must be a list, not a table: a variable with an index changes an item of a list \
+                     that exists; write the whole list, as TOLLGATE__{variable}='[\"first\", \"second\"]'"
+                )));
+            }
+            _ => return Err(self.type_error("a list")),
         };
         let numbered = items.iter().enumerate();
         let field = |(index, node)| self.child(PathSegment::Index(index), node);
@@ -231,9 +266,24 @@ impl<'a> Field<'a> {
             .iter()
             .find(|(name, _)| !known.contains(&name.as_str()))
         {
-            let known = known.join(", ");
             let unknown = self.child(PathSegment::Name(name), node);
-            return Err(unknown.error(format!("there is no such field; there are: {known}")));
+            let kind = match (&self.path, &node.value) {
+                (None, Value::Table(_)) => "table",
+                _ => "field",
+            };
+            let similar = known.iter().find(|known| is_similar(known, name));
+            let hint = match similar {
+                Some(similar) => format!("; did you mean `{similar}`?"),
+                None if self.path() == "listen" && name.contains("tls") => {
+                    "; the server does not support TLS: put a proxy in front of it (README, \"On the \
+                     open internet\")"
+                        .to_owned()
+                }
+                None => String::new(),
+            };
+            let known = known.join(", ");
+            let problem = format!("there is no such {kind}; there are: {known}{hint}");
+            return Err(unknown.error(problem));
         }
         Ok(Table {
             field: self.clone(),
@@ -261,8 +311,47 @@ impl<'a> Table<'a> {
     }
 
     pub(crate) fn required(&self, name: &str) -> Result<Field<'a>> {
-        self.get(name)
-            .ok_or_else(|| self.field.error(format!("`{name}` is missing")))
+        self.get(name).ok_or_else(|| {
+            let fix = match example(name) {
+                Some(example) => format!("give it a value such as `{example}`"),
+                None => "add it".to_owned(),
+            };
+            self.field.error(format!("`{name}` is missing: {fix}"))
+        })
+    }
+}
+
+/// Returns an example of the value of a required field.
+fn example(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "url" => "redis://127.0.0.1:6379",
+        "tokens" => "{ alice = \"sha256:…\" }",
+        "audience" => "limits",
+        "keys" => "[{ algorithm = \"RS256\", public_key = \"…\" }]",
+        "algorithm" => "RS256",
+        "domain" => "edge",
+        "key" => "remote_address",
+        "unit" => "second",
+        _ => return None,
+    })
+}
+
+fn is_index(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Returns whether two names differ by one character that is missing, additional or different.
+fn is_similar(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    let (short, long) = match one.len() <= other.len() {
+        true => (one, other),
+        false => (other, one),
+    };
+    let same = short.iter().zip(long).take_while(|(a, b)| a == b).count();
+    match long.len() - short.len() {
+        0 => same < short.len() && short[same + 1..] == long[same + 1..],
+        1 => short[same..] == long[same + 1..],
+        _ => false,
     }
 }
 

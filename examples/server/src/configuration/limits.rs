@@ -5,13 +5,14 @@
 
 use std::collections::HashMap;
 
-use tollgate::{Limits, Policy, Quota, Scope};
+use tollgate::{Limits, MAX_POLICIES, Policy, Quota, Scope};
 
 use super::authentication::TokenReader;
 use super::field::{Field, Table, check_name};
+use super::toml::syntax_error;
 use super::tree::{Result, Value};
 use crate::authentication::Tokens;
-use crate::limits::{ConfiguredLimits, Tenant};
+use crate::limits::{ConfiguredLimits, Tenant, invalid_tenant};
 
 /// Limits by their names in `[limits]`.
 type NamedLimits = HashMap<String, Limits>;
@@ -77,7 +78,7 @@ fn tenant(
     configured_limits: &ConfiguredLimits,
     named: &NamedLimits,
 ) -> Result<Tenant> {
-    let scope = Scope::new(name).map_err(|error| field.error(error))?;
+    let scope = Scope::new(name).map_err(|_| field.error(invalid_tenant(name)))?;
     let table = field.table(&TENANT_FIELDS)?;
     let tier = table.read("tier", |field| {
         let tier = field.text()?;
@@ -104,10 +105,16 @@ fn tenant(
 }
 
 fn scope(field: &Field<'_>) -> Result<Scope> {
-    Scope::new(field.text()?).map_err(|error| field.error(error))
+    let name = field.text()?;
+    Scope::new(name).map_err(|_| field.error(invalid_tenant(name)))
 }
 
 fn limits(field: &Field<'_>, named: &NamedLimits) -> Result<Limits> {
+    if let Value::Plain(text) = field.value()
+        && let Some(problem) = syntax_error(text)
+    {
+        return Err(field.error(problem));
+    }
     match field.value() {
         // A quota contains a slash, and a name does not.
         Value::Text(name) | Value::Plain(name) if !name.contains('/') => {
@@ -122,7 +129,13 @@ fn limits(field: &Field<'_>, named: &NamedLimits) -> Result<Limits> {
             let policies = field.entries()?.into_iter();
             let policies = policies.map(|(name, field)| Ok(Policy::new(name, quota(&field)?)));
             let policies = policies.collect::<Result<Vec<_>>>()?;
-            Limits::new(policies).map_err(|error| field.error(error))
+            let count = policies.len();
+            Limits::new(policies).map_err(|error| match error.is_policy_count() {
+                true => field.error(format!(
+                    "holds {count} quotas: write 1 to {MAX_POLICIES} in one table"
+                )),
+                false => field.error(error),
+            })
         }
         other => Err(field.error(format!(
             "must be a quota, such as `100/1m`, or a table of them, not {}",

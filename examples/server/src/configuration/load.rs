@@ -1,8 +1,9 @@
 //! Reads a configuration as a whole.
 
+use std::io;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use tollgate::FailureStrategy;
 use tracing_subscriber::filter::Targets;
 
@@ -77,14 +78,20 @@ impl Configuration {
         let root = match file {
             Some(path) => {
                 let name = path.display().to_string();
-                let text = sources
-                    .read(path)
-                    .with_context(|| format!("the configuration {name} cannot be read"))?;
+                let text = sources.read(path).map_err(|error| {
+                    let fix = match error.kind() {
+                        io::ErrorKind::NotFound => {
+                            "; correct the path in `--config`, `TOLLGATE_CONFIG` or `validate`"
+                        }
+                        _ => "",
+                    };
+                    anyhow!("the configuration {name} cannot be read: {error}{fix}")
+                })?;
                 from_toml(&text, &name)?
             }
             None => Node {
                 value: Value::Table(Vec::new()),
-                origin: Origin::unwritten(),
+                origin: Origin::no_file(),
             },
         };
         let directory = file.and_then(Path::parent).unwrap_or(Path::new(""));

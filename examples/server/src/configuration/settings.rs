@@ -210,8 +210,13 @@ pub(super) fn store(root: &Table<'_>) -> Result<(StoreSettings, FailureStrategy)
         } else {
             ("local", "redis")
         };
+        let fix = match (is_redis, table.get("fallback_capacity")) {
+            (true, None) => "use `fallback_capacity`".to_owned(),
+            (true, Some(_)) => "remove the field".to_owned(),
+            (false, _) => format!("remove the field, or write `kind = \"{other}\"`"),
+        };
         return Err(field.error(format!(
-            "the store is {this}, and only {other} has this field"
+            "the store is {this}, and only {other} has this field: {fix}"
         )));
     }
     let count = |name: &str, most: u32, default: u32| {
@@ -243,9 +248,14 @@ fn redis(table: &Table<'_>, count: impl Fn(&str, u32, u32) -> Result<u32>) -> Re
     let store = RedisStore::builder(url.text()?).build();
     store.map_err(|error| url.error(error))?;
     let prefix = table.read("prefix", |field| {
-        let store = RedisStore::builder("redis://127.0.0.1").prefix(field.text()?);
-        store.build().map_err(|error| field.error(error))?;
-        field.text()
+        let prefix = field.text()?;
+        let store = RedisStore::builder("redis://127.0.0.1").prefix(prefix);
+        store.build().map_err(|_| {
+            field.error(format!(
+                "{prefix:?} cannot be a prefix: use 1 to 64 ASCII letters, digits, `.`, `_` and `-`"
+            ))
+        })?;
+        Ok(prefix)
     })?;
     let prefix = prefix.unwrap_or("tollgate");
     let connections = count("connections", 64, 1)? as usize;

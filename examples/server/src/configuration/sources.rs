@@ -44,13 +44,17 @@ fn read(path: &Path) -> io::Result<String> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     let mut file = file.take(MAX_SIZE + 1);
-    file.read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_SIZE {
+    file.read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_SIZE {
         return Err(io::Error::other("it is larger than 1 MiB"));
     }
-    Ok(text)
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + valid.iter().filter(|byte| **byte == b'\n').count();
+        io::Error::other(format!("line {line} is not UTF-8: save the file as UTF-8"))
+    })
 }
 
 /// Returns a digest of the text, or of the error.

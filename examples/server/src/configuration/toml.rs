@@ -24,9 +24,22 @@ pub(crate) fn from_toml(text: &str, name: &str) -> Result<Node> {
             origin: lines.file,
         }),
         Err(error) => {
-            let offset = error.span().map_or(0, |span| span.start);
-            let problem = format!("invalid TOML: {}", error.message());
-            Err(ConfigurationError::new(lines.at(offset), "", problem))
+            let span = error.span().unwrap_or_default();
+            let origin = lines.at(span.start);
+            let problem = match (error.message(), text.get(span.clone())) {
+                ("duplicate key", Some(name)) => {
+                    let first = first_line(text, span.start, name);
+                    let first = first.map(|line| format!(", first at {}", origin.at_line(line)));
+                    let first = first.unwrap_or_default();
+                    format!("invalid TOML: `{name}` is in this table twice{first}: remove one")
+                }
+                (message, _) if message.starts_with("key with no value") => format!(
+                    "invalid TOML: {message}; the configuration is TOML, such as `name = \"value\"`, \
+                     not YAML"
+                ),
+                (message, _) => format!("invalid TOML: {message}"),
+            };
+            Err(ConfigurationError::new(origin, "", problem))
         }
     }
 }
@@ -58,6 +71,53 @@ pub(super) fn from_variable(text: &str, origin: &Origin) -> Result<Node> {
     };
     set_origin(&mut node, origin);
     Ok(node)
+}
+
+/// Returns why a text that begins like a list or table of TOML is not TOML. The result shows no part
+/// of the text, which may be a secret.
+pub(super) fn syntax_error(text: &str) -> Option<String> {
+    // The parser stops at the first line, and `from_variable` limits the depth of single lines only.
+    if text.contains('\n') {
+        return None;
+    }
+    let kind = match text.trim_start().chars().next()? {
+        '{' => "table",
+        '[' => "list",
+        _ => return None,
+    };
+    let error = DeValue::parse(text).err()?;
+    Some(format!(
+        "the text begins like a TOML {kind} and cannot be parsed: {}",
+        error.message()
+    ))
+}
+
+/// Returns the line of the first definition of a name that is in a table twice, if it is found: an
+/// equal table header, or a line with the name in the part below the last table header.
+fn first_line(text: &str, duplicate: usize, name: &str) -> Option<usize> {
+    let before = text.get(..duplicate)?;
+    let line_start = before.rfind('\n').map_or(0, |offset| offset + 1);
+    let line = text[line_start..].lines().next()?.trim();
+    let mut earlier = text[..line_start].lines().enumerate();
+    if line.starts_with('[') {
+        let (index, _) = earlier.find(|(_, earlier)| earlier.trim() == line)?;
+        return Some(index + 1);
+    }
+    // The name may be in an inline table.
+    if !line.starts_with(name) {
+        return None;
+    }
+    let mut first = None;
+    for (index, earlier) in earlier {
+        let earlier = earlier.trim_start();
+        let rest = earlier.strip_prefix(name).map(str::trim_start);
+        if earlier.starts_with('[') {
+            first = None;
+        } else if rest.is_some_and(|rest| rest.starts_with(['=', '.'])) {
+            first = first.or(Some(index + 1));
+        }
+    }
+    first
 }
 
 fn set_origin(node: &mut Node, origin: &Origin) {
@@ -133,7 +193,7 @@ impl LineIndex {
 
     fn at(&self, offset: usize) -> Origin {
         let line_breaks = self.line_starts.partition_point(|start| *start <= offset);
-        self.file.line(1 + line_breaks)
+        self.file.at_line(1 + line_breaks)
     }
 
     fn node(&self, value: &Spanned<DeValue<'_>>) -> Node {

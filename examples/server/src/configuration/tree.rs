@@ -10,7 +10,8 @@ pub(super) const MAX_DEPTH: usize = 64;
 
 /// Returns the error for a list or table that exceeds [`MAX_DEPTH`].
 pub(super) fn too_deep(origin: Origin) -> ConfigurationError {
-    let problem = format!("lists and tables are nested more than {MAX_DEPTH} deep here");
+    let problem =
+        format!("lists and tables are nested more than {MAX_DEPTH} deep here: use fewer levels");
     ConfigurationError::new(origin, "", problem)
 }
 
@@ -26,7 +27,8 @@ pub(crate) enum Value {
     Nothing,
     Boolean(bool),
     Integer(i64),
-    /// A number with a fraction, or a date, which no field accepts.
+    /// A value that no field accepts: a number with a fraction, an integer that does not fit into 64
+    /// bits, or a date.
     Other(&'static str),
     Text(String),
     /// An unquoted YAML scalar or the text of a variable. The field that reads it determines its
@@ -74,11 +76,12 @@ impl Origin {
     }
 
     /// Returns the origin of the root without a file.
-    pub(crate) fn unwritten() -> Self {
+    pub(crate) fn no_file() -> Self {
         Self::variable("the configuration")
     }
 
-    pub(crate) fn line(&self, line: usize) -> Self {
+    /// Returns the origin at another line of the same file.
+    pub(crate) fn at_line(&self, line: usize) -> Self {
         Self {
             source: Arc::clone(&self.source),
             line: Some(line),

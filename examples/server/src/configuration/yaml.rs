@@ -1,7 +1,8 @@
 //! Reads YAML into the same tree as TOML. Plain (unquoted) scalars stay text, since the field that
 //! reads one determines its type.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::mem;
 
 use saphyr_parser::{Event, Parser, ScalarStyle};
@@ -19,9 +20,9 @@ pub(crate) fn from_yaml(text: &str, name: &str) -> Result<Node> {
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| {
             let problem = format!("invalid YAML: {}", error.info());
-            ConfigurationError::new(file.line(error.marker().line()), "", problem)
+            ConfigurationError::new(file.at_line(error.marker().line()), "", problem)
         })?;
-        let origin = file.line(span.start.line());
+        let origin = file.at_line(span.start.line());
         match event {
             Event::DocumentStart(_) if tree.root.is_some() => {
                 let problem = "the file has a second document: put it into a file of its own";
@@ -46,7 +47,13 @@ pub(crate) fn from_yaml(text: &str, name: &str) -> Result<Node> {
             _ => {}
         }
     }
-    let empty = || ConfigurationError::new(file.clone(), "", "the file is empty");
+    let empty = || {
+        ConfigurationError::new(
+            file.clone(),
+            "",
+            "the file is empty: write `domain: …`, or remove the file from envoy.files",
+        )
+    };
     tree.root.ok_or_else(empty)
 }
 
@@ -76,7 +83,8 @@ enum Collection {
 #[derive(Default)]
 struct TableEntries {
     entries: Vec<(String, Node)>,
-    names: HashSet<String>,
+    /// The names, with the origin of each.
+    names: HashMap<String, Origin>,
     /// The name whose value is the next node.
     name: Option<(String, Origin)>,
     /// Whether that name is the merge key `<<`.
@@ -182,8 +190,8 @@ impl Tree {
             let problem = "a name must be a string";
             return Err(ConfigurationError::new(node.origin, "", problem));
         };
-        if !table.names.insert(name.clone()) {
-            let problem = format!("{name:?} is in this table twice");
+        if let Some(first) = table.names.insert(name.clone(), node.origin.clone()) {
+            let problem = format!("{name:?} is in this table twice, first at {first}: remove one");
             return Err(ConfigurationError::new(node.origin, "", problem));
         }
         table.name = Some((name, node.origin));
@@ -208,7 +216,8 @@ impl TableEntries {
                     return Err(ConfigurationError::new(table.origin, "", problem));
                 };
                 for (name, node) in entries {
-                    if self.names.insert(name.clone()) {
+                    if let Entry::Vacant(vacant) = self.names.entry(name.clone()) {
+                        vacant.insert(node.origin.clone());
                         self.entries.push((name, node));
                     }
                 }

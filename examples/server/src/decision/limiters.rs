@@ -4,24 +4,25 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use anyhow::Context;
+use anyhow::anyhow;
 use tollgate::{Limiter, LocalStore, RedisStore};
 
 use crate::configuration::{ReloadableSettings, StoreKind, StoreSettings};
 
-/// Makes a limiter whose table in the process has room for this many counts. With Redis, all
-/// limiters share one store.
+/// Makes a limiter whose table in the process has this capacity, in entries. With Redis, all limiters
+/// share one store.
 type MakeLimiter = dyn Fn(usize) -> Limiter + Send + Sync;
 
 /// The limiters of Envoy, of each configured tenant, and of all other callers.
 ///
-/// Each limiter has a table of its own in the process, for the counts without Redis and for the
-/// fallback with Redis. A full table evicts counts, so the callers of one tenant cannot evict the
-/// counts of another.
+/// Each limiter has a table of its own in the process, which is the store without Redis and the fallback
+/// with Redis. A full table evicts entries. With separate tables, the callers of one tenant cannot evict
+/// the entries of another.
 #[derive(Clone)]
 pub(crate) struct Limiters {
     make: Arc<MakeLimiter>,
-    /// The capacity of all tables together, in counts.
+    /// The configured capacity in entries, which the tables share at start. Tables of tenants that a
+    /// reload adds come on top.
     capacity: usize,
     others: Limiter,
     envoy: LazyLimiter,
@@ -91,8 +92,8 @@ impl Limiters {
         }
     }
 
-    /// Returns the limiters for changed settings. Tenants that they still contain keep their
-    /// limiters, and so their counts and the capacity of their tables.
+    /// Returns the limiters for changed settings. A tenant that the settings still contain keeps its
+    /// limiter, with the entries and the capacity of its table.
     pub(super) fn for_changed_settings(&self, settings: &ReloadableSettings) -> Self {
         let per_table = capacity_per_table(self.capacity, settings);
         let known = |name: &str| self.tenants.get(name).cloned();
@@ -104,7 +105,7 @@ impl Limiters {
         }
     }
 
-    /// Returns the limiter of a tenant.
+    /// Returns the limiter of a configured tenant, or the limiter of all other callers.
     pub(super) fn of_tenant(&self, name: &str) -> &Limiter {
         let tenant = self.tenants.get(name);
         tenant.map_or(&self.others, |tenant| tenant.get(&*self.make))
@@ -160,7 +161,14 @@ impl fmt::Debug for Limiters {
 /// Returns an error if the memory does not suffice for a capacity. A failed allocation would abort
 /// the process.
 fn check_memory(field: &str, capacity: usize) -> anyhow::Result<()> {
-    let mut entries = Vec::<[u8; 64]>::new();
+    const ENTRY_SIZE: usize = 64;
+    let mut entries = Vec::<[u8; ENTRY_SIZE]>::new();
     let reserved = entries.try_reserve_exact(capacity);
-    reserved.with_context(|| format!("store.{field} = {capacity} does not fit into memory"))
+    reserved.map_err(|_| {
+        let gigabytes = capacity.saturating_mul(ENTRY_SIZE).div_ceil(1_000_000_000);
+        anyhow!(
+            "store.{field} = {capacity} does not fit into memory: it needs {gigabytes} GB; choose \
+             a smaller capacity"
+        )
+    })
 }

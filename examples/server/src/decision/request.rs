@@ -1,3 +1,5 @@
+//! A request to decide, its identity, and the decision on it.
+
 use std::time::Duration;
 
 use tollgate::{Decision, Identity, Limits};
@@ -8,11 +10,12 @@ use crate::error::ApiError;
 /// A request to decide, independent of its protocol.
 #[derive(Clone, Debug)]
 pub(crate) struct DecisionRequest {
-    /// `None` stands for the key of the principal, if it is a user.
+    /// The key to charge. Only a user may leave it out, and is charged by its own key.
     pub(crate) key: Option<String>,
-    /// `None` stands for the tenant of the principal, or else the default tenant.
+    /// The tenant of the key. `None` stands for the tenant of the principal, or else the default tenant.
     pub(crate) tenant: Option<String>,
-    /// `None` stands for the limits of the configuration and of run time.
+    /// The limits that the caller gives. `None` stands for the limits of the configuration and of run
+    /// time.
     pub(crate) limits: Option<Limits>,
     pub(crate) cost: u32,
 }
@@ -25,10 +28,10 @@ pub(super) struct TenantKey {
     pub(super) tenant: Option<String>,
 }
 
-/// The kind of the identities of keys, which is a label of metrics.
+/// The kind of identity of keys that name no user. It is the label `identity` in the library's metrics.
 const KEY_KIND: &str = "key";
 
-/// The greatest length of a key, in bytes. It bounds the memory of the counts.
+/// The maximum length of a key, in bytes.
 const MAX_KEY: usize = 1_024;
 
 /// The prefix of the keys of users.
@@ -62,7 +65,7 @@ impl DecisionRequest {
     fn user_key(&self, subject: &str) -> Result<String, ApiError> {
         match &self.key {
             Some(key) if key != subject && key.strip_prefix(USER_PREFIX) != Some(subject) => {
-                let problem = "a user may only ask for its own key: leave it out";
+                let problem = format!("a JWT may check only `{USER_PREFIX}{subject}`: omit `key`");
                 Err(ApiError::forbidden_field("key", problem))
             }
             _ => Ok(format!("{USER_PREFIX}{subject}")),
@@ -72,7 +75,12 @@ impl DecisionRequest {
     fn allowed_tenant(&self, own: Option<&String>) -> Result<Option<String>, ApiError> {
         match &self.tenant {
             Some(tenant) if Some(tenant) != own => {
-                let problem = "the token belongs to another tenant: leave it out";
+                let problem = match own {
+                    Some(own) => {
+                        format!("the token is for tenant `{own}`: omit `tenant`, or send that name")
+                    }
+                    None => "the token is for the default tenant: omit `tenant`".to_owned(),
+                };
                 Err(ApiError::forbidden_field("tenant", problem))
             }
             _ => Ok(own.cloned()),
@@ -98,7 +106,7 @@ pub(super) fn identity(key: &str) -> Result<Identity, ApiError> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct DecisionResponse {
     pub(crate) allowed: bool,
-    pub(crate) limit: u32,
+    pub(crate) capacity: u32,
     pub(crate) remaining: u32,
     /// The time until the cost fits. `None` if the cost exceeds the capacity.
     pub(crate) retry_after: Option<Duration>,
@@ -110,7 +118,7 @@ impl From<&Decision<'_>> for DecisionResponse {
     fn from(decision: &Decision<'_>) -> Self {
         Self {
             allowed: decision.is_allowed(),
-            limit: decision.capacity(),
+            capacity: decision.capacity(),
             remaining: decision.remaining(),
             retry_after: decision.retry_after(),
             reset_after: decision.reset_after(),

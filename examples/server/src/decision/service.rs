@@ -11,7 +11,7 @@ use crate::authentication::Principal;
 use crate::configuration::ReloadableSettings;
 use crate::envoy::PerUnit;
 use crate::error::ApiError;
-use crate::limits::Overrides;
+use crate::limits::{Overrides, invalid_tenant};
 
 /// Decides the requests of all protocols, by the settings in force. Clones share their state.
 #[derive(Clone, Debug)]
@@ -137,7 +137,10 @@ impl DecisionService {
         let configured_limits = &settings.configured_limits;
         let scope = configured_limits
             .scope_of(target.tenant.as_deref())
-            .map_err(|error| ApiError::invalid("tenant", error))?;
+            .map_err(|_| {
+                let tenant = target.tenant.as_deref().unwrap_or_default();
+                ApiError::invalid("tenant", invalid_tenant(tenant))
+            })?;
         let limits = match &request.limits {
             Some(limits) => limits.clone(),
             None => self

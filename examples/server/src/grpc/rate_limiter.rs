@@ -117,7 +117,7 @@ fn caller_limits(limit: v1::Limit) -> Result<Limits, ApiError> {
 fn status(response: &DecisionResponse) -> v1::Status {
     v1::Status {
         allowed: response.allowed,
-        limit: response.limit,
+        limit: response.capacity,
         remaining: response.remaining,
         retry_after: response.retry_after.map(duration),
         reset_after: Some(duration(response.reset_after)),

@@ -123,7 +123,7 @@ fn decision_request(request: CheckRequest) -> Result<DecisionRequest, ApiError> 
 fn respond(response: &DecisionResponse) -> Response {
     let body = CheckResponse {
         allowed: response.allowed,
-        limit: response.limit,
+        limit: response.capacity,
         remaining: response.remaining,
         retry_after_ms: response.retry_after.map(milliseconds),
         reset_after_ms: milliseconds(response.reset_after),
@@ -174,7 +174,7 @@ fn headers(response: &DecisionResponse) -> HeaderMap {
     let reset = response.reset_after;
     let seconds = reset.as_secs() + u64::from(reset.subsec_nanos() > 0);
     let mut headers = HeaderMap::with_capacity(4);
-    headers.insert(X_RATELIMIT_LIMIT, response.limit.into());
+    headers.insert(X_RATELIMIT_LIMIT, response.capacity.into());
     headers.insert(X_RATELIMIT_REMAINING, response.remaining.into());
     headers.insert(X_RATELIMIT_RESET, seconds.into());
     if response.degraded {

@@ -58,6 +58,14 @@ impl FromStr for LimitSubject {
     }
 }
 
+/// Returns the problem of a text that is not the name of a tenant, and its fix.
+pub(crate) fn invalid_tenant(name: &str) -> String {
+    let shown: String = name.chars().take(80).collect();
+    format!(
+        "{shown:?} cannot be the name of a tenant: use 1 to 64 ASCII letters, digits, `.`, `_` and `-`"
+    )
+}
+
 /// The configured limits of tiers, tenants and keys.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfiguredLimits {

@@ -13,6 +13,6 @@ mod override_table;
 mod overrides;
 mod redis;
 
-pub(crate) use configured::{ConfiguredLimits, LimitSubject, Tenant};
+pub(crate) use configured::{ConfiguredLimits, LimitSubject, Tenant, invalid_tenant};
 pub(crate) use override_table::{Condition, Override, WriteError};
 pub(crate) use overrides::Overrides;

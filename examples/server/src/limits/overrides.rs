@@ -104,10 +104,17 @@ impl Overrides {
                     tracing::info!("run-time limits can be read again");
                 }
             }
-            Err(error) if !was_outdated => tracing::warn!(
-                %error,
-                "run-time limits cannot be read from Redis: the known ones stay in force"
-            ),
+            Err(error) if !was_outdated => {
+                let known = match state.table().len() {
+                    0 => "none".to_owned(),
+                    count => count.to_string(),
+                };
+                tracing::warn!(
+                    "run-time limits at redis {} cannot be read ({error}): using the last ones \
+                     read ({known}); retrying",
+                    redis.address()
+                );
+            }
             Err(_) => {}
         }
     }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, FromRedisValue, IntoConnectionInfo, RedisError, RedisResult,
+    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo,
+    RedisError, RedisResult,
 };
 use tokio::sync::Mutex;
 use tollgate::Limits;
@@ -70,6 +71,11 @@ impl RedisOverrides {
             keys: ["", ":changes", ":history"].map(|key| format!("{prefix}:{{limits}}{key}")),
             connection: Mutex::default(),
         })
+    }
+
+    /// Returns the address of Redis, without the password.
+    pub(super) fn address(&self) -> &ConnectionAddr {
+        self.client.get_connection_info().addr()
     }
 
     /// Returns the revision of the last write.

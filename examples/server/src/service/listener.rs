@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use axum::Router;
 use hyper_util::rt::TokioExecutor;
 use hyper_util::server::conn::auto::Builder;
@@ -51,9 +51,13 @@ impl Listener {
         router: Router,
         shared: &Shared,
     ) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("cannot listen on {address} for {name}"))?;
+        let listener = TcpListener::bind(address).await.map_err(|error| {
+            let stop = match error.kind() {
+                io::ErrorKind::AddrInUse => "stop the other program or ",
+                _ => "",
+            };
+            anyhow!("cannot listen on {address} for {name}: {error}; {stop}change `listen.{name}`")
+        })?;
         Ok(Self {
             name,
             address: listener.local_addr()?,

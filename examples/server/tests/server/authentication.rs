@@ -217,9 +217,28 @@ async fn json_web_token_counts_as_its_user() {
     let token = hs256(&claims_without("tenant"));
     assert_eq!(limit(&server, &token, "{}").await, json!(100));
 
-    for body in [r#"{"key":"43"}"#, r#"{"tenant":"globex"}"#] {
-        let forbidden = check_with_token(server.http(), Some(&tokens[0]), body).await;
+    let refused = [
+        (
+            &tokens[0],
+            r#"{"key":"43"}"#,
+            "a JWT may check only `user:42`: omit `key`",
+        ),
+        (
+            &tokens[0],
+            r#"{"tenant":"globex"}"#,
+            "the token is for tenant `acme`: omit `tenant`, or send that name",
+        ),
+        (
+            &token,
+            r#"{"tenant":"globex"}"#,
+            "the token is for the default tenant: omit `tenant`",
+        ),
+    ];
+    for (token, body, problem) in refused {
+        let forbidden = check_with_token(server.http(), Some(token), body).await;
         assert_eq!(forbidden.status(), StatusCode::FORBIDDEN, "{body}");
+        let detail = json_body(&forbidden)["detail"].to_string();
+        assert!(detail.contains(problem), "{detail}");
     }
 }
 

@@ -156,7 +156,12 @@ async fn failed_command_explains_the_error() {
     let closed_port = ["check", "a", "--server", "http://127.0.0.1:1"];
     assert!(commands.failure(&closed_port).contains("cannot reach"));
     let https = ["check", "a", "--server", "https://127.0.0.1:1"];
-    assert!(commands.failure(&https).contains("write http://"));
+    let failure = commands.failure(&https);
+    let expected = "--server `https://127.0.0.1:1` is not a URL: write http://host:port";
+    assert!(failure.contains(expected), "{failure}");
+    let failure = commands.failure(&["check", "a", "--server", "localhost:1"]);
+    let expected = "--server `localhost:1` is not a URL: write http://host:port";
+    assert!(failure.contains(expected), "{failure}");
 }
 
 /// Runs a command with these variables in the environment.

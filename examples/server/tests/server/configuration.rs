@@ -157,25 +157,25 @@ fn mistakes_are_refused_with_line_and_field() {
             "capacity = 1000",
             "capacity = 0",
             7,
-            "store.capacity: must be an integer from 1 ",
+            "store.capacity: must be an integer from 1 to 4294967295, not 0",
         ),
         (
             "capacity = 1000",
             "capacity = \"x\"",
             7,
-            "store.capacity: must be an integer, not",
+            "store.capacity: must be an integer from 1 to 4294967295, not \"x\"",
         ),
         (
             "capacity = 1000",
             "prefix = \"x\"",
             7,
-            "store.prefix: the store is local, and only redis",
+            "store.prefix: the store is local, and only redis has this field: remove",
         ),
         (
             "kind = \"local\"",
             "kind = \"redis\"",
             7,
-            "store.capacity: the store is redis, and only local",
+            "store.capacity: the store is redis, and only local has this field: use `fallback_",
         ),
         (
             "\"20ms\"",
@@ -187,7 +187,70 @@ fn mistakes_are_refused_with_line_and_field() {
             "\"20ms\"",
             "\"0s\"",
             8,
-            "store.deadline: must be longer than 0s",
+            "store.deadline: must be longer than 0s, not \"0s\"",
+        ),
+        (
+            "\"20ms\"",
+            "20",
+            8,
+            "store.deadline: must be a string with a unit, not 20: write \"20ms\" or \"20s\"",
+        ),
+        (
+            "[store]",
+            "[stores]",
+            5,
+            "stores: there is no such table; there are: listen,",
+        ),
+        (
+            "[listen]",
+            "[listen]\ntls = true",
+            3,
+            "listen.tls: there is no such field; there are: http, grpc, admin, max_connections, \
+             max_connections_per_address, request_deadline, max_connection_age; the server does not \
+             support TLS",
+        ),
+        (
+            "http = ",
+            "request_deadline = \"25h\"\nhttp = ",
+            3,
+            "listen.request_deadline: must be at most 1day, not \"25h\"",
+        ),
+        (
+            "free = \"60/1m burst 5\"",
+            "free = \"60/1m burst 0\"",
+            20,
+            "limits.free: `60/1m burst 0`: a quota's burst must be at least 1",
+        ),
+        (
+            "burst = \"50/1s\"",
+            "a = \"1/1s\", b = \"1/1s\", c = \"1/1s\", d = \"1/1s\", e = \"1/1s\", f = \"1/1s\", \
+             g = \"1/1s\", h = \"1/1s\"",
+            21,
+            "limits.paid: holds 9 quotas: write 1 to 8",
+        ),
+        (
+            "paid = {",
+            "free = \"1/1s\"\npaid = {",
+            21,
+            "invalid TOML: `free` is in this table twice, first at server.toml:20: remove one",
+        ),
+        (
+            "[tiers]",
+            "[log]",
+            27,
+            "invalid TOML: `log` is in this table twice, first at server.toml:11: remove one",
+        ),
+        (
+            "[tenants.acme]",
+            "[tenants.\"a b\"]",
+            31,
+            "tenants.\"a b\": \"a b\" cannot be the name of a tenant: use",
+        ),
+        (
+            "[admin.tokens]\nalice =",
+            "[admin]\n#",
+            40,
+            "admin: `tokens` is missing: give it a value such as `{ alice =",
         ),
         (
             "\"closed\"",
@@ -217,7 +280,7 @@ fn mistakes_are_refused_with_line_and_field() {
             "\"public\"",
             "\"the public\"",
             24,
-            "default.tenant: `the public` cannot be",
+            "default.tenant: \"the public\" cannot be the name of a tenant",
         ),
         (
             "tier = \"pro\"",
@@ -235,13 +298,13 @@ fn mistakes_are_refused_with_line_and_field() {
             "= \"1/1d\"",
             "= \"0/1d\"",
             35,
-            "tenants.acme.keys.\"a key of any text\": a quota's",
+            "tenants.acme.keys.\"a key of any text\": `0/1d`: a quota's",
         ),
         (
             "required = false",
             "required = 1",
             38,
-            "authentication.required: must be true or",
+            "authentication.required: must be true or false, not 1",
         ),
         (
             "sha256:5f",
@@ -301,7 +364,7 @@ fn unusable_jwt_settings_are_refused() {
     let unusable = [
         (
             "leeway = \"61m\"",
-            "3: authentication.jwt.leeway: must not be longer",
+            "3: authentication.jwt.leeway: must be at most 1h, not \"61m\"",
         ),
         (
             "audience = \"\"",
@@ -333,7 +396,7 @@ fn invalid_store_url_is_not_printed() {
     assert!(!error.contains("a-password"), "{error}");
     let text = "[store]\nurl = \"redis://127.0.0.1\"\nprefix = \"a b\"\n";
     let error = validate(directory.path(), text, &[]);
-    let expected = "tollgate-server: server.toml:3: store.prefix: ";
+    let expected = "tollgate-server: server.toml:3: store.prefix: \"a b\" cannot be a prefix: use";
     assert!(error.starts_with(expected), "{error}");
 }
 
@@ -592,12 +655,15 @@ fn yaml_aliases_that_multiply_are_refused() {
 }
 
 #[test]
-fn special_and_large_files_are_refused() {
+fn unreadable_files_are_refused() {
     let directory = TempDir::new().unwrap();
     let files = [
         ("/dev/zero", "it is not a regular file"),
         ("large", "it is larger than 1 MiB"),
+        ("binary", "line 2 is not UTF-8"),
+        ("missing", "No such file"),
     ];
+    fs::write(directory.path().join("binary"), b"a = 1\n\xff\xfe").unwrap();
     fs::write(directory.path().join("large"), " ".repeat(1024 * 1024 + 1)).unwrap();
     for (file, problem) in files {
         let settings = format!("[envoy]\nfiles = [\"{file}\"]\n");
@@ -622,7 +688,10 @@ fn rule_file_mistakes_are_refused_with_line_and_field() {
     assert!(error.starts_with(expected), "{error}");
     let mistakes = [
         ("domain: [", "2: invalid YAML"),
-        ("descriptors: []\n", "1: `domain` is missing"),
+        (
+            "descriptors: []\n",
+            "1: `domain` is missing: give it a value such as `edge`",
+        ),
         (
             "domain: a\n---\ndomain: b\n",
             "2: the file has a second document",
@@ -647,10 +716,10 @@ fn rule_file_mistakes_are_refused_with_line_and_field() {
             "domain: a\ndescriptors:\n  - key: k\n    rate_limit:\n      unit: year\n      requests_per_unit: 4294967296\n",
             "6: descriptors[0].rate_limit.requests_per_unit: ",
         ),
-        ("# nothing\n", "1: the file is empty"),
+        ("# nothing\n", "1: the file is empty: write `domain:"),
         (
             "domain: a\n'domain': b\n",
-            "2: \"domain\" is in this table twice",
+            "2: \"domain\" is in this table twice, first at rules.yaml:1: remove one",
         ),
         ("domain: a\n? [b]\n: c\n", "2: a name must be a string"),
     ];
@@ -699,7 +768,28 @@ fn variables_set_values_of_every_type() {
         ),
         (
             ("TOLLGATE__STORE__KIND__X", "x"),
-            "there is no `X` in a string",
+            "there is no `X` in a string: remove `__X` from the variable's name",
+        ),
+        (
+            ("TOLLGATE__LIMITS__FREE", "{ burst = \"5/1s\""),
+            "limits.free: the text begins like a TOML table and cannot be parsed: ",
+        ),
+        (
+            ("TOLLGATE__ENVOY__TOKENS", "[\"token-of-envoy-1234\""),
+            "envoy.tokens: must be a list; the text begins like a TOML list and cannot be parsed: ",
+        ),
+        (
+            ("TOLLGATE__ENVOY__TOKENS__0", "token-of-envoy-1234"),
+            "envoy.tokens: must be a list, not a table: a variable with an index changes an item of \
+             a list that exists; write the whole list, as TOLLGATE__ENVOY__TOKENS='[",
+        ),
+        (
+            ("TOLLGATE__STORE__CAPACITY", "many"),
+            "store.capacity: must be an integer from 1 to 4294967295, not \"many\"",
+        ),
+        (
+            ("TOLLGATE__AUTHENTICATION__REQUIRED", "yes"),
+            "authentication.required: must be true or false, not \"yes\"",
         ),
         (("TOLLGATE__", "x"), "names no field"),
     ];
@@ -708,6 +798,8 @@ fn variables_set_values_of_every_type() {
         let expected = format!("tollgate-server: {}: {problem}", variable.0);
         assert!(error.starts_with(&expected), "{error}expected: {expected}");
     }
+    let yaml = validate(directory.path(), "store:\n  kind: redis\n", &[]);
+    assert!(yaml.contains("the configuration is TOML"), "{yaml}");
     let same = [
         ("TOLLGATE__STORE__DEADLINE", "1s"),
         ("TOLLGATE__store__DEADLINE", "2s"),

@@ -133,7 +133,7 @@ impl EnvoyClient {
         self.send(request(descriptors)).await
     }
 
-    /// Whether the server allows a request with this descriptor alone.
+    /// Returns whether the server allows a request with this descriptor alone.
     async fn is_allowed(&mut self, entries: &[(&str, &str)]) -> bool {
         let response = self.send_descriptors(&[entries]).await;
         assert_eq!(response.statuses.len(), 1);
@@ -156,7 +156,7 @@ fn request(descriptors: &[&[(&str, &str)]]) -> RateLimitRequest {
     envoy_request("shop", descriptors)
 }
 
-/// Whether no limit applies to the descriptor.
+/// Returns whether no limit applies to the descriptor.
 fn is_unlimited(status: &DescriptorStatus) -> bool {
     status.code() == Code::Ok && status.current_limit.is_none()
 }

@@ -168,8 +168,8 @@ async fn health_readiness_and_metrics_are_served() {
     check(server.http(), r#"{"key":}"#).await;
     let metrics = get(server.http(), "/metrics").await.into_body();
     for expected in [
-        r#"tollgate_server_requests_total{door="http",outcome="allowed"} 1"#,
-        r#"tollgate_server_requests_total{door="http",outcome="invalid"} 1"#,
+        r#"tollgate_server_requests_total{protocol="http",outcome="allowed"} 1"#,
+        r#"tollgate_server_requests_total{protocol="http",outcome="invalid"} 1"#,
         r#"rate_limit_allowed_total{identity="key",policy="default"} 1"#,
     ] {
         let is_there = metrics.lines().any(|line| line == expected);

@@ -63,7 +63,7 @@ fn grpc(server: &Server) -> String {
 
 /// Sends 110,000 requests, 64 in flight, to three servers that share one Redis. Asserts that each
 /// request gets a response, and that each of the 100 keys is allowed exactly its limit of 1,000.
-async fn assert_exact_through_three_servers(door: &str, address: fn(&Server) -> String) {
+async fn assert_exact_through_three_servers(protocol: &str, address: fn(&Server) -> String) {
     let redis = Redis::start().await;
     let url = redis.url();
     let settings = [
@@ -80,7 +80,7 @@ async fn assert_exact_through_three_servers(door: &str, address: fn(&Server) -> 
     assert_eq!(counts, [110_000, 100_000, 10_000, 0, 0], "{report}");
     assert_eq!((code, &report["failures"]), (0, &json!([])));
     for (server, expected) in servers.iter().zip([36_667, 36_667, 36_666]) {
-        assert_eq!(server.requests(door).await, expected);
+        assert_eq!(server.requests(protocol).await, expected);
     }
     // The histogram has every response.
     let bars = report["histogram"].as_array().unwrap();

@@ -67,6 +67,8 @@ fn failed_start_is_logged_as_an_error() {
             assert_eq!(last["level"], "ERROR", "{log}");
             let error = last["fields"]["error"].as_str().unwrap();
             assert!(error.contains("cannot listen on"), "{log}");
+            let fix = "; stop the other program or change `listen.grpc`";
+            assert!(error.ends_with(fix), "{log}");
         }
         assert!(last.contains(&taken), "{log}");
     }
@@ -93,7 +95,8 @@ fn capacity_beyond_memory_fails_the_start() {
         assert_eq!(output.status.code(), Some(2), "{log}");
         let lines = json_lines(&log);
         let error = lines.last().unwrap()["fields"]["error"].as_str().unwrap();
-        let expected = format!("store.{field} = 4294967295 does not fit into memory");
+        let expected =
+            format!("store.{field} = 4294967295 does not fit into memory: it needs 275 GB; choose");
         assert!(error.starts_with(&expected), "{log}");
     }
 }

@@ -202,7 +202,7 @@ async fn check_by_new_connections(address: SocketAddr) -> u64 {
     }
 }
 
-/// Whether the error comes from a connection that the server never accepted. The kernel may
+/// Returns whether the error comes from a connection that the server never accepted. The kernel may
 /// complete a connection after the server's last `accept`, and resets it when the listener is
 /// closed.
 async fn was_never_accepted(address: SocketAddr, error: &std::io::Error) -> bool {

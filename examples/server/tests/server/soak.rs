@@ -67,7 +67,8 @@ async fn check_by_grpc(url: String, responses: Arc<AtomicU64>, running: Running)
     }
 }
 
-/// Whether the server did not process the call, because it had sent GOAWAY (RFC 9113, section 6.8).
+/// Returns whether the server did not process the call, because it had sent GOAWAY (RFC 9113, section
+/// 6.8).
 fn is_unprocessed(status: &Status) -> bool {
     status.code() == Code::Cancelled || format!("{status:?}").contains("GoAway(b\"\", NO_ERROR")
 }

@@ -64,28 +64,14 @@ impl<'a> LockedEntries<'a> {
             guards: Guards::new(),
             now: 0,
         };
-        if !locked.lock_single() {
-            locked.lock_all();
-        }
+        locked.lock_sets();
         locked.hold_slots();
         locked
     }
 
-    /// Locks the set of a single policy's entry, the common case. Returns false if there are several
-    /// policies, or if the entry has no slot or has moved to another.
-    fn lock_single(&mut self) -> bool {
-        let [entry] = self.entries.as_slice() else {
-            return false;
-        };
-        entry.slot.is_some_and(|found| {
-            self.guards.push(found.set.lock());
-            found.slot.has(entry.key)
-        })
-    }
-
     /// Locks the set of each entry that was found, and both candidate sets of each other key. Tries again
     /// if an entry has moved before its set was locked.
-    fn lock_all(&mut self) {
+    fn lock_sets(&mut self) {
         loop {
             self.guards.clear();
             let mut sets = SmallVec::<[&Set; 2 * MAX_POLICIES]>::new();

@@ -224,10 +224,10 @@ const PROMETHEUS_LABELS: [&str; 3] = ["instance", "job", "le"];
 
 /// Labels whose values are all documented.
 const DOCUMENTED_LABELS: [&str; 7] = [
-    "door",
     "kind",
     "operation",
     "outcome",
+    "protocol",
     "result",
     "status",
     "store",
@@ -248,7 +248,7 @@ fn documentation(metric: &str) -> &'static str {
     row.unwrap_or_else(|| panic!("{metric} is not documented"))
 }
 
-/// Whether the text contains the word, and not only as a part of another word.
+/// Returns whether the text contains the word, and not only as a part of another word.
 fn has_word(text: &str, word: &str) -> bool {
     let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_' && c != '-');
     words.any(|other| other == word)
@@ -378,12 +378,12 @@ async fn every_expression_has_a_result() {
     ]);
     let prometheus = Prometheus::start(&[server.http()]).await;
     let load = tokio::spawn(send_requests(server.http(), server.grpc_url()));
-    // While Redis is up, checks wait for it, and denials are remembered.
+    // While Redis is up, checks wait for it, and denials are cached.
     prometheus
         .wait_for_result("rate(rate_limit_check_duration_seconds_sum[1h]) > 0")
         .await;
     prometheus
-        .wait_for_result("rate(rate_limit_denial_memory_hits_total[1h]) > 0")
+        .wait_for_result("rate(rate_limit_denial_cache_hits_total[1h]) > 0")
         .await;
     redis.kill();
     prometheus

@@ -59,7 +59,7 @@ impl Objects {
     }
 }
 
-/// Whether the text is a hash that Kustomize adds to a name, such as `-674cdk6dft`.
+/// Returns whether the text is a hash that Kustomize adds to a name, such as `-674cdk6dft`.
 fn is_hash(text: &str) -> bool {
     text.strip_prefix('-').is_some_and(|hash| {
         hash.len() == 10 && hash.bytes().all(|byte| byte.is_ascii_alphanumeric())

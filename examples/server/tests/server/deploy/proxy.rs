@@ -120,8 +120,8 @@ async fn haproxy_spreads_both_protocols() {
     }
     assert_eq!(allowed, LIMIT);
     for server in &servers {
-        for door in ["http", "grpc"] {
-            assert!(server.requests(door).await > 0, "{door}");
+        for protocol in ["http", "grpc"] {
+            assert!(server.requests(protocol).await > 0, "{protocol}");
         }
     }
     let metrics = get(proxy.http(), "/metrics").await;

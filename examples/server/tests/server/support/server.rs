@@ -88,7 +88,7 @@ impl Server {
         }
     }
 
-    /// Whether the server has this listener: `http`, `grpc` or `admin`.
+    /// Returns whether the server has this listener: `http`, `grpc` or `admin`.
     pub(crate) fn has_listener(&self, listener: &str) -> bool {
         self.addresses.iter().any(|(name, _)| name == listener)
     }
@@ -120,11 +120,10 @@ impl Server {
         format!("http://{}", self.grpc())
     }
 
-    /// Returns the number of requests decided so far that came through this `door`, a label of the
-    /// metric: `http`, `grpc` or `envoy`.
-    pub(crate) async fn requests(&self, door: &str) -> u64 {
+    /// Returns the number of requests so far by this protocol: `http` or `grpc`, without Envoy's.
+    pub(crate) async fn requests(&self, protocol: &str) -> u64 {
         let metrics = http::get(self.http(), "/metrics").await;
-        let series = format!(r#"tollgate_server_requests_total{{door="{door}","#);
+        let series = format!(r#"tollgate_server_requests_total{{protocol="{protocol}","#);
         let lines = metrics.body().lines();
         let counts = lines
             .filter(|line| line.starts_with(&series))

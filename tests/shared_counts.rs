@@ -18,7 +18,7 @@ async fn store_conforms() {
     conformance::check(RedisStore::new(&server.url()).unwrap()).await;
     let several_connections = RedisStore::builder(&server.url())
         .connections(4)
-        .most_keys(1);
+        .max_batch_keys(1);
     conformance::check(several_connections.build().unwrap()).await;
     assert_eq!(server.keys_without_ttl().await, [""; 0]);
 }
