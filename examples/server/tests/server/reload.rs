@@ -101,7 +101,7 @@ async fn invalid_configuration_changes_nothing() {
         ),
         (
             "[default]\nlimit = \"0/1s\"\n",
-            "server.toml:2: default.limit: a quota's limit",
+            "server.toml:2: default.limit: `0/1s`: a quota's limit",
         ),
         ("[default\n", "server.toml:1: invalid TOML"),
         (
