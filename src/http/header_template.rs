@@ -13,7 +13,7 @@ pub(super) struct HeaderTemplate {
 }
 
 impl HeaderTemplate {
-    /// Creates a template of these headers. Those without a value are to have a number.
+    /// Creates a template of these headers. A header without a value gets a number in each copy.
     pub(super) fn new<const N: usize>(headers: [(HeaderName, Option<HeaderValue>); N]) -> Self {
         let without_value = headers.iter().filter(|(_, value)| value.is_none());
         let names: Vec<_> = without_value.map(|(name, _)| name.clone()).collect();

@@ -28,7 +28,7 @@ pub(crate) struct LockedEntries<'a> {
 #[derive(Clone, Copy)]
 struct LockedEntry<'a> {
     key: Key,
-    /// `None` if the table has no entry of the key yet.
+    /// The slot of the key's entry, if the table has one.
     slot: Option<SlotRef<'a>>,
     entry: Entry,
     /// Whether the slot is held. A write releases the slot; after that, a lock-free charge may hold it.
