@@ -107,8 +107,8 @@ mod timeouts;
 
 pub use clock::{Clock, SystemClock};
 pub use identity::{
-    ClientIp, ClientIpError, ForwardingHeader, Identify, IdentifyError, Identity, PeerAddr, UserId,
-    UserOrIp,
+    ClientIp, ClientIpError, ForwardingHeader, Identify, IdentifyError, Identity, LevelError,
+    PeerAddr, UserId, UserOrIp,
 };
 pub use ipnet::IpNet;
 pub use limiter::{
@@ -118,8 +118,8 @@ pub use limiter::{
 #[cfg(feature = "metrics")]
 pub use metrics::describe_metrics;
 pub use quota::{
-    Algorithm, Limits, LimitsError, MAX_POLICIES, NameError, Policy, Quota, QuotaError, Scope,
-    Status,
+    Algorithm, Kind, Limits, LimitsError, MAX_POLICIES, NameError, Policy, Quota, QuotaError,
+    Scope, Status,
 };
 pub use store::{Check, LocalStore, Store, StoreError, StoreErrorKind};
 #[cfg(feature = "redis")]

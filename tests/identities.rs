@@ -16,10 +16,12 @@ use http::{HeaderValue, Method, StatusCode, Version};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tollgate::{
-    Check, ClientIp, ForwardingHeader, Identify, IdentifyError, Identity, Limits, LocalStore,
+    Check, ClientIp, ForwardingHeader, Identify, IdentifyError, Identity, Kind, Limits, LocalStore,
     PeerAddr, Quota, RateLimitLayer, UserId, UserOrIp,
 };
 use tower::ServiceExt;
+
+const KEY: Kind = Kind::new("key");
 
 use log::{logged, record};
 use support::{Request, grpc_call, header, request, send, text};
@@ -195,7 +197,7 @@ async fn closure_can_identify_requests() {
             .get("kind")
             .ok_or(IdentifyError::new("no kind"))?;
         let kind = kind.to_str().map_err(|_| IdentifyError::new("odd kind"))?;
-        Ok(Identity::new(kind, "acme")?)
+        Ok(Identity::new(&Kind::try_new(kind)?, "acme"))
     });
     for (kind, status) in [
         ("tenant", 200),
@@ -286,11 +288,12 @@ proptest! {
     ) {
         // The same characters, divided differently into kind and value.
         let other = if swap { format!("{}{one}", &one_kind[1..]) } else { other };
-        let identity = Identity::new(&one_kind, &one).unwrap();
+        let kind_of = |name: &String| Kind::try_new(name).unwrap();
+        let identity = Identity::new(&kind_of(&one_kind), &one);
         for (kind, value) in [(&one_kind, &one), (&other_kind, &one), (&one_kind, &other),
             (&other_kind, &other)]
         {
-            let again = Identity::new(kind, value).unwrap();
+            let again = Identity::new(&kind_of(kind), value);
             let same = (kind, value) == (&one_kind, &one);
             prop_assert_eq!(identity == again, same);
             prop_assert_eq!(identity.to_string() == again.to_string(), same);
@@ -311,7 +314,7 @@ fn secret_is_never_shown() {
         "s3cr3t with spaces",
         &"s3cr3t".repeat(1_000),
     ] {
-        let identity = Identity::secret("key", secret).unwrap();
+        let identity = Identity::secret(&KEY, secret);
         let limits = Limits::from(Quota::per_day(1));
         let check = Check::new(&identity, &limits);
         for shown in [
@@ -323,18 +326,11 @@ fn secret_is_never_shown() {
             assert!(shown.contains("key:#"), "{shown}");
             assert!(!shown.contains("s3cr3t"), "{shown}");
         }
-        assert_eq!(identity, Identity::secret("key", secret).unwrap());
-        assert_ne!(identity, Identity::secret("api-key", secret).unwrap());
-        assert_ne!(
-            identity,
-            Identity::secret("key", &format!("{secret} ")).unwrap()
-        );
+        assert_eq!(identity, Identity::secret(&KEY, secret));
+        assert_ne!(identity, Identity::secret(&Kind::new("api-key"), secret));
+        assert_ne!(identity, Identity::secret(&KEY, &format!("{secret} ")));
     }
-    assert_ne!(
-        Identity::secret("user", "42").unwrap(),
-        Identity::user("42")
-    );
-    assert!(Identity::secret("a kind", "s3cr3t").is_err());
+    assert_ne!(Identity::secret(&Kind::USER, "42"), Identity::user("42"));
 }
 
 #[tokio::test]
@@ -422,9 +418,9 @@ async fn empty_user_id_is_no_identity() {
 async fn empty_value_of_any_kind_is_no_identity() {
     let constructors: [fn() -> Identity; 4] = [
         || Identity::user(""),
-        || Identity::new("org", "").unwrap(),
-        || Identity::secret("key", "").unwrap(),
-        || Identity::new("ip", "").unwrap(),
+        || Identity::new(&Kind::new("org"), ""),
+        || Identity::secret(&KEY, ""),
+        || Identity::new(&Kind::IP, ""),
     ];
     for make in constructors {
         let layer = one_per_day().identify_by(move |_: &Parts| Ok(make()));
@@ -435,7 +431,7 @@ async fn empty_value_of_any_kind_is_no_identity() {
             make()
         );
     }
-    let layer = one_per_day().identify_by(|_: &Parts| Ok(Identity::secret("key", " ")?));
+    let layer = one_per_day().identify_by(|_: &Parts| Ok(Identity::secret(&KEY, " ")));
     assert_eq!(send(&layer, Request::default()).await.status(), 200);
 }
 

@@ -16,7 +16,7 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use tokio::runtime::Builder;
 use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
 use tollgate::{
-    Check, Identity, Limiter, Limits, LocalStore, PeerAddr, Policy, Quota, RateLimitLayer,
+    Check, Identity, Kind, Limiter, Limits, LocalStore, PeerAddr, Policy, Quota, RateLimitLayer,
     RedisStore, Store, StoreErrorKind, UserId,
 };
 use tower::{Layer, ServiceExt};
@@ -325,7 +325,7 @@ fn labels_are_bounded_and_contain_no_identity() {
         let limits = ten_a_day();
         for index in 0..2_000 {
             let secret = format!("s3cr3t-{index}");
-            let identity = Identity::new(&format!("kind-{index}"), &secret).unwrap();
+            let identity = Identity::new(&Kind::try_new(format!("kind-{index}")).unwrap(), &secret);
             limiter.check(&Check::new(&identity, &limits)).await;
         }
         let snapshot = metrics.snapshot();
@@ -479,14 +479,14 @@ fn unknown_policies_and_kinds_displace_no_configured_series() {
             // No layer has this policy, and a client could choose this kind of identity.
             let foreign = Policy::new(format!("foreign-{number}"), Quota::per_day(1));
             let foreign = Limits::new([foreign]).unwrap();
-            let identity = Identity::new(&format!("kind-{number}"), "1").unwrap();
+            let identity = Identity::new(&Kind::try_new(format!("kind-{number}")).unwrap(), "1");
             limiter.check(&Check::new(&identity, &foreign)).await;
         }
         metrics.changed();
         let alice = Identity::user("alice");
         for number in 0..1_000 {
             limiter.check(&Check::new(&alice, &limits)).await;
-            let identity = Identity::new(&format!("made-up-{number}"), "1").unwrap();
+            let identity = Identity::new(&Kind::try_new(format!("made-up-{number}")).unwrap(), "1");
             limiter.check(&Check::new(&identity, &limits)).await;
         }
         let changed = metrics.changed();

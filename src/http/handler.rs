@@ -114,6 +114,10 @@ impl Handler {
             self.warn_if_charged_twice(&mut parts.extensions);
         }
         let check = Check::new(&identity, limits).scope(&self.scope).cost(cost);
+        if check.applicable_limits().is_none() {
+            let reason = IdentifyError::without_policy(&identity);
+            return Handled::Ready(self.unidentified(parts, &reason));
+        }
         match self.limiter.check(&check) {
             Checked::Pending(decision) => Handled::Pending(decision),
             Checked::Ready(decision) => Handled::Ready(self.enforce(&decision, parts)),

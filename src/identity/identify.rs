@@ -4,6 +4,7 @@ use std::sync::Arc;
 use http::request::Parts;
 
 use super::identity::Identity;
+use super::level_error::LevelError;
 use crate::quota::NameError;
 
 /// Determines the identity of a request's sender.
@@ -13,12 +14,14 @@ use crate::quota::NameError;
 ///
 /// ```
 /// use http::request::Parts;
-/// use tollgate::{Identify, IdentifyError, Identity};
+/// use tollgate::{Identify, IdentifyError, Identity, Kind};
+///
+/// const KEY: Kind = Kind::new("key");
 ///
 /// fn by_api_key(parts: &Parts) -> Result<Identity, IdentifyError> {
 ///     // Only a verified key may be an identity: a client can make up a new key for each request.
 ///     let key = parts.extensions.get::<VerifiedKey>().ok_or(IdentifyError::new("no API key"))?;
-///     Ok(Identity::secret("key", &key.0)?)
+///     Ok(Identity::secret(&KEY, &key.0))
 /// }
 /// # #[derive(Clone)] struct VerifiedKey(String);
 /// # fn assert_identifies(_: impl Identify) {}
@@ -66,6 +69,8 @@ enum Reason {
     NoPeer,
     /// The value of an identity of this kind is empty.
     EmptyValue(String),
+    /// No policy applies to the identity of this kind.
+    WithoutPolicy(String),
     Other(String),
 }
 
@@ -77,13 +82,18 @@ impl IdentifyError {
 
     pub(super) const NO_PEER: Self = Self(Reason::NoPeer);
 
-    /// Returns the identity unless its value is empty: all requests with an empty value would share
+    /// Creates the error of a request that no policy of its layer applies to.
+    pub(crate) fn without_policy(identity: &Identity) -> Self {
+        Self(Reason::WithoutPolicy(identity.kind().to_owned()))
+    }
+
+    /// Returns the identity unless one of its values is empty: all requests with an empty value would share
     /// one count.
     pub(crate) fn check_not_empty(identity: Identity) -> Result<Identity, Self> {
-        match identity.is_empty() {
-            true => Err(Self(Reason::EmptyValue(identity.kind().to_owned()))),
-            false => Ok(identity),
+        if let Some(empty) = identity.levels().find(|level| level.is_empty()) {
+            return Err(Self(Reason::EmptyValue(empty.kind().to_owned())));
         }
+        Ok(identity)
     }
 }
 
@@ -102,6 +112,11 @@ impl fmt::Display for IdentifyError {
                 "the request's identity of kind `{kind}` has an empty value; return an \
                  `IdentifyError`, or another identity, for a request without a value"
             ),
+            Reason::WithoutPolicy(kind) => write!(
+                f,
+                "no policy applies to the request's identity of kind `{kind}`: each counts by a level \
+                 (`Policy::per`) that the identity does not have"
+            ),
             Reason::Other(reason) => f.write_str(reason),
         }
     }
@@ -109,9 +124,16 @@ impl fmt::Display for IdentifyError {
 
 impl std::error::Error for IdentifyError {}
 
-/// Lets a closure use `?` on the result of [`Identity::new`].
+/// Lets a closure use `?` on the result of [`Kind::try_new`](crate::Kind::try_new).
 impl From<NameError> for IdentifyError {
     fn from(error: NameError) -> Self {
-        Self(Reason::Other(error.to_string()))
+        Self::new(error.to_string())
+    }
+}
+
+/// Lets a closure use `?` on the result of [`Identity::within`].
+impl From<LevelError> for IdentifyError {
+    fn from(error: LevelError) -> Self {
+        Self::new(error.to_string())
     }
 }

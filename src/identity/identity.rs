@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::hash::{Hash, Hasher};
+use std::iter;
 use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -9,7 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::address::{IPV6_PREFIX, counted, cut};
 use super::keyed_hash::keyed_hash;
-use crate::quota::{NameError, check_name};
+use super::level_error::LevelError;
+use crate::quota::{Kind, NameError, check_name};
 
 /// The identity of a request's sender: a kind and a value, shown as `ip:203.0.113.7` or `user:42`.
 ///
@@ -18,27 +20,32 @@ use crate::quota::{NameError, check_name};
 /// other than printable ASCII. So values are small, cannot collide with another identity's keys in a
 /// store, and cannot contain a hash tag of Redis Cluster. Clones share the value.
 ///
-/// The text form is parsed by [`FromStr`], as by [`Identity::new`]. The text of a hashed value is an
-/// error: it does not hold the value.
+/// The text form of an identity without outer levels is parsed by [`FromStr`], as by
+/// [`Identity::new`]. The text of a hashed value is an error: it does not hold the value.
 ///
 /// ```
-/// use tollgate::Identity;
+/// use tollgate::{Identity, Kind};
 ///
 /// let alice: Identity = "user:alice".parse()?;
 /// assert_eq!(alice, Identity::user("alice"));
 /// assert_eq!(alice.to_string(), "user:alice");
 ///
-/// let key = Identity::secret("key", "s3cr3t")?;
+/// let key = Identity::secret(&Kind::new("key"), "s3cr3t");
 /// assert!(key.to_string().parse::<Identity>().unwrap_err().is_digest());
 /// assert!("alice".parse::<Identity>().unwrap_err().is_missing_kind());
 /// # Ok::<(), tollgate::NameError>(())
 /// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// A keyed hash of kind and value, computed once because each check uses it several times.
+    /// A keyed hash of kind and value and of the outer identity, computed once because each check uses
+    /// it several times.
     hash: [u64; 2],
     value: Value,
+    outer: Option<Arc<Identity>>,
 }
+
+/// The largest number of levels of an identity.
+const MAX_LEVELS: usize = 4;
 
 #[derive(Clone, PartialEq, Eq)]
 enum Value {
@@ -68,7 +75,7 @@ impl Identity {
 
     /// Creates the identity of an address that has been cut to its prefix already.
     pub(super) fn exact_ip(address: IpAddr) -> Self {
-        Self::of(Value::Address(counted(address)))
+        Self::of(Value::Address(counted(address)), None)
     }
 
     /// Creates the identity of a user, from an id that the application has verified. A layer rejects
@@ -83,40 +90,103 @@ impl Identity {
 
     /// Creates an identity of any kind: an organisation, a route, the whole service.
     ///
-    /// The kind is a label of metrics, so an application should have few. An address of kind `ip` is
-    /// the same identity as that of [`Identity::ip`], except that no prefix is cut.
-    ///
-    /// # Errors
-    ///
-    /// If the kind is not 1 to 64 ASCII letters, digits, `.`, `_` and `-`.
-    pub fn new(kind: &str, value: &str) -> Result<Self, NameError> {
-        check_name("kind", kind)?;
+    /// An address of kind `ip` is the same identity as that of [`Identity::ip`], except that no prefix
+    /// is cut.
+    pub fn new(kind: &Kind, value: &str) -> Self {
         match value.parse() {
-            Ok(address) if kind == "ip" => Ok(Self::exact_ip(address)),
-            _ => Ok(Self::text(kind, value)),
+            Ok(address) if *kind == Kind::IP => Self::exact_ip(address),
+            _ => Self::text(kind.as_str(), value),
         }
     }
 
     /// Creates an identity whose value is always hashed, such as an API key.
     ///
-    /// # Errors
-    ///
-    /// If the kind is not 1 to 64 ASCII letters, digits, `.`, `_` and `-`.
-    ///
     /// ```
-    /// let key = tollgate::Identity::secret("key", "s3cr3t")?;
+    /// use tollgate::{Identity, Kind};
+    ///
+    /// let key = Identity::secret(&Kind::new("key"), "s3cr3t");
     /// assert!(key.to_string().starts_with("key:#"));
     /// assert!(!format!("{key:?}").contains("s3cr3t"));
     /// assert_eq!(key.value(), None);
-    /// # Ok::<(), tollgate::NameError>(())
     /// ```
-    pub fn secret(kind: &str, value: &str) -> Result<Self, NameError> {
-        check_name("kind", kind)?;
+    pub fn secret(kind: &Kind, value: &str) -> Self {
         // A layer must recognize an empty value, so it is not hashed.
-        Ok(match value {
-            "" => Self::text(kind, value),
-            _ => Self::hashed(kind, value),
-        })
+        match value {
+            "" => Self::text(kind.as_str(), value),
+            _ => Self::hashed(kind.as_str(), value),
+        }
+    }
+
+    /// Puts the identity inside another one, such as a user in an organisation. A
+    /// [policy](crate::Policy::per) counts by any of an identity's levels.
+    ///
+    /// Equal ids in different organisations are different identities. An identity that has outer
+    /// levels already gets `outer` as its outermost one. A value with a `:` is hashed, except in the
+    /// outermost level.
+    ///
+    /// # Errors
+    ///
+    /// If there would be more than four levels, or two of the same kind.
+    ///
+    /// ```
+    /// use tollgate::{Identity, Kind};
+    ///
+    /// const ORG: Kind = Kind::new("org");
+    ///
+    /// let acme = Identity::new(&ORG, "acme");
+    /// let alice = Identity::user("alice").within(acme.clone())?;
+    /// assert_eq!(alice.to_string(), "user:alice in org:acme");
+    /// assert_eq!(alice.level(&ORG), Some(&acme));
+    /// assert_ne!(alice, Identity::user("alice"));
+    /// # Ok::<(), tollgate::LevelError>(())
+    /// ```
+    pub fn within(self, outer: Self) -> Result<Self, LevelError> {
+        let levels = self.levels().count() + outer.levels().count();
+        if levels > MAX_LEVELS {
+            return Err(LevelError::too_many(levels));
+        }
+        for level in self.levels() {
+            if outer.levels().any(|outer| outer.kind() == level.kind()) {
+                return Err(LevelError::duplicate(level.kind()));
+            }
+        }
+        Ok(self.nested_in(outer))
+    }
+
+    fn nested_in(self, outer: Self) -> Self {
+        let outer = match self.outer {
+            Some(own) => Arc::unwrap_or_clone(own).nested_in(outer),
+            None => outer,
+        };
+        let has_colon = |text: &str, kind: u8| text[usize::from(kind) + 1..].contains(':');
+        let value = match self.value {
+            // Else two different lists of levels could have one key in a store.
+            Value::Text(text, kind) if has_colon(&text, kind) => {
+                let (kind, value) = text.split_at(kind.into());
+                Self::hashed_value(kind, &value[1..])
+            }
+            Value::Address(IpAddr::V6(address)) => {
+                Self::hashed_value(Kind::IP.as_str(), &address.to_string())
+            }
+            value => value,
+        };
+        Self::of(value, Some(Arc::new(outer)))
+    }
+
+    /// Returns the level of this kind: the identity itself, or an outer one.
+    pub fn level(&self, kind: &Kind) -> Option<&Self> {
+        self.levels().find(|level| level.kind() == kind.as_str())
+    }
+
+    /// Returns the identity and its outer identities, from the inside out.
+    pub(super) fn levels(&self) -> impl Iterator<Item = &Self> {
+        iter::successors(Some(self), |level| level.outer.as_deref())
+    }
+
+    /// Returns the outermost level.
+    #[cfg(feature = "redis")]
+    pub(crate) fn root(&self) -> &Self {
+        self.outer.as_deref().map_or(self, Self::root)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -155,21 +225,28 @@ impl Identity {
         }
     }
 
-    fn of(value: Value) -> Self {
-        // No two values hash the same bytes: an IPv4 address is 8 bytes with four zeros, an IPv6
-        // address 17 bytes that end with 0x06, and a text is printable ASCII.
-        let hash = match &value {
-            Value::Address(IpAddr::V4(address)) => {
+    fn of(value: Value, outer: Option<Arc<Self>>) -> Self {
+        // No two identities hash the same bytes: an IPv4 address is 8 bytes with four zeros, an IPv6
+        // address 17 bytes that end with 0x06, and a text is printable ASCII. A nested identity is
+        // a zero, 16 bytes of its outer identity, and a text.
+        let hash = match (&outer, &value) {
+            (Some(outer), value) => {
+                let mut bytes = vec![0];
+                bytes.extend(outer.hash.iter().flat_map(|word| word.to_le_bytes()));
+                bytes.extend(value.to_string().bytes());
+                keyed_hash(&bytes)
+            }
+            (None, Value::Address(IpAddr::V4(address))) => {
                 keyed_hash(&u64::from(address.to_bits()).to_le_bytes())
             }
-            Value::Address(IpAddr::V6(address)) => {
+            (None, Value::Address(IpAddr::V6(address))) => {
                 let mut bytes = [6; 17];
                 bytes[..16].copy_from_slice(&address.octets());
                 keyed_hash(&bytes)
             }
-            Value::Text(text, _) => keyed_hash(text.as_bytes()),
+            (None, Value::Text(text, _)) => keyed_hash(text.as_bytes()),
         };
-        Self { hash, value }
+        Self { hash, value, outer }
     }
 
     /// Returns a hash whose key is secret to this process, so that no client can choose it.
@@ -178,35 +255,54 @@ impl Identity {
         u128::from(self.hash[0]) | u128::from(self.hash[1]) << 64
     }
 
-    /// Appends the text form.
+    /// Appends the levels to the key of a store, from the outside in. The braces around the outermost
+    /// level make it the hash tag of Redis Cluster.
     #[cfg(feature = "redis")]
-    pub(crate) fn write_to(&self, text: &mut String) {
+    pub(crate) fn write_key(&self, key: &mut String) {
+        match &self.outer {
+            Some(outer) => {
+                outer.write_key(key);
+                key.push(':');
+                self.write_level(key);
+            }
+            None => {
+                key.push('{');
+                self.write_level(key);
+                key.push('}');
+            }
+        }
+    }
+
+    #[cfg(feature = "redis")]
+    fn write_level(&self, key: &mut String) {
         match &self.value {
-            Value::Address(_) => write!(text, "{self}").expect("writing to a String never fails"),
-            Value::Text(own, _) => text.push_str(own),
+            Value::Text(text, _) => key.push_str(text),
+            value => write!(key, "{value}").expect("writing to a String never fails"),
         }
     }
 
     fn text(kind: &str, value: &str) -> Self {
         let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'{' | b'}');
         if value.len() <= 64 && !value.starts_with(HASHED) && value.bytes().all(plain) {
-            Self::of(Value::Text(
-                [kind, ":", value].concat().into(),
-                kind.len() as u8,
-            ))
+            let text = [kind, ":", value].concat();
+            Self::of(Value::Text(text.into(), kind.len() as u8), None)
         } else {
             Self::hashed(kind, value)
         }
     }
 
     fn hashed(kind: &str, value: &str) -> Self {
+        Self::of(Self::hashed_value(kind, value), None)
+    }
+
+    fn hashed_value(kind: &str, value: &str) -> Value {
         let mut hash = Sha256::new();
         for part in [kind, value] {
             hash.update((part.len() as u64).to_be_bytes());
             hash.update(part);
         }
         let text = format!("{kind}:{HASHED}{}", hex(&hash.finalize()));
-        Self::of(Value::Text(text.into(), kind.len() as u8))
+        Value::Text(text.into(), kind.len() as u8)
     }
 }
 
@@ -225,15 +321,25 @@ impl FromStr for Identity {
             check_name("kind", kind)?;
             return Err(NameError::digest(kind));
         }
-        Self::new(kind, value)
+        Ok(Self::new(&Kind::try_new(kind)?, value))
     }
 }
 
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "ip:{address}"),
+            Self::Text(text, _) => f.write_str(text),
+        }
+    }
+}
+
+/// Writes the levels from the inside out: `user:42 in org:acme`.
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.value {
-            Value::Address(address) => write!(f, "ip:{address}"),
-            Value::Text(text, _) => f.write_str(text),
+        match &self.outer {
+            Some(outer) => write!(f, "{} in {outer}", self.value),
+            None => self.value.fmt(f),
         }
     }
 }
@@ -290,7 +396,7 @@ mod tests {
 
     #[test]
     fn text_form_of_a_hashed_value_is_an_error() {
-        let secret = Identity::secret("key", "s3cr3t").expect("the kind is valid");
+        let secret = Identity::secret(&Kind::new("key"), "s3cr3t");
         for identity in [secret, Identity::user(&"y".repeat(65)), Identity::user("#")] {
             assert_eq!(identity.value(), None);
             let error = parse_error(&identity.to_string());

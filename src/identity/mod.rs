@@ -14,11 +14,13 @@ mod identify;
 )]
 mod identity;
 mod keyed_hash;
+mod level_error;
 mod peer;
 mod user;
 
 pub use client_ip::{ClientIp, ClientIpError, ForwardingHeader};
 pub use identify::{Identify, IdentifyError};
 pub use identity::Identity;
+pub use level_error::LevelError;
 pub use peer::PeerAddr;
 pub use user::{UserId, UserOrIp};

@@ -59,6 +59,11 @@ impl<'a> Decision<'a> {
         }
     }
 
+    /// Denies a check to which no policy applies.
+    pub(super) fn never(check: &Check<'a>) -> Self {
+        Self::new(check, check.quotas().map(|_| Status::never()).collect())
+    }
+
     #[inline]
     fn new(check: &Check<'a>, statuses: PerPolicy<Status>) -> Self {
         let allowed = statuses.iter().all(Status::is_allowed);

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
@@ -47,6 +48,22 @@ impl SentCheck {
 
 impl Engine {
     pub(super) fn run<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
+        match check.applicable_limits() {
+            Some(Cow::Borrowed(_)) => self.run_all(check, operation),
+            Some(Cow::Owned(limits)) => {
+                self.run_all(&check.limits(&limits), operation).into_owned()
+            }
+            None => {
+                let decision = Decision::never(check);
+                self.count(check, operation, &decision);
+                Checked::Ready(decision)
+            }
+        }
+    }
+
+    /// Runs a check whose policies all apply.
+    #[inline]
+    fn run_all<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
         let guarded = &self.store;
         if guarded.is_infallible
             && operation == Operation::Check
@@ -194,6 +211,15 @@ pub enum Checked<'a> {
     Ready(Decision<'a>),
     /// The decision must be awaited. It takes the limiter's deadline at most.
     Pending(PendingDecision),
+}
+
+impl Checked<'_> {
+    fn into_owned(self) -> Checked<'static> {
+        match self {
+            Self::Ready(decision) => Checked::Ready(decision.into_owned()),
+            Self::Pending(decision) => Checked::Pending(decision),
+        }
+    }
 }
 
 impl<'a> IntoFuture for Checked<'a> {

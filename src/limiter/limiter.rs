@@ -9,7 +9,7 @@ use super::fallback::Fallback;
 use super::guarded_store::GuardedStore;
 use super::metrics::Operation;
 use super::shared_counts::LayerRegistration;
-use crate::quota::{Limits, Scope};
+use crate::quota::{Limits, Policy, Scope};
 use crate::store::{Check, Store, StoreError};
 
 /// Decides checks by a store, with a deadline, a circuit breaker, a fallback and metrics. It is
@@ -128,12 +128,21 @@ impl Limiter {
     /// Deletes the state of the check's identity under each of the check's policies, in its scope, from
     /// the store and the fallback.
     ///
+    /// Policies that count by an [outer level](crate::Policy::per) are left out: to reset an
+    /// organisation, reset its own identity.
+    ///
     /// # Errors
     ///
     /// If the store did not confirm the deletion. It may have deleted the state nevertheless.
     pub async fn reset(&self, check: &Check<'_>) -> Result<(), StoreError> {
-        self.engine.fallback.reset(check);
-        self.engine.store.reset(check).await
+        let kind = check.identity.kind();
+        let is_own = |policy: &Policy| policy.level().is_none_or(|level| level.as_str() == kind);
+        let Some(limits) = check.limits.filter(is_own) else {
+            return Ok(());
+        };
+        let check = check.limits(&limits);
+        self.engine.fallback.reset(&check);
+        self.engine.store.reset(&check).await
     }
 
     /// Registers a layer: its policies get metrics of their own, and a layer that counts in the same

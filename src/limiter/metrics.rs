@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::decision::Decision;
 use crate::identity::Identity;
 use crate::metrics::{DecisionMeter, DecisionResult, LazyCounter, LazyHistogram};
-use crate::quota::Limits;
+use crate::quota::{Kind, Limits};
 use crate::store::{Check, StoreErrorKind};
 
 /// An operation of a store.
@@ -79,8 +79,9 @@ impl Meter {
             (false, true) => DecisionResult::ShadowBlocked,
         };
         let (policy, remaining) = (decision.policy(), decision.remaining());
-        self.decisions
-            .record(identity.kind(), policy, result, remaining);
+        // The kind of the level that the binding policy counts.
+        let kind = policy.level().map_or(identity.kind(), Kind::as_str);
+        self.decisions.record(kind, policy, result, remaining);
         if decision.is_degraded() {
             let labels = [("store", self.store)];
             self.degraded

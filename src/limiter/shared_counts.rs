@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use super::events;
-use crate::quota::{Limits, Scope};
+use crate::quota::{Kind, Limits, Scope};
 
 static REGISTRY: LazyLock<Mutex<HashMap<PolicyKey, Layers>>> = LazyLock::new(Mutex::default);
 
@@ -21,6 +21,7 @@ struct PolicyKey {
     scope: Scope,
     /// The policy's fingerprint.
     policy: u128,
+    level: Option<Kind>,
 }
 
 #[derive(Default)]
@@ -40,6 +41,7 @@ impl LayerRegistration {
                 store,
                 scope: scope.clone(),
                 policy: policy.fingerprint(),
+                level: policy.level().cloned(),
             };
             let mut registry = registry();
             let layers = registry.entry(key.clone()).or_default();

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::kind::Kind;
 use super::name::{NameError, check_name, fingerprint};
 use super::quota::Quota;
 
@@ -14,6 +15,8 @@ pub const MAX_POLICIES: usize = 8;
 pub struct Policy {
     name: Arc<str>,
     quota: Quota,
+    /// The kind of the level that the policy counts, unless it counts the identity itself.
+    level: Option<Kind>,
     fingerprint: u128,
     /// A hash of the name without the quota.
     #[cfg(feature = "metrics")]
@@ -45,7 +48,39 @@ impl Policy {
             key: format!("{name}:{}", quota.to_string().replace(' ', "-")).into(),
             name,
             quota,
+            level: None,
         }
+    }
+
+    /// Counts by the level of this kind: the identity itself, or the ancestor that it is
+    /// [within](crate::Identity::within). Unless set, a policy counts by the identity itself.
+    ///
+    /// The policy does not apply to an identity without such a level. A layer rejects a request to
+    /// which no policy applies as unidentified, and a [`Limiter`](crate::Limiter) denies it.
+    ///
+    /// ```
+    /// use tollgate::{Kind, Limits, Policy, Quota};
+    ///
+    /// const ORG: Kind = Kind::new("org");
+    ///
+    /// // Each user has 600 requests a minute, and all users of an organisation 10,000 together.
+    /// let limits = Limits::new([
+    ///     Policy::new("user", Quota::per_minute(600)),
+    ///     Policy::new("org", Quota::per_minute(10_000)).per(&ORG),
+    /// ])?;
+    /// # Ok::<(), tollgate::LimitsError>(())
+    /// ```
+    #[must_use]
+    pub fn per(self, level: &Kind) -> Self {
+        Self {
+            level: Some(level.clone()),
+            ..self
+        }
+    }
+
+    /// Returns the kind of the level by which the policy counts, or `None` for the identity itself.
+    pub fn level(&self) -> Option<&Kind> {
+        self.level.as_ref()
     }
 
     /// Returns the policy's name.
@@ -78,7 +113,11 @@ impl Policy {
 
 impl fmt::Debug for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Policy({}: {})", self.name, self.quota)
+        write!(f, "Policy({}: {}", self.name, self.quota)?;
+        if let Some(level) = &self.level {
+            write!(f, " per {level}")?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -127,6 +166,17 @@ impl Limits {
     /// Returns the policies, in order.
     pub fn policies(&self) -> &[Policy] {
         &self.0
+    }
+
+    /// Returns the policies for which `keep` is true. Returns `None` if it is true for no policy.
+    pub(crate) fn filter(&self, keep: impl Fn(&Policy) -> bool) -> Option<Self> {
+        let kept: Arc<[Policy]> = self
+            .0
+            .iter()
+            .filter(|&policy| keep(policy))
+            .cloned()
+            .collect();
+        (!kept.is_empty()).then_some(Self(kept))
     }
 
     /// Returns whether both are clones of the same limits.

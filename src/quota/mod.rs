@@ -8,6 +8,7 @@
 #[cfg(feature = "redis")]
 mod encoding;
 mod error;
+mod kind;
 mod limits;
 mod name;
 mod parse;
@@ -26,6 +27,7 @@ mod window;
 #[cfg(feature = "redis")]
 pub(crate) use encoding::EncodedQuota;
 pub use error::QuotaError;
+pub use kind::Kind;
 pub use limits::{Limits, LimitsError, MAX_POLICIES, Policy};
 pub use name::NameError;
 pub(crate) use name::check_name;

@@ -7,13 +7,24 @@ use crate::excerpt::excerpt;
 /// A valid name needs no escaping in headers, metric labels and store keys. `item` says what the
 /// name is for, in the error's text.
 pub(crate) fn check_name(item: &'static str, name: &str) -> Result<(), NameError> {
-    let is_valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-    if (1..=64).contains(&name.len()) && name.bytes().all(is_valid) {
-        Ok(())
-    } else {
-        let name = excerpt(name);
-        Err(NameError(NameErrorKind::Invalid { item, name }))
+    if is_name(name) {
+        return Ok(());
     }
+    let name = excerpt(name);
+    Err(NameError(NameErrorKind::Invalid { item, name }))
+}
+
+/// Returns whether [`check_name`] accepts a name.
+pub(super) const fn is_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let mut index = 0;
+    while index < bytes.len() {
+        if !bytes[index].is_ascii_alphanumeric() && !matches!(bytes[index], b'.' | b'_' | b'-') {
+            return false;
+        }
+        index += 1;
+    }
+    matches!(bytes.len(), 1..=64)
 }
 
 /// Returns the first half of a SHA-256, which is computed once for each item and then used by

@@ -99,4 +99,13 @@ impl Status {
             reset_after: wait,
         }
     }
+
+    /// Creates the status of a check that can never be admitted.
+    pub(crate) const fn never() -> Self {
+        Self {
+            remaining: 0,
+            retry_after: NEVER,
+            reset_after: 0,
+        }
+    }
 }

@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -6,7 +7,7 @@ use tokio::time::Instant;
 use super::error::{StoreError, StoreErrorKind};
 use super::verdict::{PerPolicy, Step, Verdict};
 use crate::identity::Identity;
-use crate::quota::{Limits, Quota, Scope, State, Status};
+use crate::quota::{Kind, Limits, Policy, Quota, Scope, State, Status};
 
 static DEFAULT_SCOPE: LazyLock<Scope> = LazyLock::new(Scope::default);
 
@@ -73,10 +74,45 @@ impl<'a> Check<'a> {
         Self { cost, ..self }
     }
 
+    /// Sets the policies.
+    pub(crate) fn limits<'b>(self, limits: &'b Limits) -> Check<'b>
+    where
+        'a: 'b,
+    {
+        Check { limits, ..self }
+    }
+
     /// Sets the scope: `default` unless set.
     #[must_use]
     pub fn scope(self, scope: &'a Scope) -> Self {
         Self { scope, ..self }
+    }
+
+    /// Returns the identity that a policy counts: the check's identity, or its
+    /// [level](Identity::level) of the [policy's kind](Policy::per).
+    ///
+    /// Returns the check's identity also if it has no such level. The [`Limiter`](crate::Limiter) gives a
+    /// store only policies that apply to the identity.
+    #[inline]
+    pub fn identity_of(&self, policy: &Policy) -> &'a Identity {
+        self.level_of(policy).unwrap_or(self.identity)
+    }
+
+    fn level_of(&self, policy: &Policy) -> Option<&'a Identity> {
+        match policy.level() {
+            None => Some(self.identity),
+            Some(kind) => self.identity.level(kind),
+        }
+    }
+
+    /// Returns the policies that apply to the identity. Returns `None` if no policy applies.
+    #[inline]
+    pub(crate) fn applicable_limits(&self) -> Option<Cow<'a, Limits>> {
+        let applies = |policy: &Policy| self.level_of(policy).is_some();
+        match self.limits.policies().iter().all(applies) {
+            true => Some(Cow::Borrowed(self.limits)),
+            false => self.limits.filter(applies).map(Cow::Owned),
+        }
     }
 
     pub(crate) fn time_left(self, time_left: Duration) -> Self {
@@ -316,10 +352,12 @@ impl FallbackStates {
     }
 }
 
-/// The identity of probes, which no request has.
+/// The kind of the identities of probes, which no request has.
+pub(super) const PROBE: Kind = Kind::new("tollgate");
+
+/// The identity of probes.
 pub(super) fn probe_identity() -> &'static Identity {
-    static IDENTITY: LazyLock<Identity> =
-        LazyLock::new(|| Identity::new("tollgate", "probe").expect("a valid kind"));
+    static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity::new(&PROBE, "probe"));
     &IDENTITY
 }
 

@@ -27,7 +27,10 @@ use super::store::Store;
 use super::verdict::PerPolicy;
 use crate::clock::{Clock, ManualClock};
 use crate::identity::Identity;
-use crate::quota::{Limits, Policy, Quota, Scope, State, Status};
+use crate::quota::{Kind, Limits, Policy, Quota, Scope, State, Status};
+
+/// The kind of all identities of the suite.
+const KIND: Kind = Kind::new("conformance");
 
 /// A period in which nothing is refilled, and no window ends, while the suite runs.
 const PERIOD: Duration = Duration::from_secs(3_650 * 86_400);
@@ -136,11 +139,13 @@ impl Subject {
         }
         self.charges_all_policies_or_none().await;
         self.concurrent_checks_admit_the_tightest_limit().await;
+        for quota in quotas(10) {
+            self.identities_share_the_count_of_their_level(quota).await;
+        }
     }
 
     fn identity(&self, test: &str, subject: impl std::fmt::Debug) -> Identity {
-        Identity::new("conformance", &format!("{:x}-{test}-{subject:?}", self.run))
-            .expect("the kind is valid")
+        Identity::new(&KIND, &format!("{:x}-{test}-{subject:?}", self.run))
     }
 
     async fn decide(&self, check: Check<'_>) -> Statuses {
@@ -348,6 +353,47 @@ impl Subject {
         let limits = limits_of(quotas(10).into_iter().chain(quotas(12)));
         self.check_concurrently(self.identity("many", &limits), limits)
             .await;
+    }
+
+    /// Checks of 16 identities within another one, which all count by the same level.
+    async fn identities_share_the_count_of_their_level(&self, quota: Quota) {
+        let outer = self.identity("outer", quota);
+        let shared = Policy::new("shared", quota).per(&KIND);
+        let own = Policy::new("own", quotas(2)[0]);
+        let limits = Limits::new([own.clone(), shared.clone()]).expect("two names");
+        let inner = |number: usize| {
+            let inner = Identity::user(&number.to_string()).within(outer.clone());
+            inner.expect("two kinds")
+        };
+        let mut tasks = JoinSet::new();
+        for number in 0..16 {
+            let (subject, identity, limits) = (self.clone(), inner(number), limits.clone());
+            tasks.spawn(async move {
+                let mut admitted = 0;
+                for _ in 0..3 {
+                    let statuses = subject.decide(Check::new(&identity, &limits)).await;
+                    admitted += u32::from(statuses.is_allowed());
+                    tokio::task::yield_now().await;
+                }
+                (number, admitted)
+            });
+        }
+        let admitted = tasks.join_all().await;
+        let total: u32 = admitted.iter().map(|(_, admitted)| admitted).sum();
+        assert_eq!(total, 10, "{quota}: admitted of 16 identities together");
+
+        let [own, shared] =
+            [own, shared].map(|policy| Limits::new([policy]).expect("a valid name"));
+        for (number, admitted) in admitted {
+            let peek = self.decide(Check::new(&inner(number), &own).cost(0)).await;
+            assert_eq!(
+                peek.remaining(),
+                2 - admitted,
+                "{quota}: a check that the outer level denied is not charged"
+            );
+        }
+        let itself = self.decide(Check::new(&outer, &shared).cost(0)).await;
+        assert_eq!(itself.remaining(), 0, "{quota}: the outer identity");
     }
 
     async fn check_concurrently(&self, identity: Identity, limits: Limits) {

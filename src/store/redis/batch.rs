@@ -8,16 +8,18 @@ use super::pending::PendingCheck;
 use super::script::{Group, Keys, ScriptInput};
 use crate::store::Check;
 
-/// Adds the key of each policy's state. The guide documents the format.
+/// Adds the key of each policy's state, unless it is there already. The guide documents the format.
 pub(super) fn add_keys(keys: &mut Keys, prefix: &str, check: &Check<'_>) {
-    let scope = check.scope.as_str();
+    let scope = check.scope;
     for policy in check.limits.policies() {
-        keys.add(|key| {
+        let identity = check.identity_of(policy);
+        let hash = identity.keyed_hash() ^ scope.fingerprint() ^ policy.fingerprint();
+        keys.add(hash, |key| {
             key.push_str(prefix);
-            key.push_str(":{");
-            check.identity.write_to(key);
-            key.push_str("}:");
-            key.push_str(scope);
+            key.push(':');
+            identity.write_key(key);
+            key.push(':');
+            key.push_str(scope.as_str());
             key.push(':');
             key.push_str(policy.key());
         });
@@ -32,9 +34,8 @@ pub(super) struct Call {
     pub(super) items: Vec<PendingChecks>,
 }
 
-/// Splits a batch into calls, to be sent at `now`: one for each hash slot, or one for each identity if
-/// `one_identity_per_call`. An item that must be sent alone has its own call. A second item of an
-/// identity goes into another call than the first, since each key may occur once in a call.
+/// Splits a batch into calls, to be sent at `now`: one for each hash slot, or one for each item if
+/// `one_identity_per_call`. An item that must be sent alone has its own call.
 pub(super) fn calls(
     batch: Vec<BatchItem>,
     one_identity_per_call: bool,
@@ -45,7 +46,7 @@ pub(super) fn calls(
     let call_key = |item: &BatchItem| {
         let first = &item.checks[0];
         let is_alone = one_identity_per_call || first.alone;
-        (!is_alone).then_some((first.slot, first.asking, item.preceding))
+        (!is_alone).then_some((first.slot, first.asking))
     };
     let mut calls: Vec<Vec<BatchItem>> = Vec::new();
     for item in batch {

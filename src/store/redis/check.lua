@@ -1,10 +1,10 @@
 -- Decides checks against quotas, for the Rust crate `tollgate`.
 --
--- A call decides a list of items, in order. An item is an operation on the states of one identity:
--- a check charges all of its policies or, if one of them denies, none. Each state is a key with a
--- time to live. All keys of an item are read before any is written. The clock is this server's.
+-- A call decides a list of items. An item is an operation on the states of one identity: a check
+-- charges all of its policies or, if one of them denies, none. Each state is a key with a time to
+-- live. All keys of an item are read before any is written. The clock is this server's.
 --
--- KEYS    The keys of all items, in order. Each key occurs once.
+-- KEYS    The keys of all items. Each key occurs once.
 -- ARGV[1] Doubles of eight bytes each, which need no parsing, here and in the reply. For each group
 --         of items that differ in their keys only:
 --           operation cost times valid_until items policies,
@@ -17,7 +17,9 @@
 --           1 burst num token_whole token_part, a token bucket
 --           2 limit period 0 0, a sliding window
 --           3 limit period 0 0, a fixed window
--- ARGV[2] and following: states counted elsewhere, relative to now.
+-- ARGV[2] The keys of the items, in order, as indexes in KEYS: doubles, or empty if no two items
+--         share a key, so that each takes the next ones.
+-- ARGV[3] and following: states counted elsewhere, relative to now.
 --
 -- Returns doubles: now, and for each item the number of charges or an error code (below), then for
 -- each policy the state before the charges, or zeros. If a read or a write failed, a second element
@@ -37,7 +39,7 @@
 --
 -- Each call creates the functions anew, which takes longer than to run them. So the fast path at
 -- the start, with two functions, decides most items, and the rest of the script the remaining ones.
--- The order makes no difference, since no two items share a key.
+-- The order makes no difference, since the fast path leaves out items that share a key with others.
 
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -65,7 +67,7 @@ local function end_of(instant, slack)
 end
 
 local reply, length = { now }, 1
--- For each item that the fast path did not decide: the position of its group, the index of its
+-- For each item that the fast path did not decide: the position of its group, the number of its
 -- first key, and the length of the reply before it.
 local remaining = {}
 
@@ -77,6 +79,18 @@ local remaining = {}
 -- Another client may have removed a key's expiry. PTTL would cost a fifth of a check, so calls with
 -- many keys skip it (bench: peers, 100,000 identities): the expiry is back when it next moves.
 local is_busy = #KEYS >= 8
+
+-- The indexes in KEYS of the keys of all items, or nil if they are consecutive, and how many items
+-- have each index.
+local indexes, uses
+if #ARGV[2] > 0 then
+  indexes, uses = { struct.unpack('<' .. string.rep('d', #ARGV[2] / 8), ARGV[2]) }, {}
+  -- The last result of unpack is a position.
+  indexes[#indexes] = nil
+  for number = 1, #indexes do
+    uses[indexes[number]] = (uses[indexes[number]] or 0) + 1
+  end
+end
 
 local numbers, position, key = ARGV[1], 1, 1
 while position < #numbers do
@@ -100,8 +114,9 @@ while position < #numbers do
 
   for first = key, key + (items - 1) * policies, policies do
     local decided = false
-    if is_fast then
-      local state_key = KEYS[first]
+    local index = indexes and indexes[first] or first
+    if is_fast and (not uses or uses[index] == 1) then
+      local state_key = KEYS[index]
       local full_at = call('INCRBY', state_key, added)
       if type(full_at) == 'number' then
         local before = full_at - price
@@ -145,12 +160,21 @@ end
 
 -- Reading and writing -----------------------------------------------
 
--- The keys of the remaining items, and the value of each: a string, false if missing, or an error.
+-- The keys of the remaining items, each once, and the value of each: a string, false if missing, or
+-- an error. A write sets the value, for the items that follow.
 local keys, values = {}, nil
+-- The index in `keys` of each key's number, and of each index in KEYS.
+local place_of, known = {}, {}
 for index = 1, #remaining, 3 do
   local policies = struct.unpack('<d', numbers, remaining[index] + 40)
-  for key = remaining[index + 1], remaining[index + 1] + policies - 1 do
-    keys[#keys + 1] = KEYS[key]
+  for number = remaining[index + 1], remaining[index + 1] + policies - 1 do
+    local key = indexes and indexes[number] or number
+    local place = known[key]
+    if not place then
+      place = #keys + 1
+      keys[place], known[key] = KEYS[key], place
+    end
+    place_of[number] = place
   end
 end
 if #keys > 1 then
@@ -175,13 +199,14 @@ end
 
 -- Writes a state, or deletes it if it has expired. Returns the server's error, if any. A server
 -- that is out of memory, or a replica, fails the first write of a call: no item is half written.
-local function write(key, one, two, three, slack)
+local function write(place, one, two, three, slack)
   local expires_at = one
   if not three and two > 0 then
     expires_at = one + 1
   end
   if expires_at <= now then
-    local answer = call('DEL', keys[key])
+    local answer = call('DEL', keys[place])
+    values[place] = false
     return type(answer) == 'table' and answer.err or nil
   end
   local text, milliseconds = format(integer, one), end_of(expires_at, slack)
@@ -190,7 +215,8 @@ local function write(key, one, two, three, slack)
   elseif two > 0 then
     text = format('%s:%.0f', text, two)
   end
-  return call('SET', keys[key], text, 'PXAT', milliseconds).err
+  values[place] = text
+  return call('SET', keys[place], text, 'PXAT', milliseconds).err
 end
 
 -- The token bucket --------------------------------------------------
@@ -457,17 +483,17 @@ end
 
 -- Deciding ----------------------------------------------------------
 
--- The number of keys of the items before.
-local key = 0
 for index = 1, #remaining, 3 do
-  local position, reply_index = remaining[index], remaining[index + 2] + 1
+  local position, first, reply_index =
+    remaining[index], remaining[index + 1], remaining[index + 2] + 1
   if group ~= position then
     read_group(position)
   end
   local item_error, charged, altered = expired, 0, {}
   for policy = 1, policies do
     local algorithm, quota, joined = algorithms[policy], quotas[policy], joined_states[policy]
-    local read_error, one, two, three = read(algorithm, quota, values[key + policy])
+    local value = values[place_of[first + policy - 1]]
+    local read_error, one, two, three = read(algorithm, quota, value)
     if read_error and operation == RESET then
       one, two, three, altered[policy] = 0, 0, algorithm.third, true
     else
@@ -495,7 +521,8 @@ for index = 1, #remaining, 3 do
       local one, two, three = after_first[policy], after_second[policy], after_third[policy]
       if altered[policy] or one ~= before_first[policy] or two ~= before_second[policy]
         or three ~= before_third[policy] then
-        command_error = command_error or write(key + policy, one, two, three, quotas[policy].slack)
+        local place = place_of[first + policy - 1]
+        command_error = command_error or write(place, one, two, three, quotas[policy].slack)
         if command_error then
           item_error = COMMAND_FAILED
           break
@@ -515,7 +542,6 @@ for index = 1, #remaining, 3 do
       end
     end
   end
-  key = key + policies
 end
 
 return { struct.pack(reply_format, unpack(reply)), command_error }

@@ -1,13 +1,14 @@
 //! Queued checks. Equal checks coalesce into one batch item, and no identity can fill the queue alone.
 
 use std::collections::{HashMap, VecDeque};
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::BuildHasherDefault;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::pending::PendingCheck;
+use super::prehashed::PrehashedHasher;
 use crate::store::StoreErrorKind;
 
 /// An identity may have one part in this many of the queue's items.
@@ -24,8 +25,6 @@ pub(super) type PendingChecks = SmallVec<[PendingCheck; 1]>;
 pub(super) struct BatchItem {
     /// Never empty.
     pub(super) checks: PendingChecks,
-    /// The number of items of the same identity that precede this one in its batch.
-    pub(super) preceding: usize,
     /// The number of the identity's previous item, which may have left the queue.
     previous: Option<u64>,
 }
@@ -115,7 +114,6 @@ impl CheckQueue {
         self.identities.insert(check.fingerprint.identity, identity);
         self.items.push_back(BatchItem {
             checks: SmallVec::from_buf([check]),
-            preceding: 0,
             previous: newest,
         });
         self.checks += 1;
@@ -127,11 +125,7 @@ impl CheckQueue {
     pub(super) fn take_batch(&mut self, max_keys: usize, round_trip: Duration) -> Vec<BatchItem> {
         let now = Instant::now();
         let reply_at = now + round_trip;
-        let start = self.first_number;
         let mut batch: Vec<BatchItem> = Vec::with_capacity(self.items().min(max_keys));
-        // For each item that leaves the queue: how many items of its identity are in the batch so far,
-        // itself included.
-        let mut of_identity: Vec<usize> = Vec::with_capacity(batch.capacity());
         let mut keys = 0;
         while let Some(first) = self.first() {
             keys += first.keys();
@@ -141,8 +135,6 @@ impl CheckQueue {
             let Some(mut item) = self.pop() else {
                 break;
             };
-            let previous = item.previous.and_then(|number| number.checked_sub(start));
-            item.preceding = previous.map_or(0, |index| of_identity[index as usize]);
             let is_late =
                 |check: &PendingCheck| check.is_cancelled() || check.would_time_out(now, reply_at);
             if item.checks.iter().any(is_late) {
@@ -153,12 +145,9 @@ impl CheckQueue {
                     check.answer(Err(StoreErrorKind::TimedOut.into()));
                 }
             }
-            if item.checks.is_empty() {
-                of_identity.push(item.preceding);
-                continue;
+            if !item.checks.is_empty() {
+                batch.push(item);
             }
-            of_identity.push(item.preceding + 1);
-            batch.push(item);
         }
         batch
     }
@@ -179,23 +168,5 @@ impl CheckQueue {
 
     pub(super) fn into_checks(self) -> impl Iterator<Item = PendingCheck> {
         self.items.into_iter().flat_map(|item| item.checks)
-    }
-}
-
-/// Uses a key that is already a keyed hash as its own hash.
-#[derive(Default)]
-struct PrehashedHasher(u64);
-
-impl Hasher for PrehashedHasher {
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("the keys are `u64`")
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }

@@ -22,6 +22,7 @@ use super::shared::{Shared, Topology};
 use super::worker;
 use crate::identity::Identity;
 use crate::random;
+use crate::store::check::PROBE;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The number of nodes that are queried for the map concurrently.
@@ -33,10 +34,10 @@ const CONFIRMATION_TIMEOUT: Duration = Duration::from_millis(50);
 /// The minimum time between two refreshes.
 const MIN_REFRESH_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The hash slot of an identity's keys, of which the identity is the hash tag.
+/// The hash slot of an identity's keys, whose hash tag is the outermost level.
 fn hash_slot(identity: &Identity) -> u16 {
     const CRC: Crc<u16> = Crc::<u16>::new(&CRC_16_XMODEM);
-    CRC.checksum(identity.to_string().as_bytes()) % SLOTS
+    CRC.checksum(identity.root().to_string().as_bytes()) % SLOTS
 }
 
 pub(super) struct Cluster {
@@ -88,8 +89,8 @@ impl Topology for Arc<Cluster> {
         if !is_in_lane.contains(&true) {
             return None;
         }
-        let numbered = |number| Identity::new("tollgate", &format!("probe-{number}"));
-        let mut identities = (0..1_000_000).filter_map(|number| numbered(number).ok());
+        let numbered = |number| Identity::new(&PROBE, &format!("probe-{number}"));
+        let mut identities = (0..1_000_000).map(numbered);
         identities.find(|identity| is_in_lane[usize::from(hash_slot(identity))])
     }
 

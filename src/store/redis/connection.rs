@@ -124,8 +124,8 @@ impl Connection {
                 keys: Keys::with_capacity(keys.len()),
                 groups: Vec::new(),
             };
-            for key in *keys {
-                input.keys.add(|text| text.push_str(key));
+            for (index, key) in keys.iter().enumerate() {
+                input.keys.add(index as u128, |text| text.push_str(key));
             }
             input
         };

@@ -14,7 +14,8 @@ use crate::store::{Check, Verdict};
 /// Bounds how long a reset by another process, or a flush of the database, goes unnoticed.
 const MAX_AGE: Duration = Duration::from_secs(1);
 
-/// The cache is set-associative: all denials of an identity are in one set.
+/// The cache is set-associative: all denials of an identity, and of the identities within it, are in one
+/// set.
 const SETS: usize = 4_096;
 const SET_SIZE: usize = 4;
 
@@ -46,8 +47,8 @@ impl DenialCache {
         Self((0..SETS).map(|_| Mutex::default()).collect())
     }
 
-    fn set(&self, identity: u64) -> MutexGuard<'_, Set> {
-        let set = &self.0[identity as usize % SETS];
+    fn set(&self, root: u64) -> MutexGuard<'_, Set> {
+        let set = &self.0[root as usize % SETS];
         set.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -59,7 +60,7 @@ impl DenialCache {
         if check.cost == 0 || check.fallback_states().is_some() {
             return None;
         }
-        let set = self.set(fingerprint.identity);
+        let set = self.set(fingerprint.root);
         let mut denials = set.slots.iter().flatten();
         let mut now = None;
         let denial = denials.find(|denial| {
@@ -95,7 +96,7 @@ impl DenialCache {
             now: verdict.now,
             states: verdict.states.clone(),
         };
-        let mut set = self.set(fingerprint.identity);
+        let mut set = self.set(fingerprint.root);
         if set.reset_at.is_some_and(|reset_at| called_at <= reset_at) {
             return;
         }
@@ -115,14 +116,15 @@ impl DenialCache {
         }
     }
 
-    /// Removes all denials of an identity, whose states were reset.
+    /// Removes all denials of identities with the same outermost level, after a state of one of them was
+    /// reset.
     pub(super) fn invalidate(&self, fingerprint: &Fingerprint) {
-        let mut set = self.set(fingerprint.identity);
+        let mut set = self.set(fingerprint.root);
         set.reset_at = Some(Instant::now());
         for slot in &mut set.slots {
             if slot
                 .as_deref()
-                .is_some_and(|cached| cached.fingerprint.identity == fingerprint.identity)
+                .is_some_and(|cached| cached.fingerprint.root == fingerprint.root)
             {
                 *slot = None;
             }

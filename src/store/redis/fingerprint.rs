@@ -6,8 +6,10 @@ use crate::store::Check;
 /// collides with another's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Fingerprint {
+    /// The outermost level of the identity, which is the hash tag of all keys.
+    pub(super) root: u64,
     pub(super) identity: u64,
-    /// Covers the identity, the scope, and all policies in order.
+    /// Covers the identity, the scope, and all policies in order, with the level that each counts.
     pub(super) check: u128,
 }
 
@@ -17,9 +19,13 @@ impl Fingerprint {
         let policies = check.limits.policies().iter();
         // The rotation makes the result depend on the order of the policies.
         let limits = policies.fold(check.scope.fingerprint(), |limits, policy| {
-            limits.rotate_left(1) ^ policy.fingerprint()
+            let level = policy
+                .level()
+                .map_or(0, |_| check.identity_of(policy).keyed_hash());
+            limits.rotate_left(1) ^ policy.fingerprint() ^ level
         });
         Self {
+            root: check.identity.root().keyed_hash() as u64,
             identity: hash as u64,
             check: hash ^ limits,
         }

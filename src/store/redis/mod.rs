@@ -41,6 +41,7 @@ mod endpoint;
 mod error;
 mod fingerprint;
 mod pending;
+mod prehashed;
 mod retry;
 mod script;
 #[cfg(feature = "redis-sentinel")]

@@ -1,10 +1,13 @@
 //! Encodes calls of `check.lua`, and decodes the replies.
 
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::{fmt, iter, mem};
 
 use redis::{Cmd, Value};
 
 use super::error::CallError;
+use super::prehashed::PrehashedHasher;
 use crate::quota::{EncodedQuota, Quota, State};
 use crate::store::verdict::PerPolicy;
 
@@ -56,7 +59,7 @@ impl Script {
     /// microseconds since the Unix epoch. `with_source` sends the source in place of its hash.
     pub(super) fn command(&self, input: &ScriptInput, now: u64, with_source: bool) -> Cmd {
         let size = input.keys.text.len() + 128;
-        let mut command = Cmd::with_capacity(4 + input.keys.len(), size);
+        let mut command = Cmd::with_capacity(5 + input.keys.len(), size);
         match with_source {
             true => command.arg("EVAL").arg(&self.source),
             false => command.arg("EVALSHA").arg(&self.hash),
@@ -78,12 +81,18 @@ impl Script {
             for (quota, joined) in &group.policies {
                 push(&mut numbers, quota_numbers(quota));
                 joined_states.extend(joined);
-                // ARGV[1] is `numbers`, so the first joined state is ARGV[2].
-                let index = joined.as_ref().map_or(0, |_| joined_states.len() + 1);
+                // The first joined state is ARGV[3].
+                let index = joined.as_ref().map_or(0, |_| joined_states.len() + 2);
                 push(&mut numbers, [index as u64]);
             }
         }
-        command.arg(numbers).arg(joined_states);
+        let mut indexes = Vec::new();
+        if !input.keys.are_distinct() {
+            for index in &input.keys.indexes {
+                push(&mut indexes, [*index as u64 + 1]);
+            }
+        }
+        command.arg(numbers).arg(indexes).arg(joined_states);
         command
     }
 }
@@ -119,17 +128,21 @@ impl fmt::Debug for Script {
 /// The input of one call.
 #[derive(Debug, Default)]
 pub(super) struct ScriptInput {
-    /// The keys of all batch items, in order. Each key is there once.
+    /// The keys of all batch items.
     pub(super) keys: Keys,
     /// The groups, and the number of batch items in each.
     pub(super) groups: Vec<(Group, usize)>,
 }
 
-/// Redis keys, in one buffer.
+/// Redis keys in one buffer, each of them once, and the keys of the batch items.
 #[derive(Debug, Default)]
 pub(super) struct Keys {
     text: String,
     ends: Vec<usize>,
+    /// The index of each key, by its hash.
+    known: HashMap<u128, usize, BuildHasherDefault<PrehashedHasher>>,
+    /// The indexes of the keys of all batch items, in order.
+    indexes: Vec<usize>,
 }
 
 impl Keys {
@@ -138,13 +151,26 @@ impl Keys {
         Self {
             text: String::with_capacity(96 * keys),
             ends: Vec::with_capacity(keys),
+            known: HashMap::with_capacity_and_hasher(keys, BuildHasherDefault::default()),
+            indexes: Vec::with_capacity(keys),
         }
     }
 
-    /// Adds the key that `write` appends.
-    pub(super) fn add(&mut self, write: impl FnOnce(&mut String)) {
-        write(&mut self.text);
-        self.ends.push(self.text.len());
+    /// Adds a key to the current batch item. Unless a key of this hash is there already, `write` appends
+    /// it.
+    pub(super) fn add(&mut self, hash: u128, write: impl FnOnce(&mut String)) {
+        let new = self.ends.len();
+        let index = *self.known.entry(hash).or_insert(new);
+        if index == new {
+            write(&mut self.text);
+            self.ends.push(self.text.len());
+        }
+        self.indexes.push(index);
+    }
+
+    /// Whether no two batch items share a key, so that the indexes are consecutive.
+    fn are_distinct(&self) -> bool {
+        self.indexes.len() == self.ends.len()
     }
 
     pub(super) fn len(&self) -> usize {

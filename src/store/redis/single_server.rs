@@ -11,7 +11,8 @@ use super::worker;
 use crate::identity::Identity;
 use crate::store::check;
 
-/// One server, over one or more connections. All checks of an identity use the same connection.
+/// One server, over one or more connections. All checks of an identity, and of the identities
+/// within it, use the same connection.
 pub(super) struct SingleServer {
     pub(super) queues: Vec<Arc<ServerQueue>>,
 }
@@ -38,7 +39,7 @@ impl Topology for SingleServer {
     }
 
     fn submit(&self, shared: &Arc<Shared>, runtime: &Handle, check: PendingCheck) {
-        let queue = &self.queues[check.fingerprint.identity as usize % self.queues.len()];
+        let queue = &self.queues[check.fingerprint.root as usize % self.queues.len()];
         worker::submit(queue, shared, runtime, check);
     }
 

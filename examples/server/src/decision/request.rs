@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tollgate::{Decision, Identity, Limits};
+use tollgate::{Decision, Identity, Kind, Limits};
 
 use crate::authentication::Principal;
 use crate::error::ApiError;
@@ -29,7 +29,7 @@ pub(super) struct TenantKey {
 }
 
 /// The kind of identity of keys that name no user. It is the label `identity` in the library's metrics.
-const KEY_KIND: &str = "key";
+const KEY_KIND: Kind = Kind::new("key");
 
 /// The maximum length of a key, in bytes.
 const MAX_KEY: usize = 1_024;
@@ -98,7 +98,7 @@ pub(super) fn identity(key: &str) -> Result<Identity, ApiError> {
         )),
         Some("") => Err(ApiError::invalid("key", "names no user after `user:`")),
         Some(user) => Ok(Identity::user(user)),
-        None => Ok(Identity::new(KEY_KIND, key).expect("a valid kind")),
+        None => Ok(Identity::new(&KEY_KIND, key)),
     }
 }
 

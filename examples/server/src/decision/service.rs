@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use futures_util::future::join;
-use tollgate::{Check, Identity, Limiter, Limits, Quota, Scope};
+use tollgate::{Check, Identity, Kind, Limiter, Limits, Quota, Scope};
 
 use super::limiters::Limiters;
 use super::request::{DecisionRequest, DecisionResponse, identity};
@@ -12,6 +12,9 @@ use crate::configuration::ReloadableSettings;
 use crate::envoy::PerUnit;
 use crate::error::ApiError;
 use crate::limits::{Overrides, invalid_tenant};
+
+/// The kind of the identities of Envoy's descriptors.
+const DESCRIPTOR: Kind = Kind::new("descriptor");
 
 /// Decides the requests of all protocols, by the settings in force. Clones share their state.
 #[derive(Clone, Debug)]
@@ -168,7 +171,7 @@ impl DecisionService {
         per_unit: &PerUnit,
         hits: u32,
     ) -> Option<DecisionResponse> {
-        let identity = Identity::new("descriptor", count_key).expect("a valid kind");
+        let identity = Identity::new(&DESCRIPTOR, count_key);
         let check = |limits| Check::new(&identity, limits).scope(&self.envoy_scope);
         let limits = check(per_unit.limits.as_ref()?);
         let exceeded = check(&per_unit.exceeded);
@@ -201,7 +204,7 @@ impl DecisionService {
 
     /// Returns whether the store is unavailable, by checking a reserved identity.
     pub(crate) async fn is_degraded(&self) -> bool {
-        let reserved = Identity::new("tollgate", "ready").expect("a valid kind");
+        let reserved = Identity::new(&Kind::new("tollgate"), "ready");
         let limits = Limits::from(Quota::per_second(1));
         let check = Check::new(&reserved, &limits);
         let limiter = self.limiters.load().of_others().clone();

@@ -18,7 +18,8 @@ impl Key {
     pub(super) fn new(check: &Check<'_>, policy: &Policy) -> Self {
         // Clients choose identities, so their hash has a secret key. The fingerprints are unkeyed hashes of
         // the application's names.
-        Self(check.identity.keyed_hash() ^ check.scope.fingerprint() ^ policy.fingerprint())
+        let identity = check.identity_of(policy);
+        Self(identity.keyed_hash() ^ check.scope.fingerprint() ^ policy.fingerprint())
     }
 
     fn tag(self) -> u64 {
