@@ -48,6 +48,15 @@ impl SentCheck {
 
 impl Engine {
     pub(super) fn run<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
+        match check.limits.has_levels() {
+            false => self.run_all(check, operation),
+            true => self.run_applicable(check, operation),
+        }
+    }
+
+    /// Runs a check with the policies that apply to its identity.
+    #[cold]
+    fn run_applicable<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
         match check.applicable_limits() {
             Some(Cow::Borrowed(_)) => self.run_all(check, operation),
             Some(Cow::Owned(limits)) => {
@@ -62,7 +71,7 @@ impl Engine {
     }
 
     /// Runs a check whose policies all apply.
-    #[inline]
+    #[inline(always)]
     fn run_all<'a>(&self, check: &Check<'a>, operation: Operation) -> Checked<'a> {
         let guarded = &self.store;
         if guarded.is_infallible

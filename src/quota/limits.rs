@@ -168,6 +168,12 @@ impl Limits {
         &self.0
     }
 
+    /// Returns whether a policy counts by another level than the identity itself.
+    #[inline]
+    pub(crate) fn has_levels(&self) -> bool {
+        self.0.iter().any(|policy| policy.level.is_some())
+    }
+
     /// Returns the policies for which `keep` is true. Returns `None` if it is true for no policy.
     pub(crate) fn filter(&self, keep: impl Fn(&Policy) -> bool) -> Option<Self> {
         let kept: Arc<[Policy]> = self
