@@ -114,7 +114,7 @@ impl Handler {
             self.warn_if_charged_twice(&mut parts.extensions);
         }
         let check = Check::new(&identity, limits).scope(&self.scope).cost(cost);
-        if check.applicable_limits().is_none() {
+        if !check.has_applicable_policy() {
             let reason = IdentifyError::without_policy(&identity);
             return Handled::Ready(self.unidentified(parts, &reason));
         }

@@ -105,6 +105,12 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// Returns whether at least one policy applies to the identity.
+    pub(crate) fn has_applicable_policy(&self) -> bool {
+        let mut policies = self.limits.policies().iter();
+        policies.any(|policy| self.level_of(policy).is_some())
+    }
+
     /// Returns the policies that apply to the identity. Returns `None` if no policy applies.
     #[inline]
     pub(crate) fn applicable_limits(&self) -> Option<Cow<'a, Limits>> {
