@@ -103,7 +103,7 @@ impl RedisStore {
         request.slot = topology.slot(check.identity);
         let (pending, answer) = request.start();
         topology.submit(&self.shared, &runtime, pending);
-        Outcome::Pending(Box::pin(answer.wait()))
+        Outcome::Pending(Box::pin(answer))
     }
 }
 
