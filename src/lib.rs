@@ -112,7 +112,7 @@ pub use identity::{
 };
 pub use ipnet::IpNet;
 pub use limiter::{
-    Checked, CheckedFuture, Decision, FailureStrategy, FailureStrategyError, Limiter,
+    Checked, CheckedFuture, Decision, Denied, FailureStrategy, FailureStrategyError, Limiter,
     LimiterBuilder, PendingDecision,
 };
 #[cfg(feature = "metrics")]

@@ -41,7 +41,15 @@ fn quotas() -> impl Strategy<Value = Quota> {
     let fixed = (limits(), periods()).prop_filter_map("exact", |(n, period)| {
         Quota::try_fixed_window(n, period).ok()
     });
-    prop_oneof![bucket, fine, sliding, fixed]
+    let queue = (1..2_000u32, periods(), limits(), 1..500u32).prop_filter_map(
+        "exact",
+        |(n, period, burst, queue)| {
+            Quota::try_token_bucket_with_burst(n, period, burst)
+                .and_then(|quota| quota.try_queue(queue))
+                .ok()
+        },
+    );
+    prop_oneof![bucket, fine, queue, sliding, fixed]
 }
 
 /// Generates a quota, a state that checks of this quota may have left, and the current time.
@@ -234,8 +242,8 @@ proptest! {
 }
 
 fn fill_time(quota: Quota) -> u64 {
-    micros(quota.period()) / u64::from(quota.limit()) * u64::from(quota.capacity())
-        + u64::from(quota.capacity())
+    let tokens = u64::from(quota.capacity()) + u64::from(quota.queued());
+    micros(quota.period()) / u64::from(quota.limit()) * tokens + tokens
 }
 
 /// The numbers are those in the guide, `algorithms`.
@@ -286,5 +294,135 @@ fn small_sliding_window_denies_part_of_an_even_flow() {
             (admitted_of_1000 - 1..=admitted_of_1000 + 1).contains(&admitted),
             "{limit}: {admitted}"
         );
+    }
+}
+
+/// A queue's quota and the numbers from which its releases are computed: the refill time of a token in
+/// units of `1 / limit` microseconds is the period.
+struct Queue {
+    quota: Quota,
+    limit: i128,
+    token: i128,
+    burst: i128,
+}
+
+impl Queue {
+    fn new(limit: u32, period: u64, burst: u32, queue: u32) -> Self {
+        let quota = Quota::try_token_bucket_with_burst(limit, Duration::from_micros(period), burst);
+        Self {
+            quota: quota.and_then(|quota| quota.try_queue(queue)).unwrap(),
+            limit: limit.into(),
+            token: period.into(),
+            burst: burst.into(),
+        }
+    }
+
+    /// Returns when the last charge of a state may go on, in units of `1 / limit` microseconds.
+    fn release(&self, state: State, now: u64) -> i128 {
+        let [until, rest] = state.words();
+        // The denominator of `rest` is the limit divided by its common divisor with the period.
+        let divisor = (1..=self.limit)
+            .rev()
+            .find(|d| self.limit % d == 0 && self.token % d == 0);
+        let full_at = i128::from(until) * self.limit + i128::from(rest) * divisor.unwrap();
+        (full_at - self.burst * self.token).max(i128::from(now) * self.limit)
+    }
+}
+
+/// SplitMix64, so that 100,000 histories take no longer than a second.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+}
+
+/// A generic cell rate algorithm of the releases never exceeds a full bucket, so no interval has more
+/// than `burst + limit * interval` of them.
+#[test]
+fn queue_releases_never_exceed_the_limit() {
+    let mut random = Random(1);
+    let mut delayed = 0;
+    for history in 0..100_000 {
+        let (limit, burst) = (1 + random.below(7) as u32, 1 + random.below(5) as u32);
+        let (period, queue) = (1 + random.below(5_000), 1 + random.below(12) as u32);
+        let case = Queue::new(limit, period, burst, queue);
+        let (mut state, mut now, mut last) = (State::default(), NOW, 0);
+        // When a bucket is full again that is charged when each check is released.
+        let mut full_at = 0;
+        for _ in 0..3 + random.below(20) {
+            now += random.below(2) * random.below(2 * period);
+            let cost = 1 + random.below(u64::from(burst)) as u32;
+            let max_wait = match random.below(3) {
+                0 => Duration::from_micros(random.below(3 * period)),
+                _ => Duration::MAX,
+            };
+            let (next, status) = case.quota.step_within(state, now, cost, max_wait);
+            if !status.is_allowed() {
+                assert_eq!((next, status.delay()), (state, Duration::ZERO));
+                let wait = micros(status.retry_after().unwrap());
+                let retry = |wait| case.quota.step_within(state, now + wait, cost, max_wait).1;
+                assert!(retry(wait).is_allowed() && !retry(wait - 1).is_allowed());
+                continue;
+            }
+            state = next;
+            let release = case.release(state, now);
+            let delay = release - i128::from(now) * case.limit;
+            let rounded = (delay + case.limit - 1) / case.limit;
+            assert_eq!(
+                i128::from(micros(status.delay())),
+                rounded,
+                "history {history}"
+            );
+            assert!(status.delay() <= max_wait);
+            assert!(
+                last <= release,
+                "history {history}: a later charge goes first"
+            );
+            last = release;
+            delayed += i32::from(rounded > 0);
+            full_at = full_at.max(release) + i128::from(cost) * case.token;
+            assert!(
+                full_at - release <= case.burst * case.token,
+                "history {history}: over the limit"
+            );
+        }
+    }
+    assert!(delayed > 100_000, "only {delayed} charges were delayed");
+}
+
+#[test]
+fn queue_debt_from_a_clock_fault_is_bounded() {
+    let quota = Quota::per_second(10).burst(2).queue(5);
+    let ahead = State::from_words([NOW + 86_400_000_000, 0]);
+    let (state, status) = quota.step_within(ahead, NOW, 1, Duration::MAX);
+    assert_eq!(state.words(), [NOW + 700_000, 0]);
+    assert_eq!(status.retry_after(), Some(Duration::from_millis(100)));
+    let (_, status) = quota.step_within(state, NOW + 100_000, 1, Duration::MAX);
+    assert_eq!(status.delay(), Duration::from_millis(500));
+}
+
+/// A check that does not wait is decided as if the quota had no queue, unless others wait.
+#[test]
+fn checks_without_a_wait_use_the_burst_only() {
+    let (plain, queue) = (
+        Quota::per_second(3).burst(4),
+        Quota::per_second(3).burst(4).queue(9),
+    );
+    let mut random = Random(2);
+    let (mut now, mut states) = (NOW, [State::default(); 2]);
+    for _ in 0..10_000 {
+        now += random.below(500_000);
+        let cost = random.below(6) as u32;
+        let [(one, one_status), (two, two_status)] = [
+            plain.step(states[0], now, cost),
+            queue.step(states[1], now, cost),
+        ];
+        assert_eq!((one, one_status), (two, two_status));
+        states = [one, two];
     }
 }

@@ -14,11 +14,14 @@ proptest! {
 
     #[test]
     fn text_of_a_quota_parses_to_the_same_quota(
-        algorithm in 0..3, limit in 1..100_000u32, ticks in 1..1_000_000u64, burst in 1..100_000u32,
+        algorithm in 0..4, limit in 1..100_000u32, ticks in 1..1_000_000u64, burst in 1..100_000u32,
+        queue in 1..100_000u32,
     ) {
         let quota = match algorithm {
             0 => Quota::try_sliding_window(limit, Duration::from_millis(ticks)),
             1 => Quota::try_fixed_window(limit, Duration::from_millis(ticks)),
+            2 => Quota::try_token_bucket(limit, Duration::from_micros(ticks))
+                .and_then(|quota| quota.try_queue(queue)?.try_burst(burst)),
             _ => Quota::try_token_bucket(limit, Duration::from_micros(ticks))
                 .and_then(|quota| quota.try_burst(burst)),
         };
@@ -90,6 +93,38 @@ fn invalid_numbers_are_refused_with_the_fix() {
             Quota::sliding_window(5, SECOND).try_burst(9),
             vec!["only a token bucket has a burst"],
         ),
+        (
+            Quota::sliding_window(5, SECOND).try_queue(9),
+            vec!["only a token bucket has a queue"],
+        ),
+        (
+            Quota::fixed_window(5, SECOND).try_queue(9),
+            vec!["only a token bucket has a queue"],
+        ),
+        (
+            Quota::per_second(5).try_queue(0),
+            vec!["queue must be at least 1", "leave it out"],
+        ),
+        (
+            Quota::per_second(10).try_queue(36_001),
+            vec![
+                "a queue of 36001",
+                "3601 s",
+                "within an hour",
+                "shorter queue",
+            ],
+        ),
+        (
+            // The fewest tokens whose product with the denominator is 2^53 or more: 90,072,003.
+            Quota::per_day(99_999_989)
+                .burst(90_000_000)
+                .try_queue(72_003),
+            vec![
+                "90072003 × 99999989",
+                "2^53",
+                "smaller burst, queue or limit",
+            ],
+        ),
     ] {
         let error = quota.expect_err("an invalid quota").to_string();
         for part in expected {
@@ -115,6 +150,10 @@ fn invalid_texts_are_refused_with_examples() {
         "5/1s burst",
         "5/1s burst x",
         "5/1s burst 5 6",
+        "5/1s burst 5 burst 6",
+        "5/1s queue",
+        "5/1s queue x",
+        "5/1s queue 5 queue 6",
         "5/1s 10",
         "rolling 5/1s",
         "sliding",
@@ -133,6 +172,13 @@ fn invalid_texts_are_refused_with_examples() {
         ("0/1s", "a quota's limit must be at least 1"),
         ("5/1s burst 0", "a quota's burst must be at least 1"),
         ("sliding 5/1s burst 5", "only a token bucket has a burst"),
+        ("5/1s queue 0", "a quota's queue must be at least 1"),
+        ("sliding 5/1s queue 5", "only a token bucket has a queue"),
+        (
+            "1/1h queue 2",
+            "the last place in a queue of 2 would wait for 7200 s",
+        ),
+        ("5/1s queue 4294967296", "the queue 4294967296 exceeds"),
         ("fixed 5/100us", "a period of 100µs is not"),
         ("100/0s", "a period of 0s is not"),
         ("5/99999d", "a period of 8639913600s is too long"),
@@ -161,6 +207,9 @@ fn text_of_a_quota_is_short_and_canonical() {
         ("5/s", "5/1s"),
         (" 100/60s  burst  100 ", "100/1m"),
         ("100/1m burst 20", "100/1m burst 20"),
+        ("10/1s burst 5 queue 20", "10/1s burst 5 queue 20"),
+        ("10/1s queue 20 burst 5", "10/1s burst 5 queue 20"),
+        ("10/1s burst 10 queue 20", "10/1s queue 20"),
         ("sliding 100/60m", "sliding 100/1h"),
         ("fixed 10/24h", "fixed 10/1d"),
         ("10/90s", "10/90s"),
@@ -178,7 +227,9 @@ fn text_of_a_quota_is_short_and_canonical() {
 #[test]
 fn constructors_panic_with_the_cause() {
     type Make = fn() -> Quota;
-    let panics: [(Make, &str); 4] = [
+    let panics: [(Make, &str); 6] = [
+        (|| Quota::per_second(1).queue(0), "queue must be at least 1"),
+        (|| Quota::per_hour(1).queue(2), "within an hour"),
         (|| Quota::per_second(0), "limit must be at least 1"),
         (|| Quota::per_second(1).burst(0), "burst must be at least 1"),
         (|| Quota::fixed_window(1, Duration::ZERO), "milliseconds"),
@@ -280,7 +331,8 @@ fn quotas_and_limits_deserialize() {
         quota: Quota,
         limits: Limits,
     }
-    let text = r#"{"quota":"100/1m burst 20","limits":{"burst":"10/1s","daily":"10000/1d"}}"#;
+    let text =
+        r#"{"quota":"100/1m burst 20","limits":{"burst":"10/1s queue 5","daily":"10000/1d"}}"#;
     let plan: Plan = serde_json::from_str(text).unwrap();
     assert_eq!(plan.quota, Quota::per_minute(100).burst(20));
     assert_eq!(
@@ -299,6 +351,10 @@ fn quotas_and_limits_deserialize() {
         ("{}", "1 to 8 policies, not 0"),
         (r#"{"a":"1/1s","a":"2/1s"}"#, "two policies are named `a`"),
         (r#"{"a b":"1/1s"}"#, "`a b` cannot be the name"),
+        (
+            r#"{"a":"1/1s queue 1","b":"2/1s queue 1"}"#,
+            "both have a queue",
+        ),
     ] {
         let error = serde_json::from_str::<Limits>(text)
             .unwrap_err()
@@ -319,6 +375,37 @@ fn smaller_burst_makes_an_inexact_rate_exact() {
 }
 
 #[test]
+fn queue_and_burst_are_set_in_either_order() {
+    const ONE: Quota = Quota::per_day(99_999_989).queue(1_000).burst(500);
+    const TWO: Quota = Quota::per_day(99_999_989).burst(500).queue(1_000);
+    assert_eq!(ONE, TWO);
+    assert_eq!(
+        (ONE.limit(), ONE.capacity(), ONE.queued()),
+        (99_999_989, 500, 1_000)
+    );
+    assert_eq!(Quota::per_day(1).queued(), 0);
+    // The largest queue is served in exactly an hour.
+    assert_eq!(Quota::per_hour(60).queue(60).queued(), 60);
+}
+
+#[test]
+fn limits_have_one_queue_at_most() {
+    let queue = Quota::per_second(10).queue(5);
+    let one = [
+        Policy::new("queue", queue),
+        Policy::new("daily", Quota::per_day(100)),
+    ];
+    assert!(Limits::new(one).is_ok());
+    let error = Limits::new(["user", "org"].map(|name| Policy::new(name, queue))).unwrap_err();
+    assert!(error.is_several_queues());
+    let text = error.to_string();
+    assert!(
+        text.contains("`user` and `org` both have a queue"),
+        "{text}"
+    );
+}
+
+#[test]
 fn inexact_quota_is_refused_by_parse_and_try() {
     let day = Duration::from_secs(86_400);
     for refused in [
@@ -326,6 +413,7 @@ fn inexact_quota_is_refused_by_parse_and_try() {
         "99999989/1d burst 99999989".parse(),
         Quota::try_token_bucket(99_999_989, day),
         Quota::per_day(99_999_989).try_burst(99_999_990),
+        Quota::per_day(99_999_989).try_queue(1),
     ] {
         let error = refused.unwrap_err().to_string();
         assert!(error.contains("2^53"), "{error}");

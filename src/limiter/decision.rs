@@ -16,6 +16,8 @@ pub struct Decision<'a> {
     allowed: bool,
     degraded: bool,
     refused: bool,
+    /// Microseconds.
+    delay: u32,
 }
 
 impl<'a> Decision<'a> {
@@ -41,6 +43,7 @@ impl<'a> Decision<'a> {
             allowed: status.is_allowed(),
             degraded: false,
             refused: false,
+            delay: status.delay_micros(),
         }
     }
 
@@ -78,6 +81,11 @@ impl<'a> Decision<'a> {
             if is_tighter { index } else { binding }
         });
         let limits = Cow::Borrowed(check.limits);
+        // Only one policy can have a queue.
+        let delay = match allowed {
+            true => statuses.iter().map(Status::delay_micros).max().unwrap_or(0),
+            false => 0,
+        };
         Self {
             limits,
             statuses,
@@ -85,6 +93,7 @@ impl<'a> Decision<'a> {
             allowed,
             degraded: false,
             refused: false,
+            delay,
         }
     }
 
@@ -143,6 +152,16 @@ impl<'a> Decision<'a> {
     /// [`capacity`](Decision::capacity).
     pub fn remaining(&self) -> u32 {
         self.status().remaining()
+    }
+
+    /// Returns how long the request must wait for its place in a [queue](Quota::queue) before it
+    /// proceeds: zero unless a queue admitted it.
+    ///
+    /// [`Limiter::acquire`](crate::Limiter::acquire) and [`RateLimitLayer`](crate::RateLimitLayer) wait for
+    /// it. After [`Limiter::check`](crate::Limiter::check) of a check with a
+    /// [`max_wait`](Check::max_wait), the caller must.
+    pub fn delay(&self) -> Duration {
+        Duration::from_micros(self.delay.into())
     }
 
     /// Returns the time until the same request would be allowed: zero if it was allowed, `None` if its

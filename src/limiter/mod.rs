@@ -4,6 +4,7 @@
 // limiter:       the public handle and its builder
 // engine:        the path of a check from the store's answer to a decision
 // decision:      the result that a caller gets
+// denied:        the error of a check that was not allowed
 // fallback:      the table that decides while the store is unavailable
 // failure:       the strategies for an unavailable store
 // guarded_store: the store with its lanes, its deadline and its probes
@@ -15,6 +16,7 @@
 
 mod breaker;
 mod decision;
+mod denied;
 mod engine;
 mod events;
 mod failure;
@@ -30,6 +32,7 @@ mod metrics;
 mod shared_counts;
 
 pub use decision::Decision;
+pub use denied::Denied;
 pub use engine::{Checked, CheckedFuture, PendingDecision};
 pub use failure::{FailureStrategy, FailureStrategyError};
 pub use limiter::{Limiter, LimiterBuilder};

@@ -1,6 +1,8 @@
 //! The form in which quotas and states are sent to the Redis script, which repeats the arithmetic
 //! of `token_bucket.rs` and `window.rs`.
 
+use std::time::Duration;
+
 use super::quota::{Kind, Quota};
 use super::state::State;
 
@@ -8,7 +10,8 @@ use super::state::State;
 pub(crate) enum EncodedQuota {
     /// A token takes `token[0] + token[1] / denominator` microseconds.
     TokenBucket {
-        burst: u32,
+        /// The burst and the queue.
+        tokens: u64,
         denominator: u64,
         token: [u64; 2],
     },
@@ -24,7 +27,7 @@ impl Quota {
     pub(crate) fn encode(&self) -> EncodedQuota {
         match &self.0 {
             Kind::TokenBucket(bucket) => EncodedQuota::TokenBucket {
-                burst: bucket.burst,
+                tokens: bucket.max_tokens(),
                 denominator: bucket.denominator(),
                 token: bucket.token_time(),
             },
@@ -33,6 +36,17 @@ impl Quota {
                 limit: window.limit,
                 period: window.period,
             },
+        }
+    }
+
+    /// Returns the largest debt that a check may reach, as whole microseconds and the numerator of the
+    /// rest. Returns `None` for a quota without a queue, where that is a full bucket.
+    pub(crate) fn encode_max_debt(&self, cost: u32, max_wait: Duration) -> Option<[u64; 2]> {
+        match &self.0 {
+            Kind::TokenBucket(bucket) if bucket.queue > 0 => {
+                Some(bucket.max_debt_of(cost, max_wait))
+            }
+            _ => None,
         }
     }
 

@@ -21,8 +21,8 @@ enum QuotaErrorKind {
     #[error(transparent)]
     Flaw(#[from] QuotaFlaw),
     #[error(
-        "`{0}` is not a quota: write `100/1m`, `100/1m burst 20`, `sliding 100/1h` or \
-         `fixed 10/1s`, with the units d, h, m, s, ms, us"
+        "`{0}` is not a quota: write `100/1m`, `100/1m burst 20`, `10/1s burst 5 queue 20`, \
+         `sliding 100/1h` or `fixed 10/1s`, with the units d, h, m, s, ms, us"
     )]
     Syntax(String),
     #[error("`{text}`: the {part} {number} exceeds {}", u32::MAX)]
@@ -40,8 +40,8 @@ impl QuotaError {
         Self(QuotaErrorKind::Syntax(excerpt(text)))
     }
 
-    /// Returns the error for a number in a text that does not fit into 32 bits. `part` is `limit` or
-    /// `burst`.
+    /// Returns the error for a number in a text that does not fit into 32 bits. `part` is `limit`,
+    /// `burst` or `queue`.
     pub(super) fn too_large(text: &str, part: &'static str, number: &str) -> Self {
         Self(QuotaErrorKind::TooLarge {
             text: excerpt(text),
@@ -73,11 +73,11 @@ impl QuotaError {
         self.flaw().is_none()
     }
 
-    /// Returns whether the limit or the burst is 0.
+    /// Returns whether the limit, the burst or the queue is 0.
     pub fn is_zero(&self) -> bool {
         matches!(
             self.flaw(),
-            Some(QuotaFlaw::ZeroLimit | QuotaFlaw::ZeroBurst)
+            Some(QuotaFlaw::ZeroLimit | QuotaFlaw::ZeroBurst | QuotaFlaw::ZeroQueue)
         )
     }
 
@@ -97,6 +97,16 @@ impl QuotaError {
     /// Returns whether a burst was set for a window, which has none.
     pub fn is_window_burst(&self) -> bool {
         matches!(self.flaw(), Some(QuotaFlaw::BurstOfWindow))
+    }
+
+    /// Returns whether a queue was set for a window, which has none.
+    pub fn is_window_queue(&self) -> bool {
+        matches!(self.flaw(), Some(QuotaFlaw::QueueOfWindow))
+    }
+
+    /// Returns whether the last place in the queue would wait for more than an hour.
+    pub fn is_queue_time(&self) -> bool {
+        matches!(self.flaw(), Some(QuotaFlaw::QueueTooLong { .. }))
     }
 
     /// Returns whether the arithmetic would exceed 2⁵³ and could not be exact.
@@ -127,13 +137,19 @@ pub(super) enum QuotaFlaw {
     #[error("{}", self.summary())]
     ZeroBurst,
     #[error("{}", self.summary())]
+    ZeroQueue,
+    #[error("{}", self.summary())]
     BurstOfWindow,
+    #[error("{}", self.summary())]
+    QueueOfWindow,
     #[error("a period of {} is not a positive multiple of {tick:?}: {}", shown(*period), self.summary())]
     PeriodNotInTicks { period: Duration, tick: Duration },
     #[error("a period of {period:?} is too long: {}", self.summary())]
     PeriodTooLong { period: Duration },
     #[error("an empty bucket would take {seconds} s to fill: {}", self.summary())]
     FillTooLong { seconds: u64 },
+    #[error("the last place in a queue of {queue} would wait for {seconds} s: {}", self.summary())]
+    QueueTooLong { queue: u32, seconds: u64 },
     #[error("{} × {} is 2^53 or more: {}", factors[0], factors[1], self.summary())]
     Inexact { factors: [u64; 2] },
 }
@@ -148,8 +164,14 @@ impl QuotaFlaw {
             Self::ZeroBurst => {
                 "a quota's burst must be at least 1: a bucket that holds no token admits nothing"
             }
+            Self::ZeroQueue => {
+                "a quota's queue must be at least 1; leave it out to deny at once what does not fit"
+            }
             Self::BurstOfWindow => {
                 "only a token bucket has a burst; a window admits its whole limit at once"
+            }
+            Self::QueueOfWindow => {
+                "only a token bucket has a queue; a window does not refill token by token"
             }
             Self::PeriodNotInTicks { .. } => {
                 "token buckets count in microseconds, windows in milliseconds"
@@ -158,8 +180,11 @@ impl QuotaFlaw {
             Self::FillTooLong { .. } => {
                 "a bucket must fill within ten years; use a smaller burst or a higher rate"
             }
+            Self::QueueTooLong { .. } => {
+                "a queue must be served within an hour; use a shorter queue or a higher rate"
+            }
             Self::Inexact { .. } => {
-                "the quota cannot be counted exactly; use a smaller burst or limit, \
+                "the quota cannot be counted exactly; use a smaller burst, queue or limit, \
                  or numbers with a larger common divisor"
             }
         }

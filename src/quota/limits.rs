@@ -145,8 +145,10 @@ impl Limits {
     ///
     /// # Errors
     ///
-    /// If there is no policy or more than [`MAX_POLICIES`], if two have the same name, or if a name is
-    /// not 1 to 64 ASCII letters, digits, `.`, `_` and `-`.
+    /// If there is no policy or more than [`MAX_POLICIES`], if two have the same name, if a name is not
+    /// 1 to 64 ASCII letters, digits, `.`, `_` and `-`, or if two quotas have a
+    /// [queue](Quota::queue): checks that wait for the longer of two delays would exceed the rate of
+    /// the other quota when they go on.
     pub fn new(policies: impl IntoIterator<Item = Policy>) -> Result<Self, LimitsError> {
         let policies: Arc<[Policy]> = policies.into_iter().collect();
         if policies.is_empty() || policies.len() > MAX_POLICIES {
@@ -160,6 +162,11 @@ impl Limits {
                 return Err(LimitsError(LimitsErrorKind::Duplicate(name)));
             }
         }
+        let mut queueing = policies.iter().filter(|policy| policy.quota.queued() > 0);
+        if let (Some(one), Some(two)) = (queueing.next(), queueing.next()) {
+            let names = [one, two].map(|policy| policy.name.to_string());
+            return Err(LimitsError(LimitsErrorKind::Queues(names)));
+        }
         Ok(Self(policies))
     }
 
@@ -172,6 +179,12 @@ impl Limits {
     #[inline]
     pub(crate) fn has_levels(&self) -> bool {
         self.0.iter().any(|policy| policy.level.is_some())
+    }
+
+    /// Returns whether a policy's quota has a queue.
+    #[inline]
+    pub(crate) fn has_queue(&self) -> bool {
+        self.0.iter().any(|policy| policy.quota.queued() > 0)
     }
 
     /// Returns the policies for which `keep` is true. Returns `None` if it is true for no policy.
@@ -217,6 +230,8 @@ impl fmt::Debug for Limits {
 /// let twice = Limits::new([Policy::new("api", quota), Policy::new("api", quota)]);
 /// assert!(twice.unwrap_err().is_duplicate_name());
 /// assert!(Limits::new([Policy::new("an api", quota)]).unwrap_err().is_invalid_name());
+/// let queues = ["user", "service"].map(|name| Policy::new(name, quota.queue(5)));
+/// assert!(Limits::new(queues).unwrap_err().is_several_queues());
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
@@ -228,6 +243,11 @@ enum LimitsErrorKind {
     Count(usize),
     #[error("two policies are named `{0}`; give each its own name")]
     Duplicate(String),
+    #[error(
+        "the policies `{}` and `{}` both have a queue, and a check waits in one only; \
+         remove one queue, or stack two layers", .0[0], .0[1]
+    )]
+    Queues([String; 2]),
     #[error(transparent)]
     Name(NameError),
 }
@@ -241,6 +261,11 @@ impl LimitsError {
     /// Returns whether two policies have the same name.
     pub fn is_duplicate_name(&self) -> bool {
         matches!(self.0, LimitsErrorKind::Duplicate(_))
+    }
+
+    /// Returns whether more than one policy has a queue.
+    pub fn is_several_queues(&self) -> bool {
+        matches!(self.0, LimitsErrorKind::Queues(_))
     }
 
     /// Returns whether a policy's name is invalid.

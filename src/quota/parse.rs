@@ -33,6 +33,9 @@ impl fmt::Display for Quota {
         if self.capacity() != self.limit() {
             write!(f, " burst {}", self.capacity())?;
         }
+        if self.queued() > 0 {
+            write!(f, " queue {}", self.queued())?;
+        }
         Ok(())
     }
 }
@@ -64,11 +67,18 @@ impl FromStr for Quota {
         let (limit, period) = rate.split_once('/').ok_or_else(syntax_error)?;
         let limit = number(text, "limit", limit)?;
         let period = duration(period).ok_or_else(syntax_error)?;
-        let burst = match (words.next(), words.next(), words.next()) {
-            (None, ..) => None,
-            (Some("burst"), Some(burst), None) => Some(number(text, "burst", burst)?),
-            _ => return Err(syntax_error()),
-        };
+        let (mut burst, mut queue) = (None, None);
+        while let Some(word) = words.next() {
+            let (option, part) = match word {
+                "burst" => (&mut burst, "burst"),
+                "queue" => (&mut queue, "queue"),
+                _ => return Err(syntax_error()),
+            };
+            let value = words.next().ok_or_else(syntax_error)?;
+            if option.replace(number(text, part, value)?).is_some() {
+                return Err(syntax_error());
+            }
+        }
         let quota = match algorithm {
             Algorithm::TokenBucket => {
                 Quota::try_token_bucket_with_burst(limit, period, burst.unwrap_or(limit))
@@ -80,11 +90,15 @@ impl FromStr for Quota {
             Some(burst) => quota.and_then(|window| window.try_burst(burst)),
             None => quota,
         };
+        let quota = match queue {
+            Some(queue) => quota.and_then(|quota| quota.try_queue(queue)),
+            None => quota,
+        };
         quota.map_err(|error| error.of_text(text))
     }
 }
 
-/// Parses the limit or the burst of a quota's text. A sign, which Rust's parser would accept, is an error.
+/// Parses the limit, the burst or the queue of a quota's text. A sign, which Rust's parser would accept, is an error.
 fn number(text: &str, part: &'static str, number: &str) -> Result<u32, QuotaError> {
     if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
         return Err(QuotaError::syntax(text));

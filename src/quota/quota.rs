@@ -26,24 +26,26 @@ use super::window::Window;
 /// named `try_*` return a [`QuotaError`] instead; use them, or [`str::parse`](std::str::FromStr), for
 /// numbers from a configuration. The rules:
 ///
-/// - a limit and a burst are at least 1;
+/// - a limit, a burst and a queue are at least 1;
 /// - a period is a positive number of ticks (a microsecond for token buckets, a millisecond for
 ///   windows) and at most ten years, as is the time to fill a bucket;
+/// - a queue is served within an hour;
 /// - the products of the arithmetic are below 2⁵³, so that a store that computes with doubles (Lua in
 ///   Redis) decides the same. The error names the product. A fixed window multiplies nothing: its
 ///   limit may be any `u32`, in any period.
 ///
 /// The last rule applies to the final numbers. `Quota::per_day(99_999_989).burst(1_000)` is exact,
-/// although a bucket of 99,999,989 tokens is not. So [`token_bucket`](Quota::token_bucket) and the
-/// constructors named for a period leave the rule to [`burst`](Quota::burst) or, without a burst, to
-/// [`Policy::new`](crate::Policy::new). Parsing and the `try_*` constructors check all rules at once.
+/// although a bucket of 99,999,989 tokens is not. So [`token_bucket`](Quota::token_bucket), the
+/// constructors named for a period and [`queue`](Quota::queue) leave the rule to
+/// [`burst`](Quota::burst) or, without a burst, to [`Policy::new`](crate::Policy::new). Parsing and the
+/// `try_*` constructors check all rules at once.
 ///
 /// # Text
 ///
-/// `100/1m`, `100/1m burst 20`, `sliding 100/1h`, `fixed 10/1s`: for a window its kind, the limit, the
-/// period with one of the units `d`, `h`, `m`, `s`, `ms`, `us` (`100/m` is `100/1m`), and for a token
-/// bucket the burst if it differs from the limit. With the feature `serde`, quotas are serialized as
-/// this text.
+/// `100/1m`, `100/1m burst 20`, `10/1s burst 5 queue 20`, `sliding 100/1h`, `fixed 10/1s`: for a window
+/// its kind, the limit, the period with one of the units `d`, `h`, `m`, `s`, `ms`, `us` (`100/m` is
+/// `100/1m`), and for a token bucket the burst if it differs from the limit, and the queue if it has
+/// one. With the feature `serde`, quotas are serialized as this text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota(pub(super) Kind);
 
@@ -127,6 +129,36 @@ impl Quota {
         quota_or_panic(self.with_burst(burst))
     }
 
+    /// Adds a queue: up to `cost` more is admitted ahead of its tokens, and waits until they are
+    /// refilled.
+    ///
+    /// The queue is a leaky bucket, as nginx's `burst` without `nodelay`. A check that is queued is
+    /// charged at once and waits for its [`delay`](crate::Decision::delay), so checks are served in the
+    /// order in which they were charged, and none of them polls. The [`capacity`](Quota::capacity)
+    /// remains the burst, and a cost above the burst is never admitted.
+    ///
+    /// Only callers that wait use the queue: [`RateLimitLayer`](crate::RateLimitLayer), and a
+    /// [`Check`](crate::Check) with a [`max_wait`](crate::Check::max_wait). For all others the quota is
+    /// that of the burst.
+    ///
+    /// ```
+    /// use tollgate::Quota;
+    ///
+    /// // Ten a second, evenly spaced. Up to 600 requests wait, for a minute at most.
+    /// let quota = Quota::per_second(10).burst(1).queue(600);
+    /// assert_eq!(quota.to_string(), "10/1s burst 1 queue 600");
+    /// assert_eq!((quota.capacity(), quota.queued()), (1, 600));
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the cost is 0, if the last place would wait for more than an hour, or if the quota is a
+    /// window.
+    #[must_use = "`queue` returns a new quota"]
+    pub const fn queue(self, cost: u32) -> Self {
+        quota_or_panic(self.with_queue(cost))
+    }
+
     /// Like [`token_bucket`](Quota::token_bucket), but returns an error instead of panicking.
     ///
     /// # Errors
@@ -178,6 +210,17 @@ impl Quota {
         Ok(self.with_burst(burst)?)
     }
 
+    /// Like [`queue`](Quota::queue), but returns an error instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// If the numbers break one of the rules of [`Quota`], or if the quota is a window.
+    pub fn try_queue(self, cost: u32) -> Result<Self, QuotaError> {
+        let quota = self.with_queue(cost)?;
+        quota.check_exact()?;
+        Ok(quota)
+    }
+
     /// Checks that the arithmetic of the final numbers is exact.
     pub(super) const fn check_exact(&self) -> Result<(), QuotaFlaw> {
         match &self.0 {
@@ -189,7 +232,7 @@ impl Quota {
 
     const fn new_token_bucket(limit: u32, period: Duration, burst: u32) -> Result<Self, QuotaFlaw> {
         match ticks(period, Duration::from_micros(1)) {
-            Ok(period) => match TokenBucket::new(limit, period, burst) {
+            Ok(period) => match TokenBucket::new(limit, period, burst, 0) {
                 Ok(bucket) => Ok(Self(Kind::TokenBucket(bucket))),
                 Err(flaw) => Err(flaw),
             },
@@ -211,11 +254,24 @@ impl Quota {
         let Kind::TokenBucket(bucket) = self.0 else {
             return Err(QuotaFlaw::BurstOfWindow);
         };
-        match TokenBucket::new(bucket.limit, bucket.period, burst) {
+        match TokenBucket::new(bucket.limit, bucket.period, burst, bucket.queue) {
             Ok(bucket) => match bucket.check_exact() {
                 Ok(()) => Ok(Self(Kind::TokenBucket(bucket))),
                 Err(flaw) => Err(flaw),
             },
+            Err(flaw) => Err(flaw),
+        }
+    }
+
+    const fn with_queue(self, queue: u32) -> Result<Self, QuotaFlaw> {
+        let Kind::TokenBucket(bucket) = self.0 else {
+            return Err(QuotaFlaw::QueueOfWindow);
+        };
+        if queue == 0 {
+            return Err(QuotaFlaw::ZeroQueue);
+        }
+        match TokenBucket::new(bucket.limit, bucket.period, bucket.burst, queue) {
+            Ok(bucket) => Ok(Self(Kind::TokenBucket(bucket))),
             Err(flaw) => Err(flaw),
         }
     }
@@ -256,6 +312,14 @@ impl Quota {
         }
     }
 
+    /// Returns the cost that may wait in the [queue](Quota::queue): 0 without a queue.
+    pub const fn queued(&self) -> u32 {
+        match &self.0 {
+            Kind::TokenBucket(bucket) => bucket.queue,
+            Kind::Window(_) => 0,
+        }
+    }
+
     /// Returns how long until the whole [`capacity`](Quota::capacity) is available again after it was
     /// spent at once, if that is a whole number of seconds: `w` of the `RateLimit-Policy` header.
     pub(crate) fn window_seconds(&self) -> Option<u64> {
@@ -266,7 +330,7 @@ impl Quota {
         (microseconds % 1_000_000 == 0).then_some(microseconds / 1_000_000)
     }
 
-    /// Decides one check: a pure function that every store calls.
+    /// Decides one check that does not wait in a queue: a pure function that every store calls.
     ///
     /// `now` is in microseconds since the Unix epoch. Returns the state to keep and the check's
     /// status. A denied check charges nothing; its state is still to be kept, since it differs from
@@ -287,8 +351,36 @@ impl Quota {
     /// ```
     #[inline]
     pub fn step(&self, state: State, now: u64, cost: u32) -> (State, Status) {
+        self.step_within(state, now, cost, Duration::ZERO)
+    }
+
+    /// Decides one check that waits in the [queue](Quota::queue) for at most `max_wait`, in whole
+    /// microseconds. Without a queue, the result is that of [`step`](Quota::step).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{Quota, store::State};
+    ///
+    /// let quota = Quota::per_second(10).burst(1).queue(2);
+    /// let (mut state, now) = (State::default(), 1_700_000_000_000_000);
+    /// for delay in [0, 100, 200] {
+    ///     let (next, status) = quota.step_within(state, now, 1, Duration::MAX);
+    ///     assert_eq!(status.delay(), Duration::from_millis(delay));
+    ///     state = next;
+    /// }
+    /// let (_, status) = quota.step_within(state, now, 1, Duration::MAX);
+    /// assert_eq!(status.retry_after(), Some(Duration::from_millis(100)));
+    /// ```
+    #[inline]
+    pub fn step_within(
+        &self,
+        state: State,
+        now: u64,
+        cost: u32,
+        max_wait: Duration,
+    ) -> (State, Status) {
         match &self.0 {
-            Kind::TokenBucket(bucket) => bucket.step(state, now, cost),
+            Kind::TokenBucket(bucket) => bucket.step(state, now, cost, max_wait),
             Kind::Window(window) => window.step(state, now, cost),
         }
     }
@@ -320,11 +412,14 @@ impl Quota {
         }
     }
 
-    /// Returns the token bucket if the second word of its states is always below `bound`.
+    /// Returns the token bucket if it has no queue and the second word of its states is always below
+    /// `bound`.
     #[inline]
-    pub(crate) fn token_bucket_within(&self, bound: u64) -> Option<&TokenBucket> {
+    pub(crate) fn plain_bucket_within(&self, bound: u64) -> Option<&TokenBucket> {
         match &self.0 {
-            Kind::TokenBucket(bucket) if bucket.denominator() <= bound => Some(bucket),
+            Kind::TokenBucket(bucket) if bucket.queue == 0 && bucket.denominator() <= bound => {
+                Some(bucket)
+            }
             _ => None,
         }
     }

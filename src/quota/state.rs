@@ -47,6 +47,8 @@ impl State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status {
     pub(super) remaining: u32,
+    /// Microseconds. A queue is served within an hour, which fits.
+    pub(super) delay: u32,
     /// Microseconds: 0 when allowed, [`NEVER`] when the cost exceeds the capacity.
     pub(super) retry_after: u64,
     /// Microseconds.
@@ -65,6 +67,12 @@ impl Status {
     /// Returns how much cost the quota would still admit at this instant.
     pub const fn remaining(&self) -> u32 {
         self.remaining
+    }
+
+    /// Returns how long an admitted check must wait for its place in the quota's
+    /// [queue](crate::Quota::queue): zero unless its tokens are still to be refilled.
+    pub const fn delay(&self) -> Duration {
+        Duration::from_micros(self.delay as u64)
     }
 
     /// Returns how long until the same check is admitted, if nothing else is charged meanwhile.
@@ -90,11 +98,24 @@ impl Status {
         self
     }
 
+    /// Returns the [delay](Status::delay) in microseconds.
+    #[inline]
+    pub(crate) const fn delay_micros(&self) -> u32 {
+        self.delay
+    }
+
+    /// Sets the delay that the check would have.
+    pub(crate) const fn delayed_like(mut self, charged: &Self) -> Self {
+        self.delay = charged.delay;
+        self
+    }
+
     /// Creates the status of a check that was refused without reading any state.
     pub(crate) const fn refused(wait: Duration) -> Self {
         let wait = wait.as_micros() as u64;
         Self {
             remaining: 0,
+            delay: 0,
             retry_after: wait,
             reset_after: wait,
         }
@@ -104,6 +125,7 @@ impl Status {
     pub(crate) const fn never() -> Self {
         Self {
             remaining: 0,
+            delay: 0,
             retry_after: NEVER,
             reset_after: 0,
         }

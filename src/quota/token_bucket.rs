@@ -4,7 +4,13 @@
 //! A token takes `period / limit` microseconds to refill, which is rarely a whole number. It is kept
 //! as a fraction in lowest terms, `numerator / denominator`, and instants as whole microseconds plus
 //! `fraction / denominator`. Spans and instants are compared as pairs, so no product exceeds
-//! `burst * denominator`.
+//! `(burst + queue) * denominator`.
+//!
+//! A bucket with a queue is a leaky bucket used as a queue: it lends up to `queue` tokens beyond its
+//! burst, and a charge that borrows waits until its tokens have been refilled. Charges are served in
+//! the order in which they were made, since each is charged to the same debt.
+
+use std::time::Duration;
 
 use super::error::QuotaFlaw;
 use super::state::{NEVER, State, Status};
@@ -14,6 +20,10 @@ pub(super) const MAX_EXACT: u128 = 1 << 53;
 
 /// Ten years with leap days, in microseconds.
 pub(super) const MAX_PERIOD: u128 = 3_653 * 86_400 * 1_000_000;
+
+/// The longest delay of a queue, in microseconds: one hour. It fits in 32 bits, as
+/// [`Status`] stores it.
+const MAX_DELAY: u128 = 3_600 * 1_000_000;
 
 /// A length of time: `whole + fraction / denominator` microseconds, `fraction < denominator`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,6 +58,8 @@ pub(crate) struct Charge {
 pub(crate) struct TokenBucket {
     pub(super) limit: u32,
     pub(super) burst: u32,
+    /// The number of tokens that are lent beyond the burst.
+    pub(super) queue: u32,
     /// Microseconds.
     pub(super) period: u64,
     /// `period / limit` in lowest terms is `numerator / denominator`.
@@ -57,10 +69,17 @@ pub(crate) struct TokenBucket {
     token_time: Span,
     /// The refill time of an empty bucket.
     fill_time: Span,
+    /// The refill time of an empty bucket with a full queue.
+    max_debt: Span,
 }
 
 impl TokenBucket {
-    pub(super) const fn new(limit: u32, period: u64, burst: u32) -> Result<Self, QuotaFlaw> {
+    pub(super) const fn new(
+        limit: u32,
+        period: u64,
+        burst: u32,
+        queue: u32,
+    ) -> Result<Self, QuotaFlaw> {
         if limit == 0 {
             return Err(QuotaFlaw::ZeroLimit);
         }
@@ -75,22 +94,23 @@ impl TokenBucket {
                 seconds: (fill / denominator as u128 / 1_000_000) as u64,
             });
         }
-        let token_time = Span {
-            whole: numerator / denominator,
-            fraction: numerator % denominator,
-        };
-        let fill_time = Span {
-            whole: (fill / denominator as u128) as u64,
-            fraction: (fill % denominator as u128) as u64,
-        };
+        let queued = queue as u128 * numerator as u128;
+        if queued > MAX_DELAY * denominator as u128 {
+            return Err(QuotaFlaw::QueueTooLong {
+                queue,
+                seconds: queued.div_ceil(denominator as u128 * 1_000_000) as u64,
+            });
+        }
         Ok(Self {
             limit,
             burst,
+            queue,
             period,
             denominator,
             numerator,
-            token_time,
-            fill_time,
+            token_time: span(numerator as u128, denominator),
+            fill_time: span(fill, denominator),
+            max_debt: span(fill + queued, denominator),
         })
     }
 
@@ -98,12 +118,18 @@ impl TokenBucket {
     /// not call it, since a bucket whose burst is the limit may be exact only with the smaller
     /// burst that is set next.
     pub(super) const fn check_exact(&self) -> Result<(), QuotaFlaw> {
-        if self.burst as u128 * self.denominator as u128 >= MAX_EXACT {
+        let tokens = self.max_tokens();
+        if tokens as u128 * self.denominator as u128 >= MAX_EXACT {
             return Err(QuotaFlaw::Inexact {
-                factors: [self.burst as u64, self.denominator],
+                factors: [tokens, self.denominator],
             });
         }
         Ok(())
+    }
+
+    /// Returns the largest number of tokens in a debt.
+    pub(super) const fn max_tokens(&self) -> u64 {
+        self.burst as u64 + self.queue as u64
     }
 
     /// Returns the time to fill an empty bucket, if it is a whole number of microseconds.
@@ -127,14 +153,79 @@ impl TokenBucket {
     }
 
     #[inline]
-    pub(super) fn step(&self, state: State, now: u64, cost: u32) -> (State, Status) {
+    pub(super) fn step(
+        &self,
+        state: State,
+        now: u64,
+        cost: u32,
+        max_wait: Duration,
+    ) -> (State, Status) {
+        if self.queue > 0 {
+            return self.step_with_queue(state, now, cost, max_wait);
+        }
         let charge = self.charge(state, now, cost);
         (charge.next, self.status(charge))
     }
 
-    /// Charges `cost` if it fits. [`status`](TokenBucket::status) computes what remains.
+    #[cold]
+    fn step_with_queue(
+        &self,
+        state: State,
+        now: u64,
+        cost: u32,
+        max_wait: Duration,
+    ) -> (State, Status) {
+        let charge = self.charge_within(state, now, cost, self.debt_within(max_wait));
+        let in_bucket = charge.debt.min(self.fill_time);
+        let borrowed = self.subtract(charge.debt, in_bucket);
+        let is_charged = cost > 0 && charge.excess == Span::ZERO;
+        let status = Status {
+            remaining: self.remaining(in_bucket).0,
+            // At most `MAX_DELAY`, which fits.
+            delay: if is_charged {
+                round_up(borrowed) as u32
+            } else {
+                0
+            },
+            retry_after: round_up(charge.excess),
+            reset_after: round_up(charge.debt),
+        };
+        (charge.next, status)
+    }
+
+    /// Returns the largest debt that a charge may reach if it waits for at most `max_wait`.
+    fn debt_within(&self, max_wait: Duration) -> Span {
+        let max_wait = max_wait.as_micros().min(MAX_DELAY) as u64;
+        let debt = Span {
+            whole: self.fill_time.whole + max_wait,
+            ..self.fill_time
+        };
+        debt.min(self.max_debt)
+    }
+
+    /// Returns the largest debt that a charge of `cost` may reach, as whole microseconds and the
+    /// numerator of the rest: zero if the cost exceeds the burst.
+    #[cfg(feature = "redis")]
+    pub(super) fn max_debt_of(&self, cost: u32, max_wait: Duration) -> [u64; 2] {
+        match cost <= self.burst {
+            true => {
+                let Span { whole, fraction } = self.debt_within(max_wait);
+                [whole, fraction]
+            }
+            false => [0, 0],
+        }
+    }
+
+    /// Charges `cost` to a bucket without a queue, if it fits. [`status`](TokenBucket::status) computes
+    /// what remains.
     #[inline(always)]
     pub(crate) fn charge(&self, state: State, now: u64, cost: u32) -> Charge {
+        self.charge_within(state, now, cost, self.fill_time)
+    }
+
+    /// Charges `cost` if the debt does not exceed `max_debt` afterwards.
+    #[inline(always)]
+    fn charge_within(&self, state: State, now: u64, cost: u32, max_debt: Span) -> Charge {
         let (debt, state) = self.debt(state, now);
         let denied = |excess| Charge {
             next: state,
@@ -148,8 +239,8 @@ impl TokenBucket {
             return denied(Span::NEVER);
         }
         let charged = self.add(debt, self.price(cost));
-        if charged > self.fill_time {
-            return denied(self.subtract(charged, self.fill_time));
+        if charged > max_debt {
+            return denied(self.subtract(charged, max_debt));
         }
         Charge {
             next: state_at(now, charged),
@@ -161,6 +252,7 @@ impl TokenBucket {
     fn status(&self, charge: Charge) -> Status {
         Status {
             remaining: self.remaining(charge.debt).0,
+            delay: 0,
             retry_after: round_up(charge.excess),
             reset_after: round_up(charge.debt),
         }
@@ -179,6 +271,7 @@ impl TokenBucket {
             || charge.debt == Span::ZERO;
         is_exact.then_some(Status {
             remaining,
+            delay: 0,
             retry_after: round_up(charge.excess),
             reset_after: round_up(charge.debt),
         })
@@ -205,20 +298,21 @@ impl TokenBucket {
 
     /// Returns the longest lifetime of a state, in microseconds (rounded down).
     pub(crate) fn lifetime(&self) -> u64 {
-        self.fill_time.whole
+        self.max_debt.whole
     }
 
-    /// Returns the used share of the bucket: 0 for a full bucket, 255 for an empty one.
+    /// Returns the used share of the bucket and its queue: 0 for a full bucket, 255 for an empty one
+    /// with a full queue.
     pub(super) fn used(&self, state: State, now: u64) -> u8 {
-        let full = self.fill_time.whole;
+        let full = self.max_debt.whole;
         let debt = state.until.saturating_sub(now).min(full);
         // A bucket fills in at most ten years, so the product does not overflow.
         (debt * 255 / full.max(1)) as u8
     }
 
-    /// Returns how long the bucket takes to be full at `now`, and the state. More than the fill time
-    /// means that the clock has stepped back since the state was written: the bucket is then taken
-    /// to be empty at `now`.
+    /// Returns how long the bucket takes to be full at `now`, and the state. More than the largest debt
+    /// means that the clock has stepped back since the state was written: the debt is then taken to be
+    /// the largest one at `now`.
     #[inline(always)]
     fn debt(&self, state: State, now: u64) -> (Span, State) {
         let Some(whole) = state.until.checked_sub(now) else {
@@ -228,8 +322,8 @@ impl TokenBucket {
             whole,
             fraction: state.rest.min(self.denominator - 1),
         };
-        if debt > self.fill_time {
-            (self.fill_time, state_at(now, self.fill_time))
+        if debt > self.max_debt {
+            (self.max_debt, state_at(now, self.max_debt))
         } else {
             (debt, state)
         }
@@ -297,6 +391,13 @@ fn state_at(now: u64, debt: Span) -> State {
     State {
         until: now.saturating_add(debt.whole),
         rest: debt.fraction,
+    }
+}
+
+const fn span(numerator: u128, denominator: u64) -> Span {
+    Span {
+        whole: (numerator / denominator as u128) as u64,
+        fraction: (numerator % denominator as u128) as u64,
     }
 }
 

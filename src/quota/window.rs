@@ -195,6 +195,7 @@ impl Window {
         let reset_after = reset.map_or(0, |reset| micros_until(reset, now));
         Status {
             remaining,
+            delay: 0,
             retry_after,
             reset_after,
         }

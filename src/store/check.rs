@@ -42,6 +42,9 @@ pub struct Check<'a> {
     /// The time for which the caller waits, from the creation of the check on. A store should not start
     /// work that cannot finish in that time.
     pub time_left: Duration,
+    /// The longest delay in a [queue](Quota::queue) that the caller accepts, if it was set. A store takes
+    /// `None` as zero.
+    pub max_wait: Option<Duration>,
     /// When the caller began to wait, if it has read the clock already.
     #[cfg_attr(
         not(feature = "redis"),
@@ -62,6 +65,7 @@ impl<'a> Check<'a> {
             scope: &DEFAULT_SCOPE,
             cost: 1,
             time_left: Duration::MAX,
+            max_wait: None,
             started: None,
             fallback: None,
             replicas: 1,
@@ -86,6 +90,46 @@ impl<'a> Check<'a> {
     #[must_use]
     pub fn scope(self, scope: &'a Scope) -> Self {
         Self { scope, ..self }
+    }
+
+    /// Sets the longest wait for a place in a [queue](Quota::queue), in whole microseconds. A check that
+    /// would wait longer is denied and charged nothing.
+    ///
+    /// Unless set, the wait is zero for [`Limiter::check`](crate::Limiter::check), so that it does not
+    /// queue. After a check with a `max_wait`, the caller must wait for the decision's
+    /// [`delay`](crate::Decision::delay).
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let limiter = Limiter::from(LocalStore::new());
+    /// let (api, limits) = (Identity::user("api"), Limits::from(Quota::per_hour(1).queue(1)));
+    /// let check = Check::new(&api, &limits);
+    /// assert!(limiter.check(&check).await.is_allowed());
+    ///
+    /// // The next token is refilled in an hour.
+    /// let denied = limiter.check(&check.max_wait(Duration::from_secs(60))).await;
+    /// assert!(!denied.is_allowed());
+    /// let queued = limiter.check(&check.max_wait(Duration::from_secs(3_600))).await;
+    /// assert!(queued.is_allowed() && !queued.delay().is_zero());
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn max_wait(self, wait: Duration) -> Self {
+        let max_wait = Some(wait);
+        Self { max_wait, ..self }
+    }
+
+    /// Returns the longest wait that the check may be admitted with: zero without a queue, so that
+    /// checks that are decided alike compare as equal.
+    #[cfg(feature = "redis")]
+    pub(crate) fn queue_wait(&self) -> Duration {
+        match self.max_wait {
+            Some(wait) if self.limits.has_queue() => wait,
+            _ => Duration::ZERO,
+        }
     }
 
     /// Returns the identity that a policy counts: the check's identity, or its
@@ -159,6 +203,7 @@ impl<'a> Check<'a> {
             scope: self.scope.clone(),
             cost: self.cost,
             time_left: self.time_left,
+            max_wait: self.max_wait,
             fallback: self.fallback.cloned().map(Box::new),
             replicas: self.replicas,
         }
@@ -262,12 +307,13 @@ impl<'a> Check<'a> {
     }
 
     /// Computes the status that each policy would give this check by these states: the status of the
-    /// denial if the cost does not fit, and otherwise the status without the charge.
+    /// denial if the cost does not fit, and otherwise the status without the charge, with the delay that
+    /// the charge would have.
     pub(crate) fn preview(&self, now: u64, states: &[State]) -> PerPolicy<Status> {
         let preview = |(quota, state): (&Quota, &State)| {
-            let (_, status) = quota.step(*state, now, self.cost_under(quota));
+            let (_, status) = self.charge_quota(quota, *state, now);
             let status = match status.is_allowed() {
-                true => quota.step(*state, now, 0).1,
+                true => quota.step(*state, now, 0).1.delayed_like(&status),
                 false => status,
             };
             status.divide_remaining(self.unit_under(quota))
@@ -281,8 +327,14 @@ impl<'a> Check<'a> {
     fn step(&self, policy: usize, quota: &Quota, state: State, now: u64) -> (State, State, Status) {
         let fallback = self.fallback_state(policy, now);
         let state = fallback.map_or(state, |fallback| quota.join(state, fallback, now));
-        let (next, status) = quota.step(state, now, self.cost_under(quota));
+        let (next, status) = self.charge_quota(quota, state, now);
         (state, next, status.divide_remaining(self.unit_under(quota)))
+    }
+
+    #[inline]
+    fn charge_quota(&self, quota: &Quota, state: State, now: u64) -> (State, Status) {
+        let max_wait = self.max_wait.unwrap_or_default();
+        quota.step_within(state, now, self.cost_under(quota), max_wait)
     }
 
     pub(crate) fn quotas(&self) -> impl Iterator<Item = &'a Quota> + use<'a> {
@@ -308,6 +360,7 @@ pub struct OwnedCheck {
     scope: Scope,
     cost: u32,
     time_left: Duration,
+    max_wait: Option<Duration>,
     /// Boxed, since few checks have it.
     fallback: Option<Box<FallbackStates>>,
     replicas: u32,
@@ -322,6 +375,7 @@ impl OwnedCheck {
             scope: &self.scope,
             cost: self.cost,
             time_left: self.time_left,
+            max_wait: self.max_wait,
             started: None,
             fallback: self.fallback.as_deref(),
             replicas: self.replicas,

@@ -44,6 +44,15 @@ fn quotas(limit: u32) -> [Quota; 3] {
     ]
 }
 
+/// A quota that admits 10 at once and 10 that wait. A token takes three minutes, so that none is refilled
+/// while the suite runs.
+const QUEUE: Quota = Quota::token_bucket(20, Duration::from_secs(3_600))
+    .burst(10)
+    .queue(10);
+
+/// The refill time of a token of [`QUEUE`], in microseconds.
+const QUEUE_SPACING: u64 = 180_000_000;
+
 /// Returns limits of these quotas, named `policy-0`, `policy-1` and so on.
 fn limits_of(quotas: impl IntoIterator<Item = Quota>) -> Limits {
     let named = |(index, quota)| Policy::new(format!("policy-{index}"), quota);
@@ -74,6 +83,11 @@ pub async fn check_with_clock(store: impl Store, clock: &ManualClock) {
         vec![Quota::token_bucket(7, 3 * second).burst(20)],
         vec![Quota::sliding_window(10, second)],
         vec![Quota::fixed_window(10, second)],
+        vec![Quota::token_bucket(7, 3 * second).burst(4).queue(9)],
+        vec![
+            Quota::per_second(3).burst(4).queue(6),
+            Quota::sliding_window(20, 5 * second),
+        ],
         vec![
             Quota::per_second(3).burst(5),
             Quota::sliding_window(20, 5 * second),
@@ -127,7 +141,7 @@ impl Subject {
     }
 
     async fn decides_like_every_store(&self) {
-        for quota in quotas(10) {
+        for quota in quotas(10).into_iter().chain([QUEUE]) {
             self.admits_the_limit_and_no_more(quota).await;
             self.charges_nothing_when_it_denies(quota).await;
             self.handles_extreme_costs(quota).await;
@@ -137,6 +151,9 @@ impl Subject {
             self.joins_states_of_the_fallback(quota).await;
             self.concurrent_checks_admit_exactly_the_limit(quota).await;
         }
+        self.queue_spaces_charges_evenly().await;
+        self.queue_admits_within_the_maximum_wait().await;
+        self.concurrent_checks_share_a_queue().await;
         self.charges_all_policies_or_none().await;
         self.concurrent_checks_admit_the_tightest_limit().await;
         for quota in quotas(10) {
@@ -312,6 +329,100 @@ impl Subject {
         }
     }
 
+    /// Returns the status of a check that waits, and when its wait ends, in microseconds since the Unix
+    /// epoch.
+    async fn release(&self, check: Check<'_>) -> (Status, u64) {
+        let verdict = self.store.check(&check).wait().await;
+        let verdict = verdict.expect("the store decides");
+        let status = check.replay(&verdict).expect("the verdict is valid")[0];
+        (status, verdict.now() + status.delay().as_micros() as u64)
+    }
+
+    async fn queue_spaces_charges_evenly(&self) {
+        let (identity, limits) = (self.identity("spacing", ()), Limits::from(QUEUE));
+        let check = Check::new(&identity, &limits).max_wait(Duration::MAX);
+        for _ in 0..10 {
+            let (status, _) = self.release(check).await;
+            assert!(status.is_allowed(), "denied within the burst");
+            assert_eq!(status.delay(), Duration::ZERO, "delayed within the burst");
+        }
+        let mut previous: Option<u64> = None;
+        for place in 1..=10 {
+            let (status, release) = self.release(check).await;
+            assert!(status.is_allowed(), "place {place} of 10 is denied");
+            assert_eq!(status.remaining(), 0, "remaining beside a queue");
+            // The ends of the waits do not depend on when the checks were made.
+            if let Some(previous) = previous {
+                assert_eq!(release, previous + QUEUE_SPACING, "the end of wait {place}");
+            }
+            previous = Some(release);
+        }
+        let (status, _) = self.release(check).await;
+        assert!(!status.is_allowed(), "admitted one more than the queue");
+        assert!(
+            status.retry_after() > Some(Duration::ZERO),
+            "a denial without a wait"
+        );
+        let (status, _) = self.release(check.cost(11)).await;
+        assert_eq!(status.retry_after(), None, "a cost above the burst");
+    }
+
+    async fn queue_admits_within_the_maximum_wait(&self) {
+        let (identity, limits) = (self.identity("wait", ()), Limits::from(QUEUE));
+        let check = Check::new(&identity, &limits);
+        self.release(check.cost(10)).await;
+        let too_short = Duration::from_secs(60);
+        for denied in [
+            check,
+            check.max_wait(too_short),
+            check.max_wait(Duration::ZERO),
+        ] {
+            let (status, _) = self.release(denied).await;
+            assert!(!status.is_allowed(), "queued beyond {:?}", denied.max_wait);
+        }
+        let (first, first_release) = self.release(check.max_wait(3 * too_short)).await;
+        assert!(first.is_allowed() && !first.delay().is_zero());
+        // A denial that had charged something would have moved this release.
+        let (_, second_release) = self.release(check.max_wait(Duration::MAX)).await;
+        assert_eq!(second_release, first_release + QUEUE_SPACING);
+        let (status, _) = self.release(check.max_wait(3 * too_short)).await;
+        assert!(
+            !status.is_allowed(),
+            "the third place waits for nine minutes"
+        );
+    }
+
+    async fn concurrent_checks_share_a_queue(&self) {
+        let (identity, limits) = (self.identity("queue", ()), Limits::from(QUEUE));
+        let mut tasks = JoinSet::new();
+        for _ in 0..16 {
+            let (subject, identity, limits) = (self.clone(), identity.clone(), limits.clone());
+            tasks.spawn(async move {
+                let mut releases = Vec::new();
+                for _ in 0..5 {
+                    let check = Check::new(&identity, &limits).max_wait(Duration::MAX);
+                    let (status, release) = subject.release(check).await;
+                    if status.is_allowed() {
+                        releases.push((!status.delay().is_zero()).then_some(release));
+                    }
+                    tokio::task::yield_now().await;
+                }
+                releases
+            });
+        }
+        let releases = tasks.join_all().await.concat();
+        assert_eq!(releases.len(), 20, "admitted of 80 concurrent checks");
+        let mut queued: Vec<u64> = releases.into_iter().flatten().collect();
+        queued.sort_unstable();
+        assert_eq!(queued.len(), 10, "queued of 20 admitted checks");
+        let spacing = queued.windows(2).map(|pair| pair[1] - pair[0]);
+        assert!(
+            spacing.clone().all(|spacing| spacing == QUEUE_SPACING),
+            "waits end unevenly: {:?}",
+            spacing.collect::<Vec<_>>()
+        );
+    }
+
     async fn charges_all_policies_or_none(&self) {
         let roomy = limits_of(quotas(10));
         let tight = limits_of(quotas(10).into_iter().chain([quotas(4)[0]]));
@@ -429,12 +540,18 @@ impl Subject {
             };
             clock.set(now);
             let cost = random.below(5) as u32;
-            let decision = self.decide(Check::new(&identity, &limits).cost(cost)).await;
+            let max_wait = match random.below(3) {
+                0 => Duration::ZERO,
+                1 => Duration::MAX,
+                _ => Duration::from_micros(random.below(3_000_000)),
+            };
+            let check = Check::new(&identity, &limits).cost(cost).max_wait(max_wait);
+            let decision = self.decide(check).await;
 
             let steps = |cost: u32| {
                 let steps = quotas.iter().zip(&states);
                 steps
-                    .map(|(quota, state)| quota.step(*state, now, cost))
+                    .map(|(quota, state)| quota.step_within(*state, now, cost, max_wait))
                     .collect::<Vec<_>>()
             };
             let charged = steps(cost);

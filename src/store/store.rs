@@ -23,7 +23,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Decides a check of a single policy without building a [`Verdict`], or returns `None` to have
     /// [`check`](Store::check) called instead. The result is the [`Status`] that
-    /// [`Quota::step`](crate::Quota::step) returned for the charge.
+    /// [`Quota::step_within`](crate::Quota::step_within) returned for the charge, with the check's
+    /// [`max_wait`](Check::max_wait).
     ///
     /// The limiter calls this only for a store that [cannot fail](Store::is_infallible), which can implement
     /// it for speed (bench: `steps::local::limiter`). Unless implemented, it returns `None`.

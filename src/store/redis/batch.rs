@@ -145,6 +145,7 @@ fn group(checks: &[PendingCheck], valid_for: u64) -> Group {
     Group {
         operation: checks[0].operation,
         cost: first.cost,
+        max_wait: first.queue_wait(),
         times: checks.len(),
         valid_for,
         policies: policies.collect(),

@@ -8,7 +8,8 @@
 -- ARGV[1] Doubles of eight bytes each, which need no parsing, here and in the reply. For each group
 --         of items that differ in their keys only:
 --           operation cost times valid_until items policies,
---           and for each policy: its quota, and the index in ARGV of a state to join, or 0
+--           and for each policy: its quota, the index in ARGV of a state to join, or 0, and for a
+--           bucket with a queue the largest debt that a charge may reach: max_whole max_part
 --         Operations:
 --           1 check   charge `cost` at most `times` times in a row
 --           2 reset   delete the states, whatever the keys hold
@@ -17,6 +18,9 @@
 --           1 burst num token_whole token_part, a token bucket
 --           2 limit period 0 0, a sliding window
 --           3 limit period 0 0, a fixed window
+--           4 tokens num token_whole token_part, a token bucket with a queue. The largest debt of
+--             a state is that of `tokens`, the burst and the queue; `max_whole` and `max_part` are
+--             less if the check may not wait that long, and 0 if its cost exceeds the burst.
 -- ARGV[2] The keys of the items, in order, as indexes in KEYS: doubles, or empty if no two items
 --         share a key, so that each takes the next ones.
 -- ARGV[3] and following: states counted elsewhere, relative to now.
@@ -47,7 +51,7 @@ local now = time[1] * 1000000 + time[2]
 local call, format = redis.pcall, string.format
 
 local CHECK, RESET = 1, 2
-local BUCKET, SLIDING = 1, 2
+local BUCKET, SLIDING, QUEUE = 1, 2, 4
 
 -- '%d' takes a third of the time of '%.0f', but does not have 64 bits everywhere.
 local integer = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
@@ -100,15 +104,17 @@ while position < #numbers do
   local is_fast = operation == CHECK and policies == 1 and kind == BUCKET and num == 1
     and joined == 0 and 0 < total and total <= burst and now <= valid_until
   local price, latest, added, slack
+  local next_position = position + 96
   if is_fast then
     local full = burst * token_whole
     price, latest, slack = total * token_whole, now + full, slack_of(full, token_whole)
     added = format(integer, price)
   else
-    width = 1
+    width, next_position = 1, position + 48
     for policy = 1, policies do
-      local kind = struct.unpack('<d', numbers, position + 48 * policy)
-      width = width + (kind == BUCKET and 2 or 3)
+      local kind = struct.unpack('<d', numbers, next_position)
+      width = width + ((kind == BUCKET or kind == QUEUE) and 2 or 3)
+      next_position = next_position + (kind == QUEUE and 64 or 48)
     end
   end
 
@@ -150,7 +156,7 @@ while position < #numbers do
     length = length + width
   end
   key = key + items * policies
-  position = position + 48 + 48 * policies
+  position = next_position
 end
 
 local reply_format = '<' .. string.rep('d', length)
@@ -222,8 +228,8 @@ end
 -- The token bucket --------------------------------------------------
 
 local function token_bucket()
-  -- Returns the debt (whole, part) and the state. A debt above a full bucket means that the clock
-  -- has stepped back since the state was written: it is limited to a full bucket from now on.
+  -- Returns the debt (whole, part) and the state. A debt above the largest one means that the clock
+  -- has stepped back since the state was written: it is limited to the largest one from now on.
   local function debt(quota, full_at, rest)
     local whole, full_whole = full_at - now, quota.full_whole
     if whole < 0 then
@@ -235,7 +241,7 @@ local function token_bucket()
     return whole, rest, full_at, rest
   end
 
-  -- Returns the time of `cost` tokens. `cost` is at most the burst, so both products are exact.
+  -- Returns the time of `cost` tokens. `cost` is at most `quota.tokens`, so both products are exact.
   local function price_of(quota, cost)
     local parts = cost * quota.token_part
     local part = parts % quota.num
@@ -244,9 +250,10 @@ local function token_bucket()
 
   local bucket = {}
 
-  function bucket.quota(_, burst, num, token_whole, token_part)
-    local quota = { burst = burst, num = num, token_whole = token_whole, token_part = token_part }
-    quota.full_whole, quota.full_part = price_of(quota, quota.burst)
+  function bucket.quota(_, tokens, num, token_whole, token_part, max_whole, max_part)
+    local quota = { tokens = tokens, num = num, token_whole = token_whole, token_part = token_part }
+    quota.full_whole, quota.full_part = price_of(quota, tokens)
+    quota.max_whole, quota.max_part = max_whole or quota.full_whole, max_part or quota.full_part
     quota.slack = num == 1 and slack_of(quota.full_whole, token_whole) or 1000
     return quota
   end
@@ -257,7 +264,7 @@ local function token_bucket()
     if cost == 0 then
       return full_at, rest
     end
-    if cost > quota.burst then
+    if cost > quota.tokens then
       return nil
     end
     local price_whole, price_part = price_of(quota, cost)
@@ -265,8 +272,8 @@ local function token_bucket()
     if part >= quota.num then
       whole, part = whole + 1, part - quota.num
     end
-    local full_whole = quota.full_whole
-    if whole > full_whole or (whole == full_whole and part > quota.full_part) then
+    local max_whole = quota.max_whole
+    if whole > max_whole or (whole == max_whole and part > quota.max_part) then
       return nil
     end
     return now + whole, part
@@ -420,16 +427,19 @@ local function read_group(position)
     struct.unpack('<dddddd', ARGV[1], position)
   expired = now > valid_until and EXPIRED or nil
   for policy = 1, policies do
-    local kind, a, b, c, d, joined
+    local kind, a, b, c, d, joined, max_whole, max_part
     kind, a, b, c, d, joined, position = struct.unpack('<dddddd', ARGV[1], position)
-    if kind == BUCKET then
+    if kind == QUEUE then
+      max_whole, max_part, position = struct.unpack('<dd', ARGV[1], position)
+    end
+    if kind == BUCKET or kind == QUEUE then
       bucket = bucket or token_bucket()
       algorithms[policy] = bucket
     else
       window = window or windows()
       algorithms[policy] = window
     end
-    quotas[policy] = algorithms[policy].quota(kind, a, b, c, d)
+    quotas[policy] = algorithms[policy].quota(kind, a, b, c, d, max_whole, max_part)
     joined_states[policy] = ARGV[joined]
   end
 end

@@ -34,6 +34,7 @@ struct Set {
 struct Denial {
     fingerprint: Fingerprint,
     cost: u32,
+    max_wait: Duration,
     /// Taken before the check was sent, so `now` is not older.
     called_at: Instant,
     expires_at: Instant,
@@ -60,12 +61,14 @@ impl DenialCache {
         if check.cost == 0 || check.fallback_states().is_some() {
             return None;
         }
+        let max_wait = check.queue_wait();
         let set = self.set(fingerprint.root);
         let mut denials = set.slots.iter().flatten();
         let mut now = None;
         let denial = denials.find(|denial| {
             denial.fingerprint == *fingerprint
                 && denial.cost <= check.cost
+                && max_wait <= denial.max_wait
                 && *now.get_or_insert_with(Instant::now) < denial.expires_at
         })?;
         let age = now?.duration_since(denial.called_at).as_micros() as u64;
@@ -91,6 +94,7 @@ impl DenialCache {
         let denial = Denial {
             fingerprint: *fingerprint,
             cost: check.cost,
+            max_wait: check.queue_wait(),
             called_at,
             expires_at: called_at + lifetime,
             now: verdict.now,
@@ -101,8 +105,10 @@ impl DenialCache {
             return;
         }
         let slots = &mut set.slots;
-        let is_same =
-            |cached: &Denial| cached.fingerprint == *fingerprint && cached.cost == check.cost;
+        let is_same = |cached: &Denial| {
+            cached.fingerprint == *fingerprint
+                && (cached.cost, cached.max_wait) == (denial.cost, denial.max_wait)
+        };
         let slot = slots
             .iter()
             .position(|slot| slot.as_deref().is_some_and(is_same))

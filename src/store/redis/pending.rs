@@ -135,11 +135,12 @@ impl PendingCheck {
         self.deadline <= now || self.deadline < reply_at && self.deadline < now + self.timeout / 2
     }
 
-    /// Returns whether the two can be one batch item: equal checks with equal timeouts.
+    /// Returns whether the two can be one batch item: equal checks with equal timeouts and maximum waits.
     pub(super) fn can_coalesce(&self, other: &Self) -> bool {
         let compared = |pending: &Self| {
-            let (check, cost) = (pending.fingerprint.check, pending.check.borrow().cost);
-            (check, cost, pending.timeout, pending.asking, pending.alone)
+            let check = pending.check.borrow();
+            let decided_by = (pending.fingerprint.check, check.cost, check.queue_wait());
+            (decided_by, pending.timeout, pending.asking, pending.alone)
         };
         let are_checks = [self.operation, other.operation] == [Operation::Check; 2];
         are_checks && compared(self) == compared(other)

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::hash::BuildHasherDefault;
+use std::time::Duration;
 use std::{fmt, iter, mem};
 
 use redis::{Cmd, Value};
@@ -84,6 +85,9 @@ impl Script {
                 // The first joined state is ARGV[3].
                 let index = joined.as_ref().map_or(0, |_| joined_states.len() + 2);
                 push(&mut numbers, [index as u64]);
+                if let Some(max_debt) = quota.encode_max_debt(group.cost, group.max_wait) {
+                    push(&mut numbers, max_debt);
+                }
             }
         }
         let mut indexes = Vec::new();
@@ -107,10 +111,13 @@ fn push<const N: usize>(bytes: &mut Vec<u8>, numbers: [u64; N]) {
 fn quota_numbers(quota: &Quota) -> [u64; 5] {
     match quota.encode() {
         EncodedQuota::TokenBucket {
-            burst,
+            tokens,
             denominator,
             token: [whole, fraction],
-        } => [1, burst.into(), denominator, whole, fraction],
+        } => {
+            let kind = if quota.queued() > 0 { 4 } else { 1 };
+            [kind, tokens, denominator, whole, fraction]
+        }
         EncodedQuota::Window {
             sliding,
             limit,
@@ -198,6 +205,8 @@ impl ScriptInput {
 pub(super) struct Group {
     pub(super) operation: Operation,
     pub(super) cost: u32,
+    /// The longest wait in a queue.
+    pub(super) max_wait: Duration,
     /// The number of coalesced checks in each item.
     pub(super) times: usize,
     /// How long after sending the items may still be decided, in microseconds.

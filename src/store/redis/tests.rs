@@ -150,6 +150,10 @@ fn quotas() -> Vec<Quota> {
         Quota::sliding_window(1, Duration::from_millis(1)),
         Quota::fixed_window(10, Duration::from_secs(30)),
         Quota::fixed_window(2, 3_650 * day),
+        Quota::per_second(10).burst(1).queue(20),
+        Quota::token_bucket(7, Duration::from_secs(3)).queue(5),
+        Quota::per_second(1_000_000).queue(3_600_000_000),
+        Quota::per_second(47_453_111).queue(142_000_000),
     ]
 }
 
@@ -158,6 +162,7 @@ fn quotas() -> Vec<Quota> {
 struct Action {
     operation: Operation,
     cost: u32,
+    max_wait: Duration,
     times: usize,
     identities: usize,
     /// Indexes into `quotas()`, each with the words of a state to join.
@@ -178,6 +183,11 @@ fn batches() -> impl Strategy<Value = Vec<(i64, Vec<Action>)>> {
         1 => 94_906_240..94_906_252_u32,
     ];
     let times = prop_oneof![3 => Just(1_usize), 2 => 1..20_usize, 1 => 1..10_000_usize];
+    let max_wait = prop_oneof![
+        2 => Just(Duration::ZERO),
+        2 => Just(Duration::MAX),
+        2 => (0..4_000_000_u64).prop_map(Duration::from_micros),
+    ];
     let fallback = prop_oneof![
         4 => Just(None),
         1 => (0..4_000_000_u64, 0..1_u64 << 40).prop_map(|(ahead, rest)| Some([ahead, rest])),
@@ -188,14 +198,18 @@ fn batches() -> impl Strategy<Value = Vec<(i64, Vec<Action>)>> {
     let policies =
         policies.prop_map(|(indexes, fallback)| indexes.into_iter().zip(fallback).collect());
     let identities = prop_oneof![2 => Just(1_usize), 1 => 2..4_usize];
-    let action = (operation, cost, times, identities, policies);
-    let action = action.prop_map(|(operation, cost, times, identities, policies)| Action {
-        operation,
-        cost,
-        times,
-        identities,
-        policies,
-    });
+    let action = (operation, cost, max_wait, times, identities, policies);
+    let action =
+        action.prop_map(
+            |(operation, cost, max_wait, times, identities, policies)| Action {
+                operation,
+                cost,
+                max_wait,
+                times,
+                identities,
+                policies,
+            },
+        );
     let elapsed = prop_oneof![
         4 => 0..500_000_i64,
         2 => -500_000..0_i64,
@@ -240,7 +254,9 @@ impl Model {
             Operation::Check => {
                 while charged < action.times {
                     let steps = action_quotas().zip(&states);
-                    let steps = steps.map(|(quota, state)| quota.step(*state, now, action.cost));
+                    let steps = steps.map(|(quota, state)| {
+                        quota.step_within(*state, now, action.cost, action.max_wait)
+                    });
                     let steps: PerPolicy<_> = steps.collect();
                     if !steps.iter().all(|(_, status)| status.is_allowed()) {
                         break;
@@ -306,6 +322,7 @@ fn input(actions: &[Action], run: u64) -> ScriptInput {
         let group = Group {
             operation: action.operation,
             cost: action.cost,
+            max_wait: action.max_wait,
             times: action.times,
             valid_for: 0,
             policies: policies.collect(),

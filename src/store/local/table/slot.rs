@@ -104,10 +104,11 @@ impl Entry {
         }
     }
 
-    /// Returns the quota's token bucket, if its entries are compact.
+    /// Returns the quota's token bucket, if its entries are compact. Those of a bucket with a queue are
+    /// not, since a lock-free charge uses the cached clock, whose lag would make delays inexact.
     #[inline]
     pub(super) fn compact_bucket(quota: &Quota) -> Option<&TokenBucket> {
-        quota.token_bucket_within(Self::MAX_COMPACT + 1)
+        quota.plain_bucket_within(Self::MAX_COMPACT + 1)
     }
 
     #[inline]
