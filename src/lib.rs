@@ -112,8 +112,8 @@ pub use identity::{
 };
 pub use ipnet::IpNet;
 pub use limiter::{
-    Checked, CheckedFuture, Decision, Denied, FailureStrategy, FailureStrategyError, Limiter,
-    LimiterBuilder, PendingDecision,
+    Charge, Checked, CheckedFuture, Decision, Denied, FailureStrategy, FailureStrategyError,
+    Limiter, LimiterBuilder, PendingDecision, Permit,
 };
 #[cfg(feature = "metrics")]
 pub use metrics::describe_metrics;

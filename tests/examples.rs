@@ -160,6 +160,26 @@ fn tonic_client_stops_at_the_pushback() {
     assert!((1..=6_000).contains(&pushback), "{pushback}");
 }
 
+#[test]
+fn outgoing_example_serves_each_worker() {
+    let mut example = Example::start(program("outgoing").stdout(Stdio::piped()));
+    let mut stdout = example.0.stdout.take().expect("piped");
+    let status = example.wait();
+    assert!(status.success(), "{status}");
+
+    let mut output = String::new();
+    stdout.read_to_string(&mut output).expect("text");
+    let workers: Vec<_> = output
+        .lines()
+        .filter_map(|line| line.split_once(" ms  worker ")?.1.parse::<usize>().ok())
+        .collect();
+    assert_eq!(workers.len(), 24, "{output}");
+    // The workers take turns: while one waits, each of the others makes one call.
+    for round in workers.chunks(3) {
+        assert_eq!(round.iter().sum::<usize>(), 6, "{output}");
+    }
+}
+
 #[tokio::test]
 async fn redis_example_shares_one_count_over_two_servers() {
     let server = servers::Server::start().await;

@@ -201,6 +201,31 @@ fn pending_checks_are_timed_and_remaining_is_sampled() {
 }
 
 #[test]
+fn delays_of_queued_checks_are_recorded() {
+    record(async |metrics| {
+        let limiter = Limiter::from(LocalStore::new().clock(ManualClock::new()));
+        let (alice, limits) = (
+            Identity::user("alice"),
+            Limits::from(Quota::per_second(10).burst(1).queue(2)),
+        );
+        let check = Check::new(&alice, &limits).max_wait(Duration::MAX);
+        for limiter in [&limiter, &limiter, &limiter.clone().shadow(true)] {
+            limiter.check(&check).await;
+        }
+        let delays = &metrics.snapshot()["rate_limit_delay_seconds{store=local}"];
+        let DebugValue::Histogram(delays) = delays else {
+            panic!("{delays:?}");
+        };
+        let delays: Vec<f64> = delays.iter().map(|delay| delay.into_inner()).collect();
+        assert_eq!(
+            delays,
+            [0.1],
+            "neither a check without a delay nor shadow mode"
+        );
+    });
+}
+
+#[test]
 fn shadow_denials_have_a_separate_counter() {
     record(async |metrics| {
         let layer = RateLimitLayer::new(Quota::per_day(1), LocalStore::new()).shadow(true);

@@ -14,6 +14,7 @@ use tower_service::Service;
 use super::body::{RejectionBody, ResponseBody};
 use super::handler::{Action, Handler};
 use super::rate_limit_headers::RateLimitHeaders;
+use super::waiting::{Wait, Waiter};
 use crate::limiter::PendingDecision;
 
 pin_project! {
@@ -39,6 +40,9 @@ pin_project! {
         Deciding {
             deciding: Box<Deciding<S, ReqBody>>,
         },
+        Waiting {
+            waiting: Box<Waiting<S, ReqBody>>,
+        },
         Calling {
             #[pin]
             response: F,
@@ -53,6 +57,16 @@ pin_project! {
 /// A request that waits for its decision, and the ready service to call.
 struct Deciding<S, ReqBody> {
     decision: PendingDecision,
+    waiter: Option<Waiter>,
+    handler: Arc<Handler>,
+    inner: S,
+    request: Option<(Parts, ReqBody)>,
+}
+
+/// A request that waits in a queue, and a service that is polled ready after the wait: a ready service
+/// would hold a permit, for instance of a `ConcurrencyLimit`, which other requests can use meanwhile.
+struct Waiting<S, ReqBody> {
+    wait: Box<Wait>,
     handler: Arc<Handler>,
     inner: S,
     request: Option<(Parts, ReqBody)>,
@@ -63,7 +77,7 @@ where
     S: Service<Request<ReqBody>>,
 {
     pub(super) fn deciding(
-        decision: PendingDecision,
+        (decision, waiter): (PendingDecision, Option<Waiter>),
         handler: Arc<Handler>,
         inner: S,
         request: (Parts, ReqBody),
@@ -72,11 +86,23 @@ where
             state: State::Deciding {
                 deciding: Box::new(Deciding {
                     decision,
+                    waiter,
                     handler,
                     inner,
                     request: Some(request),
                 }),
             },
+        }
+    }
+
+    pub(super) fn waiting(
+        wait: Box<Wait>,
+        handler: Arc<Handler>,
+        inner: S,
+        request: (Parts, ReqBody),
+    ) -> Self {
+        Self {
+            state: State::waiting(wait, handler, inner, request),
         }
     }
 
@@ -95,9 +121,27 @@ where
     }
 }
 
+impl<S, ReqBody, F> State<S, ReqBody, F> {
+    fn waiting(
+        wait: Box<Wait>,
+        handler: Arc<Handler>,
+        inner: S,
+        request: (Parts, ReqBody),
+    ) -> Self {
+        Self::Waiting {
+            waiting: Box::new(Waiting {
+                wait,
+                handler,
+                inner,
+                request: Some(request),
+            }),
+        }
+    }
+}
+
 impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>
 where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+    S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
     ResBody: Body<Data = Bytes>,
 {
     type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
@@ -110,7 +154,8 @@ where
                     let decision = ready!(Pin::new(&mut deciding.decision).poll(cx));
                     let request = deciding.request.take();
                     let (mut parts, body) = request.expect("a request is taken once");
-                    let next = match deciding.handler.enforce(&decision, &mut parts) {
+                    let (handler, waiter) = (&deciding.handler, deciding.waiter.take());
+                    let next = match handler.enforce(&decision, waiter, &mut parts) {
                         Action::Call(headers) => State::Calling {
                             response: deciding.inner.call(Request::from_parts(parts, body)),
                             headers,
@@ -118,8 +163,27 @@ where
                         Action::Reject(response) => State::Rejected {
                             response: Some(response),
                         },
+                        // The ready service is dropped with the state.
+                        Action::Wait(wait) => {
+                            let (handler, inner) = (handler.clone(), deciding.inner.clone());
+                            State::waiting(wait, handler, inner, (parts, body))
+                        }
                     };
                     state.set(next);
+                }
+                StateProjection::Waiting { waiting } => {
+                    let Waiting {
+                        wait,
+                        handler,
+                        inner,
+                        request,
+                    } = &mut **waiting;
+                    let decision = ready!(wait.poll(cx));
+                    ready!(inner.poll_ready(cx))?;
+                    let (mut parts, body) = request.take().expect("a request is taken once");
+                    let headers = handler.admit(decision, &mut parts);
+                    let response = inner.call(Request::from_parts(parts, body));
+                    state.set(State::Calling { response, headers });
                 }
                 StateProjection::Calling { response, headers } => {
                     let mut response = ready!(response.poll(cx))?;
@@ -144,6 +208,7 @@ where
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let state = match &self.state {
             State::Deciding { .. } => "Deciding",
+            State::Waiting { .. } => "Waiting",
             State::Calling { .. } => "Calling",
             State::Rejected { .. } => "Rejected",
         };

@@ -1,6 +1,7 @@
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -12,6 +13,7 @@ use super::events;
 use super::rate_limit_headers::RateLimitHeaders;
 use super::rejection::{self, Rejection};
 use super::settings::ResponseSettings;
+use super::waiting::{Wait, Waiter, Waiters};
 use crate::identity::{Identify, IdentifyError, Identity, UserOrIp};
 use crate::limiter::{Checked, Decision, LayerRegistration, Limiter, PendingDecision};
 use crate::metrics;
@@ -35,6 +37,12 @@ pub(super) struct Handler {
     pub(super) skip: Option<Arc<Skip>>,
     pub(super) on_reject: Option<Arc<OnReject>>,
     pub(super) expose_decision: bool,
+    /// Whether the layer limits a client: responses then get no headers.
+    pub(super) is_outgoing: bool,
+    pub(super) max_wait: Duration,
+    /// The maximum number of waiting requests.
+    pub(super) most_waiting: usize,
+    waiters: PerLayer<Waiters>,
     has_logged_unidentified: PerLayer<AtomicBool>,
     has_logged_double_charge: PerLayer<AtomicBool>,
     /// Set when the layer is first applied to a service.
@@ -61,13 +69,15 @@ pub(super) enum Action {
     Call(Option<RateLimitHeaders>),
     /// Send this rejection.
     Reject(Response<RejectionBody>),
+    /// Wait, and then call the inner service with [`Handler::admit`].
+    Wait(Box<Wait>),
 }
 
 /// The result of [`Handler::decide`].
 pub(super) enum Handled {
     Ready(Action),
-    /// The service passes the decision to [`Handler::enforce`].
-    Pending(PendingDecision),
+    /// The service passes the decision and the waiter to [`Handler::enforce`].
+    Pending(PendingDecision, Option<Waiter>),
 }
 
 impl Handler {
@@ -82,6 +92,10 @@ impl Handler {
             skip: None,
             on_reject: None,
             expose_decision: false,
+            is_outgoing: false,
+            max_wait: Duration::MAX,
+            most_waiting: 1_000,
+            waiters: PerLayer::default(),
             has_logged_unidentified: PerLayer::default(),
             has_logged_double_charge: PerLayer::default(),
             registration: PerLayer::default(),
@@ -118,25 +132,65 @@ impl Handler {
             let reason = IdentifyError::without_policy(&identity);
             return Handled::Ready(self.unidentified(parts, &reason));
         }
+        let (check, waiter) = match limits.has_queue() {
+            false => (check, None),
+            true => self.enter_queue(check),
+        };
         match self.limiter.check(&check) {
-            Checked::Pending(decision) => Handled::Pending(decision),
-            Checked::Ready(decision) => Handled::Ready(self.enforce(&decision, parts)),
+            Checked::Pending(decision) => Handled::Pending(decision, waiter),
+            Checked::Ready(decision) => Handled::Ready(self.enforce(&decision, waiter, parts)),
         }
     }
 
-    /// Admits or rejects a request.
+    /// Allows a check to queue, unless too many requests of the layer wait already.
+    #[cold]
+    fn enter_queue<'a>(&self, check: Check<'a>) -> (Check<'a>, Option<Waiter>) {
+        // Shadow mode charges as the enforcing layer would, and never waits.
+        if self.limiter.is_shadow() {
+            return (check.max_wait(self.max_wait), None);
+        }
+        // A waiter is added before the decision, so that a request that cannot wait is not charged.
+        match self.waiters.0.enter(self.most_waiting) {
+            Some(waiter) => (check.max_wait(self.max_wait), Some(waiter)),
+            None => (check.max_wait(Duration::ZERO), None),
+        }
+    }
+
+    /// Admits, delays or rejects a request.
     #[inline]
-    pub(super) fn enforce(&self, decision: &Decision<'_>, parts: &mut Parts) -> Action {
-        let (responses, is_shadow) = (&self.responses, self.limiter.is_shadow());
+    pub(super) fn enforce(
+        &self,
+        decision: &Decision<'_>,
+        waiter: Option<Waiter>,
+        parts: &mut Parts,
+    ) -> Action {
+        let is_shadow = self.limiter.is_shadow();
         if !decision.is_allowed() && !is_shadow {
             return Action::Reject(self.reject(decision, parts));
         }
+        if decision.is_delayed() && !is_shadow {
+            return Action::Wait(Box::new(Wait::new(decision, waiter)));
+        }
+        Action::Call(self.admit(decision, parts))
+    }
+
+    /// Prepares a request for the inner service. Returns the headers to add to its response.
+    #[inline]
+    pub(super) fn admit(
+        &self,
+        decision: &Decision<'_>,
+        parts: &mut Parts,
+    ) -> Option<RateLimitHeaders> {
+        let (responses, is_shadow) = (&self.responses, self.limiter.is_shadow());
         if self.expose_decision {
             parts.extensions.insert(decision.clone().into_owned());
         }
+        if self.is_outgoing {
+            return None;
+        }
         let (headers, templates) = (responses.headers, &responses.templates);
         let headers = RateLimitHeaders::new(decision, headers, templates, is_shadow);
-        Action::Call(Some(headers))
+        Some(headers)
     }
 
     fn reject(&self, decision: &Decision<'_>, parts: &Parts) -> Response<RejectionBody> {
@@ -145,14 +199,19 @@ impl Handler {
             decision,
             parts,
         };
-        match &self.on_reject {
+        let mut response = match &self.on_reject {
             None => rejection.complete_response(),
             Some(on_reject) => {
                 let mut response = on_reject(&rejection);
                 rejection.complete(response.headers_mut());
                 response.map(RejectionBody::from)
             }
+        };
+        if self.is_outgoing {
+            let decision = decision.clone().into_owned();
+            response.extensions_mut().insert(decision);
         }
+        response
     }
 
     /// Handles a request without an identity: rejects it, except in shadow mode.
@@ -163,6 +222,7 @@ impl Handler {
             events::unidentified(self.scope.as_str(), reason);
         }
         match self.limiter.is_shadow() {
+            true if self.is_outgoing => Action::Call(None),
             true => Action::Call(Some(RateLimitHeaders::shadow_unidentified())),
             false => Action::Reject(rejection::unidentified(&self.responses, parts, reason)),
         }

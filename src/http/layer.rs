@@ -1,5 +1,6 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
@@ -10,7 +11,7 @@ use super::handler::Handler;
 use super::header::ResponseHeaders;
 use super::rejection::Rejection;
 use super::service::RateLimit;
-use crate::identity::{Identify, Identity};
+use crate::identity::{Identify, Identity, TargetHost};
 use crate::limiter::{FailureStrategy, Limiter};
 use crate::quota::{Limits, Scope};
 
@@ -39,6 +40,13 @@ use crate::quota::{Limits, Scope};
 /// Debug builds give the reason in the response's body, the log has it once for each layer, and
 /// `rate_limit_unidentified_total` counts such requests.
 ///
+/// # Waiting
+///
+/// If a quota has a [queue](crate::Quota::queue), requests that come too early wait for their tokens, for
+/// at most [`max_wait`](RateLimitLayer::max_wait). A waiting request holds no readiness of the inner
+/// service: a clone is polled ready after the wait and called. A request that is dropped while it waits
+/// keeps its place. Waiting needs a Tokio runtime with its timer enabled.
+///
 /// # Shared counts
 ///
 /// Counts are separate for each scope, policy, quota and identity. Two layers on one store that agree in
@@ -57,6 +65,35 @@ impl RateLimitLayer {
         Self {
             handler: Arc::new(Handler::new(limits.into(), limiter.into())),
         }
+    }
+
+    /// Creates a layer for a client, that keeps to the limits of the servers that it calls. It counts by
+    /// the host of a request's URI, and adds no headers to the servers' responses.
+    ///
+    /// The host is that of the URI, else of the `Host` header, in lower case, and with its port unless
+    /// that is the default of the scheme. Limits with a [queue](crate::Quota::queue) make requests wait.
+    /// A request that may not wait gets a response of the status 429 made here, without a call of the
+    /// server, whose extensions hold the [`Decision`](crate::Decision): the responses of a server do not
+    /// have one.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{LocalStore, Quota, RateLimitLayer};
+    ///
+    /// // Ten calls a second to each host, 100 ms apart. A call waits for up to a minute.
+    /// let layer = RateLimitLayer::outgoing(
+    ///     Quota::per_second(10).burst(1).queue(600),
+    ///     LocalStore::new(),
+    /// );
+    /// ```
+    ///
+    /// `burst(1)` spaces the calls evenly: with the default burst, ten calls are made at once and ten more
+    /// within the same second. Put the layer inside one that retries, so that each attempt is counted. The
+    /// example `outgoing` limits hyper-util's client.
+    pub fn outgoing(limits: impl Into<Limits>, limiter: impl Into<Limiter>) -> Self {
+        Self::new(limits, limiter)
+            .identify_by(TargetHost)
+            .with(|handler| handler.is_outgoing = true)
     }
 
     fn with(mut self, change: impl FnOnce(&mut Handler)) -> Self {
@@ -102,6 +139,35 @@ impl RateLimitLayer {
     #[must_use]
     pub fn skip(self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.with(|handler| handler.skip = Some(Arc::new(skip)))
+    }
+
+    /// Sets the longest wait for a place in a [queue](crate::Quota::queue): as long as the queue is, unless
+    /// set. A request that would wait longer is rejected and charged nothing.
+    ///
+    /// Set it below the timeouts of the service and its clients, since a request that times out while it
+    /// waits keeps its place.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{LocalStore, Quota, RateLimitLayer};
+    ///
+    /// // Requests that come too early wait for up to two seconds.
+    /// RateLimitLayer::new(Quota::per_second(10).queue(100), LocalStore::new())
+    ///     .max_wait(Duration::from_secs(2));
+    /// ```
+    #[must_use]
+    pub fn max_wait(self, wait: Duration) -> Self {
+        self.with(|handler| handler.max_wait = wait)
+    }
+
+    /// Sets how many requests of the layer may wait at a time, of all identities together: 1,000 unless
+    /// set. While so many wait, a request that would have to wait is rejected and charged nothing.
+    ///
+    /// Each waiting request keeps its connection and about a kilobyte of memory, besides its head. A
+    /// request whose decision is pending counts as waiting if its limits have a queue.
+    #[must_use]
+    pub fn most_waiting(self, requests: usize) -> Self {
+        self.with(|handler| handler.most_waiting = requests)
     }
 
     /// Sets the scope of the layer's counts: `default` unless set. Layers with different scopes never share

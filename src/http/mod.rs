@@ -6,6 +6,7 @@
 // handler:            decides a request by the layer's options
 // rejection:          the responses to denied requests
 // rate_limit_headers: the headers of a decision
+// waiting:            requests that wait in a queue
 // settings:           the options for responses
 // templates:          the parts of responses that are built once for each layer
 // header_template:    a header map with three numbers to fill in
@@ -27,6 +28,7 @@ mod rejection;
 mod service;
 mod settings;
 mod templates;
+mod waiting;
 
 pub use body::ResponseBody;
 pub use future::ResponseFuture;

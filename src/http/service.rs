@@ -61,11 +61,18 @@ where
                 ResponseFuture::calling(self.inner.call(request), headers)
             }
             Handled::Ready(Action::Reject(response)) => ResponseFuture::rejected(response),
-            Handled::Pending(decision) => {
+            Handled::Ready(Action::Wait(wait)) => {
+                // Drop the ready service, so that a waiting request holds no permit of it.
+                self.inner = self.inner.clone();
+                let (handler, inner) = (self.handler.clone(), self.inner.clone());
+                ResponseFuture::waiting(wait, handler, inner, (parts, body))
+            }
+            Handled::Pending(decision, waiter) => {
                 // Call the service that was polled ready. Its clone is not ready.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
-                ResponseFuture::deciding(decision, self.handler.clone(), inner, (parts, body))
+                let (handler, request) = (self.handler.clone(), (parts, body));
+                ResponseFuture::deciding((decision, waiter), handler, inner, request)
             }
         }
     }

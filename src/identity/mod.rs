@@ -16,6 +16,7 @@ mod identity;
 mod keyed_hash;
 mod level_error;
 mod peer;
+mod target_host;
 mod user;
 
 pub use client_ip::{ClientIp, ClientIpError, ForwardingHeader};
@@ -23,4 +24,5 @@ pub use identify::{Identify, IdentifyError};
 pub use identity::Identity;
 pub use level_error::LevelError;
 pub use peer::PeerAddr;
+pub(crate) use target_host::TargetHost;
 pub use user::{UserId, UserOrIp};

@@ -104,6 +104,14 @@ impl<'a> Decision<'a> {
         }
     }
 
+    /// Returns the decision with its numbers as of the end of its delay.
+    pub(crate) fn after_delay(mut self) -> Self {
+        for status in &mut self.statuses {
+            *status = status.after(self.delay);
+        }
+        self
+    }
+
     /// Converts the decision into one that borrows nothing.
     pub fn into_owned(self) -> Decision<'static> {
         Decision {
@@ -162,6 +170,11 @@ impl<'a> Decision<'a> {
     /// [`max_wait`](Check::max_wait), the caller must.
     pub fn delay(&self) -> Duration {
         Duration::from_micros(self.delay.into())
+    }
+
+    #[inline]
+    pub(crate) fn is_delayed(&self) -> bool {
+        self.delay > 0
     }
 
     /// Returns the time until the same request would be allowed: zero if it was allowed, `None` if its

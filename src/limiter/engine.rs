@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, IntoFuture};
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -14,6 +15,8 @@ use super::failure::FailureStrategy;
 use super::fallback::{Fallback, Snapshot};
 use super::guarded_store::{GuardedStore, LaneUse};
 use super::metrics::Operation;
+use super::open_charge::{OpenCharge, Receipts};
+use super::permit::Permit;
 use crate::store::{BoxFuture, Check, Outcome, StoreError, StoreErrorKind, Verdict};
 
 /// A limiter's parts, which turn a check into a decision.
@@ -32,6 +35,12 @@ struct SentCheck {
     guard: Option<Guard>,
     /// The time for which the caller waits: the limiter's deadline or less.
     patience: Duration,
+}
+
+/// The result of [`Engine::acquire`].
+pub(super) enum Acquired {
+    Ready(Permit),
+    Pending(BoxFuture<Permit>),
 }
 
 /// The lane of a check, and the fallback's entries when the check was sent.
@@ -83,10 +92,102 @@ impl Engine {
             self.count(check, operation, &decision);
             return Checked::Ready(decision);
         }
+        let no_receipts = &mut Receipts::default();
+        let (sent, outcome) = match self.send(check, operation, no_receipts) {
+            Ok(sent) => sent,
+            Err(decision) => return Checked::Ready(decision),
+        };
+        match outcome {
+            Outcome::Ready(result) => {
+                Checked::Ready(self.conclude(check, &sent, &result, no_receipts))
+            }
+            Outcome::Pending(answer) => {
+                let check = check.with_fallback(None).into_owned();
+                let engine = self.clone();
+                Checked::Pending(PendingDecision(Box::pin(async move {
+                    let result = engine.wait(&sent, answer).await;
+                    let receipts = &mut Receipts::default();
+                    let decision = engine.conclude(&check.borrow(), &sent, &result, receipts);
+                    decision.into_owned()
+                })))
+            }
+        }
+    }
+
+    /// Runs a check whose charge is settled when its permit is dropped. The permit of a denied check has
+    /// nothing to settle.
+    pub(super) fn acquire(&self, check: &Check<'_>) -> Acquired {
+        let Some(limits) = check.applicable_limits() else {
+            let decision = Decision::never(check);
+            self.count(check, Operation::Check, &decision);
+            return Acquired::Ready(Permit::new(decision.into_owned(), check.cost, None));
+        };
+        let check = check.limits(&limits).reserving();
+        let receipts = &mut Receipts::default();
+        if limits.is_reserving() && !self.store.store.can_settle() {
+            self.store.warn_of_settlement();
+            let decision = self.degraded(&check, Operation::Check, true, receipts);
+            self.count(&check, Operation::Check, &decision);
+            return Acquired::Ready(self.permit(&check, None, decision, mem::take(receipts)));
+        }
+        let (sent, outcome) = match self.send(&check, Operation::Check, receipts) {
+            Ok(sent) => sent,
+            Err(decision) => {
+                return Acquired::Ready(self.permit(&check, None, decision, mem::take(receipts)));
+            }
+        };
+        match outcome {
+            Outcome::Ready(result) => {
+                let decision = self.conclude(&check, &sent, &result, receipts);
+                let receipts = mem::take(receipts);
+                Acquired::Ready(self.permit(&check, sent.lane(), decision, receipts))
+            }
+            Outcome::Pending(answer) => {
+                let check = check.with_fallback(None).into_owned();
+                let engine = self.clone();
+                Acquired::Pending(Box::pin(async move {
+                    let result = engine.wait(&sent, answer).await;
+                    let (check, mut receipts) = (check.borrow(), Receipts::default());
+                    let decision = engine.conclude(&check, &sent, &result, &mut receipts);
+                    engine.permit(&check, sent.lane(), decision, receipts)
+                }))
+            }
+        }
+    }
+
+    fn permit(
+        &self,
+        check: &Check<'_>,
+        lane: Option<&LaneUse>,
+        decision: Decision<'_>,
+        receipts: Receipts,
+    ) -> Permit {
+        let owned = check.with_fallback(None).into_owned();
+        let opening = lane.map(LaneUse::opening);
+        let open = OpenCharge::new(self, owned, receipts, opening).map(Arc::new);
+        if let Some(open) = open.as_ref().filter(|open| open.lapses()) {
+            self.store.renewals.add(open);
+        }
+        let decision = match self.shadow {
+            true => decision,
+            false => decision.after_delay(),
+        };
+        Permit::new(decision.into_owned(), check.cost, open)
+    }
+
+    /// Sends a check to the store. Returns a decision if the breaker is open.
+    #[inline(always)]
+    fn send<'a>(
+        &self,
+        check: &Check<'a>,
+        operation: Operation,
+        receipts: &mut Receipts,
+    ) -> Result<(SentCheck, Outcome), Decision<'a>> {
+        let guarded = &self.store;
         let Ok(lane) = guarded.enter(check) else {
-            let decision = self.degraded(check, operation, true);
+            let decision = self.degraded(check, operation, true, receipts);
             self.count(check, operation, &decision);
-            return Checked::Ready(decision);
+            return Err(decision);
         };
         let patience = check.time_left.min(guarded.deadline);
         let sent = SentCheck {
@@ -105,42 +206,31 @@ impl Engine {
                 .started(Some(guard.lane.started))
                 .with_fallback(guard.fallback.unsynced.as_deref()),
         };
-        match guarded.store.check(&charged) {
-            Outcome::Ready(result) => Checked::Ready(self.conclude(check, &sent, &result)),
-            Outcome::Pending(answer) => {
-                if let Some(lane) = sent.lane() {
-                    guarded.sent(lane);
-                }
-                Checked::Pending(PendingDecision(Box::pin(
-                    self.clone().wait(check, sent, answer),
-                )))
-            }
+        let outcome = guarded.store.check(&charged);
+        if let (Outcome::Pending(_), Some(lane)) = (&outcome, sent.lane()) {
+            guarded.sent(lane);
         }
+        Ok((sent, outcome))
     }
 
     /// Waits for a pending answer until the check's deadline.
-    fn wait(
-        self,
-        check: &Check<'_>,
-        sent: SentCheck,
+    async fn wait(
+        &self,
+        sent: &SentCheck,
         answer: BoxFuture<Result<Verdict, StoreError>>,
-    ) -> impl Future<Output = Decision<'static>> + Send + use<> {
+    ) -> Result<Verdict, StoreError> {
         let started = sent.lane().map(|lane| lane.started);
         let started = started.unwrap_or_else(Instant::now);
         // A deadline that no clock can represent is no deadline.
-        let deadline = started.checked_add(sent.patience);
-        let check = check.with_fallback(None).into_owned();
-        async move {
-            let result = match deadline {
-                Some(deadline) => {
-                    let answer = self.store.timeouts.timeout_at(deadline, answer).await;
-                    answer.unwrap_or_else(|| Err(StoreErrorKind::TimedOut.into()))
-                }
-                None => answer.await,
-            };
-            self.store.meter.waited(started.elapsed());
-            self.conclude(&check.borrow(), &sent, &result).into_owned()
-        }
+        let result = match started.checked_add(sent.patience) {
+            Some(deadline) => {
+                let answer = self.store.timeouts.timeout_at(deadline, answer).await;
+                answer.unwrap_or_else(|| Err(StoreErrorKind::TimedOut.into()))
+            }
+            None => answer.await,
+        };
+        self.store.meter.waited(started.elapsed());
+        result
     }
 
     /// Converts the store's answer, or its error, into a decision.
@@ -150,23 +240,28 @@ impl Engine {
         check: &Check<'a>,
         sent: &SentCheck,
         result: &Result<Verdict, StoreError>,
+        receipts: &mut Receipts,
     ) -> Decision<'a> {
         let verdict = match result {
             Ok(verdict) => verdict,
-            Err(error) => return self.failed(check, sent, error),
+            Err(error) => return self.failed(check, sent, error, receipts),
         };
         let charged = &sent.operation.charged(check);
         let decision = match &sent.guard {
             Some(guard) if !verdict.remembered => {
-                self.fallback.record(charged, &guard.fallback, verdict)
+                self.fallback
+                    .record(charged, &guard.fallback, verdict, receipts)
             }
             _ => Decision::replay(charged, verdict),
         };
         let decision = match decision {
             Ok(_) if sent.operation == Operation::Peek => Decision::preview(check, verdict),
             Ok(decision) => decision,
-            Err(error) => return self.failed(check, sent, &error),
+            Err(error) => return self.failed(check, sent, &error, receipts),
         };
+        if check.reserves() {
+            receipts.store = verdict.receipt.as_deref().cloned();
+        }
         if !verdict.remembered {
             self.store.answered(sent.operation, sent.lane(), Ok(()));
         }
@@ -175,7 +270,13 @@ impl Engine {
     }
 
     #[cold]
-    fn failed<'a>(&self, check: &Check<'a>, sent: &SentCheck, error: &StoreError) -> Decision<'a> {
+    fn failed<'a>(
+        &self,
+        check: &Check<'a>,
+        sent: &SentCheck,
+        error: &StoreError,
+        receipts: &mut Receipts,
+    ) -> Decision<'a> {
         let timed_out = error.kind() == StoreErrorKind::TimedOut;
         // A timeout caused by the caller's shorter `time_left` is not counted against the store.
         let counts = !timed_out || sent.patience == self.store.deadline;
@@ -183,7 +284,7 @@ impl Engine {
         self.store.answered(sent.operation, lane, Err(error));
         // With a closed breaker, other replicas may have had their answers in time.
         let is_open = sent.lane().is_some_and(LaneUse::is_breaker_open);
-        let decision = self.degraded(check, sent.operation, !timed_out || is_open);
+        let decision = self.degraded(check, sent.operation, !timed_out || is_open, receipts);
         self.count(check, sent.operation, &decision);
         decision
     }
@@ -195,9 +296,10 @@ impl Engine {
         check: &Check<'a>,
         operation: Operation,
         is_outage: bool,
+        receipts: &mut Receipts,
     ) -> Decision<'a> {
         match self.strategy {
-            FailureStrategy::Open => self.fallback.check(check, operation, is_outage),
+            FailureStrategy::Open => self.fallback.check(check, operation, is_outage, receipts),
             FailureStrategy::OpenUnlimited => Decision::unlimited(check),
             FailureStrategy::Closed => Decision::refused(check, LONGEST_WAIT),
         }
@@ -223,7 +325,7 @@ pub enum Checked<'a> {
 }
 
 impl Checked<'_> {
-    fn into_owned(self) -> Checked<'static> {
+    pub(super) fn into_owned(self) -> Checked<'static> {
         match self {
             Self::Ready(decision) => Checked::Ready(decision.into_owned()),
             Self::Pending(decision) => Checked::Pending(decision),

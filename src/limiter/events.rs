@@ -31,6 +31,18 @@ pub(super) fn breaker_closed(store: &str, lane: &str) {
     let _ = (store, lane);
 }
 
+/// Logs that limits reserve, which the store cannot do.
+pub(super) fn store_cannot_settle(store: &str) {
+    #[cfg(feature = "tracing")]
+    tracing::error!(
+        store,
+        "the store cannot reserve: the failure strategy decides checks whose limits have a concurrency \
+         limit or `reserve`"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = store;
+}
+
 /// Logs that two layers count in the same entries.
 pub(super) fn shared_count(scope: &str, policy: &str) {
     #[cfg(feature = "tracing")]

@@ -1,7 +1,8 @@
 use super::decision::Decision;
 use super::metrics::Operation;
+use super::open_charge::Receipts;
 use crate::quota::State;
-use crate::store::{Check, FallbackStates, PerPolicy, StoreError, Table, Verdict};
+use crate::store::{Check, FallbackStates, PerPolicy, Receipt, StoreError, Table, Verdict};
 
 /// The table that decides in this process while the store is unavailable.
 ///
@@ -42,6 +43,7 @@ impl Fallback {
         check: &Check<'a>,
         operation: Operation,
         is_outage: bool,
+        receipts: &mut Receipts,
     ) -> Decision<'a> {
         let check = match is_outage {
             true => check.for_replicas(self.replicas),
@@ -49,6 +51,9 @@ impl Fallback {
         };
         let charged = operation.charged(&check);
         let verdict = self.table.lock(&charged).decide(true);
+        if let Some(receipt) = &verdict.receipt {
+            receipts.fallback = Some(((**receipt).clone(), check.replicas()));
+        }
         let decision = match operation {
             Operation::Peek => Decision::preview(&check, &verdict),
             // The table's verdicts follow from their states, so there is always a decision.
@@ -80,6 +85,7 @@ impl Fallback {
         check: &Check<'a>,
         before: &Snapshot,
         verdict: &Verdict,
+        receipts: &mut Receipts,
     ) -> Result<Decision<'a>, StoreError> {
         let mut step = check.decide(verdict.now, verdict.states.iter().copied());
         // The store's own claims, so that `replay` finds a contradiction.
@@ -90,7 +96,8 @@ impl Fallback {
         let now = entries.now();
         for (policy, quota) in check.quotas().enumerate() {
             let (current, is_unsynced) = entries.get(policy);
-            let state = quota.rebase(step.states()[policy], verdict.now, now);
+            let state = quota.without_reserved(step.states()[policy]);
+            let state = quota.rebase(state, verdict.now, now);
             let is_unchanged = before.entries[policy].0 == current;
             // An entry that the fallback charged while the check was in flight stays unsynced.
             let sent = before.unsynced.as_deref();
@@ -103,7 +110,15 @@ impl Fallback {
             entries.set(policy, state, stays_unsynced);
         }
         entries.update_estimates();
+        if check.reserves() && verdict.allowed {
+            receipts.fallback = Some((entries.open(step.states()), 1));
+        }
         Ok(decision)
+    }
+
+    /// Closes a charge. Unless `used` is `None`, settles it at that cost.
+    pub(super) fn close(&self, check: &Check<'_>, receipt: &Receipt, used: Option<u32>) {
+        self.table.lock(check).close(receipt, used);
     }
 
     pub(super) fn reset(&self, check: &Check<'_>) {

@@ -1,20 +1,26 @@
 use std::fmt;
 use std::future::Future;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, Weak};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::breaker::{Breaker, LONGEST_WAIT};
 use super::events;
 use super::lanes::{Lane, Lanes};
 use super::metrics::{Meter, Operation};
+use super::renewals::Renewals;
 use crate::metrics;
 use crate::random::jitter;
-use crate::store::{Check, Outcome, Store, StoreError, StoreErrorKind, Verdict};
+use crate::store::{Check, Outcome, Receipt, Store, StoreError, StoreErrorKind, Verdict};
 use crate::timeouts::Timeouts;
+
+/// The timeout of a renewal.
+const RENEWAL_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A store with a deadline, and with a circuit breaker and a probe for each of its lanes.
 pub(super) struct GuardedStore {
@@ -23,16 +29,49 @@ pub(super) struct GuardedStore {
     pub(super) deadline: Duration,
     pub(super) meter: Meter,
     pub(super) timeouts: Timeouts,
+    pub(super) renewals: Renewals,
+    has_warned_of_settlement: AtomicBool,
+    settlements: Settlements,
     lanes: Lanes,
+}
+
+/// The settlements that have not been answered yet.
+#[derive(Default)]
+struct Settlements {
+    pending: AtomicUsize,
+    /// Notified when none is left.
+    all_answered: Notify,
 }
 
 /// The lane of a check in flight, and when the check was started.
 pub(super) struct LaneUse {
     lane: Arc<Lane>,
+    /// How often the breaker had opened.
+    openings: u64,
     pub(super) started: Instant,
 }
 
+/// A lane whose breaker has opened a number of times.
+pub(super) struct LaneOpening {
+    lane: Arc<Lane>,
+    openings: u64,
+}
+
+impl LaneOpening {
+    /// Returns whether the breaker has not opened since.
+    pub(super) fn is_current(&self) -> bool {
+        self.lane.breaker().openings() == self.openings
+    }
+}
+
 impl LaneUse {
+    pub(super) fn opening(&self) -> LaneOpening {
+        LaneOpening {
+            lane: self.lane.clone(),
+            openings: self.openings,
+        }
+    }
+
     pub(super) fn is_breaker_open(&self) -> bool {
         self.lane.breaker().is_open(Instant::now())
     }
@@ -59,6 +98,9 @@ impl GuardedStore {
             store,
             deadline,
             timeouts: Timeouts::default(),
+            renewals: Renewals::default(),
+            has_warned_of_settlement: AtomicBool::new(false),
+            settlements: Settlements::default(),
             lanes: Lanes::new(failures_to_open),
         }
     }
@@ -79,10 +121,17 @@ impl GuardedStore {
         }
         let lane = self.lanes.get(self.store.lane(check));
         let started = Instant::now();
-        let is_open = lane.breaker().is_open(started);
+        let (is_open, openings) = {
+            let mut breaker = lane.breaker();
+            (breaker.is_open(started), breaker.openings())
+        };
         match is_open {
             true => Err(BreakerOpen),
-            false => Ok(Some(LaneUse { lane, started })),
+            false => Ok(Some(LaneUse {
+                lane,
+                openings,
+                started,
+            })),
         }
     }
 
@@ -90,7 +139,7 @@ impl GuardedStore {
     ///
     /// If no check of the lane has been answered for a while, either the store is slow, or every caller
     /// dropped its future before the answer came. A probe finds out.
-    pub(super) fn sent(self: &Arc<Self>, LaneUse { lane, started }: &LaneUse) {
+    pub(super) fn sent(self: &Arc<Self>, LaneUse { lane, started, .. }: &LaneUse) {
         if !lane.breaker().is_unanswered(*started, self.deadline) {
             return;
         }
@@ -117,7 +166,7 @@ impl GuardedStore {
         match (lane, answer) {
             (None, _) => {}
             (Some(LaneUse { lane, .. }), Ok(())) => lane.breaker().succeeded(),
-            (Some(LaneUse { lane, started }), Err(error)) => self.failed(lane, *started, error),
+            (Some(LaneUse { lane, started, .. }), Err(error)) => self.failed(lane, *started, error),
         }
     }
 
@@ -129,6 +178,62 @@ impl GuardedStore {
             Outcome::Pending(answer) => with_timeout(self.deadline, answer).await,
         };
         self.answered(Operation::Reset, lane.as_ref(), result.as_ref().copied());
+        result
+    }
+
+    /// Logs, once, that limits need a store that can settle charges.
+    pub(super) fn warn_of_settlement(&self) {
+        if !self.has_warned_of_settlement.swap(true, Ordering::Relaxed) {
+            events::store_cannot_settle(self.store.name());
+        }
+    }
+
+    /// Settles a charge. The answer of a server is awaited in `runtime`, or nowhere.
+    pub(super) fn settle(
+        self: &Arc<Self>,
+        check: &Check<'_>,
+        receipt: &Receipt,
+        used: u32,
+        runtime: Option<&Handle>,
+    ) {
+        let record = |store: &Self, result: Result<(), StoreError>| {
+            let error = result.as_ref().err().map(StoreError::kind);
+            store.meter.operation(Operation::Settle, error);
+        };
+        match (self.store.settle(check, receipt, used), runtime) {
+            (Outcome::Ready(result), _) => record(self, result),
+            (Outcome::Pending(_), None) => {}
+            (Outcome::Pending(answer), Some(runtime)) => {
+                let pending = PendingSettlement::new(self.clone());
+                runtime.spawn(async move { record(&pending.0, answer.await) });
+            }
+        }
+    }
+
+    /// Waits until all settlements so far were answered.
+    pub(super) async fn flush(&self) {
+        loop {
+            let answered = self.settlements.all_answered.notified();
+            if self.settlements.pending.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            answered.await;
+        }
+    }
+
+    /// Renews the reservations of a charge.
+    pub(super) async fn renew(
+        self: &Arc<Self>,
+        check: &Check<'_>,
+        receipt: &Receipt,
+        lane: Option<LaneUse>,
+    ) -> Result<Receipt, StoreError> {
+        let result = match self.store.renew(check, receipt) {
+            Outcome::Ready(result) => result,
+            Outcome::Pending(answer) => with_timeout(RENEWAL_TIMEOUT, answer).await,
+        };
+        let answer = result.as_ref().map(drop);
+        self.answered(Operation::Renew, lane.as_ref(), answer);
         result
     }
 
@@ -172,6 +277,25 @@ impl GuardedStore {
         metrics::breaker(prober.store_name, &prober.lane_name, true);
         events::breaker_opened(prober.store_name, &prober.lane_name, error);
         runtime.spawn(prober.run());
+    }
+}
+
+/// Counts as pending until it is dropped: when it was answered, or when its runtime has shut down.
+struct PendingSettlement(Arc<GuardedStore>);
+
+impl PendingSettlement {
+    fn new(store: Arc<GuardedStore>) -> Self {
+        store.settlements.pending.fetch_add(1, Ordering::AcqRel);
+        Self(store)
+    }
+}
+
+impl Drop for PendingSettlement {
+    fn drop(&mut self) {
+        let settlements = &self.0.settlements;
+        if settlements.pending.fetch_sub(1, Ordering::AcqRel) == 1 {
+            settlements.all_answered.notify_waiters();
+        }
     }
 }
 

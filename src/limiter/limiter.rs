@@ -1,13 +1,18 @@
 use std::fmt;
+use std::future::Future;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::engine::{Checked, Engine};
+use tokio::time::{Instant, sleep_until};
+
+use super::denied::Denied;
+use super::engine::{Acquired, Checked, Engine};
 use super::failure::FailureStrategy;
 use super::fallback::Fallback;
 use super::guarded_store::GuardedStore;
 use super::metrics::Operation;
+use super::permit::Permit;
 use super::shared_counts::LayerRegistration;
 use crate::quota::{Limits, Policy, Scope};
 use crate::store::{Check, Store, StoreError};
@@ -94,10 +99,87 @@ impl Limiter {
 
     /// Decides a check, charging all of its policies or none.
     ///
+    /// The check does not queue unless it has a [`max_wait`](Check::max_wait). If it has, an allowed
+    /// decision may have a [`delay`](crate::Decision::delay), for which the caller must wait;
+    /// [`acquire`](Limiter::acquire) does.
+    ///
     /// With a store in the process the decision is ready at once; `.await` works in either case. A
     /// pending decision needs a Tokio runtime with its timer enabled.
     pub fn check<'a>(&self, check: &Check<'a>) -> Checked<'a> {
         self.engine.run(check, Operation::Check)
+    }
+
+    /// Charges a check, waits for its place in the [queue](crate::Quota::queue) if it has one, and returns
+    /// the right to go on.
+    ///
+    /// The check waits for at most its [`max_wait`](Check::max_wait), or as long as the queue is. It is
+    /// charged when this method is called, in one round trip at most, and keeps its place from then on:
+    /// checks go on in the order of their charges. If the future is dropped while it waits, the place
+    /// stays charged, since those behind it would otherwise come too early.
+    ///
+    /// The [deadline](LimiterBuilder::deadline) does not include the wait. A limiter in
+    /// [shadow mode](Limiter::shadow) never waits, and returns a permit even for a denial. The number of
+    /// waiting futures is not bounded; the quota's queue bounds those of each identity.
+    ///
+    /// A pending decision and a wait need a Tokio runtime with its timer enabled, whose resolution is a
+    /// millisecond.
+    ///
+    /// ```
+    /// use tollgate::{Check, Denied, Identity, Kind, Limiter, Limits, LocalStore, Quota};
+    ///
+    /// const API: Kind = Kind::new("api");
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Denied> {
+    /// let limiter = Limiter::from(LocalStore::new());
+    /// // 100 calls a second, 10 ms apart.
+    /// let limits = Limits::from(Quota::per_second(100).burst(1).queue(1_000));
+    /// let mail = Identity::new(&API, "mail");
+    /// for _ in 0..5 {
+    ///     let _permit = limiter.acquire(&Check::new(&mail, &limits)).await?;
+    ///     // Call the API here.
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If the check is denied, or if the queue is too long for its `max_wait`. Nothing is charged then.
+    pub fn acquire(
+        &self,
+        check: &Check<'_>,
+    ) -> impl Future<Output = Result<Permit, Denied>> + Send + use<> {
+        let max_wait = check.max_wait.unwrap_or(Duration::MAX);
+        let acquired = self.engine.acquire(&check.max_wait(max_wait));
+        // The delay begins with the decision, not with the first poll.
+        let decided_at = match &acquired {
+            Acquired::Ready(permit) if permit.decision().is_delayed() => Some(Instant::now()),
+            _ => None,
+        };
+        let is_shadow = self.is_shadow();
+        async move {
+            let permit = match acquired {
+                Acquired::Ready(permit) => permit,
+                Acquired::Pending(permit) => permit.await,
+            };
+            let decision = permit.decision();
+            if is_shadow {
+                return Ok(permit);
+            }
+            if !decision.is_allowed() {
+                return Err(Denied::new(decision.clone()));
+            }
+            if decision.is_delayed() {
+                let decided_at = decided_at.unwrap_or_else(Instant::now);
+                sleep_until(decided_at + decision.delay()).await;
+            }
+            Ok(permit)
+        }
+    }
+
+    /// Waits until the store has answered all settlements of permits that were dropped so far, for instance
+    /// before the process ends. What is not settled then stays charged, or lapses.
+    pub async fn flush(&self) {
+        self.engine.store.flush().await;
     }
 
     /// Returns the decision that a check would get, without charging it.

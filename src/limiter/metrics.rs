@@ -16,10 +16,12 @@ pub(super) enum Operation {
     Peek,
     Reset,
     Probe,
+    Settle,
+    Renew,
 }
 
 impl Operation {
-    const COUNT: usize = Self::Probe as usize + 1;
+    const COUNT: usize = Self::Renew as usize + 1;
 
     /// Returns the check to send to the store.
     pub(super) fn charged<'a>(self, check: &Check<'a>) -> Check<'a> {
@@ -35,6 +37,8 @@ impl Operation {
             Self::Peek => "peek",
             Self::Reset => "reset",
             Self::Probe => "probe",
+            Self::Settle => "settle",
+            Self::Renew => "renew",
         }
     }
 }
@@ -44,6 +48,7 @@ pub(super) struct Meter {
     decisions: DecisionMeter,
     degraded: LazyCounter,
     waits: LazyHistogram,
+    delays: LazyHistogram,
     /// By operation and status.
     operations: [[LazyCounter; STATUSES.len()]; Operation::COUNT],
     /// By kind.
@@ -60,6 +65,7 @@ impl Meter {
             decisions: DecisionMeter::new(),
             degraded: LazyCounter::new(),
             waits: LazyHistogram::new(),
+            delays: LazyHistogram::new(),
             operations: [const { [const { LazyCounter::new() }; STATUSES.len()] };
                 Operation::COUNT],
             errors: [const { LazyCounter::new() }; StoreErrorKind::COUNT],
@@ -82,6 +88,12 @@ impl Meter {
         // The kind of the level that the binding policy counts.
         let kind = policy.level().map_or(identity.kind(), Kind::as_str);
         self.decisions.record(kind, policy, result, remaining);
+        if decision.is_delayed() && !shadow {
+            let labels = [("store", self.store)];
+            let seconds = decision.delay().as_secs_f64();
+            self.delays
+                .record("rate_limit_delay_seconds", &labels, seconds);
+        }
         if decision.is_degraded() {
             let labels = [("store", self.store)];
             self.degraded

@@ -6,6 +6,9 @@
 // decision:      the result that a caller gets
 // denied:        the error of a check that was not allowed
 // fallback:      the table that decides while the store is unavailable
+// permit:        the right to go on, and the charge that it keeps open
+// open_charge:   a charge that is settled when its request has ended
+// renewals:      renews the reservations of open charges
 // failure:       the strategies for an unavailable store
 // guarded_store: the store with its lanes, its deadline and its probes
 // lanes:         the lanes of a store, each with a circuit breaker
@@ -29,6 +32,9 @@ mod lanes;
 )]
 mod limiter;
 mod metrics;
+mod open_charge;
+mod permit;
+mod renewals;
 mod shared_counts;
 
 pub use decision::Decision;
@@ -36,4 +42,5 @@ pub use denied::Denied;
 pub use engine::{Checked, CheckedFuture, PendingDecision};
 pub use failure::{FailureStrategy, FailureStrategyError};
 pub use limiter::{Limiter, LimiterBuilder};
+pub use permit::{Charge, Permit};
 pub(crate) use shared_counts::LayerRegistration;

@@ -48,6 +48,11 @@ pub fn describe_metrics() {
         "Time that checks waited for the store; checks decided at once are not timed"
     );
     describe_histogram!(
+        "rate_limit_delay_seconds",
+        Unit::Seconds,
+        "Time that queued requests have to wait; requests that need not wait are not recorded"
+    );
+    describe_histogram!(
         "rate_limit_remaining_ratio",
         count,
         "Remaining share of the binding policy's capacity after a decision, 0 to 1, sampled"

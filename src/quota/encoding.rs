@@ -15,6 +15,14 @@ pub(crate) enum EncodedQuota {
         denominator: u64,
         token: [u64; 2],
     },
+    /// A concurrency limit has no time of a token.
+    Reserving {
+        burst: u32,
+        denominator: u64,
+        token: [u64; 2],
+        /// Milliseconds.
+        ttl: u64,
+    },
     /// The period is in milliseconds.
     Window {
         sliding: bool,
@@ -26,6 +34,18 @@ pub(crate) enum EncodedQuota {
 impl Quota {
     pub(crate) fn encode(&self) -> EncodedQuota {
         match &self.0 {
+            Kind::TokenBucket(bucket) if bucket.reserve_ttl > 0 => EncodedQuota::Reserving {
+                burst: bucket.burst,
+                denominator: bucket.denominator(),
+                token: bucket.token_time(),
+                ttl: bucket.reserve_ttl,
+            },
+            Kind::Concurrency(concurrency) => EncodedQuota::Reserving {
+                burst: concurrency.limit,
+                denominator: 1,
+                token: [0, 0],
+                ttl: concurrency.ttl,
+            },
             Kind::TokenBucket(bucket) => EncodedQuota::TokenBucket {
                 tokens: bucket.max_tokens(),
                 denominator: bucket.denominator(),
@@ -53,15 +73,20 @@ impl Quota {
     /// Returns how many numbers encode one state.
     pub(crate) fn encoded_state_len(&self) -> usize {
         match self.0 {
+            _ if self.is_reserving() => 4,
             Kind::TokenBucket(_) => 2,
-            Kind::Window(_) => 3,
+            _ => 3,
         }
     }
 
-    /// Decodes a state. Returns `None` for a wrong number of numbers, or for a window's count above
-    /// `u32::MAX`.
+    /// Decodes a state. Returns `None` for a wrong number of numbers, or for a count above `u32::MAX`. The
+    /// last number of a quota that reserves is not a part of the state.
     pub(crate) fn decode_state(&self, numbers: &[u64]) -> Option<State> {
         match (&self.0, numbers) {
+            (_, &[until, rest, reserved, _]) if self.is_reserving() => {
+                let state = State { until, rest };
+                Some(state.with_reserved(u32::try_from(reserved).ok()?))
+            }
             (Kind::TokenBucket(_), &[until, rest]) => Some(State { until, rest }),
             (Kind::Window(_), &[until, previous, current]) => {
                 let [previous, current] = [previous, current].map(u32::try_from);
@@ -80,6 +105,7 @@ impl Quota {
             return None;
         }
         Some(match &self.0 {
+            Kind::Concurrency(_) => return None,
             Kind::TokenBucket(_) => format!("{}:{}", state.until.checked_sub(now)?, state.rest),
             Kind::Window(window) => {
                 let start = i128::from(window.start_of(state));

@@ -22,7 +22,7 @@ enum QuotaErrorKind {
     Flaw(#[from] QuotaFlaw),
     #[error(
         "`{0}` is not a quota: write `100/1m`, `100/1m burst 20`, `10/1s burst 5 queue 20`, \
-         `sliding 100/1h` or `fixed 10/1s`, with the units d, h, m, s, ms, us"
+         `100/1m reserve 30s`, `sliding 100/1h`, `fixed 10/1s` or `concurrent 5`, with the units d, h, m, s, ms, us"
     )]
     Syntax(String),
     #[error("`{text}`: the {part} {number} exceeds {}", u32::MAX)]
@@ -109,6 +109,19 @@ impl QuotaError {
         matches!(self.flaw(), Some(QuotaFlaw::QueueTooLong { .. }))
     }
 
+    /// Returns whether a quota cannot reserve, since it is a window or has a queue, or whether the time of
+    /// reservations is not from a second to a day.
+    pub fn is_reservation(&self) -> bool {
+        matches!(
+            self.flaw(),
+            Some(
+                QuotaFlaw::ReservingQueue
+                    | QuotaFlaw::ReservingWindow
+                    | QuotaFlaw::ReservationTime { .. }
+            )
+        )
+    }
+
     /// Returns whether the arithmetic would exceed 2⁵³ and could not be exact.
     pub fn is_inexact(&self) -> bool {
         matches!(self.flaw(), Some(QuotaFlaw::Inexact { .. }))
@@ -150,6 +163,12 @@ pub(super) enum QuotaFlaw {
     FillTooLong { seconds: u64 },
     #[error("the last place in a queue of {queue} would wait for {seconds} s: {}", self.summary())]
     QueueTooLong { queue: u32, seconds: u64 },
+    #[error("{}", self.summary())]
+    ReservingQueue,
+    #[error("{}", self.summary())]
+    ReservingWindow,
+    #[error("a reservation of {} is invalid: {}", shown(*ttl), self.summary())]
+    ReservationTime { ttl: Duration },
     #[error("{} × {} is 2^53 or more: {}", factors[0], factors[1], self.summary())]
     Inexact { factors: [u64; 2] },
 }
@@ -182,6 +201,15 @@ impl QuotaFlaw {
             }
             Self::QueueTooLong { .. } => {
                 "a queue must be served within an hour; use a shorter queue or a higher rate"
+            }
+            Self::ReservingQueue => {
+                "a quota cannot both queue and reserve; put the queue into a policy of its own"
+            }
+            Self::ReservingWindow => {
+                "a window does not reserve: what was not used is given back to it without that"
+            }
+            Self::ReservationTime { .. } => {
+                "it must be a whole number of milliseconds from a second to a day"
             }
             Self::Inexact { .. } => {
                 "the quota cannot be counted exactly; use a smaller burst, queue or limit, \

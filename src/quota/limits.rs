@@ -181,6 +181,11 @@ impl Limits {
         self.0.iter().any(|policy| policy.level.is_some())
     }
 
+    /// Returns whether a policy's quota reserves.
+    pub(crate) fn is_reserving(&self) -> bool {
+        self.0.iter().any(|policy| policy.quota.is_reserving())
+    }
+
     /// Returns whether a policy's quota has a queue.
     #[inline]
     pub(crate) fn has_queue(&self) -> bool {

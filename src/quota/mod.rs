@@ -5,6 +5,7 @@
 //! [`Status`], so every [`Store`](crate::Store) shares one implementation and tests are exact to the
 //! microsecond. [The guide](crate::guide::algorithms) compares the algorithms.
 
+mod concurrency;
 #[cfg(feature = "redis")]
 mod encoding;
 mod error;
@@ -17,6 +18,7 @@ mod parse;
     reason = "the module is named for its subject"
 )]
 mod quota;
+mod reservation;
 mod scope;
 #[cfg(feature = "serde")]
 mod serde;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::error::QuotaError;
-use super::quota::{Algorithm, Quota};
+use super::quota::{Algorithm, Quota, SLOT_TTL};
 
 /// Units of a period, in microseconds, the longest first.
 const UNITS: [(&str, u64); 6] = [
@@ -19,24 +19,46 @@ const UNITS: [(&str, u64); 6] = [
 
 impl fmt::Display for Quota {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let prefix = match self.algorithm() {
-            Algorithm::TokenBucket => "",
-            Algorithm::SlidingWindow => "sliding ",
-            Algorithm::FixedWindow => "fixed ",
-        };
-        let period = self.period().as_micros() as u64;
-        let (unit, size) = UNITS
-            .into_iter()
-            .find(|(_, size)| period.is_multiple_of(*size))
-            .expect("every period is a multiple of one microsecond");
-        write!(f, "{prefix}{}/{}{unit}", self.limit(), period / size)?;
-        if self.capacity() != self.limit() {
+        let limit = self.limit();
+        match self.algorithm() {
+            Algorithm::TokenBucket => write!(f, "{limit}/{}", Period(self.period()))?,
+            Algorithm::SlidingWindow => write!(f, "sliding {limit}/{}", Period(self.period()))?,
+            Algorithm::FixedWindow => write!(f, "fixed {limit}/{}", Period(self.period()))?,
+            Algorithm::Concurrency => write!(f, "concurrent {limit}")?,
+        }
+        if self.capacity() != limit {
             write!(f, " burst {}", self.capacity())?;
         }
         if self.queued() > 0 {
             write!(f, " queue {}", self.queued())?;
         }
-        Ok(())
+        match self.reserved_for() {
+            Some(ttl) if Some(ttl) != self.algorithm().default_ttl() => {
+                write!(f, " reserve {}", Period(ttl))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Algorithm {
+    /// Returns the time of reservations that a quota's text leaves out.
+    fn default_ttl(self) -> Option<Duration> {
+        (self == Self::Concurrency).then_some(Duration::from_millis(SLOT_TTL))
+    }
+}
+
+/// Formats a period with the longest unit of which it is a multiple.
+struct Period(Duration);
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let period = self.0.as_micros() as u64;
+        let (unit, size) = UNITS
+            .into_iter()
+            .find(|(_, size)| period.is_multiple_of(*size))
+            .expect("every period is a multiple of one microsecond");
+        write!(f, "{}{unit}", period / size)
     }
 }
 
@@ -52,49 +74,58 @@ impl FromStr for Quota {
     fn from_str(text: &str) -> Result<Self, QuotaError> {
         let syntax_error = || QuotaError::syntax(text);
         let mut words = text.split_ascii_whitespace();
-        let first = words.next().ok_or_else(syntax_error)?;
+        let mut next = || words.next().ok_or_else(syntax_error);
+        let first = next()?;
         let (algorithm, rate) = match first {
-            "sliding" => (
-                Algorithm::SlidingWindow,
-                words.next().ok_or_else(syntax_error)?,
-            ),
-            "fixed" => (
-                Algorithm::FixedWindow,
-                words.next().ok_or_else(syntax_error)?,
-            ),
+            "sliding" => (Algorithm::SlidingWindow, next()?),
+            "fixed" => (Algorithm::FixedWindow, next()?),
+            "concurrent" => (Algorithm::Concurrency, next()?),
             rate => (Algorithm::TokenBucket, rate),
         };
-        let (limit, period) = rate.split_once('/').ok_or_else(syntax_error)?;
+        let (limit, period) = match (algorithm, rate.split_once('/')) {
+            (Algorithm::Concurrency, None) => (rate, Duration::ZERO),
+            (Algorithm::Concurrency, _) | (_, None) => return Err(syntax_error()),
+            (_, Some((limit, period))) => (limit, duration(period).ok_or_else(syntax_error)?),
+        };
         let limit = number(text, "limit", limit)?;
-        let period = duration(period).ok_or_else(syntax_error)?;
-        let (mut burst, mut queue) = (None, None);
-        while let Some(word) = words.next() {
-            let (option, part) = match word {
-                "burst" => (&mut burst, "burst"),
-                "queue" => (&mut queue, "queue"),
-                _ => return Err(syntax_error()),
+        let (mut burst, mut queue, mut ttl) = (None, None, None);
+        while let Ok(option) = next() {
+            let value = next()?;
+            let is_repeated = match option {
+                "burst" => burst.replace(number(text, "burst", value)?).is_some(),
+                "queue" => queue.replace(number(text, "queue", value)?).is_some(),
+                "reserve" => {
+                    let value = duration(value).ok_or_else(syntax_error)?;
+                    ttl.replace(value).is_some()
+                }
+                _ => true,
             };
-            let value = words.next().ok_or_else(syntax_error)?;
-            if option.replace(number(text, part, value)?).is_some() {
+            if is_repeated {
                 return Err(syntax_error());
             }
         }
-        let quota = match algorithm {
-            Algorithm::TokenBucket => {
-                Quota::try_token_bucket_with_burst(limit, period, burst.unwrap_or(limit))
+        let mut build = || {
+            let mut quota = match algorithm {
+                Algorithm::TokenBucket => {
+                    let burst = burst.take().unwrap_or(limit);
+                    Quota::try_token_bucket_with_burst(limit, period, burst)?
+                }
+                Algorithm::SlidingWindow => Quota::try_sliding_window(limit, period)?,
+                Algorithm::FixedWindow => Quota::try_fixed_window(limit, period)?,
+                Algorithm::Concurrency => Quota::try_concurrent(limit)?,
+            };
+            if let Some(burst) = burst {
+                quota = quota.try_burst(burst)?;
             }
-            Algorithm::SlidingWindow => Quota::try_sliding_window(limit, period),
-            Algorithm::FixedWindow => Quota::try_fixed_window(limit, period),
+            if let Some(queue) = queue {
+                quota = quota.try_queue(queue)?;
+            }
+            if let Some(ttl) = ttl {
+                quota = quota.try_reserve_for(ttl)?;
+            }
+            Ok(quota)
         };
-        let quota = match burst.filter(|_| algorithm != Algorithm::TokenBucket) {
-            Some(burst) => quota.and_then(|window| window.try_burst(burst)),
-            None => quota,
-        };
-        let quota = match queue {
-            Some(queue) => quota.and_then(|quota| quota.try_queue(queue)),
-            None => quota,
-        };
-        quota.map_err(|error| error.of_text(text))
+        build().map_err(|error: QuotaError| error.of_text(text))
     }
 }
 

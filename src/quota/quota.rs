@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use super::concurrency::Concurrency;
 use super::error::{QuotaError, QuotaFlaw};
 use super::state::{State, Status};
 use super::token_bucket::{MAX_PERIOD, TokenBucket};
@@ -30,6 +31,7 @@ use super::window::Window;
 /// - a period is a positive number of ticks (a microsecond for token buckets, a millisecond for
 ///   windows) and at most ten years, as is the time to fill a bucket;
 /// - a queue is served within an hour;
+/// - a reservation lasts for a second to a day, in whole milliseconds;
 /// - the products of the arithmetic are below 2⁵³, so that a store that computes with doubles (Lua in
 ///   Redis) decides the same. The error names the product. A fixed window multiplies nothing: its
 ///   limit may be any `u32`, in any period.
@@ -42,10 +44,11 @@ use super::window::Window;
 ///
 /// # Text
 ///
-/// `100/1m`, `100/1m burst 20`, `10/1s burst 5 queue 20`, `sliding 100/1h`, `fixed 10/1s`: for a window
-/// its kind, the limit, the period with one of the units `d`, `h`, `m`, `s`, `ms`, `us` (`100/m` is
-/// `100/1m`), and for a token bucket the burst if it differs from the limit, and the queue if it has
-/// one. With the feature `serde`, quotas are serialized as this text.
+/// `100/1m`, `100/1m burst 20`, `10/1s burst 5 queue 20`, `100000/1m reserve 2m`, `sliding 100/1h`,
+/// `fixed 10/1s`, `concurrent 5`, `concurrent 5 reserve 10m`: for a window its kind, the limit, the
+/// period with one of the units `d`, `h`, `m`, `s`, `ms`, `us` (`100/m` is `100/1m`); for a token bucket
+/// the burst if it differs from the limit, the queue if it has one, and the time of reservations if it
+/// reserves; for a concurrency limit that time if it differs from 30 seconds. With the feature `serde`, quotas are serialized as this text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota(pub(super) Kind);
 
@@ -53,6 +56,7 @@ pub struct Quota(pub(super) Kind);
 pub(super) enum Kind {
     TokenBucket(TokenBucket),
     Window(Window),
+    Concurrency(Concurrency),
 }
 
 /// The algorithm of a [`Quota`].
@@ -68,7 +72,13 @@ pub enum Algorithm {
     /// A count of the current clock window: admits at most `limit` in each window, and at most
     /// `2 * limit` in any other interval of that length.
     FixedWindow,
+    /// A count of what runs at the moment: admits at most `limit` at a time.
+    Concurrency,
 }
+
+/// How long a slot of a concurrency limit lasts without renewal, unless
+/// [`reserve_for`](Quota::reserve_for) sets it: 30 s, in milliseconds.
+pub(super) const SLOT_TTL: u64 = 30_000;
 
 impl Quota {
     /// Creates a token bucket of `limit` tokens that refills at `limit` a second.
@@ -127,6 +137,53 @@ impl Quota {
     #[must_use = "`burst` returns a new quota"]
     pub const fn burst(self, burst: u32) -> Self {
         quota_or_panic(self.with_burst(burst))
+    }
+
+    /// Creates a concurrency limit: at most `limit` of cost at a time.
+    ///
+    /// A check takes slots for its cost until its [`Permit`](crate::Permit) is dropped: behind a
+    /// [`RateLimitLayer`](crate::RateLimitLayer), when the response body has ended. A process renews the
+    /// slots of its permits. If the process ends or is cut off, its slots become free after at most twice
+    /// the time that [`reserve_for`](Quota::reserve_for) sets: 30 seconds unless set.
+    ///
+    /// At most `limit` slots are taken that have not lapsed. A process that is paused for longer than twice
+    /// that time and resumes runs beside its successors.
+    ///
+    /// ```
+    /// use tollgate::Quota;
+    ///
+    /// const EXPORTS: Quota = Quota::concurrent(5);
+    /// assert_eq!(EXPORTS.to_string(), "concurrent 5");
+    /// ```
+    pub const fn concurrent(limit: u32) -> Self {
+        quota_or_panic(Self::new_concurrency(limit))
+    }
+
+    /// Reserves the cost of a check until its [`Permit`](crate::Permit) is settled: a token bucket then
+    /// charges exactly what was used.
+    ///
+    /// A reservation takes part in every decision, but does not refill. Settling it charges the cost that
+    /// was used at that time. A process renews the reservations of its permits. If the process ends or is
+    /// cut off, they lapse after `ttl` to twice `ttl`, and are charged as they were reserved.
+    ///
+    /// For a [concurrency limit](Quota::concurrent), sets how long a slot lasts without renewal.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::Quota;
+    ///
+    /// // 100,000 tokens a minute, of which each answer is charged what it used.
+    /// let quota = Quota::per_minute(100_000).reserve_for(Duration::from_secs(120));
+    /// assert_eq!(quota.to_string(), "100000/1m reserve 2m");
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the time is not a whole number of milliseconds from a second to a day, if the quota is a window,
+    /// or if it has a queue.
+    #[must_use = "`reserve_for` returns a new quota"]
+    pub const fn reserve_for(self, ttl: Duration) -> Self {
+        quota_or_panic(self.with_reservations(ttl))
     }
 
     /// Adds a queue: up to `cost` more is admitted ahead of its tokens, and waits until they are
@@ -221,18 +278,39 @@ impl Quota {
         Ok(quota)
     }
 
+    /// Like [`concurrent`](Quota::concurrent), but returns an error instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// If the limit is 0.
+    pub fn try_concurrent(limit: u32) -> Result<Self, QuotaError> {
+        Ok(Self::new_concurrency(limit)?)
+    }
+
+    /// Like [`reserve_for`](Quota::reserve_for), but returns an error instead of panicking.
+    ///
+    /// # Errors
+    ///
+    /// If the time is not a whole number of milliseconds from a second to a day, if the quota is a window,
+    /// if it has a queue, or if the numbers break one of the rules of [`Quota`].
+    pub fn try_reserve_for(self, ttl: Duration) -> Result<Self, QuotaError> {
+        let quota = self.with_reservations(ttl)?;
+        quota.check_exact()?;
+        Ok(quota)
+    }
+
     /// Checks that the arithmetic of the final numbers is exact.
     pub(super) const fn check_exact(&self) -> Result<(), QuotaFlaw> {
         match &self.0 {
             Kind::TokenBucket(bucket) => bucket.check_exact(),
             // `Window::new` has checked it.
-            Kind::Window(_) => Ok(()),
+            Kind::Window(_) | Kind::Concurrency(_) => Ok(()),
         }
     }
 
     const fn new_token_bucket(limit: u32, period: Duration, burst: u32) -> Result<Self, QuotaFlaw> {
         match ticks(period, Duration::from_micros(1)) {
-            Ok(period) => match TokenBucket::new(limit, period, burst, 0) {
+            Ok(period) => match TokenBucket::new(limit, period, burst, 0, 0) {
                 Ok(bucket) => Ok(Self(Kind::TokenBucket(bucket))),
                 Err(flaw) => Err(flaw),
             },
@@ -254,12 +332,50 @@ impl Quota {
         let Kind::TokenBucket(bucket) = self.0 else {
             return Err(QuotaFlaw::BurstOfWindow);
         };
-        match TokenBucket::new(bucket.limit, bucket.period, burst, bucket.queue) {
+        match TokenBucket::new(
+            bucket.limit,
+            bucket.period,
+            burst,
+            bucket.queue,
+            bucket.reserve_ttl,
+        ) {
             Ok(bucket) => match bucket.check_exact() {
                 Ok(()) => Ok(Self(Kind::TokenBucket(bucket))),
                 Err(flaw) => Err(flaw),
             },
             Err(flaw) => Err(flaw),
+        }
+    }
+
+    const fn new_concurrency(limit: u32) -> Result<Self, QuotaFlaw> {
+        match Concurrency::new(limit, SLOT_TTL) {
+            Ok(concurrency) => Ok(Self(Kind::Concurrency(concurrency))),
+            Err(flaw) => Err(flaw),
+        }
+    }
+
+    const fn with_reservations(self, ttl: Duration) -> Result<Self, QuotaFlaw> {
+        const DAY: u128 = 86_400_000;
+        let milliseconds = ttl.as_millis();
+        if milliseconds < 1_000 || milliseconds > DAY || ttl.subsec_nanos() % 1_000_000 != 0 {
+            return Err(QuotaFlaw::ReservationTime { ttl });
+        }
+        let ttl = milliseconds as u64;
+        match self.0 {
+            Kind::TokenBucket(TokenBucket {
+                limit,
+                period,
+                burst,
+                queue,
+                ..
+            }) => match TokenBucket::new(limit, period, burst, queue, ttl) {
+                Ok(bucket) => Ok(Self(Kind::TokenBucket(bucket))),
+                Err(flaw) => Err(flaw),
+            },
+            Kind::Concurrency(Concurrency { limit, .. }) => {
+                Ok(Self(Kind::Concurrency(Concurrency { limit, ttl })))
+            }
+            Kind::Window(_) => Err(QuotaFlaw::ReservingWindow),
         }
     }
 
@@ -270,7 +386,13 @@ impl Quota {
         if queue == 0 {
             return Err(QuotaFlaw::ZeroQueue);
         }
-        match TokenBucket::new(bucket.limit, bucket.period, bucket.burst, queue) {
+        match TokenBucket::new(
+            bucket.limit,
+            bucket.period,
+            bucket.burst,
+            queue,
+            bucket.reserve_ttl,
+        ) {
             Ok(bucket) => Ok(Self(Kind::TokenBucket(bucket))),
             Err(flaw) => Err(flaw),
         }
@@ -282,6 +404,7 @@ impl Quota {
             Kind::TokenBucket(_) => Algorithm::TokenBucket,
             Kind::Window(Window { sliding: true, .. }) => Algorithm::SlidingWindow,
             Kind::Window(_) => Algorithm::FixedWindow,
+            Kind::Concurrency(_) => Algorithm::Concurrency,
         }
     }
 
@@ -291,14 +414,16 @@ impl Quota {
         match &self.0 {
             Kind::TokenBucket(bucket) => bucket.limit,
             Kind::Window(window) => window.limit,
+            Kind::Concurrency(concurrency) => concurrency.limit,
         }
     }
 
-    /// Returns the period of the limit.
+    /// Returns the period of the limit: zero for a concurrency limit.
     pub const fn period(&self) -> Duration {
         match &self.0 {
             Kind::TokenBucket(bucket) => Duration::from_micros(bucket.period),
             Kind::Window(window) => Duration::from_millis(window.period),
+            Kind::Concurrency(_) => Duration::ZERO,
         }
     }
 
@@ -309,6 +434,7 @@ impl Quota {
         match &self.0 {
             Kind::TokenBucket(bucket) => bucket.burst,
             Kind::Window(window) => window.limit,
+            Kind::Concurrency(concurrency) => concurrency.limit,
         }
     }
 
@@ -316,8 +442,29 @@ impl Quota {
     pub const fn queued(&self) -> u32 {
         match &self.0 {
             Kind::TokenBucket(bucket) => bucket.queue,
-            Kind::Window(_) => 0,
+            Kind::Window(_) | Kind::Concurrency(_) => 0,
         }
+    }
+
+    /// Returns how long a reservation lasts without renewal: `None` for a quota that does not
+    /// [reserve](Quota::reserve_for).
+    pub const fn reserved_for(&self) -> Option<Duration> {
+        match &self.0 {
+            Kind::TokenBucket(bucket) if bucket.reserve_ttl == 0 => None,
+            Kind::TokenBucket(bucket) => Some(Duration::from_millis(bucket.reserve_ttl)),
+            Kind::Window(_) => None,
+            Kind::Concurrency(concurrency) => Some(Duration::from_millis(concurrency.ttl)),
+        }
+    }
+
+    /// Returns whether checks reserve their cost under this quota.
+    pub(crate) const fn is_reserving(&self) -> bool {
+        self.reserved_for().is_some()
+    }
+
+    /// Returns whether a charge of this quota can be settled: that of a plain token bucket is final.
+    pub(crate) const fn is_settleable(&self) -> bool {
+        self.is_reserving() || matches!(self.0, Kind::Window(_))
     }
 
     /// Returns how long until the whole [`capacity`](Quota::capacity) is available again after it was
@@ -326,6 +473,7 @@ impl Quota {
         let microseconds = match &self.0 {
             Kind::TokenBucket(bucket) => bucket.whole_fill_time()?,
             Kind::Window(window) => window.period * 1_000,
+            Kind::Concurrency(_) => return None,
         };
         (microseconds % 1_000_000 == 0).then_some(microseconds / 1_000_000)
     }
@@ -379,21 +527,82 @@ impl Quota {
         cost: u32,
         max_wait: Duration,
     ) -> (State, Status) {
+        self.charge(state, now, cost, max_wait, false)
+    }
+
+    /// Decides one check. If it `reserves`, a quota that can reserves the cost.
+    #[inline]
+    pub(crate) fn charge(
+        &self,
+        state: State,
+        now: u64,
+        cost: u32,
+        max_wait: Duration,
+        reserves: bool,
+    ) -> (State, Status) {
         match &self.0 {
+            Kind::TokenBucket(bucket) if bucket.reserve_ttl > 0 => {
+                bucket.step_reserving(state, now, cost, reserves)
+            }
             Kind::TokenBucket(bucket) => bucket.step(state, now, cost, max_wait),
             Kind::Window(window) => window.step(state, now, cost),
+            Kind::Concurrency(concurrency) => concurrency.step(state, cost, reserves),
+        }
+    }
+
+    /// Settles a charge of `charged` at the cost `used`. `window` is the charge's
+    /// [`window_start`](Quota::window_start).
+    pub(crate) fn settle(
+        &self,
+        state: State,
+        now: u64,
+        window: u64,
+        charged: u32,
+        used: u32,
+    ) -> State {
+        match &self.0 {
+            Kind::TokenBucket(bucket) if bucket.reserve_ttl > 0 => {
+                bucket.settle(state, now, charged, used)
+            }
+            Kind::TokenBucket(_) => state,
+            Kind::Window(quota) => quota.settle(state, now, window, charged, used),
+            Kind::Concurrency(_) => state.with_reserved(state.reserved().saturating_sub(charged)),
+        }
+    }
+
+    /// Returns the start of the window that a state counts in, in milliseconds since the Unix epoch: 0
+    /// for other quotas.
+    pub(crate) fn window_start(&self, state: State) -> u64 {
+        match &self.0 {
+            Kind::Window(window) => window.start_of(state),
+            _ => 0,
+        }
+    }
+
+    /// Returns the state that a store keeps apart from reservations.
+    pub(crate) fn without_reserved(&self, state: State) -> State {
+        match self.is_reserving() {
+            true => state.with_reserved(0),
+            false => state,
         }
     }
 
     /// Returns the more indebted of two states: the bucket that is full later, or the larger count of
-    /// each window.
+    /// each window. What is reserved is that of `state`.
     ///
     /// The operation is idempotent, so several replicas can merge what they counted alone into a
     /// shared store, in any order and more than once.
     pub fn join(&self, state: State, other: State, now: u64) -> State {
         match &self.0 {
+            Kind::TokenBucket(bucket) if bucket.reserve_ttl > 0 => {
+                let [debt, other] = [state, other].map(|state| state.with_reserved(0));
+                bucket
+                    .join(debt, other, now)
+                    .with_reserved(state.reserved())
+            }
             Kind::TokenBucket(bucket) => bucket.join(state, other, now),
             Kind::Window(window) => window.join(state, other, now),
+            Kind::Concurrency(_) => state,
         }
     }
 
@@ -409,6 +618,7 @@ impl Quota {
                 ..state
             },
             Kind::Window(window) => window.rebase(state, from, to),
+            Kind::Concurrency(_) => state,
         }
     }
 
@@ -417,7 +627,11 @@ impl Quota {
     #[inline]
     pub(crate) fn plain_bucket_within(&self, bound: u64) -> Option<&TokenBucket> {
         match &self.0 {
-            Kind::TokenBucket(bucket) if bucket.queue == 0 && bucket.denominator() <= bound => {
+            Kind::TokenBucket(bucket)
+                if bucket.queue == 0
+                    && bucket.reserve_ttl == 0
+                    && bucket.denominator() <= bound =>
+            {
                 Some(bucket)
             }
             _ => None,
@@ -429,6 +643,7 @@ impl Quota {
         match &self.0 {
             Kind::TokenBucket(bucket) => bucket.used(state, now),
             Kind::Window(window) => window.used(state),
+            Kind::Concurrency(_) => 0,
         }
     }
 

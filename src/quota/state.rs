@@ -9,8 +9,9 @@ use std::time::Duration;
 pub struct State {
     /// When the state expires, in microseconds since the Unix epoch (rounded down).
     pub(super) until: u64,
-    /// Token bucket: the fraction of a microsecond that `until` leaves out. Windows: the counts of
-    /// the previous window (high half) and the current window (low half).
+    /// Token bucket: the fraction of a microsecond that `until` leaves out; if the bucket reserves, in the
+    /// low half, below the reserved cost. Windows: the counts of the previous window (high half) and the
+    /// current window (low half). Concurrency: the reserved cost (high half).
     pub(super) rest: u64,
 }
 
@@ -25,6 +26,20 @@ impl State {
         Self {
             until: words[0],
             rest: words[1],
+        }
+    }
+
+    /// Returns the cost that is reserved in a state of a quota that reserves.
+    pub(crate) const fn reserved(self) -> u32 {
+        (self.rest >> 32) as u32
+    }
+
+    /// Returns the state of a quota that reserves with another reserved cost.
+    pub(crate) const fn with_reserved(self, reserved: u32) -> Self {
+        let fraction = self.rest & u32::MAX as u64;
+        Self {
+            until: self.until,
+            rest: (reserved as u64) << 32 | fraction,
         }
     }
 
@@ -102,6 +117,12 @@ impl Status {
     #[inline]
     pub(crate) const fn delay_micros(&self) -> u32 {
         self.delay
+    }
+
+    /// Returns the status as of `time` microseconds later. The remaining cost is a lower bound.
+    pub(crate) const fn after(mut self, time: u32) -> Self {
+        self.reset_after = self.reset_after.saturating_sub(time as u64);
+        self
     }
 
     /// Sets the delay that the check would have.

@@ -27,13 +27,13 @@ const MAX_DELAY: u128 = 3_600 * 1_000_000;
 
 /// A length of time: `whole + fraction / denominator` microseconds, `fraction < denominator`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-struct Span {
-    whole: u64,
-    fraction: u64,
+pub(super) struct Span {
+    pub(super) whole: u64,
+    pub(super) fraction: u64,
 }
 
 impl Span {
-    const ZERO: Self = Self {
+    pub(super) const ZERO: Self = Self {
         whole: 0,
         fraction: 0,
     };
@@ -60,17 +60,20 @@ pub(crate) struct TokenBucket {
     pub(super) burst: u32,
     /// The number of tokens that are lent beyond the burst.
     pub(super) queue: u32,
+    /// How long a reservation lasts at least without renewal, in milliseconds. 0: the bucket does not
+    /// reserve.
+    pub(super) reserve_ttl: u64,
     /// Microseconds.
     pub(super) period: u64,
     /// `period / limit` in lowest terms is `numerator / denominator`.
     denominator: u64,
     numerator: u64,
     /// The refill time of one token.
-    token_time: Span,
+    pub(super) token_time: Span,
     /// The refill time of an empty bucket.
-    fill_time: Span,
-    /// The refill time of an empty bucket with a full queue.
-    max_debt: Span,
+    pub(super) fill_time: Span,
+    /// The largest debt that a state may have: see [`max_tokens`](TokenBucket::max_tokens).
+    pub(super) max_debt: Span,
 }
 
 impl TokenBucket {
@@ -79,7 +82,11 @@ impl TokenBucket {
         period: u64,
         burst: u32,
         queue: u32,
+        reserve_ttl: u64,
     ) -> Result<Self, QuotaFlaw> {
+        if queue > 0 && reserve_ttl > 0 {
+            return Err(QuotaFlaw::ReservingQueue);
+        }
         if limit == 0 {
             return Err(QuotaFlaw::ZeroLimit);
         }
@@ -101,16 +108,18 @@ impl TokenBucket {
                 seconds: queued.div_ceil(denominator as u128 * 1_000_000) as u64,
             });
         }
+        let overdraft = if reserve_ttl > 0 { fill } else { 0 };
         Ok(Self {
             limit,
             burst,
             queue,
+            reserve_ttl,
             period,
             denominator,
             numerator,
             token_time: span(numerator as u128, denominator),
             fill_time: span(fill, denominator),
-            max_debt: span(fill + queued, denominator),
+            max_debt: span(fill + queued + overdraft, denominator),
         })
     }
 
@@ -127,9 +136,11 @@ impl TokenBucket {
         Ok(())
     }
 
-    /// Returns the largest number of tokens in a debt.
+    /// Returns the largest number of tokens in a debt: an empty bucket with a full queue, or two empty
+    /// buckets if charges may be settled above their cost.
     pub(super) const fn max_tokens(&self) -> u64 {
-        self.burst as u64 + self.queue as u64
+        let overdraft = if self.reserve_ttl > 0 { self.burst } else { 0 };
+        self.burst as u64 + self.queue as u64 + overdraft as u64
     }
 
     /// Returns the time to fill an empty bucket, if it is a whole number of microseconds.
@@ -314,7 +325,7 @@ impl TokenBucket {
     /// means that the clock has stepped back since the state was written: the debt is then taken to be
     /// the largest one at `now`.
     #[inline(always)]
-    fn debt(&self, state: State, now: u64) -> (Span, State) {
+    pub(super) fn debt(&self, state: State, now: u64) -> (Span, State) {
         let Some(whole) = state.until.checked_sub(now) else {
             return (Span::ZERO, state);
         };
@@ -332,7 +343,7 @@ impl TokenBucket {
     /// Returns the number of whole tokens, and how long until the next one in units of
     /// `1 / denominator` microseconds.
     #[inline(always)]
-    fn remaining(&self, debt: Span) -> (u32, u64) {
+    pub(super) fn remaining(&self, debt: Span) -> (u32, u64) {
         let filled = self.subtract(self.fill_time, debt);
         let units = filled.whole.checked_mul(self.denominator);
         match units.and_then(|units| units.checked_add(filled.fraction)) {
@@ -355,7 +366,7 @@ impl TokenBucket {
 
     /// Returns the refill time of `cost` tokens. `cost` is at most the burst, so both products are
     /// exact.
-    fn price(&self, cost: u32) -> Span {
+    pub(super) fn price(&self, cost: u32) -> Span {
         if cost == 1 {
             // The common case needs no division.
             return self.token_time;
@@ -368,7 +379,7 @@ impl TokenBucket {
         }
     }
 
-    fn add(&self, a: Span, b: Span) -> Span {
+    pub(super) fn add(&self, a: Span, b: Span) -> Span {
         let fraction = a.fraction + b.fraction;
         let carry = u64::from(fraction >= self.denominator);
         Span {
@@ -378,7 +389,7 @@ impl TokenBucket {
     }
 
     /// Returns `a - b`, for `b` at most `a`.
-    fn subtract(&self, a: Span, b: Span) -> Span {
+    pub(super) fn subtract(&self, a: Span, b: Span) -> Span {
         let borrow = u64::from(a.fraction < b.fraction);
         Span {
             whole: a.whole - b.whole - borrow,
@@ -387,7 +398,7 @@ impl TokenBucket {
     }
 }
 
-fn state_at(now: u64, debt: Span) -> State {
+pub(super) fn state_at(now: u64, debt: Span) -> State {
     State {
         until: now.saturating_add(debt.whole),
         rest: debt.fraction,
@@ -402,7 +413,7 @@ const fn span(numerator: u128, denominator: u64) -> Span {
 }
 
 /// Returns the span in whole microseconds, rounded up.
-fn round_up(span: Span) -> u64 {
+pub(super) fn round_up(span: Span) -> u64 {
     span.whole + u64::from(span.fraction > 0)
 }
 

@@ -83,6 +83,41 @@ impl Window {
         })
     }
 
+    /// Settles a charge of `charged` in the window that starts at `start` (milliseconds) at the cost `used`.
+    ///
+    /// The difference is given back to that window, and to no other one. What exceeds the charge is charged
+    /// to the window of `now`, even above the limit.
+    pub(super) fn settle(
+        &self,
+        state: State,
+        now: u64,
+        start: u64,
+        charged: u32,
+        used: u32,
+    ) -> State {
+        let mut view = self.view(state, now);
+        let (returned, extra) = (charged.saturating_sub(used), used.saturating_sub(charged));
+        if start == view.start {
+            view.current = view.current.saturating_sub(returned);
+        } else if start + self.period == view.start {
+            view.previous = view.previous.saturating_sub(returned);
+        }
+        view.current = view.current.saturating_add(extra).min(self.max_count());
+        self.state(view)
+    }
+
+    /// Returns the largest count of a window: twice the limit, after charges were settled above their cost,
+    /// or less where a product would reach 2^53.
+    const fn max_count(&self) -> u32 {
+        let max_count = self.limit.saturating_mul(2);
+        let max_exact = (MAX_EXACT as u64 - 1) / self.period;
+        if self.sliding && max_exact < max_count as u64 {
+            max_exact as u32
+        } else {
+            max_count
+        }
+    }
+
     /// Returns the used share of the limit by the larger of the two counts: 255 for all of it.
     pub(super) fn used(&self, state: State) -> u8 {
         let count = ((state.rest >> 32) as u32).max(state.rest as u32);
@@ -111,21 +146,20 @@ impl Window {
         let now = now / 1_000;
         let current_start = self.align(now);
         let start = self.start_of(state);
-        // This quota never writes a count above its limit; another quota's state may have one.
-        let [previous, current] = [(state.rest >> 32) as u32, state.rest as u32];
+        // This quota never writes a larger count; another quota's state may have one.
+        let counts = [(state.rest >> 32) as u32, state.rest as u32];
+        let [previous, current] = counts.map(|count| count.min(self.max_count()));
         let mut view = View {
             start,
             elapsed: 0,
-            previous: if self.sliding {
-                previous.min(self.limit)
-            } else {
-                0
-            },
-            current: current.min(self.limit),
+            previous: if self.sliding { previous } else { 0 },
+            current,
         };
         if start > current_start.saturating_add(self.period) {
             view.start = current_start;
-            view.current = view.current.saturating_add(view.previous).min(self.limit);
+            // At most the limit, unless one of the counts is larger.
+            let bound = self.limit.max(view.current).max(view.previous);
+            view.current = view.current.saturating_add(view.previous).min(bound);
             view.previous = 0;
         } else {
             view = self.roll(view, current_start);
@@ -236,8 +270,8 @@ impl Window {
     }
 }
 
-/// The product is below 2^53 in a sliding window, since the count is at most the limit and the time
-/// at most the period. In a fixed window the count is 0.
+/// The product is below 2^53 in a sliding window, by [`Window::max_count`]. In a fixed window the count
+/// is 0.
 fn product(count: u32, milliseconds: u64) -> u64 {
     u64::from(count) * milliseconds
 }

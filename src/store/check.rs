@@ -52,6 +52,7 @@ pub struct Check<'a> {
     )]
     started: Option<Instant>,
     fallback: Option<&'a FallbackStates>,
+    reserves: bool,
     /// The number of replicas that each admission is charged for.
     replicas: u32,
 }
@@ -68,6 +69,7 @@ impl<'a> Check<'a> {
             max_wait: None,
             started: None,
             fallback: None,
+            reserves: false,
             replicas: 1,
         }
     }
@@ -185,9 +187,27 @@ impl<'a> Check<'a> {
         Self { fallback, ..self }
     }
 
-    /// Whether the check is charged once and brings no states of the fallback.
+    /// Whether the check is charged once, at once, and brings no states of the fallback.
     pub(crate) fn is_plain(&self) -> bool {
-        self.fallback.is_none() && self.replicas == 1
+        self.fallback.is_none() && self.replicas == 1 && !self.reserves
+    }
+
+    /// Reserves the cost under quotas that can, and asks the store for a [`Receipt`](super::Receipt).
+    pub(crate) fn reserving(self) -> Self {
+        Self {
+            reserves: true,
+            ..self
+        }
+    }
+
+    /// Returns whether the caller will settle the charge: the store reserves the cost under quotas that
+    /// [can](Quota::reserve_for), and returns a [`Receipt`](super::Receipt) with an allowed verdict.
+    pub fn reserves(&self) -> bool {
+        self.reserves
+    }
+
+    pub(crate) fn replicas(&self) -> u32 {
+        self.replicas
     }
 
     /// Charges each admission for this many replicas.
@@ -205,6 +225,7 @@ impl<'a> Check<'a> {
             time_left: self.time_left,
             max_wait: self.max_wait,
             fallback: self.fallback.cloned().map(Box::new),
+            reserves: self.reserves,
             replicas: self.replicas,
         }
     }
@@ -284,6 +305,20 @@ impl<'a> Check<'a> {
         Some(charged)
     }
 
+    /// Returns whether the check would have been allowed if nothing had been reserved.
+    #[cfg(feature = "redis")]
+    pub(crate) fn fits_unreserved(&self, verdict: &Verdict) -> bool {
+        if !self.limits.is_reserving() {
+            return false;
+        }
+        let states = self.quotas().zip(&verdict.states);
+        let states = states.map(|(quota, state)| quota.without_reserved(*state));
+        let states: PerPolicy<State> = states.collect();
+        self.with_fallback(None)
+            .charge(verdict.now, &states)
+            .is_some()
+    }
+
     /// Computes the status of each policy from a verdict, by the arithmetic that decided it.
     ///
     /// # Errors
@@ -334,7 +369,7 @@ impl<'a> Check<'a> {
     #[inline]
     fn charge_quota(&self, quota: &Quota, state: State, now: u64) -> (State, Status) {
         let max_wait = self.max_wait.unwrap_or_default();
-        quota.step_within(state, now, self.cost_under(quota), max_wait)
+        quota.charge(state, now, self.cost_under(quota), max_wait, self.reserves)
     }
 
     pub(crate) fn quotas(&self) -> impl Iterator<Item = &'a Quota> + use<'a> {
@@ -344,6 +379,19 @@ impl<'a> Check<'a> {
     /// Returns the cost that a policy is charged.
     pub(crate) fn cost_under(&self, quota: &Quota) -> u32 {
         quota.shared_cost(self.cost, self.replicas)
+    }
+
+    /// Returns the cost that a policy reserves.
+    pub(crate) fn reserved_under(&self, quota: &Quota) -> u32 {
+        match quota.is_reserving() {
+            true => self.cost_under(quota),
+            false => 0,
+        }
+    }
+
+    /// Returns the cost at which a policy is settled if the request used `used`.
+    pub(crate) fn used(&self, used: u32) -> u32 {
+        used.saturating_mul(self.replicas)
     }
 
     /// Returns the cost that a policy is charged for a check of cost 1.
@@ -363,6 +411,7 @@ pub struct OwnedCheck {
     max_wait: Option<Duration>,
     /// Boxed, since few checks have it.
     fallback: Option<Box<FallbackStates>>,
+    reserves: bool,
     replicas: u32,
 }
 
@@ -378,6 +427,7 @@ impl OwnedCheck {
             max_wait: self.max_wait,
             started: None,
             fallback: self.fallback.as_deref(),
+            reserves: self.reserves,
             replicas: self.replicas,
         }
     }

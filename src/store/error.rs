@@ -54,6 +54,14 @@ impl StoreError {
         }
     }
 
+    /// Creates the error of a store that cannot settle charges.
+    pub(crate) fn without_settlement() -> Self {
+        Self::new(
+            StoreErrorKind::Unusable,
+            "the store cannot settle charges: see `Store::can_settle`",
+        )
+    }
+
     /// Adds the address of the server to the cause.
     #[cfg(feature = "redis")]
     pub(crate) fn at(&self, address: &impl fmt::Display) -> Self {

@@ -13,6 +13,7 @@
 
 // check:   a check, and the arithmetic that decides it
 // verdict: the result of a check
+// receipt: a record of one charge, to settle it
 // error:   why a store did not decide
 // store:   the trait
 // local:   a table in this process
@@ -23,6 +24,8 @@ mod check;
 pub mod conformance;
 mod error;
 mod local;
+mod prehashed;
+mod receipt;
 #[cfg(feature = "redis")]
 mod redis;
 #[expect(
@@ -37,6 +40,7 @@ pub use check::{Check, OwnedCheck};
 pub use error::{StoreError, StoreErrorKind};
 pub use local::LocalStore;
 pub(crate) use local::Table;
+pub use receipt::Receipt;
 #[cfg(feature = "redis")]
 pub use redis::{RedisConfigError, RedisCredentials, RedisStore, RedisStoreBuilder};
 pub use store::{BoxFuture, Outcome, Store};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::check::{self, Check};
 use super::error::StoreError;
+use super::receipt::Receipt;
 use super::verdict::Verdict;
 use crate::quota::Status;
 
@@ -34,6 +35,31 @@ pub trait Store: Send + Sync + 'static {
 
     /// Deletes the state of the check's identity under each of the check's policies, in its scope.
     fn reset(&self, check: &Check<'_>) -> Outcome<()>;
+
+    /// Returns whether the store can settle charges: it reserves the costs of checks that
+    /// [reserve](Check::reserves), and returns a [`Receipt`] for each. Without this, a layer or limiter
+    /// refuses limits that need it.
+    fn can_settle(&self) -> bool {
+        false
+    }
+
+    /// Settles a charge at the cost `used`: ends its reservation, gives the difference back to a window, or
+    /// charges what exceeds the cost. `check` is the check that was charged.
+    ///
+    /// A receipt settles once. It settles nothing if the state was reset since, or if the reservation has
+    /// lapsed. Unless implemented, the result is an error.
+    fn settle(&self, _check: &Check<'_>, _receipt: &Receipt, _used: u32) -> Outcome<()> {
+        Outcome::Ready(Err(StoreError::without_settlement()))
+    }
+
+    /// Renews the reservations of a charge before they lapse. A receipt without marks, or whose reservation
+    /// has lapsed, reserves the cost anew, even above the limit.
+    ///
+    /// A store whose reservations do not lapse returns the receipt. Unless implemented, the result is an
+    /// error.
+    fn renew(&self, _check: &Check<'_>, _receipt: &Receipt) -> Outcome<Receipt> {
+        Outcome::Ready(Err(StoreError::without_settlement()))
+    }
 
     /// Returns the lane that this check uses: a part of the store that fails independently of the
     /// others, and has a circuit breaker of its own. In a cluster, each node is a lane.
@@ -93,6 +119,18 @@ macro_rules! impl_for_pointer {
 
             fn reset(&self, check: &Check<'_>) -> Outcome<()> {
                 (**self).reset(check)
+            }
+
+            fn can_settle(&self) -> bool {
+                (**self).can_settle()
+            }
+
+            fn settle(&self, check: &Check<'_>, receipt: &Receipt, used: u32) -> Outcome<()> {
+                (**self).settle(check, receipt, used)
+            }
+
+            fn renew(&self, check: &Check<'_>, receipt: &Receipt) -> Outcome<Receipt> {
+                (**self).renew(check, receipt)
             }
 
             fn lane(&self, check: &Check<'_>) -> usize {

@@ -1,5 +1,6 @@
 use smallvec::SmallVec;
 
+use super::receipt::Receipt;
 use crate::quota::{MAX_POLICIES, State, Status};
 
 /// One value for each policy of a check. Two fit inline: most limits have no more policies.
@@ -7,7 +8,7 @@ pub(crate) type PerPolicy<T> = SmallVec<[T; 2]>;
 
 /// A store's result of a check: whether the check was charged, when, and the state of each policy
 /// before it.
-#[derive(Clone, Debug, Eq)]
+#[derive(Clone, Debug)]
 pub struct Verdict {
     pub(crate) allowed: bool,
     pub(crate) now: u64,
@@ -16,6 +17,8 @@ pub struct Verdict {
     /// it.
     pub(crate) statuses: PerPolicy<Status>,
     pub(crate) remembered: bool,
+    /// Boxed, since few checks have it.
+    pub(crate) receipt: Option<Box<Receipt>>,
 }
 
 impl Verdict {
@@ -31,6 +34,7 @@ impl Verdict {
             states,
             statuses: PerPolicy::new(),
             remembered: false,
+            receipt: None,
         }
     }
 
@@ -43,6 +47,7 @@ impl Verdict {
             states: PerPolicy::from_buf_and_len([state; 2], 1),
             statuses: PerPolicy::from_buf_and_len([status; 2], 1),
             remembered: false,
+            receipt: None,
         }
     }
 
@@ -52,6 +57,15 @@ impl Verdict {
     pub fn remembered(self) -> Self {
         Self {
             remembered: true,
+            ..self
+        }
+    }
+
+    /// Adds the receipt of a check that [reserves](super::Check::reserves).
+    #[must_use]
+    pub fn with_receipt(self, receipt: Receipt) -> Self {
+        Self {
+            receipt: Some(Box::new(receipt)),
             ..self
         }
     }
@@ -72,13 +86,15 @@ impl Verdict {
     }
 }
 
-/// Ignores the statuses, which follow from the other fields.
+/// Ignores the receipt, and the statuses, which follow from the other fields.
 impl PartialEq for Verdict {
     fn eq(&self, other: &Self) -> bool {
         (self.allowed, self.now, self.remembered, &self.states)
             == (other.allowed, other.now, other.remembered, &other.states)
     }
 }
+
+impl Eq for Verdict {}
 
 /// The result of [`Check::decide`](super::Check::decide): the verdict, and the states to write.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,6 +2,7 @@ use super::table::Table;
 use crate::clock::Clock;
 use crate::quota::Status;
 use crate::store::check::Check;
+use crate::store::receipt::Receipt;
 use crate::store::store::{Outcome, Store};
 use crate::store::verdict::Verdict;
 
@@ -91,6 +92,19 @@ impl Store for LocalStore {
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
         self.table.lock(check).clear();
         Outcome::Ready(Ok(()))
+    }
+
+    fn can_settle(&self) -> bool {
+        true
+    }
+
+    fn settle(&self, check: &Check<'_>, receipt: &Receipt, used: u32) -> Outcome<()> {
+        self.table.lock(check).close(receipt, Some(used));
+        Outcome::Ready(Ok(()))
+    }
+
+    fn renew(&self, _: &Check<'_>, receipt: &Receipt) -> Outcome<Receipt> {
+        Outcome::Ready(Ok(receipt.clone()))
     }
 
     fn name(&self) -> &'static str {

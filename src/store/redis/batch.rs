@@ -97,18 +97,20 @@ impl Call {
         self.items.iter().map(SmallVec::len).sum()
     }
 
-    /// The latest deadline of its checks.
-    pub(super) fn last_deadline(&self) -> Option<Instant> {
-        self.items
-            .iter()
-            .flatten()
-            .map(|check| check.deadline)
-            .max()
-    }
-
     pub(super) fn into_checks(self) -> impl Iterator<Item = PendingCheck> {
         self.items.into_iter().flatten()
     }
+}
+
+/// Returns the latest deadline of the checks in these calls. Settlements, which have long deadlines, count
+/// only where no check waits for the same reply.
+pub(super) fn last_deadline(calls: &[Call]) -> Option<Instant> {
+    let deadline = |is_settlement: bool| {
+        let checks = calls.iter().flat_map(|call| &call.items).flatten();
+        let checks = checks.filter(|check| check.settlement.is_some() == is_settlement);
+        checks.map(|check| check.deadline).max()
+    };
+    deadline(false).or_else(|| deadline(true))
 }
 
 /// The microseconds from `now` to the earliest deadline.
@@ -142,11 +144,19 @@ fn group(checks: &[PendingCheck], valid_for: u64) -> Group {
         let joined = fallback.and_then(|fallback| fallback.relative(first.limits, index));
         (*policy.quota(), joined)
     });
+    let settlement = checks[0].settlement.as_deref();
+    let marks = settlement.map(|settlement| {
+        let quotas = first.quotas().zip(settlement.receipt.marks());
+        quotas
+            .map(|(quota, mark)| mark[usize::from(!quota.is_reserving())])
+            .collect()
+    });
     Group {
         operation: checks[0].operation,
         cost: first.cost,
         max_wait: first.queue_wait(),
-        times: checks.len(),
+        times: settlement.map_or(checks.len(), |settlement| settlement.used as usize),
+        marks: marks.unwrap_or_default(),
         valid_for,
         policies: policies.collect(),
     }

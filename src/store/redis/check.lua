@@ -11,8 +11,13 @@
 --           and for each policy: its quota, the index in ARGV of a state to join, or 0, and for a
 --           bucket with a queue the largest debt that a charge may reach: max_whole max_part
 --         Operations:
---           1 check   charge `cost` at most `times` times in a row
---           2 reset   delete the states, whatever the keys hold
+--           1 check    charge `cost` at most `times` times in a row
+--           2 reset    delete the states, whatever the keys hold
+--           3 reserve  as 1, but quotas that reserve keep the cost apart from the debt
+--           4 settle   settle a charge of `cost` at `times`, the cost that was used
+--           5 renew    keep the reservation of a charge of `cost`, or reserve it anew
+--         For 4 and 5, each policy has the mark of the charge in place of the index: the number of
+--         the generation that has the reservation, or the start of the window.
 --         Items are not decided after `valid_until` (microseconds since the Unix epoch).
 --         Quotas:
 --           1 burst num token_whole token_part, a token bucket
@@ -21,6 +26,8 @@
 --           4 tokens num token_whole token_part, a token bucket with a queue. The largest debt of
 --             a state is that of `tokens`, the burst and the queue; `max_whole` and `max_part` are
 --             less if the check may not wait that long, and 0 if its cost exceeds the burst.
+--           5 burst num token_whole token_part, a token bucket that reserves, or a concurrency limit
+--             (a token takes no time), followed by the milliseconds that a reservation lasts.
 -- ARGV[2] The keys of the items, in order, as indexes in KEYS: doubles, or empty if no two items
 --         share a key, so that each takes the next ones.
 -- ARGV[3] and following: states counted elsewhere, relative to now.
@@ -34,6 +41,9 @@
 --            the fraction of a microsecond (rest / num) on top
 --   windows  ends_at previous current: when the state expires, and the counts of the previous and
 --            of the current window
+--   reserve  full_at rest generation started previous current: a bucket, the number of the current
+--            generation of reservations, when it started, and the costs that the previous and the
+--            current generation reserve. The reply has the sum of the two costs and the number.
 -- A key expires at the next multiple of its quota's `slack` after the state does: for most quotas
 -- in the next millisecond. Where a bucket's tokens take whole microseconds, the slack is longer, so
 -- that most checks need no PEXPIREAT.
@@ -50,8 +60,8 @@ local now = time[1] * 1000000 + time[2]
 
 local call, format = redis.pcall, string.format
 
-local CHECK, RESET = 1, 2
-local BUCKET, SLIDING, QUEUE = 1, 2, 4
+local CHECK, RESET, RESERVE, SETTLE, RENEW = 1, 2, 3, 4, 5
+local BUCKET, SLIDING, QUEUE, RESERVING = 1, 2, 4, 5
 
 -- '%d' takes a third of the time of '%.0f', but does not have 64 bits everywhere.
 local integer = format('%d', 2 ^ 53) == '9007199254740992' and '%d' or '%.0f'
@@ -113,8 +123,15 @@ while position < #numbers do
     width, next_position = 1, position + 48
     for policy = 1, policies do
       local kind = struct.unpack('<d', numbers, next_position)
-      width = width + ((kind == BUCKET or kind == QUEUE) and 2 or 3)
-      next_position = next_position + (kind == QUEUE and 64 or 48)
+      if kind == BUCKET then
+        width, next_position = width + 2, next_position + 48
+      elseif kind == QUEUE then
+        width, next_position = width + 2, next_position + 64
+      elseif kind == RESERVING then
+        width, next_position = width + 4, next_position + 56
+      else
+        width, next_position = width + 3, next_position + 48
+      end
     end
   end
 
@@ -205,9 +222,15 @@ end
 
 -- Writes a state, or deletes it if it has expired. Returns the server's error, if any. A server
 -- that is out of memory, or a replica, fails the first write of a call: no item is half written.
-local function write(place, one, two, three, slack)
+local function write(place, one, two, three, quota)
   local expires_at = one
-  if not three and two > 0 then
+  if quota.ttl then
+    expires_at = three.started + 2 * quota.ttl
+    if three.previous + three.current > 0 then
+      expires_at = expires_at + quota.full_whole + 1
+    end
+    expires_at = math.max(expires_at, one + 1)
+  elseif not three and two > 0 then
     expires_at = one + 1
   end
   if expires_at <= now then
@@ -215,8 +238,11 @@ local function write(place, one, two, three, slack)
     values[place] = false
     return type(answer) == 'table' and answer.err or nil
   end
-  local text, milliseconds = format(integer, one), end_of(expires_at, slack)
-  if three then
+  local text, milliseconds = format(integer, one), end_of(expires_at, quota.slack)
+  if quota.ttl then
+    text = format('%s:%.0f:%.0f:%.0f:%.0f:%.0f', text, two, three.generation, three.started,
+      three.previous, three.current)
+  elseif three then
     text = format('%s:%.0f:%.0f', text, two, three)
   elseif two > 0 then
     text = format('%s:%.0f', text, two)
@@ -248,7 +274,7 @@ local function token_bucket()
     return cost * quota.token_whole + (parts - part) / quota.num, part
   end
 
-  local bucket = {}
+  local bucket = { debt = debt, price_of = price_of }
 
   function bucket.quota(_, tokens, num, token_whole, token_part, max_whole, max_part)
     local quota = { tokens = tokens, num = num, token_whole = token_whole, token_part = token_part }
@@ -277,6 +303,11 @@ local function token_bucket()
       return nil
     end
     return now + whole, part
+  end
+
+  -- The charge of a plain bucket is final.
+  function bucket.settle(_, _, _, _, full_at, rest)
+    return full_at, rest
   end
 
   -- Returns the state with the larger debt.
@@ -347,7 +378,8 @@ local function windows()
       previous = 0
     end
     if start > this + quota.period then
-      return this, 0, min(current + previous, quota.limit)
+      -- At most the limit, unless one of the counts is larger.
+      return this, 0, min(current + previous, max(quota.limit, previous, current))
     end
     return roll(quota, this, start, previous, current)
   end
@@ -357,7 +389,13 @@ local function windows()
   function window.quota(kind, limit, period)
     local sliding = kind == SLIDING
     local life = sliding and 2 * period or period
-    return { limit = limit, period = period, sliding = sliding, life = life, slack = 1000 }
+    local quota = { limit = limit, period = period, sliding = sliding, life = life, slack = 1000 }
+    -- The largest count of a window, after charges were settled above their cost.
+    quota.most = min(2 * limit, 2 ^ 32 - 1)
+    if sliding then
+      quota.most = min(quota.most, math.floor((2 ^ 53 - 1) / period))
+    end
+    return quota
   end
 
   function window.step(quota, cost, ends_at, last, this)
@@ -375,6 +413,19 @@ local function windows()
       return nil
     end
     return state(quota, start, previous, current + cost)
+  end
+
+  -- Gives back what was not used to the window that starts at `mark`, and charges what exceeds the
+  -- cost to the current one.
+  function window.settle(quota, mark, cost, used, ends_at, last, this)
+    local start, previous, current = view(quota, ends_at, last, this)
+    local returned, extra = max(cost - used, 0), max(used - cost, 0)
+    if mark == start then
+      current = max(current - returned, 0)
+    elseif mark + quota.period == start then
+      previous = max(previous - returned, 0)
+    end
+    return state(quota, start, previous, min(current + extra, quota.most))
   end
 
   -- Returns the larger count of each window.
@@ -401,7 +452,7 @@ local function windows()
     if first >= 2 ^ 53 or previous >= 2 ^ 53 or current >= 2 ^ 53 then
       return nil
     end
-    return first, min(previous, quota.limit), min(current, quota.limit)
+    return first, min(previous, quota.most), min(current, quota.most)
   end
 
   return window
@@ -409,16 +460,155 @@ end
 
 -- Items -------------------------------------------------------------
 
-local bucket, window
+local bucket, window, reserving
 -- Error codes of items.
 local WRONG_TYPE, UNPARSABLE, COMMAND_FAILED, EXPIRED = -1, -2, -3, -4
 -- The current group.
 local group, operation, cost, times, expired, policies
-local algorithms, quotas, joined_states = {}, {}, {}
+local algorithms, quotas, joined_states, marks = {}, {}, {}, {}
 -- The current item: each policy's state before and after.
 local before_first, before_second, before_third = {}, {}, {}
 local after_first, after_second, after_third = {}, {}, {}
 local command_error
+
+-- Reservations ------------------------------------------------------
+
+-- Reservations are counted in two generations, so that none needs an identifier. Those of a
+-- generation lapse when the next one ends: after one to two times the quota's `ttl`. The number of a
+-- generation is never derived from the clock alone, which may step back.
+local function reservations()
+  local bucket, min, max = token_bucket(), math.min, math.max
+  local NONE = { generation = 0, started = 0, previous = 0, current = 0 }
+  local reserving = { third = NONE, rebase = bucket.rebase }
+
+  local function generations(generation, started, previous, current)
+    return { generation = generation, started = started, previous = previous, current = current }
+  end
+
+  -- Charges `cost` to the debt at `instant`, even above the limit: at most the largest debt is kept.
+  local function charge(quota, full_at, rest, instant, cost)
+    if cost <= 0 then
+      return full_at, rest
+    end
+    if full_at < instant then
+      full_at, rest = instant, 0
+    end
+    local whole, part = bucket.price_of(quota, min(cost, quota.tokens))
+    whole, part = full_at + whole, rest + part
+    if part >= quota.num then
+      whole, part = whole + 1, part - quota.num
+    end
+    local _, _, full_at, rest = bucket.debt(quota, whole, part)
+    return full_at, rest
+  end
+
+  function reserving.quota(_, burst, num, token_whole, token_part, ttl)
+    local quota = bucket.quota(nil, 2 * burst, num, token_whole, token_part)
+    quota.max_whole, quota.max_part = bucket.price_of(quota, burst)
+    quota.burst, quota.ttl, quota.slack = burst, 1000 * ttl, 1000
+    return quota
+  end
+
+  -- Returns the state in the generation of now. What has lapsed is charged to the debt at the instant
+  -- of the lapse.
+  function reserving.roll(quota, full_at, rest, open)
+    if open.generation == 0 then
+      return full_at, rest, generations(now, now, 0, 0)
+    end
+    local generation, started = open.generation, open.started
+    local previous, current = open.previous, open.current
+    if now < started then
+      -- The clock has stepped back.
+      generation, started, previous, current = generation + 1, now, previous + current, 0
+    end
+    while now - started >= quota.ttl and previous + current > 0 do
+      generation, started = generation + 1, started + quota.ttl
+      full_at, rest = charge(quota, full_at, rest, started, previous)
+      previous, current = current, 0
+    end
+    if now - started >= quota.ttl then
+      generation, started = generation + 1, now
+    end
+    return full_at, rest, generations(generation, started, previous, current)
+  end
+
+  -- Returns the state after charging or reserving `cost`, or nil if that is denied.
+  function reserving.step(quota, cost, full_at, rest, open)
+    local whole, part, full_at, rest = bucket.debt(quota, full_at, rest)
+    if cost == 0 then
+      return full_at, rest, open
+    end
+    local reserved = open.previous + open.current
+    if reserved + cost > quota.burst then
+      return nil
+    end
+    local price_whole, price_part = bucket.price_of(quota, reserved + cost)
+    whole, part = whole + price_whole, part + price_part
+    if part >= quota.num then
+      whole, part = whole + 1, part - quota.num
+    end
+    if whole > quota.max_whole or (whole == quota.max_whole and part > quota.max_part) then
+      return nil
+    end
+    if operation == RESERVE then
+      return full_at, rest,
+        generations(open.generation, open.started, open.previous, open.current + cost)
+    end
+    full_at, rest = charge(quota, full_at, rest, now, cost)
+    return full_at, rest, open
+  end
+
+  -- Ends the reservation and charges what was used. If the reservation has lapsed, it is charged
+  -- already. A number that is far from the current one is of a state that was lost.
+  function reserving.settle(quota, mark, cost, used, full_at, rest, open)
+    local generation, previous, current = open.generation, open.previous, open.current
+    if mark == generation then
+      current = max(current - cost, 0)
+    elseif mark == generation - 1 then
+      previous = max(previous - cost, 0)
+    elseif generation - 16 < mark and mark < generation then
+      return full_at, rest, open
+    end
+    full_at, rest = charge(quota, full_at, rest, now, used)
+    return full_at, rest, generations(generation, open.started, previous, current)
+  end
+
+  -- Moves the reservation into the current generation. Reserves it anew, even above the limit, if it
+  -- has lapsed or was lost.
+  function reserving.renew(quota, mark, cost, full_at, rest, open)
+    local previous, current = open.previous, open.current
+    if mark == open.generation then
+      return full_at, rest, open
+    elseif mark == open.generation - 1 then
+      previous = max(previous - cost, 0)
+    end
+    current = min(current + cost, quota.tokens)
+    return full_at, rest, generations(open.generation, open.started, previous, current)
+  end
+
+  -- Returns the state with the larger debt.
+  function reserving.join(quota, full_at, rest, open, other, other_rest)
+    full_at, rest = bucket.join(quota, full_at, rest, nil, other, other_rest)
+    return full_at, rest, open
+  end
+
+  function reserving.read(quota, text)
+    local debt, generation, started, previous, current =
+      string.match(text, '^(%d+:%d+):(%d+):(%d+):(%d+):(%d+)$')
+    local full_at, rest = bucket.read(quota, debt or text)
+    if not debt or not full_at then
+      return full_at, rest, NONE
+    end
+    local open = generations(tonumber(generation), tonumber(started),
+      min(tonumber(previous), quota.tokens), min(tonumber(current), quota.tokens))
+    if open.generation >= 2 ^ 53 or open.started >= 2 ^ 53 then
+      return nil
+    end
+    return full_at, rest, open
+  end
+
+  return reserving
+end
 
 local function read_group(position)
   local valid_until, _
@@ -427,20 +617,28 @@ local function read_group(position)
     struct.unpack('<dddddd', ARGV[1], position)
   expired = now > valid_until and EXPIRED or nil
   for policy = 1, policies do
-    local kind, a, b, c, d, joined, max_whole, max_part
+    local kind, a, b, c, d, joined, extra, max_part
     kind, a, b, c, d, joined, position = struct.unpack('<dddddd', ARGV[1], position)
     if kind == QUEUE then
-      max_whole, max_part, position = struct.unpack('<dd', ARGV[1], position)
+      extra, max_part, position = struct.unpack('<dd', ARGV[1], position)
+    elseif kind == RESERVING then
+      extra, position = struct.unpack('<d', ARGV[1], position)
     end
     if kind == BUCKET or kind == QUEUE then
       bucket = bucket or token_bucket()
       algorithms[policy] = bucket
+    elseif kind == RESERVING then
+      reserving = reserving or reservations()
+      algorithms[policy] = reserving
     else
       window = window or windows()
       algorithms[policy] = window
     end
-    quotas[policy] = algorithms[policy].quota(kind, a, b, c, d, max_whole, max_part)
-    joined_states[policy] = ARGV[joined]
+    quotas[policy] = algorithms[policy].quota(kind, a, b, c, d, extra, max_part)
+    joined_states[policy], marks[policy] = ARGV[joined], joined
+    if operation == SETTLE or operation == RENEW then
+      joined_states[policy] = nil
+    end
   end
 end
 
@@ -477,6 +675,22 @@ local function check()
   return fits
 end
 
+-- Sets the states after a reset, a settlement or a renewal.
+local function change()
+  for policy = 1, policies do
+    local algorithm, quota, mark = algorithms[policy], quotas[policy], marks[policy]
+    local one, two, three = before_first[policy], before_second[policy], before_third[policy]
+    if operation == RESET then
+      one, two, three = 0, 0, algorithm.third
+    elseif operation == SETTLE then
+      one, two, three = algorithm.settle(quota, mark, cost, times, one, two, three)
+    elseif algorithm.renew then
+      one, two, three = algorithm.renew(quota, mark, cost, one, two, three)
+    end
+    after_first[policy], after_second[policy], after_third[policy] = one, two, three
+  end
+end
+
 -- Returns an error code or nil, and the state that a key's value holds.
 local function read(algorithm, quota, value)
   if not value then
@@ -509,6 +723,9 @@ for index = 1, #remaining, 3 do
     else
       item_error = item_error or read_error
     end
+    if algorithm.roll and not item_error then
+      one, two, three = algorithm.roll(quota, one, two, three)
+    end
     if joined and not item_error then
       local old_one, old_two, old_three = one, two, three
       one, two, three = algorithm.join(quota, one, two, three,
@@ -519,20 +736,17 @@ for index = 1, #remaining, 3 do
   end
 
   if not item_error then
-    if operation == CHECK then
+    if operation == CHECK or operation == RESERVE then
       charged = check()
     else
-      for policy = 1, policies do
-        after_first[policy], after_second[policy], after_third[policy] =
-          0, 0, algorithms[policy].third
-      end
+      change()
     end
     for policy = 1, policies do
       local one, two, three = after_first[policy], after_second[policy], after_third[policy]
       if altered[policy] or one ~= before_first[policy] or two ~= before_second[policy]
         or three ~= before_third[policy] then
         local place = place_of[first + policy - 1]
-        command_error = command_error or write(place, one, two, three, quotas[policy].slack)
+        command_error = command_error or write(place, one, two, three, quotas[policy])
         if command_error then
           item_error = COMMAND_FAILED
           break
@@ -546,9 +760,14 @@ for index = 1, #remaining, 3 do
     for policy = 1, policies do
       reply[reply_index + 1], reply[reply_index + 2] = before_first[policy], before_second[policy]
       reply_index = reply_index + 2
-      if before_third[policy] then
+      local open = before_third[policy]
+      if quotas[policy].ttl then
+        reply[reply_index + 1] = open.previous + open.current
+        reply[reply_index + 2] = after_third[policy].generation
+        reply_index = reply_index + 2
+      elseif open then
         reply_index = reply_index + 1
-        reply[reply_index] = before_third[policy]
+        reply[reply_index] = open
       end
     end
   end

@@ -8,8 +8,8 @@ use smallvec::SmallVec;
 use tokio::time::Instant;
 
 use super::pending::PendingCheck;
-use super::prehashed::PrehashedHasher;
 use crate::store::StoreErrorKind;
+use crate::store::prehashed::PrehashedHasher;
 
 /// An identity may have one part in this many of the queue's items.
 const IDENTITY_SHARE: usize = 8;
@@ -32,6 +32,14 @@ pub(super) struct BatchItem {
 impl BatchItem {
     pub(super) fn keys(&self) -> usize {
         self.checks[0].check.borrow().limits.policies().len()
+    }
+
+    /// Returns whether the item may be sent over the connection of this number. A charge is settled only
+    /// where it was made: after a failover, the new server may not know of it.
+    pub(super) fn is_for(&self, connection: u64) -> bool {
+        let settlement = self.checks[0].settlement.as_deref();
+        let source = settlement.and_then(|settlement| settlement.receipt.source.as_ref());
+        source.is_none_or(|source| source.connection == connection)
     }
 }
 
@@ -78,7 +86,8 @@ impl CheckQueue {
     }
 
     /// Adds a check, to an item of equal checks if there is one. Returns the check if the queue has
-    /// `max_items`, or if the check's identity has its share of them.
+    /// `max_items`, or if the check's identity has its share of them. Settlements are always added: there are
+    /// no more of them than permits.
     pub(super) fn push(
         &mut self,
         check: PendingCheck,
@@ -104,7 +113,7 @@ impl CheckQueue {
             number = item.previous;
         }
         let is_full = self.items() >= max_items || count >= max_items.div_ceil(IDENTITY_SHARE);
-        if is_full && !check.is_probe {
+        if is_full && !check.is_probe && check.settlement.is_none() {
             return Err(check);
         }
         let identity = IdentityItems {

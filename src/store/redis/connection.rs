@@ -1,6 +1,6 @@
 #[cfg(feature = "redis-sentinel")]
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use crate::store::StoreError;
 /// The delay before another attempt to replace a connection that is too old.
 const RENEWAL_RETRY_DELAY: Duration = Duration::from_secs(1);
 
+/// The number of connections so far.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+
 /// The hash tags of two keys that tell whether a server is a cluster. Their hash slots, 3841 and 15193,
 /// are far apart, so that one node of a cluster is unlikely to own both.
 const HASH_TAGS: [&str; 2] = ["tollgate:probe", "tollgate:probe-3"];
@@ -24,6 +27,8 @@ const HASH_TAGS: [&str; 2] = ["tollgate:probe", "tollgate:probe-3"];
 /// A connection to one server, with an estimate of that server's clock. Closed when dropped.
 pub(super) struct Connection {
     client: Client,
+    /// A number that no earlier connection has, unless this one has replaced it for its age.
+    pub(super) number: u64,
     pub(super) address: ConnectionAddr,
     /// Whether the server failed a call with keys in two hash slots.
     pub(super) is_clustered: bool,
@@ -102,6 +107,7 @@ impl Connection {
         let age = shared.max_connection_age.map(random::with_jitter);
         Ok(Self {
             client,
+            number: 1 + CONNECTIONS.fetch_add(1, Ordering::Relaxed),
             address: endpoint.address.clone(),
             is_clustered: false,
             is_abandoned: AtomicBool::new(false),

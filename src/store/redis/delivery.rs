@@ -1,15 +1,15 @@
 //! Delivers the script's reply to the checks of a call.
 
 use std::future::poll_fn;
+use std::iter;
 use std::task::Poll;
-
-use tokio::time::Instant;
 
 use super::batch::Call;
 use super::check_queue::PendingChecks;
-use super::denial_cache::DenialCache;
 use super::pending::fail_all;
 use super::script::{DecidedItem, ItemError, Operation, ScriptReply};
+use super::settlement::{Receipts, Settlement};
+use crate::store::receipt::{Receipt, Source};
 use crate::store::{StoreError, StoreErrorKind, Verdict};
 
 /// After this many answers in a row, the answered tasks run first. A Tokio worker queues 256 woken tasks;
@@ -41,18 +41,13 @@ pub(super) struct Undecided {
     pub(super) expired: PendingChecks,
 }
 
-/// Delivers the reply to a call that was built at `called_at`.
-pub(super) async fn deliver(
-    call: Call,
-    reply: ScriptReply,
-    called_at: Instant,
-    denials: &DenialCache,
-) -> Undecided {
+/// Delivers the reply to a call.
+pub(super) async fn deliver(call: Call, reply: ScriptReply, receipts: &Receipts<'_>) -> Undecided {
     let now = reply.now;
     let mut undecided = Undecided::default();
     for (checks, item) in call.items.into_iter().zip(reply.items) {
         match item {
-            Ok(decided) => deliver_item(checks, now, decided, called_at, denials).await,
+            Ok(decided) => deliver_item(checks, now, decided, receipts).await,
             Err(ItemError::CommandFailed) => undecided.failed.extend(checks),
             Err(ItemError::Expired) => undecided.expired.extend(checks),
             Err(ItemError::WrongType) => {
@@ -77,9 +72,9 @@ async fn deliver_item(
     checks: PendingChecks,
     now: u64,
     decided: DecidedItem,
-    called_at: Instant,
-    denials: &DenialCache,
+    receipts: &Receipts<'_>,
 ) {
+    let (denials, generations) = (&receipts.shared.denials, decided.generations);
     let (mut states, mut charges_left) = (decided.states, decided.charged);
     let is_single = checks.len() == 1;
     let mut is_cached = false;
@@ -87,17 +82,26 @@ async fn deliver_item(
         if index % MAX_ANSWERS_IN_A_ROW == MAX_ANSWERS_IN_A_ROW - 1 {
             yield_to_answered().await;
         }
-        if pending.operation != Operation::Check {
-            denials.invalidate(&pending.fingerprint);
-            pending.answer(Ok(Verdict::new(true, now, states.iter().copied())));
+        let is_reserving = pending.operation == Operation::Reserve;
+        if !pending.operation.is_check() {
+            let is_reset = pending.operation == Operation::Reset;
+            if pending.operation != Operation::Renew {
+                denials.invalidate(&pending.fingerprint, is_reset);
+            }
+            let mut verdict = Verdict::new(true, now, states.iter().copied());
+            if let Some(Settlement { receipt, .. }) = pending.settlement.as_deref() {
+                verdict.receipt = Some(Box::new(renewed(receipt, &generations, receipts)));
+            }
+            pending.answer(Ok(verdict));
             continue;
         }
-        if is_single && charges_left == 1 {
+        if is_single && charges_left == 1 && !is_reserving {
             // No other check needs the next states, so they are not computed.
             pending.answer(Ok(Verdict::new(true, now, states)));
             return;
         }
-        if pending.is_cancelled() {
+        // A reservation is released when its receipt is dropped.
+        if pending.is_cancelled() && !is_reserving {
             continue;
         }
         let check = pending.check.borrow();
@@ -107,19 +111,45 @@ async fn deliver_item(
             pending.answer(Err(unusable(error)));
             continue;
         }
-        let verdict = Verdict::new(next_states.is_some(), now, states.iter().copied());
+        let mut verdict = Verdict::new(next_states.is_some(), now, states.iter().copied());
+        if let Some(next_states) = next_states.as_ref().filter(|_| is_reserving) {
+            let next = check.quotas().zip(next_states).zip(&generations);
+            let marks =
+                next.map(|((quota, state), generation)| [*generation, quota.window_start(*state)]);
+            verdict = verdict.with_receipt(receipts.receipt(&pending, marks.collect()));
+        }
         if next_states.is_none() && !is_cached {
-            denials.insert(&pending.fingerprint, &check, &verdict, called_at);
+            denials.insert(
+                &pending.fingerprint,
+                &check,
+                &verdict,
+                receipts.source.charged_at,
+            );
             is_cached = true;
         }
         // If the check was cancelled meanwhile, the next one takes its charge.
-        if pending.answer(Ok(verdict))
+        if (pending.answer(Ok(verdict)) || is_reserving)
             && let Some(next_states) = next_states
         {
             charges_left -= 1;
             states = next_states;
         }
     }
+}
+
+/// Returns the receipt of a renewed charge. Its windows are those of the charge.
+fn renewed(receipt: &Receipt, generations: &[u64], receipts: &Receipts<'_>) -> Receipt {
+    let windows = receipt.marks().iter().map(|[_, window]| *window);
+    let windows = windows.chain(iter::repeat(0));
+    let marks = generations.iter().zip(windows);
+    let source = Source {
+        charged_at: match &receipt.source {
+            Some(source) => source.charged_at,
+            None => receipts.source.charged_at,
+        },
+        ..receipts.source.clone()
+    };
+    Receipt::new(marks.map(|(generation, window)| [*generation, window])).charged_by(source)
 }
 
 fn unusable(reason: &'static str) -> StoreError {

@@ -26,8 +26,10 @@ pub(super) struct DenialCache(Box<[Mutex<Set>]>);
 #[derive(Default)]
 struct Set {
     slots: [Option<Box<Denial>>; SET_SIZE],
-    /// The time of the last reset. Round trips overlap, so a denial from before the reset may arrive
+    /// The time of the last reset or settlement. Round trips overlap, so a denial from before it may arrive
     /// after it.
+    changed_at: Option<Instant>,
+    /// The time of the last reset.
     reset_at: Option<Instant>,
 }
 
@@ -87,6 +89,10 @@ impl DenialCache {
         let Ok(statuses) = check.replay(verdict) else {
             return;
         };
+        // A reservation may be settled at any time.
+        if check.fits_unreserved(verdict) {
+            return;
+        }
         // A cost above the burst is never allowed, and has no `retry_after`.
         let wait = |status: &Status| status.retry_after().unwrap_or(MAX_AGE);
         let wait = statuses.iter().map(wait).max().unwrap_or_default();
@@ -101,7 +107,10 @@ impl DenialCache {
             states: verdict.states.clone(),
         };
         let mut set = self.set(fingerprint.root);
-        if set.reset_at.is_some_and(|reset_at| called_at <= reset_at) {
+        if set
+            .changed_at
+            .is_some_and(|changed_at| called_at <= changed_at)
+        {
             return;
         }
         let slots = &mut set.slots;
@@ -122,11 +131,21 @@ impl DenialCache {
         }
     }
 
+    /// Returns whether a state of an identity with the same outermost level was reset at `instant` or
+    /// later. Returns true also for some other identities.
+    pub(super) fn was_reset_since(&self, fingerprint: &Fingerprint, instant: Instant) -> bool {
+        let reset_at = self.set(fingerprint.root).reset_at;
+        reset_at.is_some_and(|reset_at| instant <= reset_at)
+    }
+
     /// Removes all denials of identities with the same outermost level, after a state of one of them was
-    /// reset.
-    pub(super) fn invalidate(&self, fingerprint: &Fingerprint) {
+    /// reset or a charge was settled.
+    pub(super) fn invalidate(&self, fingerprint: &Fingerprint, is_reset: bool) {
         let mut set = self.set(fingerprint.root);
-        set.reset_at = Some(Instant::now());
+        set.changed_at = Some(Instant::now());
+        if is_reset {
+            set.reset_at = set.changed_at;
+        }
         for slot in &mut set.slots {
             if slot
                 .as_deref()
@@ -157,7 +176,7 @@ mod tests {
         // Two round trips overlap. The server denies the check of the first, then runs the reset of
         // the second; the reply to the second is delivered first.
         let called_at = Instant::now();
-        denials.invalidate(&fingerprint);
+        denials.invalidate(&fingerprint, true);
         denials.insert(&fingerprint, &check, &denial, called_at);
         assert_eq!(denials.get(&fingerprint, &check), None);
 

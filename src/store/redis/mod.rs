@@ -10,6 +10,7 @@
 //! 4. `worker` takes a `batch` from the queue, turns it into calls of the `script` (`check.lua`), and
 //!    sends them over the `connection`.
 //! 5. `delivery` answers the checks. `retry` sends checks again that the server has not run.
+//! 6. `settlement` sends a settlement or a renewal of an allowed check the same way.
 //!
 //! A `server` is connected to at its `endpoint`, with `credentials` and `tls`, and after a failure with
 //! a `backoff`. `error` classifies error replies. `builder` has the options, `config_error` their errors, and `url` parses the URLs.
@@ -41,13 +42,13 @@ mod endpoint;
 mod error;
 mod fingerprint;
 mod pending;
-mod prehashed;
 mod retry;
 mod script;
 #[cfg(feature = "redis-sentinel")]
 mod sentinel;
 mod server;
 mod server_queue;
+mod settlement;
 mod shared;
 mod single_server;
 mod store;

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::error::unavailable;
 use super::fingerprint::Fingerprint;
 use super::script::Operation;
+use super::settlement::Settlement;
 use crate::store::{OwnedCheck, StoreError, Verdict};
 
 type CheckResult = Result<Verdict, StoreError>;
@@ -46,6 +47,8 @@ pub(super) struct Request {
     pub(super) is_probe: bool,
     /// The hash slot of the keys; 0 outside of a cluster.
     pub(super) slot: u16,
+    /// The charge to settle or to renew.
+    pub(super) settlement: Option<Box<Settlement>>,
     cell: Mutex<AnswerCell>,
 }
 
@@ -72,6 +75,7 @@ impl Request {
             deadline,
             is_probe: false,
             slot: 0,
+            settlement: None,
             cell: Mutex::default(),
         }
     }
@@ -103,9 +107,9 @@ impl Deref for PendingCheck {
 }
 
 impl PendingCheck {
-    /// Returns whether the caller dropped the [`Answer`].
+    /// Returns whether the caller dropped the [`Answer`]. Settlements are sent all the same.
     pub(super) fn is_cancelled(&self) -> bool {
-        Arc::strong_count(&self.request) == 1
+        Arc::strong_count(&self.request) == 1 && self.settlement.is_none()
     }
 
     /// Answers the caller. Returns whether the caller still waits.
@@ -142,8 +146,8 @@ impl PendingCheck {
             let decided_by = (pending.fingerprint.check, check.cost, check.queue_wait());
             (decided_by, pending.timeout, pending.asking, pending.alone)
         };
-        let are_checks = [self.operation, other.operation] == [Operation::Check; 2];
-        are_checks && compared(self) == compared(other)
+        let are_alike = self.operation == other.operation && self.operation.is_check();
+        are_alike && compared(self) == compared(other)
     }
 }
 

@@ -8,8 +8,8 @@ use std::{fmt, iter, mem};
 use redis::{Cmd, Value};
 
 use super::error::CallError;
-use super::prehashed::PrehashedHasher;
 use crate::quota::{EncodedQuota, Quota, State};
+use crate::store::prehashed::PrehashedHasher;
 use crate::store::verdict::PerPolicy;
 
 const SOURCE: &str = include_str!("check.lua");
@@ -79,14 +79,20 @@ impl Script {
                 &mut numbers,
                 [*items, group.policies.len()].map(|n| n as u64),
             );
-            for (quota, joined) in &group.policies {
+            for (policy, (quota, joined)) in group.policies.iter().enumerate() {
                 push(&mut numbers, quota_numbers(quota));
                 joined_states.extend(joined);
                 // The first joined state is ARGV[3].
-                let index = joined.as_ref().map_or(0, |_| joined_states.len() + 2);
-                push(&mut numbers, [index as u64]);
+                let index = joined
+                    .as_ref()
+                    .map_or(0, |_| joined_states.len() as u64 + 2);
+                let mark = group.marks.get(policy).copied();
+                push(&mut numbers, [mark.unwrap_or(index)]);
                 if let Some(max_debt) = quota.encode_max_debt(group.cost, group.max_wait) {
                     push(&mut numbers, max_debt);
+                }
+                if let EncodedQuota::Reserving { ttl, .. } = quota.encode() {
+                    push(&mut numbers, [ttl]);
                 }
             }
         }
@@ -118,6 +124,12 @@ fn quota_numbers(quota: &Quota) -> [u64; 5] {
             let kind = if quota.queued() > 0 { 4 } else { 1 };
             [kind, tokens, denominator, whole, fraction]
         }
+        EncodedQuota::Reserving {
+            burst,
+            denominator,
+            token: [whole, fraction],
+            ..
+        } => [5, burst.into(), denominator, whole, fraction],
         EncodedQuota::Window {
             sliding,
             limit,
@@ -207,8 +219,10 @@ pub(super) struct Group {
     pub(super) cost: u32,
     /// The longest wait in a queue.
     pub(super) max_wait: Duration,
-    /// The number of coalesced checks in each item.
+    /// The number of coalesced checks in each item. For a settlement, the cost that was used.
     pub(super) times: usize,
+    /// For a settlement or a renewal, the mark of the charge under each policy.
+    pub(super) marks: PerPolicy<u64>,
     /// How long after sending the items may still be decided, in microseconds.
     pub(super) valid_for: u64,
     /// For each policy: the quota, and a state to join with the stored one.
@@ -219,6 +233,17 @@ pub(super) struct Group {
 pub(super) enum Operation {
     Check = 1,
     Reset = 2,
+    /// A check that reserves its cost under quotas that can.
+    Reserve = 3,
+    Settle = 4,
+    Renew = 5,
+}
+
+impl Operation {
+    /// Returns whether the script decides by the limits.
+    pub(super) fn is_check(self) -> bool {
+        matches!(self, Self::Check | Self::Reserve)
+    }
 }
 
 /// The reply to one call.
@@ -238,6 +263,8 @@ pub(super) struct DecidedItem {
     pub(super) charged: usize,
     /// Each policy's state before the charge.
     pub(super) states: PerPolicy<State>,
+    /// For each policy that reserves, the number of the current generation; otherwise 0.
+    pub(super) generations: PerPolicy<u64>,
 }
 
 /// Why a batch item was not decided: the error codes of `check.lua`.
@@ -302,16 +329,21 @@ impl ReplyNumbers<'_> {
             -4 => Err(ItemError::Expired),
             times => Ok(usize::try_from(times).map_err(|_| CallError::UnexpectedReply)?),
         };
-        let mut states = PerPolicy::new();
+        let (mut states, mut generations) = (PerPolicy::new(), PerPolicy::new());
         for (quota, _) in &group.policies {
-            let mut state = [0; 3];
-            let state = &mut state[..quota.encoded_state_len()];
-            for number in state.iter_mut() {
+            let mut state = [0; 4];
+            let numbers = &mut state[..quota.encoded_state_len()];
+            for number in numbers.iter_mut() {
                 *number = self.next_unsigned()?;
             }
-            let state = quota.decode_state(state);
-            states.push(state.ok_or(CallError::UnexpectedReply)?);
+            let decoded = quota.decode_state(numbers);
+            states.push(decoded.ok_or(CallError::UnexpectedReply)?);
+            generations.push(state[3]);
         }
-        Ok(charged.map(|charged| DecidedItem { charged, states }))
+        Ok(charged.map(|charged| DecidedItem {
+            charged,
+            states,
+            generations,
+        }))
     }
 }

@@ -8,12 +8,13 @@ use tokio::time::timeout;
 use super::endpoint::CONNECT_TIMEOUT;
 use super::error::unavailable;
 use super::fingerprint::Fingerprint;
-use super::pending::Request;
+use super::pending::{Answer, Request};
 use super::script::Operation;
+use super::settlement;
 use super::shared::Shared;
 use crate::store::check::{self, Check};
 use crate::store::store::{Outcome, Store};
-use crate::store::{StoreError, Verdict};
+use crate::store::{Receipt, StoreError, Verdict};
 
 /// The timeout of a check without `time_left`, which was made without a limiter.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -73,6 +74,25 @@ impl RedisStore {
         Ok(())
     }
 
+    fn submit_settlement(
+        &self,
+        operation: Operation,
+        check: &Check<'_>,
+        receipt: &Receipt,
+        used: u32,
+    ) -> Option<Answer> {
+        let fingerprint = Fingerprint::new(check);
+        let (shared, receipt) = (&self.shared, receipt.clone());
+        settlement::submit(
+            shared,
+            operation,
+            check.into_owned(),
+            fingerprint,
+            receipt,
+            used,
+        )
+    }
+
     /// Sends a check or a reset to the server that has the identity's state.
     pub(super) fn submit(
         &self,
@@ -114,7 +134,11 @@ impl Store for RedisStore {
             self.shared.meter.cache_hit();
             return Outcome::Ready(Ok(verdict));
         }
-        self.submit(Operation::Check, check, fingerprint, false)
+        let operation = match check.reserves() {
+            true => Operation::Reserve,
+            false => Operation::Check,
+        };
+        self.submit(operation, check, fingerprint, false)
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
@@ -125,6 +149,28 @@ impl Store for RedisStore {
                 Outcome::Pending(Box::pin(async { answer.await.map(drop) }))
             }
         }
+    }
+
+    fn can_settle(&self) -> bool {
+        true
+    }
+
+    fn settle(&self, check: &Check<'_>, receipt: &Receipt, used: u32) -> Outcome<()> {
+        match self.submit_settlement(Operation::Settle, check, receipt, used) {
+            None => Outcome::Ready(Ok(())),
+            Some(answer) => Outcome::Pending(Box::pin(async { answer.await.map(drop) })),
+        }
+    }
+
+    fn renew(&self, check: &Check<'_>, receipt: &Receipt) -> Outcome<Receipt> {
+        let Some(answer) = self.submit_settlement(Operation::Renew, check, receipt, 0) else {
+            return Outcome::Ready(Ok(receipt.clone()));
+        };
+        let receipt = receipt.clone();
+        Outcome::Pending(Box::pin(async {
+            let renewed = answer.await?.receipt;
+            Ok(renewed.map_or(receipt, |renewed| *renewed))
+        }))
     }
 
     fn lane(&self, check: &Check<'_>) -> usize {

@@ -272,7 +272,7 @@ impl Model {
                     .map(|(quota, state)| quota.step(*state, now, 0).0);
                 states = viewed.collect();
             }
-            Operation::Reset => states.fill(State::default()),
+            _ => states.fill(State::default()),
         }
         for ((index, _), state) in action.policies.iter().zip(states) {
             self.0.insert((counted(identity, *index), *index), state);
@@ -288,7 +288,8 @@ fn fallback_state(quota: &Quota, words: Option<[u64; 2]>) -> Option<State> {
     let [ahead, rest] = words?;
     // Below the quota's denominator, as a real state is.
     let rest = match quota.encode() {
-        EncodedQuota::TokenBucket { denominator, .. } => rest % denominator,
+        EncodedQuota::TokenBucket { denominator, .. }
+        | EncodedQuota::Reserving { denominator, .. } => rest % denominator,
         EncodedQuota::Window { .. } => rest,
     };
     let state = State::from_words([FALLBACK_NOW + ahead, rest]);
@@ -324,6 +325,7 @@ fn input(actions: &[Action], run: u64) -> ScriptInput {
             cost: action.cost,
             max_wait: action.max_wait,
             times: action.times,
+            marks: PerPolicy::new(),
             valid_for: 0,
             policies: policies.collect(),
         };

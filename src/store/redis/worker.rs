@@ -12,7 +12,7 @@ use redis::{Pipeline, Value};
 use tokio::runtime::Handle;
 use tokio::time::{Instant, sleep};
 
-use super::batch::{Call, calls};
+use super::batch::{Call, calls, last_deadline};
 use super::check_queue::BatchItem;
 use super::connection::Connection;
 use super::delivery::{deliver, yield_to_answered};
@@ -21,7 +21,9 @@ use super::pending::{PendingCheck, fail_all};
 use super::retry::retry;
 use super::script::decode;
 use super::server_queue::{NextStep, RuntimeQueue, ServerQueue, WorkerSlot};
+use super::settlement::Receipts;
 use super::shared::Shared;
+use crate::store::receipt::Source;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// The maximum time that a reply is awaited after the last deadline of its batch.
@@ -105,9 +107,13 @@ impl Worker {
         let (queue, shared) = (self.slot.queue.clone(), self.slot.shared.clone());
         let runtime = self.slot.runtime.clone();
         self.slot.runtime.spawn(async move {
-            if let Ok(connection) = queue.connect(&shared).await {
-                let connection = Some(Arc::new(connection));
-                queue.with_queue(&runtime, |queue| queue.connection = connection);
+            if let Ok(mut connection) = queue.connect(&shared).await {
+                queue.with_queue(&runtime, |queue| {
+                    if let Some(renewed) = &queue.connection {
+                        connection.number = renewed.number;
+                    }
+                    queue.connection = Some(Arc::new(connection));
+                });
             }
         });
     }
@@ -121,7 +127,8 @@ impl Worker {
         let round_trip = connection.round_trip();
         let (batch, another) = self.slot.with_queue(|locked| {
             let max_keys = locked.batch_keys(self.slot.shared.max_batch_keys);
-            let batch = locked.checks.take_batch(max_keys, round_trip);
+            let mut batch = locked.checks.take_batch(max_keys, round_trip);
+            batch.retain(|item| item.is_for(connection.number));
             let another = locked
                 .needs_another_worker()
                 .then(|| self.slot.another(locked));
@@ -169,7 +176,7 @@ impl Worker {
         called_at: Instant,
         with_source: bool,
     ) -> Result<Vec<Call>, ConnectionUnusable> {
-        let Some(last_deadline) = calls.iter().filter_map(Call::last_deadline).max() else {
+        let Some(last_deadline) = last_deadline(&calls) else {
             return Ok(calls);
         };
         let shared = &self.slot.shared;
@@ -233,8 +240,15 @@ impl Worker {
                 Ok(mut reply) => {
                     connection.record_reply(reply.now, round_trip);
                     let error = reply.error.take();
-                    let denials = &self.slot.shared.denials;
-                    let undecided = deliver(call, reply, called_at, denials).await;
+                    let receipts = Receipts {
+                        shared: &self.slot.shared,
+                        source: Source {
+                            connection: connection.number,
+                            runtime: self.slot.runtime.clone(),
+                            charged_at: called_at,
+                        },
+                    };
+                    let undecided = deliver(call, reply, &receipts).await;
                     self.retry(connection, undecided.expired, &CallError::Expired, false);
                     match error {
                         Some(error) => (undecided.failed, error),

@@ -8,6 +8,7 @@ use super::storage::Storage;
 use super::sync::{MutexGuard, yield_now};
 use crate::quota::{MAX_POLICIES, State};
 use crate::store::check::Check;
+use crate::store::receipt::Receipt;
 use crate::store::verdict::{PerPolicy, Verdict};
 
 /// The mutexes of two new entries' candidate sets fit inline.
@@ -116,10 +117,19 @@ impl<'a> LockedEntries<'a> {
         self.now
     }
 
-    /// Returns each policy's state, in order.
+    /// Returns each policy's state, in order, with the cost that open charges reserve.
     #[inline]
     fn states(&self) -> impl Iterator<Item = State> {
-        self.entries.iter().map(|entry| entry.entry.state())
+        let entries = self.check.quotas().zip(&self.entries);
+        entries.map(
+            |(quota, LockedEntry { key, entry, .. })| match quota.is_reserving() {
+                false => entry.state(),
+                true => {
+                    let reserved = self.storage.open_charges.reserved(key.hash());
+                    entry.state().with_reserved(reserved)
+                }
+            },
+        )
     }
 
     /// Returns a policy's state, and whether it is unsynced.
@@ -146,17 +156,57 @@ impl<'a> LockedEntries<'a> {
     #[inline]
     pub(crate) fn decide(&mut self, is_unsynced: bool) -> Verdict {
         let step = self.check.decide(self.now, self.states());
-        for (policy, state) in step.next.iter().enumerate() {
-            if is_unsynced || *state != self.entries[policy].entry.state() {
-                self.set(policy, *state, is_unsynced);
+        for (policy, quota) in self.check.quotas().enumerate() {
+            let state = quota.without_reserved(step.next[policy]);
+            if is_unsynced || state != self.entries[policy].entry.state() {
+                self.set(policy, state, is_unsynced);
             }
         }
         self.update_estimates();
-        step.verdict
+        let mut verdict = step.verdict;
+        if self.check.reserves() && verdict.allowed {
+            verdict.receipt = Some(Box::new(self.open(&step.next)));
+        }
+        verdict
     }
 
-    /// Deletes every policy's state.
+    /// Opens the check's charge, after which the states are `next`: until it is settled, what it reserves
+    /// takes part in decisions.
+    pub(crate) fn open(&self, next: &[State]) -> Receipt {
+        let entries = self.check.quotas().zip(&self.entries).zip(next);
+        Receipt::new(entries.map(|((quota, entry), next)| {
+            if !quota.is_settleable() {
+                return [0, 0];
+            }
+            let reserved = self.check.reserved_under(quota);
+            let generation = self.storage.open_charges.open(entry.key.hash(), reserved);
+            [generation, quota.window_start(*next)]
+        }))
+    }
+
+    /// Closes a charge of the check. Unless `used` is `None`, settles it at that cost.
+    pub(crate) fn close(&mut self, receipt: &Receipt, used: Option<u32>) {
+        let marks = self.check.quotas().zip(receipt.marks()).enumerate();
+        for (policy, (quota, &[generation, window])) in marks {
+            let key = self.entries[policy].key.hash();
+            let reserved = self.check.reserved_under(quota);
+            let was_open = self.storage.open_charges.close(key, generation, reserved);
+            if let Some(used) = used.filter(|_| was_open) {
+                let (state, is_unsynced) = self.get(policy);
+                let (charged, used) = (self.check.cost_under(quota), self.check.used(used));
+                let settled = quota.settle(state, self.now, window, charged, used);
+                if settled != state {
+                    self.set(policy, settled, is_unsynced);
+                }
+            }
+        }
+    }
+
+    /// Deletes every policy's state, and closes all open charges.
     pub(crate) fn clear(&mut self) {
+        for entry in &self.entries {
+            self.storage.open_charges.reset(entry.key.hash());
+        }
         for entry in &mut self.entries {
             if let Some(slot) = entry.slot {
                 slot.store_and_release(Entry::EMPTY);

@@ -22,6 +22,10 @@ impl Key {
         Self(identity.keyed_hash() ^ check.scope.fingerprint() ^ policy.fingerprint())
     }
 
+    pub(super) fn hash(self) -> u128 {
+        self.0
+    }
+
     fn tag(self) -> u64 {
         self.0 as u64 & Entry::KEY_MASK
     }

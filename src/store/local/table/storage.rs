@@ -1,3 +1,4 @@
+use super::super::open_charges::OpenChargeMap;
 use super::huge_pages;
 use super::set::{Set, SlotRef};
 use super::slot::Key;
@@ -35,6 +36,7 @@ pub(super) struct Storage {
     /// A power of two. The last shard may be smaller.
     sets_per_shard: usize,
     pub(super) meter: TableMeter,
+    pub(super) open_charges: OpenChargeMap,
 }
 
 /// A part of the table with an estimate of its live entries.
@@ -85,6 +87,7 @@ impl Storage {
             shards: shards.collect(),
             sets_per_shard,
             meter: TableMeter::new(store),
+            open_charges: OpenChargeMap::default(),
         }
     }
 

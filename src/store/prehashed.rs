@@ -2,7 +2,7 @@ use std::hash::Hasher;
 
 /// Uses a key that is already a keyed hash as its own hash.
 #[derive(Default)]
-pub(super) struct PrehashedHasher(u64);
+pub(crate) struct PrehashedHasher(u64);
 
 impl Hasher for PrehashedHasher {
     fn write(&mut self, _: &[u8]) {

@@ -1,0 +1,63 @@
+//! Requests that wait in a queue, of which a layer has a bounded number.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::limiter::Decision;
+
+/// The number of waiting requests.
+#[derive(Default)]
+pub(super) struct Waiters(Arc<AtomicUsize>);
+
+/// One of the waiting requests, until it is dropped.
+pub(super) struct Waiter(Arc<AtomicUsize>);
+
+/// An admitted request that waits for its place in a queue.
+pub(super) struct Wait {
+    decision: Decision<'static>,
+    end: Instant,
+    /// `None` before the first poll, which may happen in another runtime than the decision. Boxed, since
+    /// a `Sleep` must be pinned.
+    sleep: Option<Pin<Box<Sleep>>>,
+    _waiter: Option<Waiter>,
+}
+
+impl Waiters {
+    /// Adds a request that may have to wait. Returns `None` if there are `most` already.
+    pub(super) fn enter(&self, most: usize) -> Option<Waiter> {
+        let add = |waiting| (waiting < most).then_some(waiting + 1);
+        let order = Ordering::Relaxed;
+        let entered = self.0.fetch_update(order, order, add);
+        entered.is_ok().then(|| Waiter(self.0.clone()))
+    }
+}
+
+impl Drop for Waiter {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Wait {
+    /// Starts the wait of a request that was admitted just now.
+    pub(super) fn new(decision: &Decision<'_>, waiter: Option<Waiter>) -> Self {
+        Self {
+            end: Instant::now() + decision.delay(),
+            decision: decision.clone().into_owned().after_delay(),
+            sleep: None,
+            _waiter: waiter,
+        }
+    }
+
+    /// Waits until the request may proceed. Returns its decision.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&Decision<'static>> {
+        let end = self.end;
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        ready!(sleep.as_mut().poll(cx));
+        Poll::Ready(&self.decision)
+    }
+}
