@@ -519,7 +519,8 @@ local function reservations()
     local previous, current = open.previous, open.current
     if now < started then
       -- The clock has stepped back.
-      generation, started, previous, current = generation + 1, now, previous + current, 0
+      generation, started = generation + 1, now
+      previous, current = min(previous + current, quota.tokens), 0
     end
     while now - started >= quota.ttl and previous + current > 0 do
       generation, started = generation + 1, started + quota.ttl

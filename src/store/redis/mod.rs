@@ -42,6 +42,8 @@ mod endpoint;
 mod error;
 mod fingerprint;
 mod pending;
+#[cfg(all(test, feature = "test-util"))]
+mod reservation_tests;
 mod retry;
 mod script;
 #[cfg(feature = "redis-sentinel")]

@@ -2,7 +2,7 @@
 
 #[expect(clippy::unwrap_used, reason = "these are tests")]
 #[path = "../../../tests/support/redis/mod.rs"]
-mod servers;
+pub(super) mod servers;
 #[expect(clippy::unwrap_used, reason = "these are tests")]
 #[path = "../../../tests/support/vectors.rs"]
 mod vectors;
@@ -32,15 +32,15 @@ use crate::store::conformance;
 use crate::store::verdict::PerPolicy;
 use crate::store::{Check, Outcome, Store, Verdict};
 
-const CLOCK: &str = "clock";
+pub(super) const CLOCK: &str = "clock";
 
-async fn connect(server: &Server) -> MultiplexedConnection {
+pub(super) async fn connect(server: &Server) -> MultiplexedConnection {
     let client = Client::open(server.url()).expect("a URL");
     let connection = client.get_multiplexed_async_connection().await;
     connection.expect("a server")
 }
 
-fn set_clock(now: u64) -> Cmd {
+pub(super) fn set_clock(now: u64) -> Cmd {
     let mut command = cmd("HSET");
     command.arg(CLOCK).arg("seconds").arg(now / 1_000_000);
     command.arg("microseconds").arg(now % 1_000_000);
