@@ -126,7 +126,8 @@ pub use store::{Check, LocalStore, Store, StoreError, StoreErrorKind};
 pub use store::{RedisConfigError, RedisCredentials, RedisStore, RedisStoreBuilder};
 
 pub use self::http::{
-    RateLimit, RateLimitLayer, Rejection, ResponseBody, ResponseFuture, ResponseHeaders, header,
+    LimitsFor, RateLimit, RateLimitLayer, Rejection, ResponseBody, ResponseFuture, ResponseHeaders,
+    header,
 };
 
 #[cfg(all(doctest, feature = "redis"))]

@@ -2,6 +2,7 @@
 //! the feature `tracing`, nothing is logged.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 
 /// Logs the first request without an identity.
 pub(super) fn unidentified(scope: &str, reason: &dyn Display) {
@@ -13,6 +14,19 @@ pub(super) fn unidentified(scope: &str, reason: &dyn Display) {
     );
     #[cfg(not(feature = "tracing"))]
     let _ = (scope, reason);
+}
+
+/// Logs the first request whose peer is in an exempt network, but that is not exempt.
+pub(super) fn unknown_client(scope: &str, peer: IpAddr) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        scope, %peer,
+        "a request from an exempt network is limited: its peer is a proxy, or it has a header of a proxy, \
+         and its client's address is not known; if the peer is a proxy, list it in `ClientIp::behind`; \
+         further requests are not logged"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (scope, peer);
 }
 
 /// Logs that a layer has charged a request twice.

@@ -10,19 +10,21 @@ use smallvec::SmallVec;
 
 use super::body::RejectionBody;
 use super::events;
+use super::limits_for::LimitsFor;
 use super::rate_limit_headers::RateLimitHeaders;
 use super::rejection::{self, Rejection};
 use super::settings::ResponseSettings;
 use super::waiting::{Wait, Waiter, Waiters};
-use crate::identity::{Identify, IdentifyError, Identity, UserOrIp};
+use crate::identity::{ExemptNetworks, Exemption, Identify, IdentifyError, Identity, UserOrIp};
 use crate::limiter::{Checked, Decision, LayerRegistration, Limiter, PendingDecision};
 use crate::metrics;
 use crate::quota::{Limits, Scope};
 use crate::store::Check;
 
-type LimitsFor = dyn Fn(&Parts, &Identity) -> Option<Limits> + Send + Sync;
+type LimitsForRequest = dyn Fn(&Parts, &Identity) -> LimitsFor + Send + Sync;
 type CostFor = dyn Fn(&Parts) -> u32 + Send + Sync;
 type Skip = dyn Fn(&Parts) -> bool + Send + Sync;
+type Exempt = dyn Fn(&Identity) -> bool + Send + Sync;
 type OnReject = dyn Fn(&Rejection<'_>) -> Response<Bytes> + Send + Sync;
 
 /// Decides requests by a layer's settings.
@@ -32,9 +34,11 @@ pub(super) struct Handler {
     pub(super) limiter: Limiter,
     pub(super) scope: Scope,
     pub(super) identify: Arc<dyn Identify>,
-    pub(super) limits_for: Option<Arc<LimitsFor>>,
+    pub(super) limits_for: Option<Arc<LimitsForRequest>>,
     pub(super) cost_for: Option<Arc<CostFor>>,
     pub(super) skip: Option<Arc<Skip>>,
+    pub(super) exempt: Option<Arc<Exempt>>,
+    pub(super) exempt_networks: Option<ExemptNetworks>,
     pub(super) on_reject: Option<Arc<OnReject>>,
     pub(super) expose_decision: bool,
     /// Whether the layer limits a client: responses then get no headers.
@@ -45,6 +49,7 @@ pub(super) struct Handler {
     waiters: PerLayer<Waiters>,
     has_logged_unidentified: PerLayer<AtomicBool>,
     has_logged_double_charge: PerLayer<AtomicBool>,
+    has_logged_unknown_client: PerLayer<AtomicBool>,
     /// Set when the layer is first applied to a service.
     registration: PerLayer<OnceLock<LayerRegistration>>,
 }
@@ -90,6 +95,8 @@ impl Handler {
             limits_for: None,
             cost_for: None,
             skip: None,
+            exempt: None,
+            exempt_networks: None,
             on_reject: None,
             expose_decision: false,
             is_outgoing: false,
@@ -98,6 +105,7 @@ impl Handler {
             waiters: PerLayer::default(),
             has_logged_unidentified: PerLayer::default(),
             has_logged_double_charge: PerLayer::default(),
+            has_logged_unknown_client: PerLayer::default(),
             registration: PerLayer::default(),
         }
     }
@@ -111,7 +119,7 @@ impl Handler {
 
     /// Decides a request.
     pub(super) fn decide(&self, parts: &mut Parts) -> Handled {
-        if self.skip.as_ref().is_some_and(|skip| skip(parts)) {
+        if self.is_skipped(parts) {
             return Handled::Ready(Action::Call(None));
         }
         let identified = self.identify.identify(parts);
@@ -119,10 +127,17 @@ impl Handler {
             Err(reason) => return Handled::Ready(self.unidentified(parts, &reason)),
             Ok(identity) => identity,
         };
+        if self.exempt.as_ref().is_some_and(|exempt| exempt(&identity)) {
+            return Handled::Ready(Action::Call(None));
+        }
         let limits_for = self.limits_for.as_ref();
         let cost_for = self.cost_for.as_ref();
-        let limits = limits_for.and_then(|limits_for| limits_for(parts, &identity));
-        let limits = limits.as_ref().unwrap_or(self.responses.templates.limits());
+        let own = limits_for.map(|limits_for| limits_for(parts, &identity));
+        let limits = match &own {
+            None | Some(LimitsFor::Layer) => self.responses.templates.limits(),
+            Some(LimitsFor::Own(limits)) => limits,
+            Some(LimitsFor::Unlimited) => return Handled::Ready(Action::Call(None)),
+        };
         let cost = cost_for.map_or(1, |cost_for| cost_for(parts));
         if cfg!(debug_assertions) {
             self.warn_if_charged_twice(&mut parts.extensions);
@@ -140,6 +155,24 @@ impl Handler {
             Checked::Pending(decision) => Handled::Pending(decision, waiter),
             Checked::Ready(decision) => Handled::Ready(self.enforce(&decision, waiter, parts)),
         }
+    }
+
+    /// Returns whether a request is exempt before its identity is known.
+    fn is_skipped(&self, parts: &Parts) -> bool {
+        if self.skip.as_ref().is_some_and(|skip| skip(parts)) {
+            return true;
+        }
+        let Some(networks) = &self.exempt_networks else {
+            return false;
+        };
+        let exemption = networks.exempt(self.identify.client_ip(), parts);
+        if let Exemption::UnknownClient { peer } = exemption {
+            let has_logged = &self.has_logged_unknown_client.0;
+            if !has_logged.swap(true, Ordering::Relaxed) {
+                events::unknown_client(self.scope.as_str(), peer);
+            }
+        }
+        exemption == Exemption::Exempt
     }
 
     /// Allows a check to queue, unless too many requests of the layer wait already.

@@ -5,13 +5,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode};
+use ipnet::IpNet;
 use tower_layer::Layer;
 
 use super::handler::Handler;
 use super::header::ResponseHeaders;
+use super::limits_for::LimitsFor;
 use super::rejection::Rejection;
 use super::service::RateLimit;
-use crate::identity::{Identify, Identity, TargetHost};
+use crate::identity::{ClientIpError, ExemptNetworks, Identify, Identity, TargetHost};
 use crate::limiter::{FailureStrategy, Limiter};
 use crate::quota::{Limits, Scope};
 
@@ -107,24 +109,31 @@ impl RateLimitLayer {
         self.with(|handler| handler.identify = Arc::new(identify))
     }
 
-    /// Sets limits for each request, for instance by its route or by the identity's plan. If the closure
-    /// returns `None`, the layer's limits apply.
+    /// Sets limits for each request, for instance by its route or by the identity's plan. The closure
+    /// returns [`Limits`], an `Option` of them, where `None` stands for the layer's limits, or a
+    /// [`LimitsFor`], which may be unlimited.
     ///
     /// ```
     /// use http::request::Parts;
-    /// use tollgate::{Identity, Limits, LocalStore, Quota, RateLimitLayer};
+    /// use tollgate::{Identity, Limits, LimitsFor, LocalStore, Quota, RateLimitLayer};
     ///
     /// let members = Limits::from(Quota::per_minute(600));
     /// RateLimitLayer::new(Quota::per_minute(60), LocalStore::new())
     ///     .limits_for(move |_: &Parts, identity: &Identity| {
-    ///         (identity.kind() == "user").then(|| members.clone())
+    ///         match (identity.kind(), identity.value().as_deref()) {
+    ///             ("user", Some("admin")) => LimitsFor::Unlimited,
+    ///             ("user", _) => LimitsFor::Own(members.clone()),
+    ///             _ => LimitsFor::Layer,
+    ///         }
     ///     });
     /// ```
     #[must_use]
-    pub fn limits_for(
+    pub fn limits_for<R: Into<LimitsFor>>(
         self,
-        limits_for: impl Fn(&Parts, &Identity) -> Option<Limits> + Send + Sync + 'static,
+        limits_for: impl Fn(&Parts, &Identity) -> R + Send + Sync + 'static,
     ) -> Self {
+        let limits_for =
+            move |parts: &Parts, identity: &Identity| limits_for(parts, identity).into();
         self.with(|handler| handler.limits_for = Some(Arc::new(limits_for)))
     }
 
@@ -139,6 +148,56 @@ impl RateLimitLayer {
     #[must_use]
     pub fn skip(self, skip: impl Fn(&Parts) -> bool + Send + Sync + 'static) -> Self {
         self.with(|handler| handler.skip = Some(Arc::new(skip)))
+    }
+
+    /// Sets which identities are exempt. Their requests are not charged, and the responses get no headers.
+    ///
+    /// ```
+    /// use tollgate::{Identity, LocalStore, Quota, RateLimitLayer};
+    ///
+    /// let monitoring = Identity::user("monitoring");
+    /// RateLimitLayer::new(Quota::per_second(5), LocalStore::new())
+    ///     .exempt(move |identity| *identity == monitoring);
+    /// ```
+    #[must_use]
+    pub fn exempt(self, exempt: impl Fn(&Identity) -> bool + Send + Sync + 'static) -> Self {
+        self.with(|handler| handler.exempt = Some(Arc::new(exempt)))
+    }
+
+    /// Sets the networks whose clients are exempt, including verified users. Their requests are neither
+    /// identified nor charged, and the responses get no headers.
+    ///
+    /// The client's address is determined by the [`ClientIp`](crate::ClientIp) of
+    /// [`identify_by`](RateLimitLayer::identify_by), before its prefix is cut; it is the peer's address if
+    /// requests are identified by a closure.
+    ///
+    /// A peer in one of the networks is exempt only as a client. If its request has a header that proxies
+    /// add, such as `X-Forwarded-For` or `Via`, it is exempt only if the peer is a trusted proxy and the
+    /// client's address in the header is in one of the networks. So a proxy that is missing from
+    /// [`ClientIp::behind`](crate::ClientIp::behind) does not exempt all of its clients; the log warns of
+    /// it once. With [`ClientIp::behind_hops`](crate::ClientIp::behind_hops), every peer is a proxy. A proxy
+    /// that adds no header cannot be told from a client: do not exempt its network.
+    ///
+    /// ```
+    /// use tollgate::{ClientIp, LocalStore, Quota, RateLimitLayer, UserOrIp};
+    ///
+    /// let client_ip = ClientIp::behind(["10.0.0.5/32".parse()?])?;
+    /// RateLimitLayer::new(Quota::per_second(5), LocalStore::new())
+    ///     .identify_by(UserOrIp::new(client_ip))
+    ///     .exempt_networks(["10.8.0.0/16".parse()?])?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// If an IPv4 network is written as IPv6 with the prefix length that it has in IPv4, such as
+    /// `::ffff:10.0.0.0/8`. The error gives the correct form.
+    pub fn exempt_networks(
+        self,
+        networks: impl IntoIterator<Item = IpNet>,
+    ) -> Result<Self, ClientIpError> {
+        let networks = ExemptNetworks::new(networks)?;
+        Ok(self.with(|handler| handler.exempt_networks = Some(networks)))
     }
 
     /// Sets the longest wait for a place in a [queue](crate::Quota::queue): as long as the queue is, unless

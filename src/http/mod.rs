@@ -4,6 +4,7 @@
 // service:            the service, which calls the handler
 // future:             the service's response future
 // handler:            decides a request by the layer's options
+// limits_for:         the limits of a request
 // rejection:          the responses to denied requests
 // rate_limit_headers: the headers of a decision
 // waiting:            requests that wait in a queue
@@ -22,6 +23,7 @@ mod handler;
 pub mod header;
 mod header_template;
 mod layer;
+mod limits_for;
 mod number;
 mod rate_limit_headers;
 mod rejection;
@@ -34,5 +36,6 @@ pub use body::ResponseBody;
 pub use future::ResponseFuture;
 pub use header::ResponseHeaders;
 pub use layer::RateLimitLayer;
+pub use limits_for::LimitsFor;
 pub use rejection::Rejection;
 pub use service::RateLimit;

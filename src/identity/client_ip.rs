@@ -1,15 +1,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, header};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::address::{IPV6_PREFIX, canonical, cut, embedded};
 use super::forwarded;
-use super::identify::{Identify, IdentifyError};
 use super::identity::Identity;
-use super::peer::peer;
 
 /// Determines the client's address: the peer's, or the address that trusted proxies report.
 ///
@@ -70,7 +67,7 @@ enum Proxies {
     /// The peer and the rightmost entries: this many proxies in all.
     Count(usize),
     /// Every address in these networks.
-    Networks(Arc<[IpNet]>),
+    Networks(Networks),
 }
 
 /// The header from which a [`ClientIp`] reads the client's address.
@@ -118,9 +115,7 @@ impl ClientIp {
     /// `::ffff:10.0.0.0/8`: that is a large IPv6 network without any IPv4 host. The error gives the
     /// correct form.
     pub fn behind(trusted: impl IntoIterator<Item = IpNet>) -> Result<Self, ClientIpError> {
-        let networks = trusted.into_iter().map(trusted_network);
-        let networks = networks.collect::<Result<_, _>>()?;
-        Ok(Self::with(Proxies::Networks(networks)))
+        Ok(Self::with(Proxies::Networks(Networks::new(trusted)?)))
     }
 
     /// Trusts a chain of `hops` proxies whose addresses are not known in advance.
@@ -240,12 +235,32 @@ impl ClientIp {
         self.counted(client.unwrap_or(peer))
     }
 
+    /// Returns the identity of the client, or `None` if no address is known.
+    pub(super) fn identity(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<Identity> {
+        let client = self.client(peer, headers).or(peer)?;
+        Some(Identity::exact_ip(self.counted(client)))
+    }
+
+    /// Returns whether every peer counts as a proxy, whatever its address.
+    pub(super) fn trusts_every_peer(&self) -> bool {
+        matches!(self.proxies, Proxies::Count(1..))
+    }
+
+    /// Returns the name of the header that is read.
+    pub(super) fn header_name(&self) -> &HeaderName {
+        match &self.header {
+            ForwardingHeader::XForwardedFor => &X_FORWARDED_FOR,
+            ForwardingHeader::Forwarded => &header::FORWARDED,
+            ForwardingHeader::SingleValue(name) => name,
+        }
+    }
+
     /// Returns the client that the proxies report, if the peer is a proxy.
-    fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
+    pub(super) fn client(&self, peer: Option<IpAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let is_proxy = match peer {
             Some(peer) => self.proxies.include(peer),
             // A Unix socket has no peer address to compare with the trusted networks.
-            None => matches!(self.proxies, Proxies::Count(1..)),
+            None => self.trusts_every_peer(),
         };
         if is_proxy {
             self.forwarded(headers)
@@ -296,15 +311,7 @@ impl Proxies {
     fn include(&self, address: IpAddr) -> bool {
         match self {
             Self::Count(hops) => *hops > 0,
-            Self::Networks(networks) => {
-                // `networks` keeps NAT64 prefixes as they are: an operator who lists `64:ff9b::/96`
-                // trusts the hosts behind that gateway, not every IPv4 address.
-                let address = address.to_canonical();
-                let translated = canonical(address);
-                networks
-                    .iter()
-                    .any(|network| network.contains(&address) || network.contains(&translated))
-            }
+            Self::Networks(networks) => networks.contain(address),
         }
     }
 
@@ -328,9 +335,29 @@ impl Proxies {
     }
 }
 
-/// Checks a network of proxies, and converts a network of IPv4-mapped addresses to IPv4. A larger IPv6
+/// Networks of hosts that are treated in a special way: as proxies, or as exempt clients.
+#[derive(Clone, Debug)]
+pub(super) struct Networks(Arc<[IpNet]>);
+
+impl Networks {
+    pub(super) fn new(networks: impl IntoIterator<Item = IpNet>) -> Result<Self, ClientIpError> {
+        let networks = networks.into_iter().map(checked_network);
+        Ok(Self(networks.collect::<Result<_, _>>()?))
+    }
+
+    pub(super) fn contain(&self, address: IpAddr) -> bool {
+        // The networks keep NAT64 prefixes as they are: an operator who lists `64:ff9b::/96` means the
+        // hosts behind that gateway, not every IPv4 address.
+        let address = address.to_canonical();
+        let translated = canonical(address);
+        let mut networks = self.0.iter();
+        networks.any(|network| network.contains(&address) || network.contains(&translated))
+    }
+}
+
+/// Checks a network, and converts a network of IPv4-mapped addresses to IPv4. A larger IPv6
 /// network is kept and matches no IPv4 address, so `::/0` matches all of IPv6 only.
-fn trusted_network(network: IpNet) -> Result<IpNet, ClientIpError> {
+fn checked_network(network: IpNet) -> Result<IpNet, ClientIpError> {
     let (address, bits) = (network.addr(), network.prefix_len());
     if let (IpAddr::V6(_), IpAddr::V4(inner), ..96) = (address, canonical(address), bits)
         && address != network.network()
@@ -347,16 +374,6 @@ fn trusted_network(network: IpNet) -> Result<IpNet, ClientIpError> {
         (IpAddr::V4(address), 96..) => Ipv4Net::new(address, bits - 96).map_or(network, IpNet::V4),
         _ => network,
     })
-}
-
-/// Identifies every request by the client's address, even if it has a [`UserId`](crate::UserId).
-impl Identify for ClientIp {
-    fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
-        let peer = peer(&parts.extensions);
-        let client = self.client(peer, &parts.headers).or(peer);
-        let client = client.ok_or(IdentifyError::NO_PEER)?;
-        Ok(Identity::exact_ip(self.counted(client)))
-    }
 }
 
 /// An invalid configuration of a [`ClientIp`].
@@ -403,7 +420,9 @@ impl ClientIpError {
         matches!(self.0, Flaw::Nat64Prefix(_))
     }
 
-    /// Returns whether a network of [`ClientIp::behind`] is an IPv4 network in an invalid IPv6 form.
+    /// Returns whether a network of [`ClientIp::behind`] or of
+    /// [`exempt_networks`](crate::RateLimitLayer::exempt_networks) is an IPv4 network in an invalid IPv6
+    /// form.
     pub fn is_trusted_network(&self) -> bool {
         matches!(self.0, Flaw::MappedNetwork { .. })
     }

@@ -3,8 +3,10 @@ use std::sync::Arc;
 
 use http::request::Parts;
 
+use super::client_ip::ClientIp;
 use super::identity::Identity;
 use super::level_error::LevelError;
+use super::peer::peer;
 use crate::quota::NameError;
 
 /// Determines the identity of a request's sender.
@@ -33,6 +35,26 @@ use crate::quota::NameError;
 pub trait Identify: Send + Sync + 'static {
     /// Returns the sender's identity, or the reason why it cannot be determined.
     fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError>;
+
+    /// Returns how the client's address is determined, for
+    /// [`exempt_networks`](crate::RateLimitLayer::exempt_networks). The default, `None`, stands for
+    /// [`ClientIp::peer`].
+    fn client_ip(&self) -> Option<&ClientIp> {
+        None
+    }
+}
+
+/// Identifies every request by the client's address, even if it has a [`UserId`](crate::UserId).
+impl Identify for ClientIp {
+    fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
+        let peer = peer(&parts.extensions);
+        let identity = self.identity(peer, &parts.headers);
+        identity.ok_or(IdentifyError::NO_PEER)
+    }
+
+    fn client_ip(&self) -> Option<&ClientIp> {
+        Some(self)
+    }
 }
 
 impl<F> Identify for F
@@ -48,12 +70,20 @@ impl<T: Identify + ?Sized> Identify for Arc<T> {
     fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
         (**self).identify(parts)
     }
+
+    fn client_ip(&self) -> Option<&ClientIp> {
+        (**self).client_ip()
+    }
 }
 
 /// Not for every `Box<T>`: a boxed closure is a closure, so it implements `Identify` already.
 impl Identify for Box<dyn Identify> {
     fn identify(&self, parts: &Parts) -> Result<Identity, IdentifyError> {
         (**self).identify(parts)
+    }
+
+    fn client_ip(&self) -> Option<&ClientIp> {
+        (**self).client_ip()
     }
 }
 
@@ -80,7 +110,7 @@ impl IdentifyError {
         Self(Reason::Other(reason.into()))
     }
 
-    pub(super) const NO_PEER: Self = Self(Reason::NoPeer);
+    const NO_PEER: Self = Self(Reason::NoPeer);
 
     /// Creates the error of a request that no policy of its layer applies to.
     pub(crate) fn without_policy(identity: &Identity) -> Self {

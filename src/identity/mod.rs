@@ -6,6 +6,7 @@
 
 mod address;
 mod client_ip;
+mod exempt_networks;
 mod forwarded;
 mod identify;
 #[expect(
@@ -20,6 +21,7 @@ mod target_host;
 mod user;
 
 pub use client_ip::{ClientIp, ClientIpError, ForwardingHeader};
+pub(crate) use exempt_networks::{ExemptNetworks, Exemption};
 pub use identify::{Identify, IdentifyError};
 pub use identity::Identity;
 pub use level_error::LevelError;

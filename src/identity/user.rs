@@ -26,6 +26,10 @@ impl Identify for UserOrIp {
             None => self.0.identify(parts),
         }
     }
+
+    fn client_ip(&self) -> Option<&ClientIp> {
+        Some(&self.0)
+    }
 }
 
 /// A request extension: the id of the user, as verified by the application's authentication.
