@@ -125,9 +125,11 @@ pub use store::{Check, LocalStore, Store, StoreError, StoreErrorKind};
 #[cfg(feature = "redis")]
 pub use store::{RedisConfigError, RedisCredentials, RedisStore, RedisStoreBuilder};
 
+#[cfg(feature = "axum")]
+pub use self::http::MissingDecision;
 pub use self::http::{
-    LimitsFor, RateLimit, RateLimitLayer, Rejection, ResponseBody, ResponseFuture, ResponseHeaders,
-    header,
+    Expose, LimitsFor, RateLimit, RateLimitLayer, Rejection, RejectionBody, RejectionReason,
+    ResponseBody, ResponseFuture, ResponseHeaders, header,
 };
 
 #[cfg(all(doctest, feature = "redis"))]

@@ -7,20 +7,23 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures_util::FutureExt;
+use futures_util::{FutureExt, stream};
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::request::Parts;
 use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
-use http_body::Body as _;
+use http_body::{Body as _, Frame};
+use http_body_util::{BodyExt, Full, StreamBody};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
 use tollgate::{
-    FailureStrategy, Limits, LocalStore, Policy, Quota, RateLimitLayer, ResponseBody,
-    ResponseHeaders, StoreErrorKind, header as names,
+    FailureStrategy, IdentifyError, Identity, Limits, LocalStore, Policy, Quota, RateLimitLayer,
+    Rejection, RejectionReason, ResponseBody, ResponseHeaders, StoreErrorKind, UserId,
+    header as names,
 };
 
-use support::{Request, grpc_call, header, request, send, stores, text};
+use support::{Request, TestError, grpc_call, header, request, send, stores, text};
 
 type Answer = Response<ResponseBody<Body>>;
 
@@ -277,10 +280,14 @@ async fn on_reject_replaces_the_response_but_not_headers() {
     let (store, _) = store_with_clock();
     let plain = RateLimitLayer::new(Quota::per_minute(1), store);
     let own = plain.clone().on_reject(|rejection| {
-        assert!(!rejection.decision().is_allowed());
-        assert!(!rejection.decision().is_refused());
+        let RejectionReason::Denied(decision) = rejection.reason() else {
+            panic!("{rejection:?}")
+        };
+        assert!(!decision.is_allowed() && !decision.is_refused());
+        assert_eq!(rejection.decision(), Some(decision));
+        assert_eq!(rejection.identity(), Some(&Identity::user("alice")));
         let text = format!("not {}", rejection.parts().uri.path());
-        let mut response = Response::new(Bytes::from(text));
+        let mut response = Response::new(text);
         *response.status_mut() = StatusCode::IM_A_TEAPOT;
         response
     });
@@ -312,6 +319,105 @@ async fn on_reject_replaces_the_response_but_not_headers() {
     assert_eq!(header(&response, "x-ratelimit-remaining"), Some("0"));
 
     assert_eq!(text(response).await, text(standard).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn on_reject_knows_reason_and_identity() {
+    let describe = |rejection: &Rejection<'_>| {
+        let reason = match rejection.reason() {
+            RejectionReason::Denied(_) => "denied",
+            RejectionReason::Refused(_) => "refused",
+            RejectionReason::Unidentified(error) => &error.to_string(),
+            _ => panic!("{rejection:?}"),
+        };
+        let identity = rejection.identity().map(Identity::to_string);
+        let status = rejection.status().as_u16();
+        Response::new(format!("{status} {reason} {identity:?}"))
+    };
+    for store in stores() {
+        let layer = RateLimitLayer::new(Quota::per_day(1), store.clone())
+            .failure_strategy(FailureStrategy::Closed)
+            .refused_status(StatusCode::SERVICE_UNAVAILABLE)
+            .unidentified_status(StatusCode::UNAUTHORIZED)
+            .identify_by(|parts: &Parts| match parts.extensions.get::<UserId>() {
+                Some(user) => Ok(user.identity().clone()),
+                None => Err(IdentifyError::new("no user")),
+            })
+            .on_reject(describe);
+        let answer = async |request| text(send(&layer, request).await).await;
+        assert_eq!(answer(request("alice")).await, "hello");
+        assert_eq!(
+            answer(request("alice")).await,
+            r#"429 denied Some("user:alice")"#
+        );
+        store.behave(Behavior::Fail(StoreErrorKind::Unavailable));
+        assert_eq!(
+            answer(request("bob")).await,
+            r#"503 refused Some("user:bob")"#
+        );
+        let unidentified = send(&layer, Request::default()).await;
+        assert!(unidentified.headers().is_empty());
+        assert_eq!(text(unidentified).await, "401 no user None");
+        let in_shadow = layer.clone().shadow(true);
+        let response = send(&in_shadow, Request::default()).await;
+        assert_eq!(text(response).await, "hello");
+    }
+}
+
+#[tokio::test]
+async fn on_reject_gets_the_default_response_to_unidentified() {
+    let plain = RateLimitLayer::new(Quota::per_day(1), ProgrammableStore::new());
+    let hooked = plain.clone().on_reject(|rejection| {
+        assert_eq!(rejection.decision(), None);
+        rejection.response()
+    });
+    for request in [Request::default(), grpc("application/grpc")] {
+        let mut request = request;
+        request.extensions_mut().clear();
+        let expected = send(&plain, request.clone()).await;
+        let response = send(&hooked, request).await;
+        assert_eq!(response.status(), expected.status());
+        assert_eq!(response.headers(), expected.headers());
+        assert_eq!(text(response).await, text(expected).await);
+    }
+}
+
+#[tokio::test]
+async fn on_reject_may_return_any_body() {
+    let frames = || {
+        let frames = ["slow ", "down"].map(|text| Ok(Frame::data(Bytes::from(text))));
+        StreamBody::new(stream::iter(frames.into_iter().chain([Err(TestError(7))])))
+    };
+    let (store, _) = store_with_clock();
+    let layer = RateLimitLayer::new(Quota::per_day(1), store);
+    send(&layer, request("alice")).await;
+
+    let streamed = layer
+        .clone()
+        .on_reject(move |_| Response::new(frames().boxed_unsync()));
+    let response = send(&streamed, request("alice")).await;
+    assert_eq!(header(&response, "x-ratelimit-limit"), Some("1"));
+    let mut body = response.into_body();
+    assert!(!body.is_end_stream());
+    assert_eq!(body.size_hint().exact(), None);
+    for text in ["slow ", "down"] {
+        let frame = body.frame().await.unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), text);
+    }
+    let error = body.frame().await.unwrap().unwrap_err();
+    assert_eq!(*error.downcast::<TestError>().unwrap(), TestError(7));
+    assert!(body.frame().await.is_none());
+
+    let full = layer.on_reject(|_| Response::new(Body::from("slow down")));
+    let response = send(&full, request("alice")).await;
+    assert_eq!(response.body().size_hint().exact(), Some(9));
+    assert_eq!(text(response).await, "slow down");
+}
+
+#[test]
+fn response_body_stays_sync() {
+    fn assert_sync<T: Send + Sync>() {}
+    assert_sync::<ResponseBody<Full<Bytes>>>();
 }
 
 fn grpc(content_type: &'static str) -> Request {

@@ -90,7 +90,8 @@ async fn body_errors_pass_unchanged() {
         sender.send(Ok(Frame::data("one".into()))).await.unwrap();
         assert!(body.frame().await.unwrap().is_ok());
         sender.send(Err(TestError(1))).await.unwrap();
-        assert_eq!(body.frame().await.unwrap().unwrap_err(), TestError(1));
+        let error = body.frame().await.unwrap().unwrap_err();
+        assert_eq!(*error.downcast::<TestError>().unwrap(), TestError(1));
     }
 }
 

@@ -21,7 +21,7 @@ use http::{Response, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 use tollgate::test_util::{Behavior, ProgrammableStore};
-use tollgate::{Decision, Quota, RateLimitLayer, ResponseHeaders};
+use tollgate::{Decision, Expose, Quota, RateLimitLayer, ResponseHeaders};
 use tower::limit::ConcurrencyLimit;
 use tower::{Layer, Service, ServiceExt, service_fn};
 use tower_test::mock;
@@ -255,7 +255,7 @@ async fn exposed_decision_has_the_delay() {
         Ok(Response::new(format!("{:?}", decision.delay()).into()))
     }
     for store in stores() {
-        let layer = RateLimitLayer::new(SPACED, store).expose_decision(true);
+        let layer = RateLimitLayer::new(SPACED, store).expose(Expose::new().decision());
         let service = layer.layer(service_fn(delay));
         let calls = [(); 2].map(|()| service.clone().oneshot(request("alice")));
         for (call, expected) in join_all(calls).await.into_iter().zip(["0ns", "100ms"]) {

@@ -1,5 +1,6 @@
 use std::fmt;
 use std::future::Future;
+use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,11 +12,12 @@ use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_service::Service;
 
-use super::body::{RejectionBody, ResponseBody};
-use super::handler::{Action, Handler};
-use super::rate_limit_headers::RateLimitHeaders;
-use super::waiting::{Wait, Waiter};
-use crate::limiter::PendingDecision;
+use super::body::ResponseBody;
+use super::charged::ChargedCall;
+use super::expose::Additions;
+use super::handler::{Action, Admitted, Handler, Pending};
+use super::rejection_body::{BoxError, RejectionBody};
+use super::waiting::Wait;
 
 pin_project! {
     /// The response future of [`RateLimit`](crate::RateLimit).
@@ -46,7 +48,12 @@ pin_project! {
         Calling {
             #[pin]
             response: F,
-            headers: Option<RateLimitHeaders>,
+            additions: Additions,
+        },
+        CallingCharged {
+            #[pin]
+            response: F,
+            call: Option<Box<ChargedCall>>,
         },
         Rejected {
             response: Option<Response<RejectionBody>>,
@@ -56,8 +63,7 @@ pin_project! {
 
 /// A request that waits for its decision, and the ready service to call.
 struct Deciding<S, ReqBody> {
-    decision: PendingDecision,
-    waiter: Option<Waiter>,
+    pending: Pending,
     handler: Arc<Handler>,
     inner: S,
     request: Option<(Parts, ReqBody)>,
@@ -77,7 +83,7 @@ where
     S: Service<Request<ReqBody>>,
 {
     pub(super) fn deciding(
-        (decision, waiter): (PendingDecision, Option<Waiter>),
+        pending: Pending,
         handler: Arc<Handler>,
         inner: S,
         request: (Parts, ReqBody),
@@ -85,8 +91,7 @@ where
         Self {
             state: State::Deciding {
                 deciding: Box::new(Deciding {
-                    decision,
-                    waiter,
+                    pending,
                     handler,
                     inner,
                     request: Some(request),
@@ -106,9 +111,19 @@ where
         }
     }
 
-    pub(super) fn calling(response: S::Future, headers: Option<RateLimitHeaders>) -> Self {
+    pub(super) fn calling(response: S::Future, additions: Additions) -> Self {
         Self {
-            state: State::Calling { response, headers },
+            state: State::Calling {
+                response,
+                additions,
+            },
+        }
+    }
+
+    pub(super) fn calling_charged(response: S::Future, call: Box<ChargedCall>) -> Self {
+        let call = Some(call);
+        Self {
+            state: State::CallingCharged { response, call },
         }
     }
 
@@ -142,7 +157,7 @@ impl<S, ReqBody, F> State<S, ReqBody, F> {
 impl<S, ReqBody, ResBody> Future for ResponseFuture<S, ReqBody>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
-    ResBody: Body<Data = Bytes>,
+    ResBody: Body<Data = Bytes, Error: Into<BoxError>>,
 {
     type Output = Result<Response<ResponseBody<ResBody>>, S::Error>;
 
@@ -151,21 +166,26 @@ where
         loop {
             match state.as_mut().project() {
                 StateProjection::Deciding { deciding } => {
-                    let decision = ready!(Pin::new(&mut deciding.decision).poll(cx));
+                    let pending = ready!(deciding.pending.poll(cx));
                     let request = deciding.request.take();
                     let (mut parts, body) = request.expect("a request is taken once");
-                    let (handler, waiter) = (&deciding.handler, deciding.waiter.take());
-                    let next = match handler.enforce(&decision, waiter, &mut parts) {
-                        Action::Call(headers) => State::Calling {
+                    let action = deciding.handler.enforce_pending(pending, &mut parts);
+                    let next = match action {
+                        Action::Call(additions) => State::Calling {
                             response: deciding.inner.call(Request::from_parts(parts, body)),
-                            headers,
+                            additions,
                         },
                         Action::Reject(response) => State::Rejected {
                             response: Some(response),
                         },
+                        Action::CallCharged(call) => State::CallingCharged {
+                            response: deciding.inner.call(Request::from_parts(parts, body)),
+                            call: Some(call),
+                        },
                         // The ready service is dropped with the state.
                         Action::Wait(wait) => {
-                            let (handler, inner) = (handler.clone(), deciding.inner.clone());
+                            let (handler, inner) =
+                                (deciding.handler.clone(), deciding.inner.clone());
                             State::waiting(wait, handler, inner, (parts, body))
                         }
                     };
@@ -178,19 +198,34 @@ where
                         inner,
                         request,
                     } = &mut **waiting;
-                    let decision = ready!(wait.poll(cx));
+                    ready!(wait.poll(cx));
                     ready!(inner.poll_ready(cx))?;
                     let (mut parts, body) = request.take().expect("a request is taken once");
-                    let headers = handler.admit(decision, &mut parts);
+                    let action = handler.admit_after(wait, &mut parts);
                     let response = inner.call(Request::from_parts(parts, body));
-                    state.set(State::Calling { response, headers });
+                    state.set(match action {
+                        Admitted::Plain(additions) => State::Calling {
+                            response,
+                            additions,
+                        },
+                        Admitted::Charged(call) => State::CallingCharged {
+                            response,
+                            call: Some(call),
+                        },
+                    });
                 }
-                StateProjection::Calling { response, headers } => {
+                StateProjection::Calling {
+                    response,
+                    additions,
+                } => {
                     let mut response = ready!(response.poll(cx))?;
-                    if let Some(headers) = headers.take() {
-                        headers.add_to(&mut response);
-                    }
+                    mem::take(additions).add_to(&mut response);
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
+                }
+                StateProjection::CallingCharged { response, call } => {
+                    let response = ready!(response.poll(cx))?;
+                    let call = call.take().expect("polled after completion");
+                    return Poll::Ready(Ok(call.finish(response)));
                 }
                 StateProjection::Rejected { response } => {
                     let response = response.take().expect("polled after completion");
@@ -209,7 +244,7 @@ where
         let state = match &self.state {
             State::Deciding { .. } => "Deciding",
             State::Waiting { .. } => "Waiting",
-            State::Calling { .. } => "Calling",
+            State::Calling { .. } | State::CallingCharged { .. } => "Calling",
             State::Rejected { .. } => "Rejected",
         };
         f.debug_struct("ResponseFuture")

@@ -1,31 +1,38 @@
+use std::mem;
+use std::pin::Pin;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::request::Parts;
 use http::{Extensions, Response};
 use smallvec::SmallVec;
 
-use super::body::RejectionBody;
+use super::charged::{ChargedCall, ResponseRules};
 use super::events;
+use super::expose::{Additions, Expose, Exposed};
 use super::limits_for::LimitsFor;
 use super::rate_limit_headers::RateLimitHeaders;
-use super::rejection::{self, Rejection};
+use super::rejection::{Rejection, RejectionReason};
+use super::rejection_body::RejectionBody;
 use super::settings::ResponseSettings;
+use super::templates::Templates;
 use super::waiting::{Wait, Waiter, Waiters};
 use crate::identity::{ExemptNetworks, Exemption, Identify, IdentifyError, Identity, UserOrIp};
-use crate::limiter::{Checked, Decision, LayerRegistration, Limiter, PendingDecision};
+use crate::limiter::{
+    Acquired, Charge, Checked, Decision, LayerRegistration, Limiter, PendingDecision, Permit,
+};
 use crate::metrics;
 use crate::quota::{Limits, Scope};
-use crate::store::Check;
+use crate::store::{BoxFuture, Check, OwnedCheck};
 
 type LimitsForRequest = dyn Fn(&Parts, &Identity) -> LimitsFor + Send + Sync;
 type CostFor = dyn Fn(&Parts) -> u32 + Send + Sync;
 type Skip = dyn Fn(&Parts) -> bool + Send + Sync;
 type Exempt = dyn Fn(&Identity) -> bool + Send + Sync;
-type OnReject = dyn Fn(&Rejection<'_>) -> Response<Bytes> + Send + Sync;
+type OnReject = dyn Fn(&Rejection<'_>) -> Response<RejectionBody> + Send + Sync;
 
 /// Decides requests by a layer's settings.
 #[derive(Clone)]
@@ -40,7 +47,10 @@ pub(super) struct Handler {
     pub(super) exempt: Option<Arc<Exempt>>,
     pub(super) exempt_networks: Option<ExemptNetworks>,
     pub(super) on_reject: Option<Arc<OnReject>>,
-    pub(super) expose_decision: bool,
+    pub(super) expose: Expose,
+    pub(super) response_rules: ResponseRules,
+    /// Whether each request gets a permit.
+    acquires: bool,
     /// Whether the layer limits a client: responses then get no headers.
     pub(super) is_outgoing: bool,
     pub(super) max_wait: Duration,
@@ -70,23 +80,69 @@ struct ChargedBy(SmallVec<[usize; 4]>);
 
 /// An instruction for the service that has a request.
 pub(super) enum Action {
-    /// Call the inner service, and add headers to its response. A request that the layer skips has none.
-    Call(Option<RateLimitHeaders>),
+    /// Call the inner service, and add to its response.
+    Call(Additions),
+    /// Call the inner service, and settle the charge by its response.
+    CallCharged(Box<ChargedCall>),
+    /// Wait, and then call the inner service as [`Handler::admit_after`] says.
+    Wait(Box<Wait>),
     /// Send this rejection.
     Reject(Response<RejectionBody>),
-    /// Wait, and then call the inner service with [`Handler::admit`].
-    Wait(Box<Wait>),
+}
+
+/// How to call the inner service for an admitted request.
+pub(super) enum Admitted {
+    Plain(Additions),
+    Charged(Box<ChargedCall>),
 }
 
 /// The result of [`Handler::decide`].
 pub(super) enum Handled {
     Ready(Action),
-    /// The service passes the decision and the waiter to [`Handler::enforce`].
-    Pending(PendingDecision, Option<Waiter>),
+    /// The service passes the result to [`Handler::enforce_pending`].
+    Pending(Pending),
+}
+
+/// A decision that must be awaited.
+pub(super) enum Pending {
+    Decision(PendingDecision, Retained),
+    Permit(BoxFuture<Permit>, Retained),
+}
+
+/// The result of a [`Pending`].
+pub(super) enum Decided {
+    Decision(Decision<'static>, Retained),
+    Permit(Permit, Retained),
+}
+
+/// What a layer retains of a request until it is decided.
+#[derive(Default)]
+pub(super) struct Retained {
+    waiter: Option<Waiter>,
+    /// The identity, if the layer needs it after the decision.
+    identity: Option<Identity>,
+    /// The check to reset, if the layer has `reset_if`.
+    reset: Option<OwnedCheck>,
+}
+
+impl Pending {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Decided> {
+        Poll::Ready(match self {
+            Self::Decision(decision, retained) => {
+                let decision = ready!(Pin::new(decision).poll(cx));
+                Decided::Decision(decision, mem::take(retained))
+            }
+            Self::Permit(permit, retained) => {
+                let permit = ready!(permit.as_mut().poll(cx));
+                Decided::Permit(permit, mem::take(retained))
+            }
+        })
+    }
 }
 
 impl Handler {
     pub(super) fn new(limits: Limits, limiter: Limiter) -> Self {
+        let acquires = limits.is_reserving();
         Self {
             responses: ResponseSettings::new(limits),
             limiter,
@@ -98,7 +154,9 @@ impl Handler {
             exempt: None,
             exempt_networks: None,
             on_reject: None,
-            expose_decision: false,
+            expose: Expose::new(),
+            response_rules: ResponseRules::default(),
+            acquires,
             is_outgoing: false,
             max_wait: Duration::MAX,
             most_waiting: 1_000,
@@ -118,9 +176,9 @@ impl Handler {
     }
 
     /// Decides a request.
-    pub(super) fn decide(&self, parts: &mut Parts) -> Handled {
+    pub(super) fn decide(self: &Arc<Self>, parts: &mut Parts) -> Handled {
         if self.is_skipped(parts) {
-            return Handled::Ready(Action::Call(None));
+            return Handled::Ready(self.exempt_request(parts, None, None));
         }
         let identified = self.identify.identify(parts);
         let identity = match identified.and_then(IdentifyError::check_not_empty) {
@@ -128,7 +186,7 @@ impl Handler {
             Ok(identity) => identity,
         };
         if self.exempt.as_ref().is_some_and(|exempt| exempt(&identity)) {
-            return Handled::Ready(Action::Call(None));
+            return Handled::Ready(self.exempt_request(parts, Some(&identity), None));
         }
         let limits_for = self.limits_for.as_ref();
         let cost_for = self.cost_for.as_ref();
@@ -136,7 +194,9 @@ impl Handler {
         let limits = match &own {
             None | Some(LimitsFor::Layer) => self.responses.templates.limits(),
             Some(LimitsFor::Own(limits)) => limits,
-            Some(LimitsFor::Unlimited) => return Handled::Ready(Action::Call(None)),
+            Some(LimitsFor::Unlimited) => {
+                return Handled::Ready(self.exempt_request(parts, Some(&identity), None));
+            }
         };
         let cost = cost_for.map_or(1, |cost_for| cost_for(parts));
         if cfg!(debug_assertions) {
@@ -147,14 +207,116 @@ impl Handler {
             let reason = IdentifyError::without_policy(&identity);
             return Handled::Ready(self.unidentified(parts, &reason));
         }
-        let (check, waiter) = match limits.has_queue() {
-            false => (check, None),
-            true => self.enter_queue(check),
+        let mut retained = Retained::default();
+        let check = match limits.has_queue() {
+            false => check,
+            true => self.enter_queue(check, &mut retained),
         };
-        match self.limiter.check(&check) {
-            Checked::Pending(decision) => Handled::Pending(decision, waiter),
-            Checked::Ready(decision) => Handled::Ready(self.enforce(&decision, waiter, parts)),
+        let needs_identity = self.on_reject.is_some() || self.expose.has_identity();
+        if self.acquires || own.is_some() && limits.is_reserving() {
+            let settleable = match &own {
+                Some(LimitsFor::Own(limits)) if self.settles() => limits.settleable().ok(),
+                _ => None,
+            };
+            let check = check.limits(settleable.as_ref().unwrap_or(limits));
+            retained.identity = needs_identity.then(|| identity.clone());
+            return self.acquire(&check, retained, parts);
         }
+        match self.limiter.check(&check) {
+            Checked::Pending(decision) => {
+                retained.identity = needs_identity.then_some(identity);
+                Handled::Pending(Pending::Decision(decision, retained))
+            }
+            Checked::Ready(decision) => {
+                let waiter = retained.waiter;
+                Handled::Ready(self.enforce(&decision, Some(&identity), waiter, parts))
+            }
+        }
+    }
+
+    /// Decides a request whose charge is settled later.
+    #[cold]
+    fn acquire(
+        self: &Arc<Self>,
+        check: &Check<'_>,
+        mut retained: Retained,
+        parts: &mut Parts,
+    ) -> Handled {
+        if self.response_rules.reset_if.is_some() {
+            retained.reset = Some(check.into_owned());
+        }
+        match self.limiter.charge(check) {
+            Acquired::Pending(permit) => Handled::Pending(Pending::Permit(permit, retained)),
+            Acquired::Ready(permit) => Handled::Ready(self.enforce_permit(permit, retained, parts)),
+        }
+    }
+
+    /// Returns whether charges may be settled at another cost than they were made.
+    fn settles(&self) -> bool {
+        let rules = &self.response_rules;
+        rules.charge_if.is_some() || rules.settle_by.is_some() || self.expose.has_charge()
+    }
+
+    /// Prepares the layer's limits for settlements, after a rule for responses was set.
+    #[track_caller]
+    pub(super) fn update_limits(&mut self) {
+        if self.settles() {
+            let limits = self.responses.templates.limits().settleable();
+            let limits = limits.unwrap_or_else(|error| panic!("{error}"));
+            self.responses.templates = Arc::new(Templates::new(limits));
+        }
+        let limits = self.responses.templates.limits();
+        let has_rules = self.settles() || self.response_rules.reset_if.is_some();
+        self.acquires = has_rules || limits.is_reserving();
+    }
+
+    /// Allows a check to queue, unless too many requests of the layer wait already.
+    #[cold]
+    fn enter_queue<'a>(&self, check: Check<'a>, retained: &mut Retained) -> Check<'a> {
+        // Shadow mode charges as the enforcing layer would, and never waits.
+        if self.limiter.is_shadow() {
+            return check.max_wait(self.max_wait);
+        }
+        // A waiter is added before the decision, so that a request that cannot wait is not charged.
+        retained.waiter = self.waiters.0.enter(self.most_waiting);
+        match retained.waiter {
+            Some(_) => check.max_wait(self.max_wait),
+            None => check.max_wait(Duration::ZERO),
+        }
+    }
+
+    /// Calls the inner service for a request that is not limited.
+    fn exempt_request(
+        &self,
+        parts: &mut Parts,
+        identity: Option<&Identity>,
+        headers: Option<RateLimitHeaders>,
+    ) -> Action {
+        if self.expose.is_empty() {
+            let exposed = None;
+            return Action::Call(Additions { headers, exposed });
+        }
+        let decision = Decision::exempt(self.responses.templates.limits());
+        if self.expose.has_charge() {
+            parts.extensions.insert(Charge::none(&decision));
+        }
+        let exposed = self.exposed(&decision, identity, parts);
+        Action::Call(Additions { headers, exposed })
+    }
+
+    /// Inserts what the layer exposes into a request. Returns it for the response.
+    #[inline]
+    fn exposed(
+        &self,
+        decision: &Decision<'_>,
+        identity: Option<&Identity>,
+        parts: &mut Parts,
+    ) -> Option<Box<Exposed>> {
+        let exposed = self.expose.select(decision, identity);
+        if let Some(exposed) = &exposed {
+            exposed.insert_into_request(&mut parts.extensions);
+        }
+        exposed
     }
 
     /// Returns whether a request is exempt before its identity is known.
@@ -175,89 +337,164 @@ impl Handler {
         exemption == Exemption::Exempt
     }
 
-    /// Allows a check to queue, unless too many requests of the layer wait already.
-    #[cold]
-    fn enter_queue<'a>(&self, check: Check<'a>) -> (Check<'a>, Option<Waiter>) {
-        // Shadow mode charges as the enforcing layer would, and never waits.
-        if self.limiter.is_shadow() {
-            return (check.max_wait(self.max_wait), None);
-        }
-        // A waiter is added before the decision, so that a request that cannot wait is not charged.
-        match self.waiters.0.enter(self.most_waiting) {
-            Some(waiter) => (check.max_wait(self.max_wait), Some(waiter)),
-            None => (check.max_wait(Duration::ZERO), None),
-        }
-    }
-
     /// Admits, delays or rejects a request.
     #[inline]
-    pub(super) fn enforce(
+    fn enforce(
         &self,
         decision: &Decision<'_>,
+        identity: Option<&Identity>,
         waiter: Option<Waiter>,
         parts: &mut Parts,
     ) -> Action {
         let is_shadow = self.limiter.is_shadow();
         if !decision.is_allowed() && !is_shadow {
-            return Action::Reject(self.reject(decision, parts));
+            return Action::Reject(self.deny(decision, identity, parts));
         }
         if decision.is_delayed() && !is_shadow {
-            return Action::Wait(Box::new(Wait::new(decision, waiter)));
+            let identity = identity.filter(|_| self.expose.has_identity()).cloned();
+            return Action::Wait(Box::new(Wait::new(decision, identity, waiter)));
         }
-        Action::Call(self.admit(decision, parts))
+        Action::Call(self.admit(decision, identity, parts))
     }
 
-    /// Prepares a request for the inner service. Returns the headers to add to its response.
+    /// Admits, delays or rejects a request whose decision was pending.
+    pub(super) fn enforce_pending(self: &Arc<Self>, decided: Decided, parts: &mut Parts) -> Action {
+        match decided {
+            Decided::Permit(permit, retained) => self.enforce_permit(permit, retained, parts),
+            Decided::Decision(decision, retained) => {
+                let identity = retained.identity.as_ref();
+                self.enforce(&decision, identity, retained.waiter, parts)
+            }
+        }
+    }
+
+    /// Admits, delays or rejects a request with a permit.
+    fn enforce_permit(
+        self: &Arc<Self>,
+        permit: Permit,
+        retained: Retained,
+        parts: &mut Parts,
+    ) -> Action {
+        let Retained {
+            waiter,
+            identity,
+            reset,
+        } = retained;
+        let (decision, is_shadow) = (permit.decision(), self.limiter.is_shadow());
+        if !decision.is_allowed() && !is_shadow {
+            return Action::Reject(self.deny(decision, identity.as_ref(), parts));
+        }
+        if self.expose.has_charge() {
+            parts.extensions.insert(permit.charge().clone());
+        }
+        if decision.is_delayed() && !is_shadow {
+            let wait = Wait::new(decision, identity, waiter);
+            let call = ChargedCall::new(self.clone(), permit, None, reset);
+            return Action::Wait(Box::new(wait.charged(call)));
+        }
+        let exposed = self.exposed(decision, identity.as_ref(), parts);
+        let call = ChargedCall::new(self.clone(), permit, exposed, reset);
+        Action::CallCharged(Box::new(call))
+    }
+
+    /// Prepares a request for the inner service. Returns what to add to its response.
     #[inline]
-    pub(super) fn admit(
+    fn admit(
         &self,
         decision: &Decision<'_>,
+        identity: Option<&Identity>,
         parts: &mut Parts,
-    ) -> Option<RateLimitHeaders> {
-        let (responses, is_shadow) = (&self.responses, self.limiter.is_shadow());
-        if self.expose_decision {
-            parts.extensions.insert(decision.clone().into_owned());
+    ) -> Additions {
+        let exposed = self.exposed(decision, identity, parts);
+        let headers = self.headers(decision);
+        Additions { headers, exposed }
+    }
+
+    /// Prepares a request that has waited for the inner service.
+    pub(super) fn admit_after(&self, wait: &mut Wait, parts: &mut Parts) -> Admitted {
+        let charged = wait.take_charged();
+        let (decision, identity) = wait.decision();
+        match charged {
+            None => Admitted::Plain(self.admit(decision, identity, parts)),
+            Some(mut call) => {
+                call.exposed = self.exposed(decision, identity, parts);
+                Admitted::Charged(call)
+            }
         }
+    }
+
+    /// Returns the headers to add to a response: none if the layer limits a client.
+    #[inline]
+    pub(super) fn headers(&self, decision: &Decision<'_>) -> Option<RateLimitHeaders> {
         if self.is_outgoing {
             return None;
         }
-        let (headers, templates) = (responses.headers, &responses.templates);
-        let headers = RateLimitHeaders::new(decision, headers, templates, is_shadow);
-        Some(headers)
+        let (responses, is_shadow) = (&self.responses, self.limiter.is_shadow());
+        let (headers, templates) = (responses.headers, Some(&*responses.templates));
+        Some(RateLimitHeaders::new(
+            decision, headers, templates, is_shadow,
+        ))
     }
 
-    fn reject(&self, decision: &Decision<'_>, parts: &Parts) -> Response<RejectionBody> {
-        let rejection = Rejection {
-            settings: &self.responses,
-            decision,
-            parts,
-        };
-        let mut response = match &self.on_reject {
-            None => rejection.complete_response(),
-            Some(on_reject) => {
-                let mut response = on_reject(&rejection);
-                rejection.complete(response.headers_mut());
-                response.map(RejectionBody::from)
-            }
-        };
+    fn deny(
+        &self,
+        decision: &Decision<'_>,
+        identity: Option<&Identity>,
+        parts: &Parts,
+    ) -> Response<RejectionBody> {
+        let reason = RejectionReason::of(decision);
+        let mut response = self.reject(reason, identity, parts);
         if self.is_outgoing {
             let decision = decision.clone().into_owned();
             response.extensions_mut().insert(decision);
         }
+        if self.expose.is_in_response()
+            && let Some(exposed) = self.expose.select(decision, identity)
+        {
+            exposed.insert_into_response(response.extensions_mut());
+        }
         response
+    }
+
+    fn reject(
+        &self,
+        reason: RejectionReason<'_>,
+        identity: Option<&Identity>,
+        parts: &Parts,
+    ) -> Response<RejectionBody> {
+        let rejection = Rejection {
+            settings: &self.responses,
+            reason,
+            identity,
+            parts,
+        };
+        match &self.on_reject {
+            None => rejection.complete_response(),
+            Some(on_reject) => {
+                let mut response = on_reject(&rejection);
+                rejection.complete(response.headers_mut());
+                response
+            }
+        }
     }
 
     /// Handles a request without an identity: rejects it, except in shadow mode.
     #[cold]
-    fn unidentified(&self, parts: &Parts, reason: &IdentifyError) -> Action {
+    fn unidentified(&self, parts: &mut Parts, reason: &IdentifyError) -> Action {
         metrics::unidentified();
         if !self.has_logged_unidentified.0.swap(true, Ordering::Relaxed) {
             events::unidentified(self.scope.as_str(), reason);
         }
         match self.limiter.is_shadow() {
-            true if self.is_outgoing => Action::Call(None),
-            true => Action::Call(Some(RateLimitHeaders::shadow_unidentified())),
-            false => Action::Reject(rejection::unidentified(&self.responses, parts, reason)),
+            true => {
+                let headers = RateLimitHeaders::shadow_unidentified();
+                let headers = (!self.is_outgoing).then_some(headers);
+                self.exempt_request(parts, None, headers)
+            }
+            false => {
+                let reason = RejectionReason::Unidentified(reason);
+                Action::Reject(self.reject(reason, None, parts))
+            }
         }
     }
 

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, response};
+use http_body::Body;
 use ipnet::IpNet;
 use tower_layer::Layer;
 
+use super::expose::Expose;
 use super::handler::Handler;
 use super::header::ResponseHeaders;
 use super::limits_for::LimitsFor;
 use super::rejection::Rejection;
+use super::rejection_body::{BoxError, RejectionBody};
 use super::service::RateLimit;
 use crate::identity::{ClientIpError, ExemptNetworks, Identify, Identity, TargetHost};
 use crate::limiter::{FailureStrategy, Limiter};
@@ -200,6 +203,87 @@ impl RateLimitLayer {
         Ok(self.with(|handler| handler.exempt_networks = Some(networks)))
     }
 
+    /// Sets which responses are charged: all, unless set.
+    ///
+    /// A request is charged before it is served, and the charge is given back if `charge_if` says no. So
+    /// parallel requests never exceed the limit, whatever their responses are. A request whose client hangs
+    /// up, or whose service fails or panics, stays charged.
+    ///
+    /// The layer counts with limits of its own: its token buckets [reserve](crate::Quota::reserve_for), for 30
+    /// seconds unless set. Trailers come after this decision.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use tollgate::{LocalStore, Quota, RateLimitLayer};
+    ///
+    /// // Five wrong passwords in fifteen minutes. 400 and 500 count too, so that no mistake is a free guess.
+    /// const LOGIN: Quota = Quota::sliding_window(5, Duration::from_secs(15 * 60));
+    /// RateLimitLayer::new(LOGIN, LocalStore::new())
+    ///     .scope("login")
+    ///     .charge_if(|response| !response.status.is_success());
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If a token bucket cannot be counted exactly with reservations: see the rules of
+    /// [`Quota`](crate::Quota).
+    #[must_use]
+    #[track_caller]
+    pub fn charge_if(
+        self,
+        charge_if: impl Fn(&response::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|handler| {
+            handler.response_rules.charge_if = Some(Arc::new(charge_if));
+            handler.update_limits();
+        })
+    }
+
+    /// Sets what a response has cost; `None` leaves it as it was charged. Asked only for responses that
+    /// [`charge_if`](RateLimitLayer::charge_if) charges, and settled like those.
+    ///
+    /// A cost above the charged one is charged in addition, even above the limit: up to one more limit.
+    ///
+    /// ```
+    /// use tollgate::{LocalStore, Quota, RateLimitLayer};
+    ///
+    /// // Requests are charged 1,000 tokens, and settled at what the answer says.
+    /// RateLimitLayer::new(Quota::per_minute(100_000), LocalStore::new())
+    ///     .cost_for(|_| 1_000)
+    ///     .settle_by(|response| response.headers.get("x-tokens")?.to_str().ok()?.parse().ok());
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// Where `charge_if` does.
+    #[must_use]
+    #[track_caller]
+    pub fn settle_by(
+        self,
+        settle_by: impl Fn(&response::Parts) -> Option<u32> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|handler| {
+            handler.response_rules.settle_by = Some(Arc::new(settle_by));
+            handler.update_limits();
+        })
+    }
+
+    /// Sets which responses reset the count of the request's identity, under the policies that count by the
+    /// identity itself.
+    ///
+    /// Use it only if the identity contains the account's name: by the address alone, an attacker logs into
+    /// an account of their own between guesses.
+    #[must_use]
+    pub fn reset_if(
+        self,
+        reset_if: impl Fn(&response::Parts) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.with(|handler| {
+            handler.response_rules.reset_if = Some(Arc::new(reset_if));
+            handler.update_limits();
+        })
+    }
+
     /// Sets the longest wait for a place in a [queue](crate::Quota::queue): as long as the queue is, unless
     /// set. A request that would wait longer is rejected and charged nothing.
     ///
@@ -262,25 +346,33 @@ impl RateLimitLayer {
         self.with(|handler| handler.responses.headers = headers)
     }
 
-    /// Sets the response to rejected requests. The layer adds `Retry-After` and `Cache-Control` unless the
-    /// response has them, and always writes the headers of [`headers`](RateLimitLayer::headers).
+    /// Sets the response to rejected requests: denied, refused or unidentified, as
+    /// [`Rejection::reason`] says. Except to an unidentified request, the layer adds `Retry-After` and
+    /// `Cache-Control` unless the response has them, and always writes the headers of [`headers`](RateLimitLayer::headers). The body may
+    /// have any type, such as `String`, axum's `Body`, or the [`RejectionBody`](crate::RejectionBody) of
+    /// [`Rejection::response`].
     ///
     /// ```
-    /// use bytes::Bytes;
     /// use http::Response;
     /// use tollgate::{LocalStore, Quota, RateLimitLayer};
     ///
     /// RateLimitLayer::new(Quota::per_second(5), LocalStore::new()).on_reject(|rejection| {
-    ///     let mut response = Response::new(Bytes::from_static(b"easy now"));
+    ///     let mut response = Response::new(String::from("easy now"));
     ///     *response.status_mut() = rejection.status();
     ///     response
     /// });
     /// ```
     #[must_use]
-    pub fn on_reject(
+    pub fn on_reject<B>(
         self,
-        on_reject: impl Fn(&Rejection<'_>) -> Response<Bytes> + Send + Sync + 'static,
-    ) -> Self {
+        on_reject: impl Fn(&Rejection<'_>) -> Response<B> + Send + Sync + 'static,
+    ) -> Self
+    where
+        B: Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let on_reject =
+            move |rejection: &Rejection<'_>| on_reject(rejection).map(RejectionBody::new);
         self.with(|handler| handler.on_reject = Some(Arc::new(on_reject)))
     }
 
@@ -317,11 +409,19 @@ impl RateLimitLayer {
         self.with(|handler| handler.limiter = handler.limiter.clone().shadow(shadow))
     }
 
-    /// Sets whether the [`Decision<'static>`](crate::Decision) is inserted into the extensions of each
-    /// allowed request, for handlers to read. False unless set.
+    /// Sets what the layer inserts into the extensions of each allowed request, for handlers to read:
+    /// nothing unless set. Of two stacked layers, the values of the inner one win.
+    ///
+    /// # Panics
+    ///
+    /// With [`Expose::charge`], where [`charge_if`](RateLimitLayer::charge_if) does.
     #[must_use]
-    pub fn expose_decision(self, expose: bool) -> Self {
-        self.with(|handler| handler.expose_decision = expose)
+    #[track_caller]
+    pub fn expose(self, expose: Expose) -> Self {
+        self.with(|handler| {
+            handler.expose = expose;
+            handler.update_limits();
+        })
     }
 }
 

@@ -7,17 +7,27 @@
 // limits_for:         the limits of a request
 // rejection:          the responses to denied requests
 // rate_limit_headers: the headers of a decision
+// charged:            requests whose charge is settled by the response
 // waiting:            requests that wait in a queue
 // settings:           the options for responses
 // templates:          the parts of responses that are built once for each layer
 // header_template:    a header map with three numbers to fill in
 // number:             numbers as header values
 // body:               the body of a response
+// rejection_body:     the body of a rejection
+// expose:             what a layer inserts into extensions
+// denied:             the response of a handler whose own check was denied
 // header:             the names of the headers
+// extract:            axum's extractor of a decision
 // events:             the log
 
 mod body;
+mod charged;
+mod denied;
 mod events;
+mod expose;
+#[cfg(feature = "axum")]
+mod extract;
 mod future;
 mod handler;
 pub mod header;
@@ -27,15 +37,20 @@ mod limits_for;
 mod number;
 mod rate_limit_headers;
 mod rejection;
+mod rejection_body;
 mod service;
 mod settings;
 mod templates;
 mod waiting;
 
 pub use body::ResponseBody;
+pub use expose::Expose;
+#[cfg(feature = "axum")]
+pub use extract::MissingDecision;
 pub use future::ResponseFuture;
 pub use header::ResponseHeaders;
 pub use layer::RateLimitLayer;
 pub use limits_for::LimitsFor;
-pub use rejection::Rejection;
+pub use rejection::{Rejection, RejectionReason};
+pub use rejection_body::RejectionBody;
 pub use service::RateLimit;

@@ -8,7 +8,7 @@ use super::header::{
     X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET, X_RATELIMIT_SHADOW,
 };
 use super::number::number;
-use super::templates::{Templates, header_value};
+use super::templates::{Templates, header_value, ratelimit_policy};
 use crate::limiter::Decision;
 
 /// The headers with the numbers of one decision.
@@ -50,11 +50,12 @@ struct IetfHeaders {
 struct ShadowNumbers;
 
 impl RateLimitHeaders {
+    /// Creates the headers of a decision. `templates` are those of the layer that made it, if a layer did.
     #[inline]
     pub(super) fn new(
         decision: &Decision<'_>,
         headers: ResponseHeaders,
-        templates: &Templates,
+        templates: Option<&Templates>,
         is_shadow: bool,
     ) -> Self {
         let mut reset = decision.reset_after();
@@ -183,15 +184,54 @@ fn remaining_in(headers: &HeaderMap) -> Option<u32> {
 }
 
 impl IetfHeaders {
-    fn new(decision: &Decision<'_>, templates: &Templates) -> Self {
+    fn new(decision: &Decision<'_>, templates: Option<&Templates>) -> Self {
         let (name, remaining) = (decision.policy().name(), decision.remaining());
         // `Retry-After` must not be earlier than the end of `t` (section 6), so on a denial they are equal.
         let denied = !decision.is_allowed();
         let wait = denied.then(|| retry_after(decision)).flatten();
         let time = wait.unwrap_or_else(|| seconds(decision.reset_after()));
         Self {
-            policies: templates.ratelimit_policy(decision),
+            policies: match templates {
+                Some(templates) => templates.ratelimit_policy(decision),
+                None => ratelimit_policy(decision.limits()),
+            },
             limit: header_value(format!("\"{name}\";r={remaining};t={time}")),
+        }
+    }
+}
+
+impl Decision<'_> {
+    /// Returns the headers that a layer adds to its responses by default, and `Retry-After` if the decision
+    /// is not allowed. [`ResponseHeaders::write`] writes other sets.
+    ///
+    /// ```
+    /// use tollgate::{Check, Identity, Limiter, Limits, LocalStore, Quota};
+    ///
+    /// # #[tokio::main(flavor = "current_thread")] async fn main() {
+    /// let limiter = Limiter::from(LocalStore::new());
+    /// let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::per_hour(3)));
+    /// let headers = limiter.check(&Check::new(&alice, &limits)).await.headers();
+    /// assert_eq!(headers["x-ratelimit-remaining"], "2");
+    /// # }
+    /// ```
+    pub fn headers(&self) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        ResponseHeaders::default().write(self, &mut headers);
+        headers
+    }
+}
+
+impl ResponseHeaders {
+    /// Writes these headers of a decision, and `Retry-After` if the decision is not allowed. Replaces the
+    /// numbers of another decision.
+    pub fn write(self, decision: &Decision<'_>, headers: &mut HeaderMap) {
+        RateLimitHeaders::new(decision, self, None, false).write_to(headers);
+        if decision.is_allowed() {
+            return;
+        }
+        match retry_after(decision) {
+            Some(wait) => drop(headers.insert(RETRY_AFTER, number(wait))),
+            None => drop(headers.remove(RETRY_AFTER)),
         }
     }
 }

@@ -1,17 +1,16 @@
 use std::fmt::{self, Write};
 
-use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
 
-use super::body::RejectionBody;
 use super::header::{GRPC_MESSAGE, GRPC_RETRY_PUSHBACK_MS, GRPC_STATUS, ResponseHeaders};
 use super::number::number;
 use super::rate_limit_headers::{RateLimitHeaders, retry_after, seconds};
+use super::rejection_body::RejectionBody;
 use super::settings::ResponseSettings;
 use super::templates::{NO_STORE, PROBLEM_JSON, header_value};
-use crate::identity::IdentifyError;
+use crate::identity::{IdentifyError, Identity};
 use crate::limiter::Decision;
 
 /// gRPC status codes: <https://grpc.io/docs/guides/status-codes/>.
@@ -23,14 +22,44 @@ const UNAVAILABLE: u8 = 14;
 /// [`RateLimitLayer::on_reject`](crate::RateLimitLayer::on_reject).
 pub struct Rejection<'a> {
     pub(super) settings: &'a ResponseSettings,
-    pub(super) decision: &'a Decision<'a>,
+    pub(super) reason: RejectionReason<'a>,
+    pub(super) identity: Option<&'a Identity>,
     pub(super) parts: &'a Parts,
+}
+
+/// The reason why a request is rejected.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum RejectionReason<'a> {
+    /// A limit was reached.
+    Denied(&'a Decision<'a>),
+    /// The store was unavailable, and the [`FailureStrategy`](crate::FailureStrategy) is `Closed`.
+    Refused(&'a Decision<'a>),
+    /// The request has no identity. The reason may name internals, so do not show it to clients.
+    Unidentified(&'a IdentifyError),
+}
+
+impl<'a> RejectionReason<'a> {
+    pub(super) fn of(decision: &'a Decision<'a>) -> Self {
+        match decision.is_refused() {
+            true => Self::Refused(decision),
+            false => Self::Denied(decision),
+        }
+    }
+
+    fn decision(self) -> Option<&'a Decision<'a>> {
+        match self {
+            Self::Denied(decision) | Self::Refused(decision) => Some(decision),
+            Self::Unidentified(_) => None,
+        }
+    }
 }
 
 impl fmt::Debug for Rejection<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Rejection")
-            .field("decision", self.decision)
+            .field("reason", &self.reason)
+            .field("identity", &self.identity)
             .field("parts", self.parts)
             .field("status", &self.status())
             .finish_non_exhaustive()
@@ -38,11 +67,20 @@ impl fmt::Debug for Rejection<'_> {
 }
 
 impl<'a> Rejection<'a> {
-    /// Returns the decision: the policies that denied the request, and how long to wait.
-    ///
-    /// If [`is_refused`](Decision::is_refused) is true, no limit was reached, but the store is unavailable.
-    pub fn decision(&self) -> &'a Decision<'a> {
-        self.decision
+    /// Returns the reason of the rejection.
+    pub fn reason(&self) -> RejectionReason<'a> {
+        self.reason
+    }
+
+    /// Returns the decision, with the policies that denied the request and how long to wait, or `None` for
+    /// a request without an identity.
+    pub fn decision(&self) -> Option<&'a Decision<'a>> {
+        self.reason.decision()
+    }
+
+    /// Returns the identity of the request's sender, if it has one.
+    pub fn identity(&self) -> Option<&'a Identity> {
+        self.identity
     }
 
     /// Returns the head of the request.
@@ -51,9 +89,13 @@ impl<'a> Rejection<'a> {
     }
 
     /// Returns the status of the default response, unless the request is a gRPC call: 429, or for a refusal
-    /// the [`refused_status`](crate::RateLimitLayer::refused_status).
+    /// the [`refused_status`](crate::RateLimitLayer::refused_status); for a request without an identity the
+    /// [`unidentified_status`](crate::RateLimitLayer::unidentified_status).
     pub fn status(&self) -> StatusCode {
-        self.settings.status(self.decision)
+        match self.decision() {
+            Some(decision) => self.settings.status(decision),
+            None => self.settings.unidentified_status,
+        }
     }
 
     /// Returns the default response.
@@ -64,18 +106,20 @@ impl<'a> Rejection<'a> {
     /// [`grpc_responses`](crate::RateLimitLayer::grpc_responses)) gets the status `RESOURCE_EXHAUSTED`
     /// instead, with the pushback of gRFC A6; or `UNAVAILABLE`, if refusals have a status other than 429.
     ///
+    /// The response to a request without an identity has a problem+json without a type, or `INTERNAL`. In
+    /// debug builds it includes the reason.
+    ///
     /// No header describes the length or the encoding of the body, so the body may be replaced.
-    pub fn response(&self) -> Response<Bytes> {
-        self.default_response().map(Bytes::from)
-    }
-
-    fn default_response(&self) -> Response<RejectionBody> {
-        match self.grpc_content_type() {
-            Some(content_type) => grpc_response(self.settings, self.decision, content_type),
-            None => {
-                let body = self.settings.body(self.decision);
-                with_type(self.status(), PROBLEM_JSON, body)
+    pub fn response(&self) -> Response<RejectionBody> {
+        let decision = match self.reason {
+            RejectionReason::Denied(decision) | RejectionReason::Refused(decision) => decision,
+            RejectionReason::Unidentified(reason) => {
+                return unidentified(self.settings, self.parts, reason);
             }
+        };
+        match self.grpc_content_type() {
+            Some(content_type) => grpc_response(self.settings, decision, content_type),
+            None => problem_response(self.status(), self.settings.body(decision)),
         }
     }
 
@@ -88,14 +132,14 @@ impl<'a> Rejection<'a> {
         if let Some(response) = self.response_from_template() {
             return response;
         }
-        let mut response = self.default_response();
+        let mut response = self.response();
         self.complete(response.headers_mut());
         response
     }
 
     /// Returns the default response with all of its headers, if there is a template for it.
     fn response_from_template(&self) -> Option<Response<RejectionBody>> {
-        let (settings, decision) = (self.settings, self.decision);
+        let (settings, decision) = (self.settings, self.decision()?);
         let needs_other_headers = settings.headers != ResponseHeaders::default()
             || decision.is_degraded()
             || self.grpc_content_type().is_some();
@@ -105,21 +149,24 @@ impl<'a> Rejection<'a> {
         let (template, retry_after) =
             (settings.templates.denial(decision)?, retry_after(decision)?);
         let reset = seconds(decision.reset_after());
-        let mut response = Response::new(template.body.clone());
+        let mut response = Response::new(template.body.share());
         *response.status_mut() = self.status();
         *response.headers_mut() = template.headers(retry_after, decision.remaining(), reset);
         Some(response)
     }
 
-    /// Adds the headers of every rejection to a default response or an application's response.
+    /// Adds the headers of every rejection to a default response or an application's response. The response
+    /// to a request without an identity has none.
     pub(super) fn complete(&self, headers: &mut HeaderMap) {
-        let (settings, decision) = (self.settings, self.decision);
+        let (settings, Some(decision)) = (self.settings, self.decision()) else {
+            return;
+        };
         headers.entry(CACHE_CONTROL).or_insert(NO_STORE);
         if let Some(retry_after) = retry_after(decision) {
             headers.entry(RETRY_AFTER).or_insert(number(retry_after));
         }
-        RateLimitHeaders::new(decision, settings.headers, &settings.templates, false)
-            .write_to(headers);
+        let templates = Some(&*settings.templates);
+        RateLimitHeaders::new(decision, settings.headers, templates, false).write_to(headers);
     }
 }
 
@@ -150,7 +197,7 @@ fn grpc_response(
 
 /// Returns the response to a request without an identity. Only a debug build includes the reason, which
 /// may name internals.
-pub(super) fn unidentified(
+fn unidentified(
     settings: &ResponseSettings,
     parts: &Parts,
     reason: &IdentifyError,
@@ -171,7 +218,7 @@ pub(super) fn unidentified(
         status.as_u16(),
         detail.unwrap_or_default(),
     );
-    with_type(status, PROBLEM_JSON, Bytes::from(body).into())
+    problem_response(status, body.into())
 }
 
 /// Formats a text as a JSON string (RFC 8259, section 7).
@@ -203,6 +250,11 @@ fn percent_encoded(text: &str) -> String {
         }
     }
     encoded
+}
+
+/// Returns a response with a problem+json body.
+pub(super) fn problem_response(status: StatusCode, body: RejectionBody) -> Response<RejectionBody> {
+    with_type(status, PROBLEM_JSON, body)
 }
 
 fn with_type(

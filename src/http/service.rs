@@ -11,6 +11,7 @@ use tower_service::Service;
 use super::body::ResponseBody;
 use super::future::ResponseFuture;
 use super::handler::{Action, Handled, Handler};
+use super::rejection_body::BoxError;
 
 /// A service with a rate limit, created by a [`RateLimitLayer`](crate::RateLimitLayer).
 #[derive(Clone)]
@@ -43,7 +44,7 @@ impl<S> RateLimit<S> {
 impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for RateLimit<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>> + Clone,
-    ResBody: Body<Data = Bytes>,
+    ResBody: Body<Data = Bytes, Error: Into<BoxError>>,
 {
     type Response = Response<ResponseBody<ResBody>>;
     type Error = S::Error;
@@ -56,9 +57,13 @@ where
     fn call(&mut self, request: Request<ReqBody>) -> Self::Future {
         let (mut parts, body) = request.into_parts();
         match self.handler.decide(&mut parts) {
-            Handled::Ready(Action::Call(headers)) => {
+            Handled::Ready(Action::Call(additions)) => {
                 let request = Request::from_parts(parts, body);
-                ResponseFuture::calling(self.inner.call(request), headers)
+                ResponseFuture::calling(self.inner.call(request), additions)
+            }
+            Handled::Ready(Action::CallCharged(call)) => {
+                let request = Request::from_parts(parts, body);
+                ResponseFuture::calling_charged(self.inner.call(request), call)
             }
             Handled::Ready(Action::Reject(response)) => ResponseFuture::rejected(response),
             Handled::Ready(Action::Wait(wait)) => {
@@ -67,12 +72,12 @@ where
                 let (handler, inner) = (self.handler.clone(), self.inner.clone());
                 ResponseFuture::waiting(wait, handler, inner, (parts, body))
             }
-            Handled::Pending(decision, waiter) => {
+            Handled::Pending(pending) => {
                 // Call the service that was polled ready. Its clone is not ready.
                 let clone = self.inner.clone();
                 let inner = mem::replace(&mut self.inner, clone);
                 let (handler, request) = (self.handler.clone(), (parts, body));
-                ResponseFuture::deciding((decision, waiter), handler, inner, request)
+                ResponseFuture::deciding(pending, handler, inner, request)
             }
         }
     }

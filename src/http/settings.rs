@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use http::StatusCode;
 
-use super::body::RejectionBody;
 use super::header::ResponseHeaders;
+use super::rejection_body::RejectionBody;
 use super::templates::{Templates, reduced_capacity};
 use crate::limiter::Decision;
 use crate::quota::Limits;
@@ -14,7 +14,7 @@ pub(super) struct ResponseSettings {
     pub(super) templates: Arc<Templates>,
     pub(super) headers: ResponseHeaders,
     refused_status: StatusCode,
-    refused_body: RejectionBody,
+    refused_body: Arc<RejectionBody>,
     pub(super) unidentified_status: StatusCode,
     pub(super) grpc_responses: bool,
 }
@@ -26,7 +26,7 @@ impl ResponseSettings {
             templates: Arc::new(Templates::new(limits)),
             headers: ResponseHeaders::default(),
             refused_status: REFUSED,
-            refused_body: reduced_capacity(REFUSED),
+            refused_body: Arc::new(reduced_capacity(REFUSED)),
             unidentified_status: StatusCode::INTERNAL_SERVER_ERROR,
             grpc_responses: true,
         }
@@ -34,7 +34,7 @@ impl ResponseSettings {
 
     pub(super) fn set_refused_status(&mut self, status: StatusCode) {
         self.refused_status = status;
-        self.refused_body = reduced_capacity(status);
+        self.refused_body = Arc::new(reduced_capacity(status));
     }
 
     /// Returns the status of a rejection.
@@ -48,7 +48,7 @@ impl ResponseSettings {
     /// Returns the body of a rejection.
     pub(super) fn body(&self, decision: &Decision<'_>) -> RejectionBody {
         match decision.is_refused() {
-            true => self.refused_body.clone(),
+            true => self.refused_body.share(),
             false => self.templates.quota_exceeded(decision),
         }
     }

@@ -1,13 +1,12 @@
 use std::fmt::Write;
 
-use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::body::RejectionBody;
 use super::header::{X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET};
 use super::header_template::HeaderTemplate;
 use super::number::number;
+use super::rejection_body::RejectionBody;
 use crate::limiter::Decision;
 use crate::quota::{Limits, Policy};
 
@@ -95,14 +94,14 @@ impl Templates {
     /// Returns the body of a denial.
     pub(super) fn quota_exceeded(&self, decision: &Decision<'_>) -> RejectionBody {
         match self.denial(decision) {
-            Some(denial) => denial.body.clone(),
+            Some(denial) => denial.body.share(),
             None => quota_exceeded(decision.violated()),
         }
     }
 }
 
 /// Returns the value of `RateLimit-Policy`.
-fn ratelimit_policy(limits: &Limits) -> HeaderValue {
+pub(super) fn ratelimit_policy(limits: &Limits) -> HeaderValue {
     let mut policies = String::new();
     for policy in limits.policies() {
         let separator = if policies.is_empty() { "" } else { ", " };
@@ -116,7 +115,7 @@ fn ratelimit_policy(limits: &Limits) -> HeaderValue {
     header_value(policies)
 }
 
-fn quota_exceeded<'a>(violated: impl IntoIterator<Item = &'a Policy>) -> RejectionBody {
+pub(super) fn quota_exceeded<'a>(violated: impl IntoIterator<Item = &'a Policy>) -> RejectionBody {
     // The names of policies have no characters that JSON escapes.
     let names: Vec<_> = violated
         .into_iter()
@@ -144,7 +143,7 @@ fn problem(kind: &str, title: &str, status: StatusCode, members: &str) -> Reject
     let status = status.as_u16();
     let kind = format!("https://iana.org/assignments/http-problem-types#{kind}");
     let body = format!(r#"{{"type":"{kind}","title":"{title}","status":{status}{members}}}"#);
-    Bytes::from(body).into()
+    body.into()
 }
 
 /// Converts a text of policy names, numbers and constants into a header value.

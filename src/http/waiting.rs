@@ -3,10 +3,12 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
+use super::charged::ChargedCall;
+use crate::identity::Identity;
 use crate::limiter::Decision;
 
 /// The number of waiting requests.
@@ -19,11 +21,14 @@ pub(super) struct Waiter(Arc<AtomicUsize>);
 /// An admitted request that waits for its place in a queue.
 pub(super) struct Wait {
     decision: Decision<'static>,
+    identity: Option<Identity>,
     end: Instant,
     /// `None` before the first poll, which may happen in another runtime than the decision. Boxed, since
     /// a `Sleep` must be pinned.
     sleep: Option<Pin<Box<Sleep>>>,
     _waiter: Option<Waiter>,
+    /// The permit of the request, if it has one.
+    charged: Option<Box<ChargedCall>>,
 }
 
 impl Waiters {
@@ -44,20 +49,40 @@ impl Drop for Waiter {
 
 impl Wait {
     /// Starts the wait of a request that was admitted just now.
-    pub(super) fn new(decision: &Decision<'_>, waiter: Option<Waiter>) -> Self {
+    pub(super) fn new(
+        decision: &Decision<'_>,
+        identity: Option<Identity>,
+        waiter: Option<Waiter>,
+    ) -> Self {
         Self {
             end: Instant::now() + decision.delay(),
             decision: decision.clone().into_owned().after_delay(),
+            identity,
             sleep: None,
             _waiter: waiter,
+            charged: None,
         }
     }
 
-    /// Waits until the request may proceed. Returns its decision.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<&Decision<'static>> {
+    /// Keeps a permit.
+    pub(super) fn charged(mut self, call: ChargedCall) -> Self {
+        self.charged = Some(Box::new(call));
+        self
+    }
+
+    pub(super) fn take_charged(&mut self) -> Option<Box<ChargedCall>> {
+        self.charged.take()
+    }
+
+    /// Returns the decision with its numbers as of the end of the wait, and the identity if it was given.
+    pub(super) fn decision(&self) -> (&Decision<'static>, Option<&Identity>) {
+        (&self.decision, self.identity.as_ref())
+    }
+
+    /// Waits until the request may proceed.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let end = self.end;
         let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(end)));
-        ready!(sleep.as_mut().poll(cx));
-        Poll::Ready(&self.decision)
+        sleep.as_mut().poll(cx)
     }
 }

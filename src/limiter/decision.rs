@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use crate::quota::{Limits, Policy, Quota, State, Status};
+use crate::quota::{Limits, Policy, State, Status};
 use crate::store::{Check, PerPolicy, StoreError, Verdict};
 
 /// The result of a check, with the numbers for the client.
@@ -47,10 +47,18 @@ impl<'a> Decision<'a> {
         }
     }
 
+    /// Allows a request that is exempt, with the whole capacity remaining.
+    pub(crate) fn exempt(limits: &'a Limits) -> Self {
+        let statuses = limits.policies().iter().map(|policy| {
+            let (_, full) = policy.quota().step(State::default(), 0, 0);
+            full
+        });
+        Self::of(limits, statuses.collect())
+    }
+
     /// Allows the request without a limit.
     pub(super) fn unlimited(check: &Check<'a>) -> Self {
-        let full = |quota: &Quota| quota.step(State::default(), 0, 0).1;
-        Self::new(check, check.quotas().map(full).collect()).degraded()
+        Self::exempt(check.limits).degraded()
     }
 
     /// Refuses the request, to be retried after `wait`.
@@ -69,6 +77,11 @@ impl<'a> Decision<'a> {
 
     #[inline]
     fn new(check: &Check<'a>, statuses: PerPolicy<Status>) -> Self {
+        Self::of(check.limits, statuses)
+    }
+
+    #[inline]
+    fn of(limits: &'a Limits, statuses: PerPolicy<Status>) -> Self {
         let allowed = statuses.iter().all(Status::is_allowed);
         let wait = |status: &Status| status.retry_after().unwrap_or(Duration::MAX);
         // Of equal policies, the first one binds.
@@ -80,14 +93,13 @@ impl<'a> Decision<'a> {
             };
             if is_tighter { index } else { binding }
         });
-        let limits = Cow::Borrowed(check.limits);
         // Only one policy can have a queue.
         let delay = match allowed {
             true => statuses.iter().map(Status::delay_micros).max().unwrap_or(0),
             false => 0,
         };
         Self {
-            limits,
+            limits: Cow::Borrowed(limits),
             statuses,
             binding,
             allowed,
@@ -108,6 +120,14 @@ impl<'a> Decision<'a> {
     pub(crate) fn after_delay(mut self) -> Self {
         for status in &mut self.statuses {
             *status = status.after(self.delay);
+        }
+        self
+    }
+
+    /// Returns the decision with the numbers that remain after a charge of `cost` is settled at `used`.
+    pub(super) fn settled(mut self, cost: u32, used: u32) -> Self {
+        for (policy, status) in self.limits.policies().iter().zip(&mut self.statuses) {
+            *status = policy.quota().settled_status(*status, cost, used);
         }
         self
     }
@@ -150,8 +170,8 @@ impl<'a> Decision<'a> {
         &self.limits.policies()[self.binding]
     }
 
-    /// Returns the [`capacity`](Quota::capacity) of the binding policy's quota: the cost that it allows
-    /// at once, and the value of `X-RateLimit-Limit`. The quota's rate is [`Quota::limit`].
+    /// Returns the [`capacity`](crate::Quota::capacity) of the binding policy's quota: the cost that it allows
+    /// at once, and the value of `X-RateLimit-Limit`. The quota's rate is [`Quota::limit`](crate::Quota::limit).
     pub fn capacity(&self) -> u32 {
         self.policy().quota().capacity()
     }

@@ -38,7 +38,7 @@ struct SentCheck {
 }
 
 /// The result of [`Engine::acquire`].
-pub(super) enum Acquired {
+pub(crate) enum Acquired {
     Ready(Permit),
     Pending(BoxFuture<Permit>),
 }

@@ -176,6 +176,11 @@ impl Limiter {
         }
     }
 
+    /// Charges a check. The caller waits for the delay of the decision.
+    pub(crate) fn charge(&self, check: &Check<'_>) -> Acquired {
+        self.engine.acquire(check)
+    }
+
     /// Waits until the store has answered all settlements of permits that were dropped so far, for instance
     /// before the process ends. What is not settled then stays charged, or lapses.
     pub async fn flush(&self) {

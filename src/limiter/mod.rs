@@ -39,6 +39,7 @@ mod shared_counts;
 
 pub use decision::Decision;
 pub use denied::Denied;
+pub(crate) use engine::Acquired;
 pub use engine::{Checked, CheckedFuture, PendingDecision};
 pub use failure::{FailureStrategy, FailureStrategyError};
 pub use limiter::{Limiter, LimiterBuilder};

@@ -103,6 +103,12 @@ impl Drop for Permit {
 }
 
 impl Charge {
+    /// Creates the handle of a request that is not charged.
+    pub(crate) fn none(decision: &Decision<'_>) -> Self {
+        let decision = decision.clone().into_owned();
+        Permit::new(decision, 0, None).charge().clone()
+    }
+
     /// Returns the decision.
     pub fn decision(&self) -> &Decision<'static> {
         &self.0.decision
@@ -141,6 +147,15 @@ impl Charge {
     /// Returns what was reported so far, or the cost that was charged.
     pub fn used(&self) -> u32 {
         self.0.report().used().unwrap_or(self.0.cost)
+    }
+
+    /// Returns the decision with the numbers that remain after the settlement, as reported so far.
+    pub(crate) fn settled_decision(&self) -> Decision<'static> {
+        let decision = self.0.decision.clone();
+        match &self.0.open {
+            Some(_) => decision.settled(self.0.cost, self.used()),
+            None => decision,
+        }
     }
 
     /// Keeps the charge and its slots open until the returned permit is dropped: for an upgraded connection

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::error::QuotaError;
 use super::kind::Kind;
 use super::name::{NameError, check_name, fingerprint};
 use super::quota::Quota;
@@ -179,6 +180,25 @@ impl Limits {
     #[inline]
     pub(crate) fn has_levels(&self) -> bool {
         self.0.iter().any(|policy| policy.level.is_some())
+    }
+
+    /// Returns the limits with [reservations](Quota::reserve_for) of 30 seconds in each token bucket that can
+    /// have them, so that its charges can be settled.
+    ///
+    /// # Errors
+    ///
+    /// If a quota with reservations cannot be counted exactly.
+    pub(crate) fn settleable(&self) -> Result<Self, QuotaError> {
+        let policies = self.0.iter().map(|policy| {
+            let quota = policy.quota.settleable()?;
+            let settleable = Policy::new(policy.name.clone(), quota);
+            let level = policy.level.clone();
+            Ok(Policy {
+                level,
+                ..settleable
+            })
+        });
+        Ok(Self(policies.collect::<Result<_, QuotaError>>()?))
     }
 
     /// Returns whether a policy's quota reserves.

@@ -457,6 +457,16 @@ impl Quota {
         }
     }
 
+    /// Returns the quota with reservations, if it is a token bucket that can have them.
+    pub(super) fn settleable(&self) -> Result<Self, QuotaError> {
+        match &self.0 {
+            Kind::TokenBucket(bucket) if bucket.queue == 0 && bucket.reserve_ttl == 0 => {
+                self.try_reserve_for(Duration::from_millis(SLOT_TTL))
+            }
+            _ => Ok(*self),
+        }
+    }
+
     /// Returns whether checks reserve their cost under this quota.
     pub(crate) const fn is_reserving(&self) -> bool {
         self.reserved_for().is_some()
@@ -567,6 +577,20 @@ impl Quota {
             Kind::TokenBucket(_) => state,
             Kind::Window(quota) => quota.settle(state, now, window, charged, used),
             Kind::Concurrency(_) => state.with_reserved(state.reserved().saturating_sub(charged)),
+        }
+    }
+
+    /// Returns the status after a charge of `charged` is settled at `used`. A concurrency limit's slots
+    /// stay taken.
+    pub(crate) fn settled_status(&self, status: Status, charged: u32, used: u32) -> Status {
+        if !self.is_settleable() || self.algorithm() == Algorithm::Concurrency {
+            return status;
+        }
+        let (returned, extra) = (charged.saturating_sub(used), used.saturating_sub(charged));
+        let remaining = status.remaining.saturating_add(returned);
+        Status {
+            remaining: remaining.min(self.capacity()).saturating_sub(extra),
+            ..status
         }
     }
 

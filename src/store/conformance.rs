@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use super::check::{Check, FallbackStates};
+use super::receipt::Receipt;
 use super::store::Store;
 use super::verdict::PerPolicy;
 use crate::clock::{Clock, ManualClock};
@@ -154,6 +155,16 @@ impl Subject {
         self.queue_spaces_charges_evenly().await;
         self.queue_admits_within_the_maximum_wait().await;
         self.concurrent_checks_share_a_queue().await;
+        if self.store.can_settle() {
+            let [bucket, sliding, fixed] = quotas(10);
+            let bucket = bucket.reserve_for(Duration::from_secs(86_400));
+            for quota in [bucket, sliding, fixed, Quota::concurrent(10)] {
+                self.settles_charges(quota).await;
+                self.reset_voids_open_charges(quota).await;
+                self.concurrent_reservations_admit_exactly_the_limit(quota)
+                    .await;
+            }
+        }
         self.charges_all_policies_or_none().await;
         self.concurrent_checks_admit_the_tightest_limit().await;
         for quota in quotas(10) {
@@ -279,6 +290,83 @@ impl Subject {
             self.decide(check.cost(10)).await.is_allowed(),
             "{quota}: denied after a reset"
         );
+    }
+
+    /// Charges a check to be settled. Returns `None` if it is denied.
+    async fn reserve(&self, check: Check<'_>) -> Option<Receipt> {
+        let verdict = self.store.check(&check.reserving()).wait().await;
+        let verdict = verdict.expect("the store decides");
+        if !verdict.is_allowed() {
+            return None;
+        }
+        let receipt = verdict
+            .receipt
+            .expect("an allowed check that reserves has a receipt");
+        receipt.keep();
+        Some(*receipt)
+    }
+
+    async fn settle(&self, check: Check<'_>, receipt: &Receipt, used: u32) {
+        let settled = self.store.settle(&check, receipt, used).wait().await;
+        settled.expect("the store settles");
+    }
+
+    async fn settles_charges(&self, quota: Quota) {
+        let (identity, limits) = (self.identity("settle", quota), Limits::from(quota));
+        let check = Check::new(&identity, &limits);
+        let receipt = self.reserve(check.cost(6)).await;
+        let receipt = receipt.expect("nothing is charged");
+        assert_eq!(
+            self.decide(check.cost(0)).await.remaining(),
+            4,
+            "{quota}: 6 of 10 are reserved"
+        );
+        let denied = self.reserve(check.cost(5)).await;
+        assert!(denied.is_none(), "{quota}: 6 + 5 of 10");
+        let renewed = self.store.renew(&check.cost(6), &receipt).wait().await;
+        let receipt = renewed.expect("the store renews");
+        self.settle(check.cost(6), &receipt, 2).await;
+        // Slots are free, whatever was used.
+        let left = if quota.period().is_zero() { 10 } else { 8 };
+        assert_eq!(
+            self.decide(check.cost(0)).await.remaining(),
+            left,
+            "{quota}: 6 were reserved, and 2 were used"
+        );
+    }
+
+    async fn reset_voids_open_charges(&self, quota: Quota) {
+        let (identity, limits) = (self.identity("void", quota), Limits::from(quota));
+        let check = Check::new(&identity, &limits).cost(6);
+        let before = self.reserve(check).await.expect("nothing is charged");
+        let reset = self.store.reset(&check).wait().await;
+        reset.expect("the store resets");
+        let after = self.reserve(check).await.expect("the state was reset");
+        self.settle(check, &before, 0).await;
+        assert_eq!(
+            self.decide(check.cost(0)).await.remaining(),
+            4,
+            "{quota}: a charge from before a reset was given back"
+        );
+        self.settle(check, &after, 0).await;
+    }
+
+    async fn concurrent_reservations_admit_exactly_the_limit(&self, quota: Quota) {
+        let (identity, limits) = (self.identity("reservations", quota), Limits::from(quota));
+        let check = Check::new(&identity, &limits);
+        for _ in 0..3 {
+            let mut tasks = JoinSet::new();
+            for _ in 0..30 {
+                let (subject, check) = (self.clone(), check.into_owned());
+                tasks.spawn(async move { subject.reserve(check.borrow()).await });
+            }
+            let receipts = tasks.join_all().await;
+            let receipts: Vec<_> = receipts.into_iter().flatten().collect();
+            assert_eq!(receipts.len(), 10, "{quota}: concurrent reservations");
+            for receipt in &receipts {
+                self.settle(check, receipt, 0).await;
+            }
+        }
     }
 
     async fn keeps_counts_separate(&self, quota: Quota) {

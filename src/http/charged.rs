@@ -1,0 +1,108 @@
+//! Requests whose charge is settled by the response, or that take slots until the response has ended.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use http::{Response, response};
+use tokio::runtime::Handle;
+
+use super::body::ResponseBody;
+use super::expose::{Additions, Exposed};
+use super::handler::Handler;
+use crate::limiter::{Limiter, Permit};
+use crate::store::OwnedCheck;
+
+type ChargeIf = dyn Fn(&response::Parts) -> bool + Send + Sync;
+type SettleBy = dyn Fn(&response::Parts) -> Option<u32> + Send + Sync;
+type ResetIf = dyn Fn(&response::Parts) -> bool + Send + Sync;
+
+/// How a layer settles charges by the response.
+#[derive(Clone, Default)]
+pub(super) struct ResponseRules {
+    pub(super) charge_if: Option<Arc<ChargeIf>>,
+    pub(super) settle_by: Option<Arc<SettleBy>>,
+    pub(super) reset_if: Option<Arc<ResetIf>>,
+}
+
+/// An admitted request with a permit.
+pub(super) struct ChargedCall {
+    handler: Arc<Handler>,
+    permit: Permit,
+    /// What the layer exposes in the response.
+    pub(super) exposed: Option<Box<Exposed>>,
+    /// The check to reset, if the layer has `reset_if`.
+    reset: Option<OwnedCheck>,
+}
+
+impl ResponseRules {
+    /// Settles a charge by its response.
+    fn settle(&self, parts: &response::Parts, permit: &Permit) {
+        if self
+            .charge_if
+            .as_ref()
+            .is_some_and(|charge_if| !charge_if(parts))
+        {
+            permit.charge().refund();
+        } else if let Some(used) = self
+            .settle_by
+            .as_ref()
+            .and_then(|settle_by| settle_by(parts))
+        {
+            permit.charge().settle(used);
+        }
+    }
+}
+
+impl ChargedCall {
+    pub(super) fn new(
+        handler: Arc<Handler>,
+        permit: Permit,
+        exposed: Option<Box<Exposed>>,
+        reset: Option<OwnedCheck>,
+    ) -> Self {
+        Self {
+            handler,
+            permit,
+            exposed,
+            reset,
+        }
+    }
+
+    /// Settles the charge by the response. The body keeps the permit until it has ended.
+    pub(super) fn finish<B>(self, response: Response<B>) -> Response<ResponseBody<B>> {
+        let Self {
+            handler,
+            permit,
+            exposed,
+            reset,
+        } = self;
+        let (parts, body) = response.into_parts();
+        handler.response_rules.settle(&parts, &permit);
+        if let Some(reset_if) = &handler.response_rules.reset_if
+            && let Some(check) = reset
+            && reset_if(&parts)
+        {
+            reset_soon(handler.limiter.clone(), check);
+        }
+        let mut response = Response::from_parts(parts, body);
+        let headers = handler.headers(&permit.charge().settled_decision());
+        Additions { headers, exposed }.add_to(&mut response);
+        response.map(|body| ResponseBody::charged(body, permit))
+    }
+}
+
+/// Resets a check: at once if the store can, and otherwise in a task.
+fn reset_soon(limiter: Limiter, check: OwnedCheck) {
+    let mut reset = Box::pin(async move {
+        // The limiter counts failures.
+        let _ = limiter.reset(&check.borrow()).await;
+    });
+    let is_pending = {
+        let reset = pin!(&mut reset);
+        reset.poll(&mut Context::from_waker(Waker::noop())) == Poll::Pending
+    };
+    if is_pending && let Ok(runtime) = Handle::try_current() {
+        runtime.spawn(reset);
+    }
+}
