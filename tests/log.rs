@@ -86,7 +86,7 @@ fn layers_that_share_a_count_warn_once() {
         panic!("{lines:?}")
     };
     assert!(
-        line.starts_with("WARN ") && line.contains("policy=\"default\""),
+        line.starts_with("WARN ") && line.contains("policy=\"shared\""),
         "{line}"
     );
 }

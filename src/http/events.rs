@@ -29,6 +29,30 @@ pub(super) fn unknown_client(scope: &str, peer: IpAddr) {
     let _ = (scope, peer);
 }
 
+/// Logs the first request whose scope has an invalid name.
+pub(super) fn invalid_scope(scope: &str, error: &dyn Display) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        scope, %error,
+        "a request is counted in the scope of its layer, since the closure of `scope_for` returned an \
+         invalid name; further requests with invalid names are not logged"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (scope, error);
+}
+
+/// Logs the first request whose scope is one too many.
+pub(super) fn too_many_scopes(scope: &str, most: usize) {
+    #[cfg(feature = "tracing")]
+    tracing::warn!(
+        scope,
+        "the requests of a layer have chosen {most} different scopes; requests with further names are \
+         counted in the scope of the layer: return fewer names in `scope_for`"
+    );
+    #[cfg(not(feature = "tracing"))]
+    let _ = (scope, most);
+}
+
 /// Logs that a layer has charged a request twice.
 pub(super) fn charged_twice(scope: &str) {
     #[cfg(feature = "tracing")]

@@ -17,6 +17,7 @@ use super::limits_for::LimitsFor;
 use super::rate_limit_headers::RateLimitHeaders;
 use super::rejection::{Rejection, RejectionReason};
 use super::rejection_body::RejectionBody;
+use super::request_scopes::{MAX_SCOPES, NoScope, RequestScope, RequestScopes, ScopeFor};
 use super::settings::ResponseSettings;
 use super::templates::Templates;
 use super::waiting::{Wait, Waiter, Waiters};
@@ -39,7 +40,11 @@ type OnReject = dyn Fn(&Rejection<'_>) -> Response<RejectionBody> + Send + Sync;
 pub(super) struct Handler {
     pub(super) responses: ResponseSettings,
     pub(super) limiter: Limiter,
-    pub(super) scope: Scope,
+    scope: Scope,
+    /// The limits as they were given. Those of the templates are named by the scope.
+    limits: Limits,
+    scope_for: Option<Arc<ScopeFor>>,
+    scopes: PerLayer<RequestScopes>,
     pub(super) identify: Arc<dyn Identify>,
     pub(super) limits_for: Option<Arc<LimitsForRequest>>,
     pub(super) cost_for: Option<Arc<CostFor>>,
@@ -58,6 +63,8 @@ pub(super) struct Handler {
     pub(super) most_waiting: usize,
     waiters: PerLayer<Waiters>,
     has_logged_unidentified: PerLayer<AtomicBool>,
+    has_logged_invalid_scope: PerLayer<AtomicBool>,
+    has_logged_too_many_scopes: PerLayer<AtomicBool>,
     has_logged_double_charge: PerLayer<AtomicBool>,
     has_logged_unknown_client: PerLayer<AtomicBool>,
     /// Set when the layer is first applied to a service.
@@ -144,9 +151,12 @@ impl Handler {
     pub(super) fn new(limits: Limits, limiter: Limiter) -> Self {
         let acquires = limits.is_reserving();
         Self {
-            responses: ResponseSettings::new(limits),
+            responses: ResponseSettings::new(limits.clone()),
             limiter,
             scope: Scope::default(),
+            limits,
+            scope_for: None,
+            scopes: PerLayer::default(),
             identify: Arc::new(UserOrIp::default()),
             limits_for: None,
             cost_for: None,
@@ -162,10 +172,33 @@ impl Handler {
             most_waiting: 1_000,
             waiters: PerLayer::default(),
             has_logged_unidentified: PerLayer::default(),
+            has_logged_invalid_scope: PerLayer::default(),
+            has_logged_too_many_scopes: PerLayer::default(),
             has_logged_double_charge: PerLayer::default(),
             has_logged_unknown_client: PerLayer::default(),
             registration: PerLayer::default(),
         }
+    }
+
+    pub(super) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    pub(super) fn set_scope(&mut self, scope: Scope) {
+        self.scope = scope;
+        self.name_limits();
+    }
+
+    /// Names the policies after the scope, after one of the two has changed.
+    fn name_limits(&mut self) {
+        let templates = Templates::new(self.limits.named_by(&self.scope));
+        self.responses.templates = Arc::new(templates);
+        self.scopes = PerLayer::default();
+    }
+
+    pub(super) fn set_scope_for(&mut self, scope_for: Arc<ScopeFor>) {
+        self.scope_for = Some(scope_for);
+        self.scopes = PerLayer::default();
     }
 
     /// Registers the layer, so that another layer that counts in the same entries is warned of.
@@ -191,8 +224,14 @@ impl Handler {
         let limits_for = self.limits_for.as_ref();
         let cost_for = self.cost_for.as_ref();
         let own = limits_for.map(|limits_for| limits_for(parts, &identity));
+        let chosen = self.scope_for.as_ref();
+        let chosen = chosen.and_then(|scope_for| self.request_scope(scope_for, parts));
+        let (scope, limits) = match &chosen {
+            None => (&self.scope, self.responses.templates.limits()),
+            Some(chosen) => (&chosen.scope, &chosen.limits),
+        };
         let limits = match &own {
-            None | Some(LimitsFor::Layer) => self.responses.templates.limits(),
+            None | Some(LimitsFor::Layer) => limits,
             Some(LimitsFor::Own(limits)) => limits,
             Some(LimitsFor::Unlimited) => {
                 return Handled::Ready(self.exempt_request(parts, Some(&identity), None));
@@ -202,7 +241,7 @@ impl Handler {
         if cfg!(debug_assertions) {
             self.warn_if_charged_twice(&mut parts.extensions);
         }
-        let check = Check::new(&identity, limits).scope(&self.scope).cost(cost);
+        let check = Check::new(&identity, limits).scope(scope).cost(cost);
         if !check.has_applicable_policy() {
             let reason = IdentifyError::without_policy(&identity);
             return Handled::Ready(self.unidentified(parts, &reason));
@@ -261,13 +300,12 @@ impl Handler {
     #[track_caller]
     pub(super) fn update_limits(&mut self) {
         if self.settles() {
-            let limits = self.responses.templates.limits().settleable();
-            let limits = limits.unwrap_or_else(|error| panic!("{error}"));
-            self.responses.templates = Arc::new(Templates::new(limits));
+            let limits = self.limits.settleable();
+            self.limits = limits.unwrap_or_else(|error| panic!("{error}"));
+            self.name_limits();
         }
-        let limits = self.responses.templates.limits();
         let has_rules = self.settles() || self.response_rules.reset_if.is_some();
-        self.acquires = has_rules || limits.is_reserving();
+        self.acquires = has_rules || self.limits.is_reserving();
     }
 
     /// Allows a check to queue, unless too many requests of the layer wait already.
@@ -282,6 +320,35 @@ impl Handler {
         match retained.waiter {
             Some(_) => check.max_wait(self.max_wait),
             None => check.max_wait(Duration::ZERO),
+        }
+    }
+
+    /// Returns the scope that a request chooses, or `None` for the layer's.
+    fn request_scope(&self, scope_for: &ScopeFor, parts: &Parts) -> Option<Arc<RequestScope>> {
+        let name = (scope_for.name)(parts)?;
+        let new = || (scope_for.scope)(&self.scope, name);
+        match self.scopes.0.get(name, new, &self.limits) {
+            Ok(scope) => Some(scope),
+            Err(reason) => {
+                self.log_missing_scope(&reason);
+                None
+            }
+        }
+    }
+
+    #[cold]
+    fn log_missing_scope(&self, reason: &NoScope) {
+        let scope = self.scope.as_str();
+        let is_first =
+            |has_logged: &PerLayer<AtomicBool>| !has_logged.0.swap(true, Ordering::Relaxed);
+        match reason {
+            NoScope::InvalidName(error) if is_first(&self.has_logged_invalid_scope) => {
+                events::invalid_scope(scope, error);
+            }
+            NoScope::TooMany if is_first(&self.has_logged_too_many_scopes) => {
+                events::too_many_scopes(scope, MAX_SCOPES);
+            }
+            _ => {}
         }
     }
 

@@ -2,6 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "axum")]
+use axum::extract::MatchedPath;
 use bytes::Bytes;
 use http::request::Parts;
 use http::{Response, StatusCode, response};
@@ -15,10 +17,13 @@ use super::header::ResponseHeaders;
 use super::limits_for::LimitsFor;
 use super::rejection::Rejection;
 use super::rejection_body::{BoxError, RejectionBody};
+use super::request_scopes::{ScopeFor, ScopeName};
+#[cfg(feature = "axum")]
+use super::route_scope::route_scope;
 use super::service::RateLimit;
 use crate::identity::{ClientIpError, ExemptNetworks, Identify, Identity, TargetHost};
 use crate::limiter::{FailureStrategy, Limiter};
-use crate::quota::{Limits, Scope};
+use crate::quota::{Limits, NameError, Scope};
 
 /// A layer that rate-limits a service.
 ///
@@ -316,6 +321,9 @@ impl RateLimitLayer {
     /// Sets the scope of the layer's counts: `default` unless set. Layers with different scopes never share
     /// a count.
     ///
+    /// A layer of a single [`Quota`](crate::Quota) shows its policy under the name of the scope, in metrics,
+    /// headers and rejections, so that they tell layers apart. Named policies keep their names.
+    ///
     /// # Panics
     ///
     /// If the name is not 1 to 64 ASCII letters, digits, `.`, `_` and `-`. For a name from a configuration,
@@ -331,7 +339,65 @@ impl RateLimitLayer {
     /// Sets the scope of the layer's counts to an existing [`Scope`].
     #[must_use]
     pub fn in_scope(self, scope: Scope) -> Self {
-        self.with(|handler| handler.scope = scope)
+        self.with(|handler| handler.set_scope(scope))
+    }
+
+    /// Sets the scope of each request, for instance by its tenant or its host. `None` is the layer's scope.
+    ///
+    /// A request also counts in the layer's scope if the name is not valid for a [`Scope`], or if the layer's
+    /// requests have chosen 1,000 other scopes before. The log warns of each once. A layer of a single quota
+    /// shows its policy under the name of the request's scope.
+    ///
+    /// ```
+    /// use tollgate::{LocalStore, Quota, RateLimitLayer};
+    ///
+    /// // Each virtual host counts its clients separately.
+    /// RateLimitLayer::new(Quota::per_second(5), LocalStore::new())
+    ///     .scope_for(|parts| parts.uri.host());
+    /// ```
+    #[must_use]
+    pub fn scope_for(
+        self,
+        scope_for: impl for<'a> Fn(&'a Parts) -> Option<&'a str> + Send + Sync + 'static,
+    ) -> Self {
+        self.with_scope_for(Box::new(scope_for), |_, name| Scope::new(name))
+    }
+
+    /// Sets the scope of each request to its route, so that each identity has a count for each route.
+    ///
+    /// The scope of `/users/{id}` is named `users.-id-`, or `api..users.-id-` if the layer's
+    /// [scope](RateLimitLayer::scope) is `api`. A longer or less regular path is shortened and gets a digest.
+    /// A layer of a single quota shows its policy under this name.
+    ///
+    /// Apply the layer with `Router::layer` or `Router::route_layer`: a layer around the whole router cannot
+    /// know the route. A request without a route counts in the layer's scope. At most 1,000 routes have
+    /// scopes of their own.
+    ///
+    /// ```
+    /// use axum::{Router, routing::get};
+    /// use tollgate::{LocalStore, Quota, RateLimitLayer};
+    ///
+    /// let app: Router = Router::new()
+    ///     .route("/users/{id}", get(|| async { "a user" }))
+    ///     .route("/search", get(|| async { "results" }))
+    ///     .layer(RateLimitLayer::new(Quota::per_second(5), LocalStore::new()).scope_by_route());
+    /// ```
+    #[cfg(feature = "axum")]
+    #[must_use]
+    pub fn scope_by_route(self) -> Self {
+        fn route(parts: &Parts) -> Option<&str> {
+            parts.extensions.get().map(MatchedPath::as_str)
+        }
+        self.with_scope_for(Box::new(route), route_scope)
+    }
+
+    fn with_scope_for(
+        self,
+        name: Box<ScopeName>,
+        scope: fn(&Scope, &str) -> Result<Scope, NameError>,
+    ) -> Self {
+        let scope_for = Arc::new(ScopeFor { name, scope });
+        self.with(|handler| handler.set_scope_for(scope_for))
     }
 
     /// Sets how requests are decided while the store cannot: by the limiter's strategy unless set.
@@ -438,7 +504,7 @@ impl fmt::Debug for RateLimitLayer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer")
             .field("limits", self.handler.responses.templates.limits())
-            .field("scope", &self.handler.scope.as_str())
+            .field("scope", &self.handler.scope().as_str())
             .field("limiter", &self.handler.limiter)
             .field("headers", &self.handler.responses.headers)
             .finish_non_exhaustive()

@@ -5,6 +5,8 @@
 // future:             the service's response future
 // handler:            decides a request by the layer's options
 // limits_for:         the limits of a request
+// request_scopes:     the scopes that requests choose
+// route_scope:        the scope of an axum route
 // rejection:          the responses to denied requests
 // rate_limit_headers: the headers of a decision
 // charged:            requests whose charge is settled by the response
@@ -38,6 +40,9 @@ mod number;
 mod rate_limit_headers;
 mod rejection;
 mod rejection_body;
+mod request_scopes;
+#[cfg(feature = "axum")]
+mod route_scope;
 mod service;
 mod settings;
 mod templates;

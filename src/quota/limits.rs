@@ -5,6 +5,7 @@ use super::error::QuotaError;
 use super::kind::Kind;
 use super::name::{NameError, check_name, fingerprint};
 use super::quota::Quota;
+use super::scope::{DEFAULT, Scope};
 
 /// The largest number of policies in [`Limits`].
 pub const MAX_POLICIES: usize = 8;
@@ -44,7 +45,7 @@ impl Policy {
         Self {
             fingerprint: fingerprint("policy", &format!("{name} {quota}")),
             #[cfg(feature = "metrics")]
-            name_hash: fingerprint("policy name", &name) as u64,
+            name_hash: name_hash(&name),
             #[cfg(feature = "redis")]
             key: format!("{name}:{}", quota.to_string().replace(' ', "-")).into(),
             name,
@@ -89,6 +90,16 @@ impl Policy {
         &self.name
     }
 
+    /// Returns a policy that counts in the same entries and is shown under another name.
+    fn shown_as(&self, name: &str) -> Self {
+        Self {
+            name: name.into(),
+            #[cfg(feature = "metrics")]
+            name_hash: name_hash(name),
+            ..self.clone()
+        }
+    }
+
     /// Returns the policy's quota.
     pub fn quota(&self) -> &Quota {
         &self.quota
@@ -120,6 +131,11 @@ impl fmt::Debug for Policy {
         }
         f.write_str(")")
     }
+}
+
+#[cfg(feature = "metrics")]
+fn name_hash(name: &str) -> u64 {
+    fingerprint("policy name", name) as u64
 }
 
 /// One to eight policies that are decided together: **if any of them denies, none is charged.**
@@ -223,17 +239,31 @@ impl Limits {
         (!kept.is_empty()).then_some(Self(kept))
     }
 
+    /// Returns the limits with the name of the scope for a single policy named `default`, or else a clone.
+    ///
+    /// Only the shown name changes: the policy still counts in the entries of `default`, so that a
+    /// [`Limiter`](crate::Limiter) with the same quota reaches them.
+    pub(crate) fn named_by(&self, scope: &Scope) -> Self {
+        match self.policies() {
+            [policy] if &*policy.name == DEFAULT && scope.as_str() != DEFAULT => {
+                Self([policy.shown_as(scope.as_str())].into())
+            }
+            _ => self.clone(),
+        }
+    }
+
     /// Returns whether both are clones of the same limits.
     pub(crate) fn ptr_eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 }
 
-/// Creates limits of a single policy, named `default`. Panics where [`Policy::new`] does.
+/// Creates limits of a single policy, named `default`. A layer shows the policy under the name of its
+/// [scope](crate::RateLimitLayer::scope). Panics where [`Policy::new`] does.
 impl From<Quota> for Limits {
     #[track_caller]
     fn from(quota: Quota) -> Self {
-        Self([Policy::new("default", quota)].into())
+        Self([Policy::new(DEFAULT, quota)].into())
     }
 }
 

@@ -357,7 +357,10 @@ impl Quota {
     const fn with_reservations(self, ttl: Duration) -> Result<Self, QuotaFlaw> {
         const DAY: u128 = 86_400_000;
         let milliseconds = ttl.as_millis();
-        if milliseconds < 1_000 || milliseconds > DAY || ttl.subsec_nanos() % 1_000_000 != 0 {
+        if milliseconds < 1_000
+            || milliseconds > DAY
+            || !ttl.subsec_nanos().is_multiple_of(1_000_000)
+        {
             return Err(QuotaFlaw::ReservationTime { ttl });
         }
         let ttl = milliseconds as u64;

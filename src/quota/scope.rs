@@ -25,7 +25,8 @@ pub struct Scope {
     fingerprint: u128,
 }
 
-const DEFAULT: &str = "default";
+/// The name of the default scope, and of the policy of a single quota.
+pub(super) const DEFAULT: &str = "default";
 
 impl Scope {
     /// Creates a scope.

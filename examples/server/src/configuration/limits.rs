@@ -145,5 +145,13 @@ fn limits(field: &Field<'_>, named: &NamedLimits) -> Result<Limits> {
 }
 
 fn quota(field: &Field<'_>) -> Result<Quota> {
-    field.text()?.parse().map_err(|error| field.error(error))
+    let quota: Quota = field.text()?.parse().map_err(|error| field.error(error))?;
+    // The caller would have to wait, or to say when its request has ended.
+    match quota.queued() > 0 || quota.reserved_for().is_some() {
+        true => Err(field.error(format!(
+            "`{quota}` cannot be served: the server only decides, so leave out `queue`, `reserve` and \
+             `concurrent`"
+        ))),
+        false => Ok(quota),
+    }
 }
