@@ -14,6 +14,7 @@ use std::process::Command;
 use std::process::Stdio;
 use std::time::Instant;
 
+use futures_util::future::join_all;
 use http::header::{AsHeaderName, RETRY_AFTER};
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -50,6 +51,62 @@ async fn axum_keeps_its_quota_and_counts() {
 #[tokio::test]
 async fn hyper_keeps_its_quota() {
     assert_quota_kept(&Service::start("hyper")).await;
+}
+
+/// Sends 200 wrong passwords at once over these services. Returns the number of 401s.
+async fn guess(services: &[Service], name: &str) -> usize {
+    let body = json!({"name": name, "password": "guess"});
+    let guesses = (0..200).map(|number| {
+        let service = &services[number % services.len()];
+        service.post("/login", &body)
+    });
+    let answers = join_all(guesses).await;
+    let answered = answers
+        .iter()
+        .filter(|answer| answer.status() == StatusCode::UNAUTHORIZED);
+    let answered = answered.count();
+    let denied = answers
+        .iter()
+        .filter(|answer| answer.status() == StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(answered + denied.count(), 200);
+    answered
+}
+
+#[tokio::test]
+async fn login_answers_five_guesses_of_each_name() {
+    let services = [Service::start("login")];
+    let right = |name| json!({"name": name, "password": "open sesame"});
+    for _ in 0..10 {
+        let response = services[0].post("/login", &right("alice")).await;
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    assert_eq!(guess(&services, "alice").await, 5);
+    let locked = services[0].post("/login", &right("alice")).await;
+    assert_eq!(locked.status(), StatusCode::TOO_MANY_REQUESTS);
+    let other = services[0].post("/login", &right("bob")).await;
+    assert_eq!(other.status(), StatusCode::OK);
+    let malformed = services[0].post("/login", &json!({"name": "bob"})).await;
+    assert_eq!(malformed.status(), StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn login_counts_guesses_over_two_processes() {
+    let server = servers::Server::start().await;
+    let start = || {
+        let mut login = program("login");
+        login.env("REDIS_URL", server.url());
+        Service::start_with(&mut login)
+    };
+    let services = [start(), start()];
+    // A name for each attempt: a busy machine misses deadlines, and each process then decides alone.
+    for attempt in 0..20 {
+        let answered = guess(&services, &format!("alice-{attempt}")).await;
+        if answered == 5 {
+            return;
+        }
+        assert!((5..=10).contains(&answered), "{answered} guesses");
+    }
+    panic!("every attempt was degraded");
 }
 
 /// How many requests of the address were served and denied.

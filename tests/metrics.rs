@@ -528,6 +528,27 @@ fn unknown_policies_and_kinds_displace_no_configured_series() {
 }
 
 #[test]
+fn layers_of_a_single_quota_are_told_apart() {
+    record(async |metrics| {
+        let limiter = Limiter::from(LocalStore::new());
+        for scope in ["login", "search"] {
+            let layer = RateLimitLayer::new(Quota::per_day(9), limiter.clone())
+                .scope(scope)
+                .identify_by(|_: &http::request::Parts| Ok(Identity::user("alice")));
+            let service = layer.layer(tower::service_fn(async |_: Request<()>| {
+                Ok::<_, std::convert::Infallible>(Response::new(Empty::<Bytes>::new()))
+            }));
+            let _ = service.oneshot(Request::new(())).await.unwrap();
+        }
+        let changed = metrics.changed();
+        for scope in ["login", "search"] {
+            let row = format!("rate_limit_allowed_total{{identity=user,policy={scope}}} 1");
+            assert!(changed.contains(&row), "{changed:?}");
+        }
+    });
+}
+
+#[test]
 fn requests_without_an_identity_are_counted() {
     record(async |metrics| {
         let layer = RateLimitLayer::new(Quota::per_day(1), LocalStore::new());

@@ -125,11 +125,64 @@ fn invalid_numbers_are_refused_with_the_fix() {
                 "smaller burst, queue or limit",
             ],
         ),
+        (
+            Quota::try_concurrent(0),
+            vec!["a quota's limit must be at least 1"],
+        ),
+        (
+            Quota::per_second(5).try_reserve_for(Duration::ZERO),
+            vec!["a reservation of 0s", "from a second to a day"],
+        ),
+        (
+            Quota::concurrent(5).try_reserve_for(Duration::from_secs(86_401)),
+            vec!["a reservation of 86401s", "from a second to a day"],
+        ),
+        (
+            Quota::per_second(5).try_reserve_for(Duration::from_micros(1_500_500)),
+            vec!["1.5005s", "whole number of milliseconds"],
+        ),
+        (
+            Quota::fixed_window(5, SECOND).try_reserve_for(SECOND),
+            vec!["a window does not reserve"],
+        ),
+        (
+            Quota::per_second(5).queue(5).try_reserve_for(SECOND),
+            vec!["cannot both queue and reserve", "a policy of its own"],
+        ),
+        (
+            // The overdraft doubles the burst.
+            Quota::per_day(99_999_989)
+                .burst(90_000_000)
+                .try_reserve_for(SECOND),
+            vec!["180000000 × 99999989", "2^53"],
+        ),
     ] {
         let error = quota.expect_err("an invalid quota").to_string();
         for part in expected {
             assert!(error.contains(part), "no `{part}` in `{error}`");
         }
+    }
+}
+
+#[test]
+fn text_of_a_reserving_quota_parses_to_the_same_quota() {
+    for (quota, text) in [
+        (Quota::concurrent(5), "concurrent 5"),
+        (
+            Quota::concurrent(5).reserve_for(30 * SECOND),
+            "concurrent 5",
+        ),
+        (
+            Quota::concurrent(5).reserve_for(600 * SECOND),
+            "concurrent 5 reserve 10m",
+        ),
+        (
+            Quota::per_minute(100).burst(20).reserve_for(30 * SECOND),
+            "100/1m burst 20 reserve 30s",
+        ),
+    ] {
+        assert_eq!(quota.to_string(), text);
+        assert_eq!(text.parse(), Ok(quota));
     }
 }
 
@@ -151,6 +204,12 @@ fn invalid_texts_are_refused_with_examples() {
         "5/1s burst x",
         "5/1s burst 5 6",
         "5/1s burst 5 burst 6",
+        "5/1s reserve",
+        "5/1s reserve 5",
+        "5/1s reserve 1m reserve 1m",
+        "concurrent",
+        "concurrent 5/1s",
+        "concurrent five",
         "5/1s queue",
         "5/1s queue x",
         "5/1s queue 5 queue 6",
@@ -173,6 +232,11 @@ fn invalid_texts_are_refused_with_examples() {
         ("5/1s burst 0", "a quota's burst must be at least 1"),
         ("sliding 5/1s burst 5", "only a token bucket has a burst"),
         ("5/1s queue 0", "a quota's queue must be at least 1"),
+        ("concurrent 0", "a quota's limit must be at least 1"),
+        ("concurrent 5 burst 6", "only a token bucket has a burst"),
+        ("concurrent 5 queue 6", "only a token bucket has a queue"),
+        ("5/1s reserve 1ms", "a reservation of 1ms is invalid"),
+        ("sliding 5/1s reserve 1m", "a window does not reserve"),
         ("sliding 5/1s queue 5", "only a token bucket has a queue"),
         (
             "1/1h queue 2",

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Request, Response};
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Empty, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
@@ -114,6 +114,21 @@ impl Service {
     /// Sends a GET request.
     pub(crate) async fn get(&self, path: &str, headers: Vec<(&str, String)>) -> Response<String> {
         self.get_with(&self.client, path, headers).await
+    }
+
+    /// Sends a POST request with a JSON body.
+    pub(crate) async fn post(&self, path: &str, body: &serde_json::Value) -> Response<String> {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let request = Request::post(format!("http://{}{path}", self.address));
+        let body = Full::<Bytes>::from(body.to_string());
+        let response = timeout(
+            TIMEOUT,
+            client.request(request.body(body).expect("a request")),
+        );
+        let response = response.await.expect("an answer in time");
+        let (parts, body) = response.expect("an answer").into_parts();
+        let body = body.collect().await.expect("a body").to_bytes();
+        Response::from_parts(parts, String::from_utf8(body.into()).expect("text"))
     }
 
     /// Sends a GET request from `client`, which must be an address of this machine.
