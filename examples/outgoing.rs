@@ -1,5 +1,5 @@
 //! A client that keeps to the limit of the server that it calls: three workers share ten calls a second,
-//! evenly spaced. None of them polls, and they take turns.
+//! evenly spaced. No worker polls, and none starves.
 //!
 //! ```text
 //! cargo run --example outgoing

@@ -10,8 +10,8 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 use tollgate::test_util::{Behavior, ManualClock, ProgrammableStore};
 use tollgate::{
-    Check, Decision, FailureStrategy, Identity, Limiter, Limits, LocalStore, Permit, Policy, Quota,
-    StoreErrorKind,
+    Check, Decision, FailureStrategy, Identity, Kind, Limiter, Limits, LocalStore, Permit, Policy,
+    Quota, StoreErrorKind,
 };
 
 use virtual_clock::virtual_store;
@@ -197,6 +197,22 @@ async fn denial_by_another_policy_takes_no_place() {
     let queue = Limits::new([limits.policies()[1].clone()]).unwrap();
     let next = Check::new(&alice, &queue).max_wait(Duration::MAX);
     assert_eq!(limiter.check(&next).await.delay(), 200 * MS);
+}
+
+#[tokio::test]
+async fn users_share_the_queue_of_their_organisation() {
+    const ORG: Kind = Kind::new("org");
+    let limiter = Limiter::from(LocalStore::new().clock(ManualClock::new()));
+    let queue = Policy::new("org", Quota::per_second(10).burst(1).queue(5)).per(&ORG);
+    let limits = Limits::new([Policy::new("user", Quota::per_day(2)), queue]).unwrap();
+    let acme = Identity::new(&ORG, "acme");
+    let users = ["alice", "bob"].map(|user| Identity::user(user).within(acme.clone()).unwrap());
+    for (turn, user) in users.iter().cycle().take(4).enumerate() {
+        let check = Check::new(user, &limits).max_wait(Duration::MAX);
+        assert_eq!(limiter.check(&check).await.delay(), 100 * MS * turn as u32);
+    }
+    let check = Check::new(&users[0], &limits).max_wait(Duration::MAX);
+    assert_eq!(limiter.check(&check).await.policy().name(), "user");
 }
 
 #[tokio::test(start_paused = true)]

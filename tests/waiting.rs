@@ -62,7 +62,7 @@ async fn waiting_requests_leave_the_inner_service_to_others() {
             response.status() == StatusCode::OK
         });
         assert_eq!(served.count(), 20);
-        // The last of ten requests of each waits for nine tokens, as if nobody else waited.
+        // The last of ten requests of each waits for nine tokens, and not for those of alice.
         let elapsed = before.elapsed();
         assert!(900 * MS <= elapsed && elapsed < 910 * MS, "{elapsed:?}");
 

@@ -11,7 +11,7 @@ use super::body::ResponseBody;
 use super::expose::{Additions, Exposed};
 use super::handler::Handler;
 use crate::limiter::{Limiter, Permit};
-use crate::store::OwnedCheck;
+use crate::store::{Check, OwnedCheck};
 
 type ChargeIf = dyn Fn(&response::Parts) -> bool + Send + Sync;
 type SettleBy = dyn Fn(&response::Parts) -> Option<u32> + Send + Sync;
@@ -36,6 +36,11 @@ pub(super) struct ChargedCall {
 }
 
 impl ResponseRules {
+    /// Returns the check to reset by the response, if the layer has `reset_if`.
+    pub(super) fn reset(&self, check: &Check<'_>) -> Option<OwnedCheck> {
+        self.reset_if.is_some().then(|| check.into_owned())
+    }
+
     /// Settles a charge by its response.
     fn settle(&self, parts: &response::Parts, permit: &Permit) {
         if self

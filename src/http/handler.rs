@@ -238,18 +238,18 @@ impl Handler {
             }
         };
         let cost = cost_for.map_or(1, |cost_for| cost_for(parts));
-        if cfg!(debug_assertions) {
+        // A client may send a request again through the same layer.
+        if cfg!(debug_assertions) && !self.is_outgoing {
             self.warn_if_charged_twice(&mut parts.extensions);
         }
-        let check = Check::new(&identity, limits).scope(scope).cost(cost);
+        let mut check = Check::new(&identity, limits).scope(scope).cost(cost);
         if !check.has_applicable_policy() {
             let reason = IdentifyError::without_policy(&identity);
             return Handled::Ready(self.unidentified(parts, &reason));
         }
-        let mut retained = Retained::default();
-        let check = match limits.has_queue() {
-            false => check,
-            true => self.enter_queue(check, &mut retained),
+        let waiter = match limits.has_queue() {
+            false => None,
+            true => self.enter_queue(&mut check),
         };
         let needs_identity = self.on_reject.is_some() || self.expose.has_identity();
         if self.acquires || own.is_some() && limits.is_reserving() {
@@ -258,16 +258,23 @@ impl Handler {
                 _ => None,
             };
             let check = check.limits(settleable.as_ref().unwrap_or(limits));
-            retained.identity = needs_identity.then(|| identity.clone());
+            let retained = Retained {
+                waiter,
+                identity: needs_identity.then(|| identity.clone()),
+                reset: self.response_rules.reset(&check),
+            };
             return self.acquire(&check, retained, parts);
         }
         match self.limiter.check(&check) {
             Checked::Pending(decision) => {
-                retained.identity = needs_identity.then_some(identity);
+                let retained = Retained {
+                    waiter,
+                    identity: needs_identity.then_some(identity),
+                    reset: None,
+                };
                 Handled::Pending(Pending::Decision(decision, retained))
             }
             Checked::Ready(decision) => {
-                let waiter = retained.waiter;
                 Handled::Ready(self.enforce(&decision, Some(&identity), waiter, parts))
             }
         }
@@ -278,12 +285,9 @@ impl Handler {
     fn acquire(
         self: &Arc<Self>,
         check: &Check<'_>,
-        mut retained: Retained,
+        retained: Retained,
         parts: &mut Parts,
     ) -> Handled {
-        if self.response_rules.reset_if.is_some() {
-            retained.reset = Some(check.into_owned());
-        }
         match self.limiter.charge(check) {
             Acquired::Pending(permit) => Handled::Pending(Pending::Permit(permit, retained)),
             Acquired::Ready(permit) => Handled::Ready(self.enforce_permit(permit, retained, parts)),
@@ -310,17 +314,16 @@ impl Handler {
 
     /// Allows a check to queue, unless too many requests of the layer wait already.
     #[cold]
-    fn enter_queue<'a>(&self, check: Check<'a>, retained: &mut Retained) -> Check<'a> {
+    fn enter_queue(&self, check: &mut Check<'_>) -> Option<Waiter> {
         // Shadow mode charges as the enforcing layer would, and never waits.
         if self.limiter.is_shadow() {
-            return check.max_wait(self.max_wait);
+            check.max_wait = Some(self.max_wait);
+            return None;
         }
         // A waiter is added before the decision, so that a request that cannot wait is not charged.
-        retained.waiter = self.waiters.0.enter(self.most_waiting);
-        match retained.waiter {
-            Some(_) => check.max_wait(self.max_wait),
-            None => check.max_wait(Duration::ZERO),
-        }
+        let waiter = self.waiters.0.enter(self.most_waiting);
+        check.max_wait = waiter.as_ref().map(|_| self.max_wait);
+        waiter
     }
 
     /// Returns the scope that a request chooses, or `None` for the layer's.
@@ -417,9 +420,15 @@ impl Handler {
         if !decision.is_allowed() && !is_shadow {
             return Action::Reject(self.deny(decision, identity, parts));
         }
-        if decision.is_delayed() && !is_shadow {
+        // Without a waiter, the check did not queue, or the layer is in shadow mode.
+        if let Some(waiter) = waiter
+            && decision.is_delayed()
+        {
+            self.limiter.record_delay(decision);
             let identity = identity.filter(|_| self.expose.has_identity()).cloned();
-            return Action::Wait(Box::new(Wait::new(decision, identity, waiter)));
+            let (delay, after) = (decision.delay(), decision.clone().after_delay());
+            let wait = Wait::new(delay, after.into_owned(), identity, waiter);
+            return Action::Wait(Box::new(wait));
         }
         Action::Call(self.admit(decision, identity, parts))
     }
@@ -454,8 +463,11 @@ impl Handler {
         if self.expose.has_charge() {
             parts.extensions.insert(permit.charge().clone());
         }
-        if decision.is_delayed() && !is_shadow {
-            let wait = Wait::new(decision, identity, waiter);
+        if let Some(waiter) = waiter
+            && decision.is_delayed()
+        {
+            self.limiter.record_delay(decision);
+            let wait = Wait::new(decision.delay(), decision.clone(), identity, waiter);
             let call = ChargedCall::new(self.clone(), permit, None, reset);
             return Action::Wait(Box::new(wait.charged(call)));
         }

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -26,7 +27,7 @@ pub(super) struct Wait {
     /// `None` before the first poll, which may happen in another runtime than the decision. Boxed, since
     /// a `Sleep` must be pinned.
     sleep: Option<Pin<Box<Sleep>>>,
-    _waiter: Option<Waiter>,
+    _waiter: Waiter,
     /// The permit of the request, if it has one.
     charged: Option<Box<ChargedCall>>,
 }
@@ -48,15 +49,16 @@ impl Drop for Waiter {
 }
 
 impl Wait {
-    /// Starts the wait of a request that was admitted just now.
+    /// Starts the wait of a request that was admitted just now. The decision's numbers are as of its end.
     pub(super) fn new(
-        decision: &Decision<'_>,
+        delay: Duration,
+        decision: Decision<'static>,
         identity: Option<Identity>,
-        waiter: Option<Waiter>,
+        waiter: Waiter,
     ) -> Self {
         Self {
-            end: Instant::now() + decision.delay(),
-            decision: decision.clone().into_owned().after_delay(),
+            end: Instant::now() + delay,
+            decision,
             identity,
             sleep: None,
             _waiter: waiter,

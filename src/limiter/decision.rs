@@ -16,8 +16,6 @@ pub struct Decision<'a> {
     allowed: bool,
     degraded: bool,
     refused: bool,
-    /// Microseconds.
-    delay: u32,
 }
 
 impl<'a> Decision<'a> {
@@ -43,7 +41,6 @@ impl<'a> Decision<'a> {
             allowed: status.is_allowed(),
             degraded: false,
             refused: false,
-            delay: status.delay_micros(),
         }
     }
 
@@ -93,11 +90,6 @@ impl<'a> Decision<'a> {
             };
             if is_tighter { index } else { binding }
         });
-        // Only one policy can have a queue.
-        let delay = match allowed {
-            true => statuses.iter().map(Status::delay_micros).max().unwrap_or(0),
-            false => 0,
-        };
         Self {
             limits: Cow::Borrowed(limits),
             statuses,
@@ -105,7 +97,6 @@ impl<'a> Decision<'a> {
             allowed,
             degraded: false,
             refused: false,
-            delay,
         }
     }
 
@@ -118,8 +109,9 @@ impl<'a> Decision<'a> {
 
     /// Returns the decision with its numbers as of the end of its delay.
     pub(crate) fn after_delay(mut self) -> Self {
+        let delay = self.delay();
         for status in &mut self.statuses {
-            *status = status.after(self.delay);
+            *status = status.after(delay);
         }
         self
     }
@@ -189,12 +181,13 @@ impl<'a> Decision<'a> {
     /// it. After [`Limiter::check`](crate::Limiter::check) of a check with a
     /// [`max_wait`](Check::max_wait), the caller must.
     pub fn delay(&self) -> Duration {
-        Duration::from_micros(self.delay.into())
+        // Only one policy can have a queue.
+        let delays = self.statuses.iter().map(Status::delay);
+        delays.max().filter(|_| self.allowed).unwrap_or_default()
     }
 
-    #[inline]
     pub(crate) fn is_delayed(&self) -> bool {
-        self.delay > 0
+        !self.delay().is_zero()
     }
 
     /// Returns the time until the same request would be allowed: zero if it was allowed, `None` if its

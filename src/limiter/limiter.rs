@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use super::decision::Decision;
 use super::denied::Denied;
 use super::engine::{Acquired, Checked, Engine};
 use super::failure::FailureStrategy;
@@ -112,10 +113,10 @@ impl Limiter {
     /// Charges a check, waits for its place in the [queue](crate::Quota::queue) if it has one, and returns
     /// the right to go on.
     ///
-    /// The check waits for at most its [`max_wait`](Check::max_wait), or as long as the queue is. It is
-    /// charged when this method is called, in one round trip at most, and keeps its place from then on:
-    /// checks go on in the order of their charges. If the future is dropped while it waits, the place
-    /// stays charged, since those behind it would otherwise come too early.
+    /// The check waits for at most its [`max_wait`](Check::max_wait), or as long as the queue is. It is sent
+    /// to the store when this method is called, in one round trip at most, and checks go on in the order
+    /// of their charges. If the future is dropped while it waits, the place stays charged, since the
+    /// checks behind it would otherwise go on too early.
     ///
     /// The [deadline](LimiterBuilder::deadline) does not include the wait. A limiter in
     /// [shadow mode](Limiter::shadow) never waits, and returns a permit even for a denial. The number of
@@ -155,20 +156,21 @@ impl Limiter {
             Acquired::Ready(permit) if permit.decision().is_delayed() => Some(Instant::now()),
             _ => None,
         };
-        let is_shadow = self.is_shadow();
+        let limiter = self.clone();
         async move {
             let permit = match acquired {
                 Acquired::Ready(permit) => permit,
                 Acquired::Pending(permit) => permit.await,
             };
             let decision = permit.decision();
-            if is_shadow {
+            if limiter.is_shadow() {
                 return Ok(permit);
             }
             if !decision.is_allowed() {
                 return Err(Denied::new(decision.clone()));
             }
             if decision.is_delayed() {
+                limiter.record_delay(decision);
                 let decided_at = decided_at.unwrap_or_else(Instant::now);
                 sleep_until(decided_at + decision.delay()).await;
             }
@@ -230,6 +232,11 @@ impl Limiter {
         let check = check.limits(&limits);
         self.engine.fallback.reset(&check);
         self.engine.store.reset(&check).await
+    }
+
+    /// Records the delay of a decision in the metrics.
+    pub(crate) fn record_delay(&self, decision: &Decision<'_>) {
+        self.engine.store.meter.delayed(decision.delay());
     }
 
     /// Registers a layer: its policies get metrics of their own, and a layer that counts in the same

@@ -88,12 +88,6 @@ impl Meter {
         // The kind of the level that the binding policy counts.
         let kind = policy.level().map_or(identity.kind(), Kind::as_str);
         self.decisions.record(kind, policy, result, remaining);
-        if decision.is_delayed() && !shadow {
-            let labels = [("store", self.store)];
-            let seconds = decision.delay().as_secs_f64();
-            self.delays
-                .record("rate_limit_delay_seconds", &labels, seconds);
-        }
         if decision.is_degraded() {
             let labels = [("store", self.store)];
             self.degraded
@@ -119,6 +113,14 @@ impl Meter {
             let labels = [("kind", kind.as_str())];
             self.errors[kind as usize].increment("rate_limit_errors_total", &labels);
         }
+    }
+
+    /// Records the delay of a queued check.
+    pub(super) fn delayed(&self, delay: Duration) {
+        let labels = [("store", self.store)];
+        let seconds = delay.as_secs_f64();
+        self.delays
+            .record("rate_limit_delay_seconds", &labels, seconds);
     }
 
     /// Records how long a check waited for the store.

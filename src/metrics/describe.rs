@@ -50,7 +50,7 @@ pub fn describe_metrics() {
     describe_histogram!(
         "rate_limit_delay_seconds",
         Unit::Seconds,
-        "Time that queued requests have to wait; requests that need not wait are not recorded"
+        "Time by which queued requests are delayed; requests that need not wait are not recorded"
     );
     describe_histogram!(
         "rate_limit_remaining_ratio",

@@ -113,15 +113,9 @@ impl Status {
         self
     }
 
-    /// Returns the [delay](Status::delay) in microseconds.
-    #[inline]
-    pub(crate) const fn delay_micros(&self) -> u32 {
-        self.delay
-    }
-
-    /// Returns the status as of `time` microseconds later. The remaining cost is a lower bound.
-    pub(crate) const fn after(mut self, time: u32) -> Self {
-        self.reset_after = self.reset_after.saturating_sub(time as u64);
+    /// Returns the status as of this time later. The remaining cost is a lower bound.
+    pub(crate) const fn after(mut self, time: Duration) -> Self {
+        self.reset_after = self.reset_after.saturating_sub(time.as_micros() as u64);
         self
     }
 
