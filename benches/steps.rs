@@ -151,6 +151,24 @@ mod local {
         bencher.bench(|| limiter.check(divan::black_box(&check)));
     }
 
+    /// A check with a permit, which is settled when it is dropped.
+    #[divan::bench(args = [
+        Quota::fixed_window(1_000_000_000, DAY),
+        Quota::per_second(1_000_000).reserve_for(DAY),
+        Quota::concurrent(1),
+    ])]
+    fn permit(bencher: Bencher<'_, '_>, quota: Quota) {
+        let limiter = Limiter::from(LocalStore::new());
+        let (identity, limits) = (identity(), Limits::from(quota));
+        let check = Check::new(&identity, &limits);
+        bencher.bench(|| {
+            let permit = limiter.acquire(divan::black_box(&check)).now_or_never();
+            permit
+                .expect("decided at once")
+                .map(|permit| permit.settle(0))
+        });
+    }
+
     fn identity() -> Identity {
         Identity::ip(PEER.into())
     }

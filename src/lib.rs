@@ -126,7 +126,7 @@ pub use store::{Check, LocalStore, Store, StoreError, StoreErrorKind};
 pub use store::{RedisConfigError, RedisCredentials, RedisStore, RedisStoreBuilder};
 
 #[cfg(feature = "axum")]
-pub use self::http::MissingDecision;
+pub use self::http::NotExposed;
 pub use self::http::{
     Expose, LimitsFor, RateLimit, RateLimitLayer, Rejection, RejectionBody, RejectionReason,
     ResponseBody, ResponseFuture, ResponseHeaders, header,

@@ -7,11 +7,13 @@ use std::convert::Infallible;
 use axum::body::Body;
 use axum::routing::get;
 use axum::{Extension, Router};
+use http::request::Parts;
 use http::{Extensions, Response, StatusCode};
+use http_body_util::BodyExt;
 use tollgate::test_util::{ManualClock, ProgrammableStore};
 use tollgate::{
-    Decision, Expose, Identity, IpNet, Limits, LimitsFor, LocalStore, PeerAddr, Policy, Quota,
-    RateLimitLayer,
+    Charge, Decision, Expose, Identity, IpNet, Limits, LimitsFor, LocalStore, PeerAddr, Policy,
+    Quota, RateLimitLayer,
 };
 use tower::{Layer, ServiceExt, service_fn};
 
@@ -215,4 +217,44 @@ async fn axum_handlers_extract_the_decision() {
         "{text}"
     );
     assert_eq!(optional, (StatusCode::OK, "false".into()));
+}
+
+#[tokio::test]
+async fn axum_handlers_extract_the_charge() {
+    async fn settle(charge: Charge) -> String {
+        charge.settle(1);
+        format!("{} of {}", charge.used(), charge.cost())
+    }
+    let layer = RateLimitLayer::new(Quota::per_day(5), LocalStore::with_capacity(8))
+        .identify_by(|_: &Parts| Ok(Identity::user("alice")))
+        .skip(|parts: &Parts| parts.uri.path() == "/skipped")
+        .cost_for(|_| 3);
+    let send = |layer: RateLimitLayer, path: &'static str| async move {
+        let app = Router::new()
+            .route("/", get(settle))
+            .route("/skipped", get(settle));
+        let request = http::Request::get(path)
+            .body(Body::empty())
+            .expect("a request");
+        let Ok(response) = app.layer(layer).oneshot(request).await;
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("a body");
+        (
+            status,
+            String::from_utf8(body.to_bytes().into()).expect("text"),
+        )
+    };
+    let exposing = layer.clone().expose(Expose::new().charge());
+    for _ in 0..3 {
+        let answer = send(exposing.clone(), "/").await;
+        assert_eq!(answer, (StatusCode::OK, "1 of 3".into()));
+    }
+    let answer = send(exposing, "/skipped").await;
+    assert_eq!(answer, (StatusCode::OK, "0 of 0".into()));
+    let (status, text) = send(layer, "/").await;
+    assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
+    assert!(
+        text.contains("call `.expose(Expose::new().charge())`"),
+        "{text}"
+    );
 }

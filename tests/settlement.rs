@@ -266,15 +266,27 @@ struct Admitted {
     settled: Option<Event>,
 }
 
-/// Runs a random history of charges and settlements. Returns what was admitted, with final costs.
+/// Runs a random history of charges, settlements and resets. Returns what was admitted since the last
+/// reset, with final costs.
 fn history(random: &mut Random, local: &Local, limits: &Limits, step: u64) -> Vec<Admitted> {
     let capacity = u64::from(limits.policies()[0].quota().capacity());
     let mut charges: Vec<Admitted> = Vec::new();
+    // Permits from before a reset, which settle nothing.
+    let mut void: Vec<Permit> = Vec::new();
     for _ in 0..5 + random.below(40) {
         local
             .clock
             .advance(Duration::from_micros(random.below(step)));
         let at = local.clock.now();
+        if random.below(30) == 0 {
+            local.reset(limits);
+            void.extend(charges.drain(..).filter_map(|charge| charge.permit));
+        }
+        if random.below(4) == 0
+            && let Some(permit) = void.pop()
+        {
+            permit.settle(random.below(capacity) as u32);
+        }
         let open = charges.iter_mut().filter(|charge| charge.permit.is_some());
         let mut open: Vec<_> = open.collect();
         if !open.is_empty() && random.below(2) == 0 {

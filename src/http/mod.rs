@@ -51,7 +51,7 @@ mod waiting;
 pub use body::ResponseBody;
 pub use expose::Expose;
 #[cfg(feature = "axum")]
-pub use extract::MissingDecision;
+pub use extract::NotExposed;
 pub use future::ResponseFuture;
 pub use header::ResponseHeaders;
 pub use layer::RateLimitLayer;

@@ -181,6 +181,11 @@ impl GuardedStore {
         result
     }
 
+    /// Returns whether the store's reservations lapse unless they are renewed.
+    pub(super) fn reservations_lapse(&self) -> bool {
+        !self.is_infallible && self.store.can_settle()
+    }
+
     /// Logs, once, that limits need a store that can settle charges.
     pub(super) fn warn_of_settlement(&self) {
         if !self.has_warned_of_settlement.swap(true, Ordering::Relaxed) {

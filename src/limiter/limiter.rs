@@ -100,6 +100,9 @@ impl Limiter {
 
     /// Decides a check, charging all of its policies or none.
     ///
+    /// The charge is final: a token bucket that [reserves](crate::Quota::reserve_for) is charged at once, and
+    /// of a [concurrency limit](crate::Quota::concurrent) the check only looks for a free slot.
+    ///
     /// The check does not queue unless it has a [`max_wait`](Check::max_wait). If it has, an allowed
     /// decision may have a [`delay`](crate::Decision::delay), for which the caller must wait;
     /// [`acquire`](Limiter::acquire) does.

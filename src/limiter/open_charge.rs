@@ -85,7 +85,7 @@ impl OpenCharge {
             .quotas()
             .filter_map(|quota| quota.reserved_for());
         Some(Self {
-            ttl: ttls.min().filter(|_| !engine.store.is_infallible),
+            ttl: ttls.min().filter(|_| engine.store.reservations_lapse()),
             engine: engine.clone(),
             check,
             held: Mutex::new(held),
@@ -131,6 +131,7 @@ impl OpenCharge {
         }
         if let Held::Store(StoreCharge { receipt, lane, .. }) = held
             && !is_as_charged
+            && !receipt.marks().is_empty()
             // After an outage, the store may not know of the charge.
             && lane.is_none_or(|lane| lane.is_current())
         {

@@ -125,10 +125,9 @@ impl Worker {
 
     async fn send_next_batch(&self, connection: &Connection) {
         let round_trip = connection.round_trip();
-        let (batch, another) = self.slot.with_queue(|locked| {
+        let (mut batch, another) = self.slot.with_queue(|locked| {
             let max_keys = locked.batch_keys(self.slot.shared.max_batch_keys);
-            let mut batch = locked.checks.take_batch(max_keys, round_trip);
-            batch.retain(|item| item.is_for(connection.number));
+            let batch = locked.checks.take_batch(max_keys, round_trip);
             let another = locked
                 .needs_another_worker()
                 .then(|| self.slot.another(locked));
@@ -138,6 +137,7 @@ impl Worker {
         if let Some(another) = another {
             start(another);
         }
+        batch.retain(|item| item.is_for(connection.number));
         if self.send_batch(connection, batch).await.is_err() {
             connection.abandon();
             self.slot.with_queue(RuntimeQueue::drop_closed_connection);
