@@ -128,8 +128,8 @@ pub use store::{RedisConfigError, RedisCredentials, RedisStore, RedisStoreBuilde
 #[cfg(feature = "axum")]
 pub use self::http::NotExposed;
 pub use self::http::{
-    Expose, LimitsFor, RateLimit, RateLimitLayer, Rejection, RejectionBody, RejectionReason,
-    ResponseBody, ResponseFuture, ResponseHeaders, header,
+    Expose, LayerError, LimitsFor, RateLimit, RateLimitLayer, Rejection, RejectionBody,
+    RejectionReason, ResponseBody, ResponseFuture, ResponseHeaders, header,
 };
 
 #[cfg(all(doctest, feature = "redis"))]

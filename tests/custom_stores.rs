@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use tollgate::store::{Outcome, Status, Store, Verdict};
 use tollgate::{
-    Check, Checked, Identity, Limiter, Limits, LocalStore, Quota, StoreError, StoreErrorKind,
+    Check, Checked, Identity, Limiter, Limits, LocalStore, Quota, RateLimitLayer, StoreError,
+    StoreErrorKind,
 };
 
 /// A store in front of another limiter, which can be switched off.
@@ -90,4 +91,35 @@ async fn fallback_states_reach_a_nested_limiter() {
     assert!(admitted.is_allowed(), "the fallback admits one request");
     let decisions = store.0.inner_decisions.lock().unwrap().clone();
     assert_eq!(decisions, [false], "the inner limiter knows of it");
+}
+
+#[test]
+fn layer_that_settles_needs_a_store_that_can() {
+    let plain = RateLimitLayer::new(Quota::per_hour(1), Outer::new());
+    assert_eq!(plain.validate(), Ok(()));
+    for layer in [
+        RateLimitLayer::new(Quota::concurrent(1), Outer::new()),
+        plain.charge_if(|_| true),
+    ] {
+        let error = layer
+            .validate()
+            .expect_err("the store cannot settle")
+            .to_string();
+        assert!(
+            error.contains("the store `custom` cannot settle"),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn failure_strategy_decides_what_a_store_cannot_reserve() {
+    let limiter = Limiter::from(Outer::new());
+    let (alice, limits) = (Identity::user("alice"), Limits::from(Quota::concurrent(1)));
+    let check = Check::new(&alice, &limits);
+    let permit = limiter.acquire(&check).await.expect("a free slot");
+    assert!(permit.decision().is_degraded());
+    assert!(limiter.acquire(&check).await.is_err());
+    drop(permit);
+    assert!(limiter.acquire(&check).await.is_ok());
 }

@@ -300,6 +300,11 @@ impl Handler {
         rules.charge_if.is_some() || rules.settle_by.is_some() || self.expose.has_charge()
     }
 
+    /// Returns whether the layer needs a store that can settle charges.
+    pub(super) fn needs_settlement(&self) -> bool {
+        self.settles() || self.limits.is_reserving()
+    }
+
     /// Prepares the layer's limits for settlements, after a rule for responses was set.
     #[track_caller]
     pub(super) fn update_limits(&mut self) {

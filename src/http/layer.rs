@@ -25,6 +25,16 @@ use crate::identity::{ClientIpError, ExemptNetworks, Identify, Identity, TargetH
 use crate::limiter::{FailureStrategy, Limiter};
 use crate::quota::{Limits, NameError, Scope};
 
+/// A [`RateLimitLayer`] that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the store `{store}` cannot settle charges, which the layer needs: implement `Store::can_settle`, `settle` \
+     and `renew`, or leave out `charge_if`, `settle_by`, `Expose::charge`, `concurrent` and `reserve`"
+)]
+pub struct LayerError {
+    store: &'static str,
+}
+
 /// A layer that rate-limits a service.
 ///
 /// ```
@@ -475,6 +485,22 @@ impl RateLimitLayer {
         self.with(|handler| handler.limiter = handler.limiter.clone().shadow(shadow))
     }
 
+    /// Returns an error if the store cannot do what the layer needs. Applying the layer to a service panics
+    /// with the same text.
+    ///
+    /// # Errors
+    ///
+    /// If the layer settles charges, or its limits [reserve](crate::Quota::reserve_for), and the store is one
+    /// that [cannot settle](crate::Store::can_settle).
+    pub fn validate(&self) -> Result<(), LayerError> {
+        match self.handler.needs_settlement() && !self.handler.limiter.can_settle() {
+            true => Err(LayerError {
+                store: self.handler.limiter.store_name(),
+            }),
+            false => Ok(()),
+        }
+    }
+
     /// Sets what the layer inserts into the extensions of each allowed request, for handlers to read:
     /// nothing unless set. Of two stacked layers, the values of the inner one win.
     ///
@@ -494,7 +520,12 @@ impl RateLimitLayer {
 impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
+    /// # Panics
+    ///
+    /// Where [`validate`](RateLimitLayer::validate) returns an error.
+    #[track_caller]
     fn layer(&self, inner: S) -> RateLimit<S> {
+        self.validate().unwrap_or_else(|error| panic!("{error}"));
         self.handler.register();
         RateLimit::new(inner, self.handler.clone())
     }

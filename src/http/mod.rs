@@ -54,7 +54,7 @@ pub use expose::Expose;
 pub use extract::NotExposed;
 pub use future::ResponseFuture;
 pub use header::ResponseHeaders;
-pub use layer::RateLimitLayer;
+pub use layer::{LayerError, RateLimitLayer};
 pub use limits_for::LimitsFor;
 pub use rejection::{Rejection, RejectionReason};
 pub use rejection_body::RejectionBody;

@@ -181,6 +181,15 @@ impl Limiter {
         }
     }
 
+    pub(crate) fn can_settle(&self) -> bool {
+        self.engine.store.store.can_settle()
+    }
+
+    /// Returns the store's name in metrics.
+    pub(crate) fn store_name(&self) -> &'static str {
+        self.engine.store.store.name()
+    }
+
     /// Charges a check. The caller waits for the delay of the decision.
     pub(crate) fn charge(&self, check: &Check<'_>) -> Acquired {
         self.engine.acquire(check)

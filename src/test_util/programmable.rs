@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::store::{Check, LocalStore, Outcome, Store, StoreErrorKind, Verdict};
+use crate::store::{
+    Check, LocalStore, Outcome, OwnedCheck, Receipt, Store, StoreErrorKind, Verdict,
+};
 
 /// A store that answers, fails, hangs or delays its answers on command, for tests of an application.
 ///
@@ -146,10 +148,43 @@ impl ProgrammableStore {
     }
 }
 
+impl Program {
+    /// Gives a charge back if nobody keeps its receipt, as a store with a server does.
+    fn released_unless_kept(self: Arc<Self>, verdict: Verdict, check: OwnedCheck) -> Verdict {
+        let Some(receipt) = verdict.receipt.as_deref().cloned() else {
+            return verdict;
+        };
+        let settled = receipt.clone();
+        verdict.with_receipt(receipt.or_release(move || {
+            let _ = self.counts.settle(&check.borrow(), &settled, 0);
+        }))
+    }
+}
+
 impl Store for ProgrammableStore {
     fn check(&self, check: &Check<'_>) -> Outcome {
         self.0.calls.fetch_add(1, Ordering::SeqCst);
-        self.decide(self.lane(check), |counts| counts.check(check))
+        self.decide(self.lane(check), |counts| match counts.check(check) {
+            Outcome::Ready(Ok(verdict)) if check.reserves() => {
+                let program = self.0.clone();
+                Outcome::Ready(Ok(program.released_unless_kept(verdict, check.into_owned())))
+            }
+            outcome => outcome,
+        })
+    }
+
+    fn can_settle(&self) -> bool {
+        true
+    }
+
+    fn settle(&self, check: &Check<'_>, receipt: &Receipt, used: u32) -> Outcome<()> {
+        self.perform(self.lane(check), |counts| {
+            counts.settle(check, receipt, used)
+        })
+    }
+
+    fn renew(&self, check: &Check<'_>, receipt: &Receipt) -> Outcome<Receipt> {
+        self.perform(self.lane(check), |counts| counts.renew(check, receipt))
     }
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {

@@ -103,8 +103,11 @@ impl Store for LocalStore {
         Outcome::Ready(Ok(()))
     }
 
-    fn renew(&self, _: &Check<'_>, receipt: &Receipt) -> Outcome<Receipt> {
-        Outcome::Ready(Ok(receipt.clone()))
+    fn renew(&self, check: &Check<'_>, receipt: &Receipt) -> Outcome<Receipt> {
+        Outcome::Ready(Ok(match receipt.marks() {
+            [] => self.table.lock(check).open_reservations(),
+            _ => receipt.clone(),
+        }))
     }
 
     fn name(&self) -> &'static str {

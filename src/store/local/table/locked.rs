@@ -184,6 +184,19 @@ impl<'a> LockedEntries<'a> {
         }))
     }
 
+    /// Reserves the check's cost, even above the limit.
+    pub(crate) fn open_reservations(&self) -> Receipt {
+        let entries = self.check.quotas().zip(&self.entries);
+        Receipt::new(entries.map(|(quota, entry)| match quota.is_reserving() {
+            true => {
+                let reserved = self.check.reserved_under(quota);
+                let generation = self.storage.open_charges.open(entry.key.hash(), reserved);
+                [generation, 0]
+            }
+            false => [0, 0],
+        }))
+    }
+
     /// Closes a charge of the check. Unless `used` is `None`, settles it at that cost.
     pub(crate) fn close(&mut self, receipt: &Receipt, used: Option<u32>) {
         let marks = self.check.quotas().zip(receipt.marks()).enumerate();
