@@ -1,5 +1,5 @@
-//! A response future can be dropped at any point: nothing panics, no lock or permit is kept, and at
-//! most the charge of its own request is lost.
+//! A response future can be dropped at any point without a panic. No lock or permit is kept, and at most the
+//! charge of its own request is lost.
 
 mod support;
 

@@ -96,8 +96,8 @@ async fn checks_of_one_batch_have_their_own_maximum_waits() {
         .into_iter()
         .map(|verdict| verdict.unwrap().is_allowed())
         .collect();
-    // Equal checks are decided together: both without a wait, then the one with any wait. Of those with
-    // four minutes, the first would be at three minutes, which the unlimited one has.
+    // Equal checks are decided together: first both without a wait, then the check with an unlimited wait,
+    // which takes the place at three minutes. The next place is beyond the four minutes of the last checks.
     assert_eq!(allowed, [true, true, true, false, false, false]);
     let later = store
         .check(&check.max_wait(7 * minute))

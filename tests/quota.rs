@@ -165,7 +165,7 @@ fn invalid_numbers_are_refused_with_the_fix() {
 }
 
 #[test]
-fn text_of_a_reserving_quota_parses_to_the_same_quota() {
+fn reserving_quota_is_parsed_from_its_text() {
     for (quota, text) in [
         (Quota::concurrent(5), "concurrent 5"),
         (

@@ -139,7 +139,7 @@ fn first_settlement_wins() {
 }
 
 #[test]
-fn cost_above_the_charge_is_charged_up_to_one_more_limit() {
+fn cost_above_charge_is_capped_at_overdraft() {
     let local = Local::new();
     let quotas = [
         Quota::per_minute(10).reserve_for(MINUTE),
@@ -319,7 +319,7 @@ fn history(random: &mut Random, local: &Local, limits: &Limits, step: u64) -> Ve
 }
 
 #[test]
-fn no_interval_of_a_reserving_bucket_is_over_the_limit() {
+fn reserving_bucket_never_exceeds_its_limit() {
     for seed in 0..50_000 {
         let mut random = Random(seed);
         let (limit, period) = (1 + random.below(12) as u32, 1 + random.below(1_000));

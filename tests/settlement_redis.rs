@@ -1,4 +1,4 @@
-//! Reservations and slots in Redis: exact over several stores, given back exactly once, and never lost
+//! Reservations and slots in Redis: exact over several stores, released exactly once, and never lost
 //! for longer than twice their time.
 
 #[path = "support/redis_limiter.rs"]

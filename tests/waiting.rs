@@ -62,7 +62,7 @@ async fn waiting_requests_leave_the_inner_service_to_others() {
             response.status() == StatusCode::OK
         });
         assert_eq!(served.count(), 20);
-        // The last of ten requests of each waits for nine tokens, and not for those of alice.
+        // The last of ten requests of each user waits for nine tokens only.
         let elapsed = before.elapsed();
         assert!(900 * MS <= elapsed && elapsed < 910 * MS, "{elapsed:?}");
 
@@ -177,7 +177,7 @@ async fn number_of_waiting_requests_is_bounded() {
         }
         let waiting = users.map(spawn);
         sleep(10 * MS).await;
-        // Both waiting requests are counted, whoever they are of.
+        // The waiting requests of all users are counted together.
         for user in users {
             assert_eq!(spawn(user).await.unwrap(), 429);
         }

@@ -4,12 +4,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use http::{Response, response};
+use http::response;
 use tokio::runtime::Handle;
 
-use super::body::ResponseBody;
-use super::expose::{Additions, Exposed};
-use super::handler::Handler;
+use super::expose::Exposed;
 use crate::limiter::{Limiter, Permit};
 use crate::store::{Check, OwnedCheck};
 
@@ -27,12 +25,11 @@ pub(super) struct ResponseRules {
 
 /// An admitted request with a permit.
 pub(super) struct ChargedCall {
-    handler: Arc<Handler>,
-    permit: Permit,
-    /// What the layer exposes in the response.
+    pub(super) permit: Permit,
+    /// The values that the layer exposes in the response.
     pub(super) exposed: Option<Box<Exposed>>,
     /// The check to reset, if the layer has `reset_if`.
-    reset: Option<OwnedCheck>,
+    pub(super) reset: Option<OwnedCheck>,
 }
 
 impl ResponseRules {
@@ -42,7 +39,7 @@ impl ResponseRules {
     }
 
     /// Settles a charge by its response.
-    fn settle(&self, parts: &response::Parts, permit: &Permit) {
+    pub(super) fn settle(&self, parts: &response::Parts, permit: &Permit) {
         if self
             .charge_if
             .as_ref()
@@ -59,46 +56,8 @@ impl ResponseRules {
     }
 }
 
-impl ChargedCall {
-    pub(super) fn new(
-        handler: Arc<Handler>,
-        permit: Permit,
-        exposed: Option<Box<Exposed>>,
-        reset: Option<OwnedCheck>,
-    ) -> Self {
-        Self {
-            handler,
-            permit,
-            exposed,
-            reset,
-        }
-    }
-
-    /// Settles the charge by the response. The body keeps the permit until it has ended.
-    pub(super) fn finish<B>(self, response: Response<B>) -> Response<ResponseBody<B>> {
-        let Self {
-            handler,
-            permit,
-            exposed,
-            reset,
-        } = self;
-        let (parts, body) = response.into_parts();
-        handler.response_rules.settle(&parts, &permit);
-        if let Some(reset_if) = &handler.response_rules.reset_if
-            && let Some(check) = reset
-            && reset_if(&parts)
-        {
-            reset_soon(handler.limiter.clone(), check);
-        }
-        let mut response = Response::from_parts(parts, body);
-        let headers = handler.headers(&permit.charge().settled_decision());
-        Additions { headers, exposed }.add_to(&mut response);
-        response.map(|body| ResponseBody::charged(body, permit))
-    }
-}
-
 /// Resets a check: at once if the store can, and otherwise in a task.
-fn reset_soon(limiter: Limiter, check: OwnedCheck) {
+pub(super) fn reset_soon(limiter: Limiter, check: OwnedCheck) {
     let mut reset = Box::pin(async move {
         // The limiter counts failures.
         let _ = limiter.reset(&check.borrow()).await;

@@ -4,7 +4,8 @@ use super::rate_limit_headers::RateLimitHeaders;
 use crate::identity::Identity;
 use crate::limiter::Decision;
 
-/// Selects what a layer inserts into the extensions of requests and responses. Nothing unless selected.
+/// Selects what a layer inserts into the extensions of requests and responses. The default selects
+/// nothing.
 ///
 /// ```
 /// use tollgate::{Expose, LocalStore, Quota, RateLimitLayer};
@@ -54,7 +55,9 @@ impl Expose {
     }
 
     /// Selects the [`Charge`](crate::Charge), in requests only: handlers and streams report to it what was
-    /// used. The charge is settled like those of [`charge_if`](crate::RateLimitLayer::charge_if).
+    /// used. The charge is settled as under [`charge_if`](crate::RateLimitLayer::charge_if). A handler's
+    /// [`settle`](crate::Charge::settle) takes precedence over `charge_if` and `settle_by`, which take
+    /// precedence over [`add`](crate::Charge::add).
     ///
     /// Reports to the charge of a request that is exempt have no effect.
     #[must_use]
@@ -146,12 +149,12 @@ impl Exposed {
     }
 }
 
-/// What a layer adds to the response of the inner service.
+/// The additions of a layer to the response of the inner service.
 #[derive(Debug, Default)]
 pub(super) struct Additions {
-    /// `None` for a request that is exempt.
+    /// Missing for a request that is exempt.
     pub(super) headers: Option<RateLimitHeaders>,
-    /// `None` unless the layer exposes something.
+    /// Missing if the layer exposes nothing.
     pub(super) exposed: Option<Box<Exposed>>,
 }
 

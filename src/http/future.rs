@@ -53,12 +53,18 @@ pin_project! {
         CallingCharged {
             #[pin]
             response: F,
-            call: Option<Box<ChargedCall>>,
+            charged: Option<Charged>,
         },
         Rejected {
             response: Option<Response<RejectionBody>>,
         },
     }
+}
+
+/// A request with a permit, and the handler that settles its charge.
+pub(super) struct Charged {
+    pub(super) call: Box<ChargedCall>,
+    pub(super) handler: Arc<Handler>,
 }
 
 /// A request that waits for its decision, and the ready service to call.
@@ -120,10 +126,10 @@ where
         }
     }
 
-    pub(super) fn calling_charged(response: S::Future, call: Box<ChargedCall>) -> Self {
-        let call = Some(call);
+    pub(super) fn calling_charged(response: S::Future, charged: Charged) -> Self {
+        let charged = Some(charged);
         Self {
-            state: State::CallingCharged { response, call },
+            state: State::CallingCharged { response, charged },
         }
     }
 
@@ -180,7 +186,10 @@ where
                         },
                         Action::CallCharged(call) => State::CallingCharged {
                             response: deciding.inner.call(Request::from_parts(parts, body)),
-                            call: Some(call),
+                            charged: Some(Charged {
+                                call,
+                                handler: deciding.handler.clone(),
+                            }),
                         },
                         // The ready service is dropped with the state.
                         Action::Wait(wait) => {
@@ -203,16 +212,20 @@ where
                     let (mut parts, body) = request.take().expect("a request is taken once");
                     let action = handler.admit_after(wait, &mut parts);
                     let response = inner.call(Request::from_parts(parts, body));
-                    state.set(match action {
+                    let next = match action {
                         Admitted::Plain(additions) => State::Calling {
                             response,
                             additions,
                         },
                         Admitted::Charged(call) => State::CallingCharged {
                             response,
-                            call: Some(call),
+                            charged: Some(Charged {
+                                call,
+                                handler: handler.clone(),
+                            }),
                         },
-                    });
+                    };
+                    state.set(next);
                 }
                 StateProjection::Calling {
                     response,
@@ -222,10 +235,11 @@ where
                     mem::take(additions).add_to(&mut response);
                     return Poll::Ready(Ok(response.map(ResponseBody::inner)));
                 }
-                StateProjection::CallingCharged { response, call } => {
+                StateProjection::CallingCharged { response, charged } => {
                     let response = ready!(response.poll(cx))?;
-                    let call = call.take().expect("polled after completion");
-                    return Poll::Ready(Ok(call.finish(response)));
+                    let Charged { call, handler } =
+                        charged.take().expect("polled after completion");
+                    return Poll::Ready(Ok(handler.finish(*call, response)));
                 }
                 StateProjection::Rejected { response } => {
                     let response = response.take().expect("polled after completion");

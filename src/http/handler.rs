@@ -10,7 +10,8 @@ use http::request::Parts;
 use http::{Extensions, Response};
 use smallvec::SmallVec;
 
-use super::charged::{ChargedCall, ResponseRules};
+use super::body::ResponseBody;
+use super::charged::{ChargedCall, ResponseRules, reset_soon};
 use super::events;
 use super::expose::{Additions, Expose, Exposed};
 use super::limits_for::LimitsFor;
@@ -41,7 +42,7 @@ pub(super) struct Handler {
     pub(super) responses: ResponseSettings,
     pub(super) limiter: Limiter,
     scope: Scope,
-    /// The limits as they were given. Those of the templates are named by the scope.
+    /// The limits as they were given. The templates have the same limits, named by the scope.
     limits: Limits,
     scope_for: Option<Arc<ScopeFor>>,
     scopes: PerLayer<RequestScopes>,
@@ -122,7 +123,7 @@ pub(super) enum Decided {
     Permit(Permit, Retained),
 }
 
-/// What a layer retains of a request until it is decided.
+/// The parts of a request that a layer retains until the decision.
 #[derive(Default)]
 pub(super) struct Retained {
     waiter: Option<Waiter>,
@@ -282,12 +283,7 @@ impl Handler {
 
     /// Decides a request whose charge is settled later.
     #[cold]
-    fn acquire(
-        self: &Arc<Self>,
-        check: &Check<'_>,
-        retained: Retained,
-        parts: &mut Parts,
-    ) -> Handled {
+    fn acquire(&self, check: &Check<'_>, retained: Retained, parts: &mut Parts) -> Handled {
         match self.limiter.charge(check) {
             Acquired::Pending(permit) => Handled::Pending(Pending::Permit(permit, retained)),
             Acquired::Ready(permit) => Handled::Ready(self.enforce_permit(permit, retained, parts)),
@@ -431,15 +427,14 @@ impl Handler {
         {
             self.limiter.record_delay(decision);
             let identity = identity.filter(|_| self.expose.has_identity()).cloned();
-            let (delay, after) = (decision.delay(), decision.clone().after_delay());
-            let wait = Wait::new(delay, after.into_owned(), identity, waiter);
-            return Action::Wait(Box::new(wait));
+            let decision = decision.clone().into_owned().after_delay();
+            return Action::Wait(Box::new(Wait::new(decision, identity, waiter)));
         }
         Action::Call(self.admit(decision, identity, parts))
     }
 
     /// Admits, delays or rejects a request whose decision was pending.
-    pub(super) fn enforce_pending(self: &Arc<Self>, decided: Decided, parts: &mut Parts) -> Action {
+    pub(super) fn enforce_pending(&self, decided: Decided, parts: &mut Parts) -> Action {
         match decided {
             Decided::Permit(permit, retained) => self.enforce_permit(permit, retained, parts),
             Decided::Decision(decision, retained) => {
@@ -450,12 +445,7 @@ impl Handler {
     }
 
     /// Admits, delays or rejects a request with a permit.
-    fn enforce_permit(
-        self: &Arc<Self>,
-        permit: Permit,
-        retained: Retained,
-        parts: &mut Parts,
-    ) -> Action {
+    fn enforce_permit(&self, permit: Permit, retained: Retained, parts: &mut Parts) -> Action {
         let Retained {
             waiter,
             identity,
@@ -472,13 +462,21 @@ impl Handler {
             && decision.is_delayed()
         {
             self.limiter.record_delay(decision);
-            let wait = Wait::new(decision.delay(), decision.clone(), identity, waiter);
-            let call = ChargedCall::new(self.clone(), permit, None, reset);
+            let wait = Wait::new(decision.clone(), identity, waiter);
+            let exposed = None;
+            let call = ChargedCall {
+                permit,
+                exposed,
+                reset,
+            };
             return Action::Wait(Box::new(wait.charged(call)));
         }
         let exposed = self.exposed(decision, identity.as_ref(), parts);
-        let call = ChargedCall::new(self.clone(), permit, exposed, reset);
-        Action::CallCharged(Box::new(call))
+        Action::CallCharged(Box::new(ChargedCall {
+            permit,
+            exposed,
+            reset,
+        }))
     }
 
     /// Prepares a request for the inner service. Returns what to add to its response.
@@ -507,7 +505,32 @@ impl Handler {
         }
     }
 
-    /// Returns the headers to add to a response: none if the layer limits a client.
+    /// Settles the charge by the response. The body keeps the permit until it has ended.
+    pub(super) fn finish<B>(
+        &self,
+        call: ChargedCall,
+        response: Response<B>,
+    ) -> Response<ResponseBody<B>> {
+        let ChargedCall {
+            permit,
+            exposed,
+            reset,
+        } = call;
+        let (parts, body) = response.into_parts();
+        self.response_rules.settle(&parts, &permit);
+        if let Some(reset_if) = &self.response_rules.reset_if
+            && let Some(check) = reset
+            && reset_if(&parts)
+        {
+            reset_soon(self.limiter.clone(), check);
+        }
+        let mut response = Response::from_parts(parts, body);
+        let headers = self.headers(&permit.charge().settled_decision());
+        Additions { headers, exposed }.add_to(&mut response);
+        response.map(|body| ResponseBody::charged(body, permit))
+    }
+
+    /// Returns the headers to add to a response. A layer that limits a client adds no headers.
     #[inline]
     pub(super) fn headers(&self, decision: &Decision<'_>) -> Option<RateLimitHeaders> {
         if self.is_outgoing {

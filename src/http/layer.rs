@@ -220,12 +220,13 @@ impl RateLimitLayer {
 
     /// Sets which responses are charged: all, unless set.
     ///
-    /// A request is charged before it is served, and the charge is given back if `charge_if` says no. So
-    /// parallel requests never exceed the limit, whatever their responses are. A request whose client hangs
+    /// A request is charged before it is served, and the charge is refunded if `charge_if` returns false.
+    /// So parallel requests never exceed the limit, whatever their responses are. A request whose client hangs
     /// up, or whose service fails or panics, stays charged.
     ///
     /// The layer counts with limits of its own: its token buckets [reserve](crate::Quota::reserve_for), for 30
-    /// seconds unless set. Trailers come after this decision.
+    /// seconds unless set. The charge of a token bucket with a [queue](crate::Quota::queue) is final. The charge is
+    /// settled when the response body has ended. `charge_if` does not see trailers.
     ///
     /// ```
     /// use std::time::Duration;
@@ -254,8 +255,9 @@ impl RateLimitLayer {
         })
     }
 
-    /// Sets what a response has cost; `None` leaves it as it was charged. Asked only for responses that
-    /// [`charge_if`](RateLimitLayer::charge_if) charges, and settled like those.
+    /// Sets the cost of each response. If the closure returns `None`, the request stays as it was charged. The
+    /// layer calls it for responses that [`charge_if`](RateLimitLayer::charge_if) charges, and settles the
+    /// charge when the response body has ended.
     ///
     /// A cost above the charged one is charged in addition, even above the limit: up to one more limit.
     ///
@@ -319,7 +321,7 @@ impl RateLimitLayer {
     }
 
     /// Sets how many requests of the layer may wait at a time, of all identities together: 1,000 unless
-    /// set. While so many wait, a request that would have to wait is rejected and charged nothing.
+    /// set. At that number, a further request that would have to wait is rejected and charged nothing.
     ///
     /// Each waiting request keeps its connection and about a kilobyte of memory, besides its head. A
     /// request whose decision is pending counts as waiting if its limits have a queue.
@@ -352,11 +354,12 @@ impl RateLimitLayer {
         self.with(|handler| handler.set_scope(scope))
     }
 
-    /// Sets the scope of each request, for instance by its tenant or its host. `None` is the layer's scope.
+    /// Sets the scope of each request, for instance by its tenant or its host. If the closure returns
+    /// `None`, the request counts in the layer's scope.
     ///
     /// A request also counts in the layer's scope if the name is not valid for a [`Scope`], or if the layer's
-    /// requests have chosen 1,000 other scopes before. The log warns of each once. A layer of a single quota
-    /// shows its policy under the name of the request's scope.
+    /// requests have chosen 1,000 other scopes before. The log warns once of each case. A layer of a single
+    /// quota shows its policy under the name of the request's scope.
     ///
     /// ```
     /// use tollgate::{LocalStore, Quota, RateLimitLayer};
@@ -424,8 +427,9 @@ impl RateLimitLayer {
 
     /// Sets the response to rejected requests: denied, refused or unidentified, as
     /// [`Rejection::reason`] says. Except to an unidentified request, the layer adds `Retry-After` and
-    /// `Cache-Control` unless the response has them, and always writes the headers of [`headers`](RateLimitLayer::headers). The body may
-    /// have any type, such as `String`, axum's `Body`, or the [`RejectionBody`](crate::RejectionBody) of
+    /// `Cache-Control` unless the response has them, and always writes the headers of
+    /// [`headers`](RateLimitLayer::headers). The body may have any type, such as `String`,
+    /// axum's `Body`, or the [`RejectionBody`](crate::RejectionBody) of
     /// [`Rejection::response`].
     ///
     /// ```
@@ -478,8 +482,8 @@ impl RateLimitLayer {
     /// unless set.
     ///
     /// The response to a request that would have been rejected has the header `X-RateLimit-Shadow: true`,
-    /// and `rate_limit_shadow_blocked_total` counts it. The other headers are sent too, unless an enforcing
-    /// layer sends its own.
+    /// and `rate_limit_shadow_blocked_total` counts it. The response also has the headers of an allowed
+    /// one, unless an enforcing layer sends its own.
     #[must_use]
     pub fn shadow(self, shadow: bool) -> Self {
         self.with(|handler| handler.limiter = handler.limiter.clone().shadow(shadow))
@@ -501,8 +505,9 @@ impl RateLimitLayer {
         }
     }
 
-    /// Sets what the layer inserts into the extensions of each allowed request, for handlers to read:
-    /// nothing unless set. Of two stacked layers, the values of the inner one win.
+    /// Sets which values the layer inserts into the extensions of each allowed request, for handlers to read.
+    /// The default is [`Expose::new`], which selects nothing. If two stacked layers expose a value, handlers
+    /// read that of the inner layer.
     ///
     /// # Panics
     ///

@@ -3,7 +3,8 @@ use crate::quota::Limits;
 /// The limits of a request: the result of the closure of
 /// [`RateLimitLayer::limits_for`](crate::RateLimitLayer::limits_for).
 ///
-/// `Limits` and `Option<Limits>` convert into it; `None` is [`Layer`](LimitsFor::Layer).
+/// `Limits` and `Option<Limits>` convert into it: `Some` to [`Own`](LimitsFor::Own), and `None` to
+/// [`Layer`](LimitsFor::Layer).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitsFor {

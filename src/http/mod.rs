@@ -9,7 +9,7 @@
 // route_scope:        the scope of an axum route
 // rejection:          the responses to denied requests
 // rate_limit_headers: the headers of a decision
-// charged:            requests whose charge is settled by the response
+// charged:            requests with a permit: their charge is settled by the response
 // waiting:            requests that wait in a queue
 // settings:           the options for responses
 // templates:          the parts of responses that are built once for each layer
@@ -17,7 +17,7 @@
 // number:             numbers as header values
 // body:               the body of a response
 // rejection_body:     the body of a rejection
-// expose:             what a layer inserts into extensions
+// expose:             the values that a layer inserts into extensions
 // denied:             the response of a handler whose own check was denied
 // header:             the names of the headers
 // extract:            axum's extractor of a decision

@@ -9,7 +9,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use super::body::ResponseBody;
-use super::future::ResponseFuture;
+use super::future::{Charged, ResponseFuture};
 use super::handler::{Action, Handled, Handler};
 use super::rejection_body::BoxError;
 
@@ -63,7 +63,9 @@ where
             }
             Handled::Ready(Action::CallCharged(call)) => {
                 let request = Request::from_parts(parts, body);
-                ResponseFuture::calling_charged(self.inner.call(request), call)
+                let handler = self.handler.clone();
+                let charged = Charged { call, handler };
+                ResponseFuture::calling_charged(self.inner.call(request), charged)
             }
             Handled::Ready(Action::Reject(response)) => ResponseFuture::rejected(response),
             Handled::Ready(Action::Wait(wait)) => {

@@ -4,7 +4,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -16,7 +15,7 @@ use crate::limiter::Decision;
 #[derive(Default)]
 pub(super) struct Waiters(Arc<AtomicUsize>);
 
-/// One of the waiting requests, until it is dropped.
+/// Counts as a waiting request until it is dropped.
 pub(super) struct Waiter(Arc<AtomicUsize>);
 
 /// An admitted request that waits for its place in a queue.
@@ -24,8 +23,8 @@ pub(super) struct Wait {
     decision: Decision<'static>,
     identity: Option<Identity>,
     end: Instant,
-    /// `None` before the first poll, which may happen in another runtime than the decision. Boxed, since
-    /// a `Sleep` must be pinned.
+    /// Created by the first poll, which may happen in another runtime than the decision. Boxed, since a
+    /// `Sleep` must be pinned.
     sleep: Option<Pin<Box<Sleep>>>,
     _waiter: Waiter,
     /// The permit of the request, if it has one.
@@ -49,15 +48,15 @@ impl Drop for Waiter {
 }
 
 impl Wait {
-    /// Starts the wait of a request that was admitted just now. The decision's numbers are as of its end.
+    /// Starts the wait of a request that was admitted just now. The numbers of `decision` are as of the end of
+    /// the wait.
     pub(super) fn new(
-        delay: Duration,
         decision: Decision<'static>,
         identity: Option<Identity>,
         waiter: Waiter,
     ) -> Self {
         Self {
-            end: Instant::now() + delay,
+            end: Instant::now() + decision.delay(),
             decision,
             identity,
             sleep: None,

@@ -46,7 +46,7 @@ impl ExemptNetworks {
     ///
     /// `client_ip` falls back to the peer's address if it finds no client in the forwarding header. Here
     /// the peer stands for the client only if it forwarded nothing: otherwise a proxy in an exempt
-    /// network, that is not trusted or whose header a client has made unreadable, would exempt everybody.
+    /// network, that is not trusted or whose header a client has made unreadable, would exempt every client.
     pub(crate) fn exempt(&self, client_ip: Option<&ClientIp>, parts: &Parts) -> Exemption {
         let default;
         let client_ip = match client_ip {

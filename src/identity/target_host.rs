@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn host_header_is_read_without_a_host_in_the_uri() {
+    fn host_header_replaces_missing_uri_host() {
         assert_eq!(
             identity("/", Some("Example.com")).as_deref(),
             Some("host:example.com")

@@ -174,7 +174,7 @@ impl<'a> Decision<'a> {
         self.status().remaining()
     }
 
-    /// Returns how long the request must wait for its place in a [queue](Quota::queue) before it
+    /// Returns how long the request must wait for its place in a [queue](crate::Quota::queue) before it
     /// proceeds: zero unless a queue admitted it.
     ///
     /// [`Limiter::acquire`](crate::Limiter::acquire) and [`RateLimitLayer`](crate::RateLimitLayer) wait for
@@ -192,6 +192,9 @@ impl<'a> Decision<'a> {
 
     /// Returns the time until the same request would be allowed: zero if it was allowed, `None` if its
     /// cost exceeds the capacity, so that it never will be.
+    ///
+    /// For a quota that [reserves](crate::Quota::reserve_for), the time is an estimate, since the time of
+    /// a settlement is unknown: a second for a concurrency limit.
     pub fn retry_after(&self) -> Option<Duration> {
         self.status().retry_after()
     }

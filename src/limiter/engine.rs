@@ -12,11 +12,12 @@ use tokio::time::Instant;
 use super::breaker::LONGEST_WAIT;
 use super::decision::Decision;
 use super::failure::FailureStrategy;
-use super::fallback::{Fallback, Snapshot};
+use super::fallback::{Fallback, Receipts, Snapshot};
 use super::guarded_store::{GuardedStore, LaneUse};
 use super::metrics::Operation;
-use super::open_charge::{OpenCharge, Receipts};
+use super::open_charge::OpenCharge;
 use super::permit::Permit;
+use super::renewals::Renewals;
 use crate::store::{BoxFuture, Check, Outcome, StoreError, StoreErrorKind, Verdict};
 
 /// A limiter's parts, which turn a check into a decision.
@@ -24,6 +25,7 @@ use crate::store::{BoxFuture, Check, Outcome, StoreError, StoreErrorKind, Verdic
 pub(super) struct Engine {
     pub(super) store: Arc<GuardedStore>,
     pub(super) fallback: Arc<Fallback>,
+    pub(super) renewals: Renewals,
     pub(super) strategy: FailureStrategy,
     pub(super) shadow: bool,
 }
@@ -164,9 +166,10 @@ impl Engine {
     ) -> Permit {
         let owned = check.with_fallback(None).into_owned();
         let opening = lane.map(LaneUse::opening);
-        let open = OpenCharge::new(self, owned, receipts, opening).map(Arc::new);
+        let open = OpenCharge::new(&self.store, &self.fallback, owned, receipts, opening);
+        let open = open.map(Arc::new);
         if let Some(open) = open.as_ref().filter(|open| open.lapses()) {
-            self.store.renewals.add(open);
+            self.renewals.add(open);
         }
         let decision = match self.shadow {
             true => decision,

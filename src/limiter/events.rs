@@ -31,13 +31,13 @@ pub(super) fn breaker_closed(store: &str, lane: &str) {
     let _ = (store, lane);
 }
 
-/// Logs that limits reserve, which the store cannot do.
+/// Logs that limits need reservations, which the store does not implement.
 pub(super) fn store_cannot_settle(store: &str) {
     #[cfg(feature = "tracing")]
     tracing::error!(
         store,
         "the store cannot reserve: the failure strategy decides checks whose limits have a concurrency \
-         limit or `reserve`"
+         limit or `reserve`; implement `Store::can_settle`, or leave out such quotas"
     );
     #[cfg(not(feature = "tracing"))]
     let _ = store;

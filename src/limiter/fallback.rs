@@ -1,6 +1,5 @@
 use super::decision::Decision;
 use super::metrics::Operation;
-use super::open_charge::Receipts;
 use crate::quota::State;
 use crate::store::{Check, FallbackStates, PerPolicy, Receipt, StoreError, Table, Verdict};
 
@@ -15,6 +14,14 @@ pub(super) struct Fallback {
     table: Table,
     /// The number of replicas that each admission is charged for.
     replicas: u32,
+}
+
+/// The receipts of a check that reserves.
+#[derive(Default)]
+pub(super) struct Receipts {
+    pub(super) store: Option<Receipt>,
+    /// The fallback's receipt, and for how many replicas the fallback has charged.
+    pub(super) fallback: Option<(Receipt, u32)>,
 }
 
 /// The fallback's entries of a check when the store was asked.

@@ -13,7 +13,6 @@ use super::breaker::{Breaker, LONGEST_WAIT};
 use super::events;
 use super::lanes::{Lane, Lanes};
 use super::metrics::{Meter, Operation};
-use super::renewals::Renewals;
 use crate::metrics;
 use crate::random::jitter;
 use crate::store::{Check, Outcome, Receipt, Store, StoreError, StoreErrorKind, Verdict};
@@ -29,7 +28,6 @@ pub(super) struct GuardedStore {
     pub(super) deadline: Duration,
     pub(super) meter: Meter,
     pub(super) timeouts: Timeouts,
-    pub(super) renewals: Renewals,
     has_warned_of_settlement: AtomicBool,
     settlements: Settlements,
     lanes: Lanes,
@@ -98,7 +96,6 @@ impl GuardedStore {
             store,
             deadline,
             timeouts: Timeouts::default(),
-            renewals: Renewals::default(),
             has_warned_of_settlement: AtomicBool::new(false),
             settlements: Settlements::default(),
             lanes: Lanes::new(failures_to_open),

@@ -14,6 +14,7 @@ use super::fallback::Fallback;
 use super::guarded_store::GuardedStore;
 use super::metrics::Operation;
 use super::permit::Permit;
+use super::renewals::Renewals;
 use super::shared_counts::LayerRegistration;
 use crate::quota::{Limits, Policy, Scope};
 use crate::store::{Check, Store, StoreError};
@@ -114,7 +115,7 @@ impl Limiter {
     }
 
     /// Charges a check, waits for its place in the [queue](crate::Quota::queue) if it has one, and returns
-    /// the right to go on.
+    /// the [`Permit`] to go on.
     ///
     /// The check waits for at most its [`max_wait`](Check::max_wait), or as long as the queue is. It is sent
     /// to the store when this method is called, in one round trip at most, and checks go on in the order
@@ -147,7 +148,7 @@ impl Limiter {
     ///
     /// # Errors
     ///
-    /// If the check is denied, or if the queue is too long for its `max_wait`. Nothing is charged then.
+    /// If the check is denied, or if the queue is too long for its `max_wait`. A denied check is not charged.
     pub fn acquire(
         &self,
         check: &Check<'_>,
@@ -196,7 +197,8 @@ impl Limiter {
     }
 
     /// Waits until the store has answered all settlements of permits that were dropped so far, for instance
-    /// before the process ends. What is not settled then stays charged, or lapses.
+    /// before the process ends. A charge that is not settled by then stays as it was charged, or its reservation
+    /// lapses. A charge whose reservation is being renewed is settled after the renewal, and not waited for.
     pub async fn flush(&self) {
         self.engine.store.flush().await;
     }
@@ -347,6 +349,7 @@ impl LimiterBuilder {
             engine: Engine {
                 store: Arc::new(store),
                 fallback: Arc::new(Fallback::new(capacity, self.fallback_replicas.get())),
+                renewals: Renewals::default(),
                 strategy: self.strategy,
                 shadow: false,
             },

@@ -1,14 +1,15 @@
 //! A charge that is settled when its request has ended.
 
 use std::mem;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::time::Instant;
 
-use super::engine::Engine;
-use super::guarded_store::LaneOpening;
+use super::fallback::{Fallback, Receipts};
+use super::guarded_store::{GuardedStore, LaneOpening};
+use crate::quota::Quota;
 use crate::store::{OwnedCheck, Receipt};
 
 /// How long a permit's reservations are renewed. After that they lapse.
@@ -16,13 +17,14 @@ const MAX_LIFE: Duration = Duration::from_secs(86_400);
 
 /// A charge that has permits.
 pub(super) struct OpenCharge {
-    engine: Engine,
+    store: Arc<GuardedStore>,
+    fallback: Arc<Fallback>,
     check: OwnedCheck,
     held: Mutex<Held>,
     /// The fallback's receipt, if the store can fail, and for how many replicas the fallback has charged.
-    /// What the store reserves is reserved in the fallback too, which begins an outage with the open
-    /// charges of this process.
-    fallback: Option<(Receipt, u32)>,
+    /// The fallback reserves each cost that the store reserves, so that an outage begins with the open charges
+    /// of this process.
+    fallback_receipt: Option<(Receipt, u32)>,
     /// How long reservations last without renewal, if the check has any in the store.
     ttl: Option<Duration>,
     /// Where settlements of permits run that are dropped outside of a runtime.
@@ -48,35 +50,33 @@ pub(super) struct StoreCharge {
     renewed_at: Instant,
 }
 
-/// The cost that a request used, or `None` if it was charged right.
+/// The reported cost of a charge, or `None` to settle it as it was charged.
 #[derive(Clone, Copy)]
 struct Settled(Option<u32>);
 
-/// The receipts of a check that reserves.
-#[derive(Default)]
-pub(super) struct Receipts {
-    pub(super) store: Option<Receipt>,
-    pub(super) fallback: Option<(Receipt, u32)>,
-}
-
 impl OpenCharge {
-    /// Keeps a charge open, if the check was charged at all.
+    /// Keeps a charge open. Returns `None` if there is nothing to settle: the check was not charged, or its
+    /// charge is final.
     pub(super) fn new(
-        engine: &Engine,
+        store: &Arc<GuardedStore>,
+        fallback: &Arc<Fallback>,
         check: OwnedCheck,
         receipts: Receipts,
         lane: Option<LaneOpening>,
     ) -> Option<Self> {
+        if let Some(receipt) = &receipts.store {
+            receipt.keep();
+        }
+        if !check.borrow().quotas().any(Quota::is_settleable) {
+            return None;
+        }
         let now = Instant::now();
         let held = match receipts.store {
-            Some(receipt) => {
-                receipt.keep();
-                Held::Store(StoreCharge {
-                    receipt,
-                    lane,
-                    renewed_at: now,
-                })
-            }
+            Some(receipt) => Held::Store(StoreCharge {
+                receipt,
+                lane,
+                renewed_at: now,
+            }),
             None if receipts.fallback.is_some() => Held::Fallback,
             None => return None,
         };
@@ -85,11 +85,12 @@ impl OpenCharge {
             .quotas()
             .filter_map(|quota| quota.reserved_for());
         Some(Self {
-            ttl: ttls.min().filter(|_| engine.store.reservations_lapse()),
-            engine: engine.clone(),
+            ttl: ttls.min().filter(|_| store.reservations_lapse()),
+            store: store.clone(),
+            fallback: fallback.clone(),
             check,
             held: Mutex::new(held),
-            fallback: receipts.fallback,
+            fallback_receipt: receipts.fallback,
             runtime: Handle::try_current().ok(),
             opened_at: now,
         })
@@ -122,12 +123,14 @@ impl OpenCharge {
     fn settle(&self, held: Held, used: Option<u32>) {
         let check = self.check.borrow();
         let used = used.unwrap_or(check.cost);
-        let is_as_charged = used == check.cost && !check.limits.is_reserving();
-        if let Some((receipt, replicas)) = &self.fallback {
-            // A charge is given back only where it was made.
+        // A store in the process must close every charge: it keeps a record of each in memory.
+        let is_as_charged =
+            used == check.cost && !check.limits.is_reserving() && !self.store.is_infallible;
+        if let Some((receipt, replicas)) = &self.fallback_receipt {
+            // A charge is settled only where it was made.
             let settled = matches!(held, Held::Fallback).then_some(used);
             let check = check.for_replicas(*replicas);
-            self.engine.fallback.close(&check, receipt, settled);
+            self.fallback.close(&check, receipt, settled);
         }
         if let Held::Store(StoreCharge { receipt, lane, .. }) = held
             && !is_as_charged
@@ -136,7 +139,7 @@ impl OpenCharge {
             && lane.is_none_or(|lane| lane.is_current())
         {
             let runtime = self.runtime.as_ref();
-            self.engine.store.settle(&check, &receipt, used, runtime);
+            self.store.settle(&check, &receipt, used, runtime);
         }
     }
 
@@ -155,8 +158,8 @@ impl OpenCharge {
 
     /// Renews the reservations in the store. After an outage, reserves them anew, once.
     pub(super) async fn renew(&self) {
-        let check = self.check.borrow().time_left(self.engine.store.deadline);
-        let Ok(lane) = self.engine.store.enter(&check) else {
+        let check = self.check.borrow().time_left(self.store.deadline);
+        let Ok(lane) = self.store.enter(&check) else {
             return;
         };
         let is_renewable =
@@ -172,23 +175,50 @@ impl OpenCharge {
             Held::Store(charge) if is_renewable(charge) => charge.receipt.clone(),
             _ => Receipt::new([]),
         };
-        let opening = lane.as_ref().map(|lane| lane.opening());
-        let renewed = self.engine.store.renew(&check, &receipt, lane).await;
-        let after = Held::Store(StoreCharge {
-            // If the outcome is unknown, the receipt is void. The next renewal reserves the cost anew.
-            receipt: renewed.unwrap_or_else(|_| Receipt::new([])),
-            lane: opening,
-            renewed_at: Instant::now(),
-        });
-        let closed = match &mut *self.held() {
-            Held::Renewing { closed: Some(used) } => *used,
-            held => {
-                *held = after;
-                return;
+        let mut renewal = Renewal {
+            charge: self,
+            renewed: Receipt::new([]),
+            lane: lane.as_ref().map(|lane| lane.opening()),
+        };
+        if let Ok(renewed) = self.store.renew(&check, &receipt, lane).await {
+            renewal.renewed = renewed;
+        }
+    }
+
+    /// Ends a renewal, and settles the charge if it was closed meanwhile.
+    fn renewed(&self, charge: StoreCharge) {
+        let Settled(used) = {
+            let mut held = self.held();
+            match *held {
+                Held::Renewing { closed: Some(used) } => {
+                    *held = Held::Closed;
+                    used
+                }
+                _ => {
+                    *held = Held::Store(charge);
+                    return;
+                }
             }
         };
-        *self.held() = Held::Closed;
-        let Settled(used) = closed;
-        self.settle(after, used);
+        self.settle(Held::Store(charge), used);
+    }
+}
+
+/// A renewal in flight. Dropping it ends the renewal, also if its runtime shuts down: the charge could not be
+/// closed otherwise.
+struct Renewal<'a> {
+    charge: &'a OpenCharge,
+    /// Without marks while the outcome is unknown: the next renewal then reserves the cost anew.
+    renewed: Receipt,
+    lane: Option<LaneOpening>,
+}
+
+impl Drop for Renewal<'_> {
+    fn drop(&mut self) {
+        self.charge.renewed(StoreCharge {
+            receipt: mem::replace(&mut self.renewed, Receipt::new([])),
+            lane: self.lane.take(),
+            renewed_at: Instant::now(),
+        });
     }
 }

@@ -30,7 +30,7 @@ use super::open_charge::OpenCharge;
 #[must_use = "dropping a permit ends its charge"]
 pub struct Permit(Charge);
 
-/// What a request was charged, for its handler and its response to report what was used.
+/// A handle to the charge of a request, by which handlers and response bodies report the cost that was used.
 ///
 /// Clones report to the same charge. A handle keeps no charge open: a [`Permit`] does. Reports to a charge
 /// that has ended, or that cannot be settled (a plain token bucket's is final), have no effect.
@@ -43,7 +43,7 @@ struct Shared {
     /// The number of permits.
     permits: AtomicUsize,
     report: Mutex<Report>,
-    /// `None` if there is nothing to settle: the check was denied, or its charge is final.
+    /// Missing if there is nothing to settle: the check was denied, or its charge is final.
     open: Option<Arc<OpenCharge>>,
 }
 
@@ -74,7 +74,7 @@ impl Permit {
         self.0.decision()
     }
 
-    /// Returns a handle to report what is used.
+    /// Returns a handle by which the used cost is reported.
     pub fn charge(&self) -> &Charge {
         &self.0
     }
@@ -84,7 +84,7 @@ impl Permit {
         self.0.settle(used);
     }
 
-    /// Gives the charge back, and drops the permit.
+    /// Refunds the charge, and drops the permit. See [`Charge::refund`].
     pub fn refund(self) {
         self.0.refund();
     }
@@ -119,32 +119,35 @@ impl Charge {
         self.0.cost
     }
 
-    /// Adds to what was used so far. The charge is settled at the sum when it ends.
+    /// Adds to the cost used so far. The charge is settled at the sum when it ends, unless
+    /// [`settle`](Charge::settle) is called.
     pub fn add(&self, used: u32) {
         let mut report = self.0.report();
         report.added = Some(report.added.unwrap_or(0).saturating_add(used));
     }
 
-    /// Sets what was used, in place of any sum. The charge is settled at this cost when it ends. Returns
-    /// whether that is so: false if an earlier call has set it, or if the charge has ended.
+    /// Sets the cost that was used, in place of any sum. The charge is settled at this cost when it ends. Returns
+    /// whether that is so: false if an earlier call has set it, if the charge has ended, or if it cannot be
+    /// settled.
     ///
     /// A cost above the charged one is charged in addition, even above the limit: up to one more limit.
     pub fn settle(&self, used: u32) -> bool {
-        if self.0.permits.load(Ordering::Acquire) == 0 {
+        let mut report = self.0.report();
+        // Under the lock, under which the last permit reads the report.
+        if self.0.open.is_none() || self.0.permits.load(Ordering::Acquire) == 0 {
             return false;
         }
-        let mut report = self.0.report();
         let is_first = report.settled.is_none();
         report.settled.get_or_insert(used);
         is_first
     }
 
-    /// Gives the charge back when it ends: settles it at 0.
+    /// Settles the charge at 0, as [`settle`](Charge::settle) does.
     pub fn refund(&self) -> bool {
         self.settle(0)
     }
 
-    /// Returns what was reported so far, or the cost that was charged.
+    /// Returns the cost that was reported so far, or else the cost that was charged.
     pub fn used(&self) -> u32 {
         self.0.report().used().unwrap_or(self.0.cost)
     }

@@ -8,8 +8,8 @@ use tokio::time::{Instant, sleep};
 
 use super::open_charge::OpenCharge;
 
-/// How often the task looks for reservations to renew: often enough for those that last a second, which is
-/// the least.
+/// The interval at which the task looks for reservations to renew: less than a third of a second, the shortest
+/// reservation.
 const INTERVAL: Duration = Duration::from_millis(200);
 
 /// The open charges of a limiter whose reservations lapse, and whether a task renews them.
@@ -37,24 +37,35 @@ impl Renewals {
         if let Ok(runtime) = Handle::try_current() {
             state.is_running = true;
             drop(state);
-            runtime.spawn(Task(self.clone()).run());
+            let task = Task {
+                renewals: self.clone(),
+                has_ended: false,
+            };
+            runtime.spawn(task.run());
         }
     }
 }
 
 /// The task that renews reservations. It ends when no charge is open. If its runtime shuts down, the next
 /// charge starts another one.
-struct Task(Renewals);
+struct Task {
+    renewals: Renewals,
+    /// Whether the task has ended by itself. Another task may run since.
+    has_ended: bool,
+}
 
 impl Task {
-    async fn run(self) {
+    async fn run(mut self) {
         loop {
             sleep(INTERVAL).await;
             let now = Instant::now();
             let due: Vec<_> = {
-                let mut state = self.0.state();
+                let mut state = self.renewals.state();
                 state.charges.retain(|charge| charge.strong_count() > 0);
                 if state.charges.is_empty() {
+                    // Under the lock, so that the next charge starts another task.
+                    state.is_running = false;
+                    self.has_ended = true;
                     return;
                 }
                 let open = state.charges.iter().filter_map(Weak::upgrade);
@@ -69,6 +80,8 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        self.0.state().is_running = false;
+        if !self.has_ended {
+            self.renewals.state().is_running = false;
+        }
     }
 }

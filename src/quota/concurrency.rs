@@ -3,14 +3,14 @@
 use super::error::QuotaFlaw;
 use super::state::{NEVER, State, Status};
 
-/// The `retry_after` of a denial, in microseconds: nobody knows when a slot becomes free.
+/// The `retry_after` of a denial, in microseconds: the time at which a slot becomes free is unknown.
 const RETRY_AFTER: u64 = 1_000_000;
 
-/// At most `limit` of cost at a time.
+/// A limit of the cost that is in flight at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Concurrency {
     pub(super) limit: u32,
-    /// How long a slot stays taken after its process stopped to renew it, in milliseconds.
+    /// How long a slot stays taken without renewal, at least, in milliseconds.
     pub(super) ttl: u64,
 }
 

@@ -99,7 +99,7 @@ impl QuotaError {
         matches!(self.flaw(), Some(QuotaFlaw::BurstOfWindow))
     }
 
-    /// Returns whether a queue was set for a window, which has none.
+    /// Returns whether a queue was set for a window or a concurrency limit. Only a token bucket has one.
     pub fn is_window_queue(&self) -> bool {
         matches!(self.flaw(), Some(QuotaFlaw::QueueOfWindow))
     }
@@ -190,7 +190,7 @@ impl QuotaFlaw {
                 "only a token bucket has a burst; a window admits its whole limit at once"
             }
             Self::QueueOfWindow => {
-                "only a token bucket has a queue; a window does not refill token by token"
+                "only a token bucket has a queue, since other quotas do not refill token by token"
             }
             Self::PeriodNotInTicks { .. } => {
                 "token buckets count in microseconds, windows in milliseconds"
@@ -206,7 +206,8 @@ impl QuotaFlaw {
                 "a quota cannot both queue and reserve; put the queue into a policy of its own"
             }
             Self::ReservingWindow => {
-                "a window does not reserve: what was not used is given back to it without that"
+                "a window does not reserve, since its charges can be settled without that; remove \
+                 `reserve`"
             }
             Self::ReservationTime { .. } => {
                 "it must be a whole number of milliseconds from a second to a day"

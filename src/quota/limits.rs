@@ -164,8 +164,8 @@ impl Limits {
     ///
     /// If there is no policy or more than [`MAX_POLICIES`], if two have the same name, if a name is not
     /// 1 to 64 ASCII letters, digits, `.`, `_` and `-`, or if two quotas have a
-    /// [queue](Quota::queue): checks that wait for the longer of two delays would exceed the rate of
-    /// the other quota when they go on.
+    /// [queue](Quota::queue): a check that waits for the longer of two delays would exceed the rate of
+    /// the quota with the shorter delay.
     pub fn new(policies: impl IntoIterator<Item = Policy>) -> Result<Self, LimitsError> {
         let policies: Arc<[Policy]> = policies.into_iter().collect();
         if policies.is_empty() || policies.len() > MAX_POLICIES {

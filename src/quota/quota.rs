@@ -48,7 +48,8 @@ use super::window::Window;
 /// `fixed 10/1s`, `concurrent 5`, `concurrent 5 reserve 10m`: for a window its kind, the limit, the
 /// period with one of the units `d`, `h`, `m`, `s`, `ms`, `us` (`100/m` is `100/1m`); for a token bucket
 /// the burst if it differs from the limit, the queue if it has one, and the time of reservations if it
-/// reserves; for a concurrency limit that time if it differs from 30 seconds. With the feature `serde`, quotas are serialized as this text.
+/// reserves; for a concurrency limit that time if it differs from 30 seconds. With the feature `serde`,
+/// quotas are serialized as this text.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Quota(pub(super) Kind);
 
@@ -145,6 +146,8 @@ impl Quota {
     /// [`RateLimitLayer`](crate::RateLimitLayer), when the response body has ended. A process renews the
     /// slots of its permits. If the process ends or is cut off, its slots become free after at most twice
     /// the time that [`reserve_for`](Quota::reserve_for) sets: 30 seconds unless set.
+    /// [`Limiter::check`](crate::Limiter::check) returns no permit and takes no slots: it only tells whether they
+    /// are free.
     ///
     /// At most `limit` slots are taken that have not lapsed. A process that is paused for longer than twice
     /// that time and resumes runs beside its successors.
@@ -165,6 +168,7 @@ impl Quota {
     /// A reservation takes part in every decision, but does not refill. Settling it charges the cost that
     /// was used at that time. A process renews the reservations of its permits. If the process ends or is
     /// cut off, they lapse after `ttl` to twice `ttl`, and are charged as they were reserved.
+    /// [`Limiter::check`](crate::Limiter::check) returns no permit, so it charges its cost at once.
     ///
     /// For a [concurrency limit](Quota::concurrent), sets how long a slot lasts without renewal.
     ///
@@ -209,8 +213,8 @@ impl Quota {
     ///
     /// # Panics
     ///
-    /// If the cost is 0, if the last place would wait for more than an hour, or if the quota is a
-    /// window.
+    /// If the cost is 0, if the last place would wait for more than an hour, or if the quota reserves or is
+    /// not a token bucket.
     #[must_use = "`queue` returns a new quota"]
     pub const fn queue(self, cost: u32) -> Self {
         quota_or_panic(self.with_queue(cost))
@@ -271,7 +275,7 @@ impl Quota {
     ///
     /// # Errors
     ///
-    /// If the numbers break one of the rules of [`Quota`], or if the quota is a window.
+    /// If the numbers break one of the rules of [`Quota`], or if the quota reserves or is not a token bucket.
     pub fn try_queue(self, cost: u32) -> Result<Self, QuotaError> {
         let quota = self.with_queue(cost)?;
         quota.check_exact()?;
@@ -449,7 +453,7 @@ impl Quota {
         }
     }
 
-    /// Returns how long a reservation lasts without renewal: `None` for a quota that does not
+    /// Returns how long a reservation lasts without renewal, or `None` for a quota that does not
     /// [reserve](Quota::reserve_for).
     pub const fn reserved_for(&self) -> Option<Duration> {
         match &self.0 {
@@ -475,7 +479,7 @@ impl Quota {
         self.reserved_for().is_some()
     }
 
-    /// Returns whether a charge of this quota can be settled: that of a plain token bucket is final.
+    /// Returns whether a charge of this quota can be settled. The charge of a plain token bucket is final.
     pub(crate) const fn is_settleable(&self) -> bool {
         self.is_reserving() || matches!(self.0, Kind::Window(_))
     }
@@ -543,7 +547,8 @@ impl Quota {
         self.charge(state, now, cost, max_wait, false)
     }
 
-    /// Decides one check. If it `reserves`, a quota that can reserves the cost.
+    /// Decides one check. If the check `reserves`, a quota that [reserves](Quota::reserve_for) keeps the cost
+    /// apart from the debt.
     #[inline]
     pub(crate) fn charge(
         &self,
@@ -615,7 +620,7 @@ impl Quota {
     }
 
     /// Returns the more indebted of two states: the bucket that is full later, or the larger count of
-    /// each window. What is reserved is that of `state`.
+    /// each window. The result has the reserved cost of `state`.
     ///
     /// The operation is idempotent, so several replicas can merge what they counted alone into a
     /// shared store, in any order and more than once.

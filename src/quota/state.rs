@@ -93,7 +93,9 @@ impl Status {
     /// Returns how long until the same check is admitted, if nothing else is charged meanwhile.
     ///
     /// The time is exact to the microsecond: an earlier retry is denied. It is zero for an allowed
-    /// check, and `None` for a cost above the quota's capacity, which is never admitted.
+    /// check, and `None` for a cost above the quota's capacity, which is never admitted. For a quota that
+    /// [reserves](crate::Quota::reserve_for), the time is an estimate, since the time of a settlement is
+    /// unknown: a second for a concurrency limit.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self.retry_after {
             NEVER => None,

@@ -85,7 +85,7 @@ impl Window {
 
     /// Settles a charge of `charged` in the window that starts at `start` (milliseconds) at the cost `used`.
     ///
-    /// The difference is given back to that window, and to no other one. What exceeds the charge is charged
+    /// The difference is refunded to that window, and to no other one. A cost above the charge is charged
     /// to the window of `now`, even above the limit.
     pub(super) fn settle(
         &self,

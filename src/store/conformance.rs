@@ -346,7 +346,7 @@ impl Subject {
         assert_eq!(
             self.decide(check.cost(0)).await.remaining(),
             4,
-            "{quota}: a charge from before a reset was given back"
+            "{quota}: a charge from before a reset was refunded"
         );
         self.settle(check, &after, 0).await;
     }

@@ -11,19 +11,22 @@
 //! A store only decides. The [`Limiter`](crate::Limiter) adds the deadline, the circuit breaker and
 //! the failure strategy, and computes what a client is told from the verdict.
 
-// check:   a check, and the arithmetic that decides it
-// verdict: the result of a check
-// receipt: a record of one charge, to settle it
-// error:   why a store did not decide
-// store:   the trait
-// local:   a table in this process
-// redis:   a script on a Redis server
+// check:      a check, and the arithmetic that decides it
+// verdict:    the result of a check
+// receipt:    a record of one charge, to settle it
+// per_policy: one value for each policy of a check
+// prehashed:  a hasher for keys that are hashes
+// error:      why a store did not decide
+// store:      the trait
+// local:      a table in this process
+// redis:      a script on a Redis server
 
 mod check;
 #[cfg(feature = "test-util")]
 pub mod conformance;
 mod error;
 mod local;
+mod per_policy;
 mod prehashed;
 mod receipt;
 #[cfg(feature = "redis")]

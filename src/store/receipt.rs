@@ -6,7 +6,7 @@ use tokio::runtime::Handle;
 #[cfg(feature = "redis")]
 use tokio::time::Instant;
 
-use super::verdict::PerPolicy;
+use super::per_policy::PerPolicy;
 
 /// A store's record of one charge, with which the charge can be settled or renewed.
 ///
@@ -49,8 +49,9 @@ impl Receipt {
         Self { source, ..self }
     }
 
-    /// Sets what gives the charge back if nobody [keeps](Receipt::keep) the receipt: its caller was gone,
-    /// or its deadline had passed, when the answer arrived.
+    /// Sets a closure that releases the charge if the receipt is dropped without being
+    /// [kept](Receipt::keep): when the answer arrives after the deadline, or after the caller dropped the
+    /// future.
     #[must_use]
     pub fn or_release(self, release: impl FnOnce() + Send + 'static) -> Self {
         let release: Box<dyn FnOnce() + Send> = Box::new(release);
@@ -60,7 +61,7 @@ impl Receipt {
         }
     }
 
-    /// Keeps the charge: dropping the receipt does not give it back any more.
+    /// Keeps the charge: dropping the receipt does not release it any more.
     pub fn keep(&self) {
         if let Some(release) = &self.release {
             drop(release.take());

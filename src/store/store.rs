@@ -37,13 +37,13 @@ pub trait Store: Send + Sync + 'static {
     fn reset(&self, check: &Check<'_>) -> Outcome<()>;
 
     /// Returns whether the store can settle charges: it reserves the costs of checks that
-    /// [reserve](Check::reserves), and returns a [`Receipt`] for each. Without this, a layer or limiter
-    /// refuses limits that need it.
+    /// [reserve](Check::reserves), and returns a [`Receipt`] for each that it allows. Unless it can, the failure
+    /// strategy decides checks under limits that reserve, and all other charges are final.
     fn can_settle(&self) -> bool {
         false
     }
 
-    /// Settles a charge at the cost `used`: ends its reservation, gives the difference back to a window, or
+    /// Settles a charge at the cost `used`: ends its reservation, refunds the difference to a window, or
     /// charges what exceeds the cost. `check` is the check that was charged.
     ///
     /// A receipt settles once. It settles nothing if the state was reset since, or if the reservation has

@@ -1,10 +1,6 @@
-use smallvec::SmallVec;
-
+pub(crate) use super::per_policy::PerPolicy;
 use super::receipt::Receipt;
 use crate::quota::{MAX_POLICIES, State, Status};
-
-/// One value for each policy of a check. Two fit inline: most limits have no more policies.
-pub(crate) type PerPolicy<T> = SmallVec<[T; 2]>;
 
 /// A store's result of a check: whether the check was charged, when, and the state of each policy
 /// before it.

@@ -1,6 +1,6 @@
-//! The open charges of a table: those that have a permit and are not settled yet.
+//! The open charges of a table: charges with a permit, which are not settled yet.
 //!
-//! They are kept outside of the table, since an eviction must not free a reservation. The map grows with
+//! Open charges are kept outside of the table, since an eviction must not free a reservation. The map grows with
 //! the number of open permits.
 
 use std::collections::HashMap;

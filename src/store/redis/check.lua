@@ -415,8 +415,8 @@ local function windows()
     return state(quota, start, previous, current + cost)
   end
 
-  -- Gives back what was not used to the window that starts at `mark`, and charges what exceeds the
-  -- cost to the current one.
+  -- Refunds the unused cost to the window that starts at `mark`, and charges the used cost above
+  -- `cost` to the current window.
   function window.settle(quota, mark, cost, used, ends_at, last, this)
     local start, previous, current = view(quota, ends_at, last, this)
     local returned, extra = max(cost - used, 0), max(used - cost, 0)
@@ -473,9 +473,9 @@ local command_error
 
 -- Reservations ------------------------------------------------------
 
--- Reservations are counted in two generations, so that none needs an identifier. Those of a
--- generation lapse when the next one ends: after one to two times the quota's `ttl`. The number of a
--- generation is never derived from the clock alone, which may step back.
+-- Reservations are counted in two generations, so that no reservation needs an identifier. The
+-- reservations of a generation lapse when the next generation ends: after one to two times the
+-- quota's `ttl`. The number of a generation is never derived from the clock alone, which may step back.
 local function reservations()
   local bucket, min, max = token_bucket(), math.min, math.max
   local NONE = { generation = 0, started = 0, previous = 0, current = 0 }
@@ -509,8 +509,8 @@ local function reservations()
     return quota
   end
 
-  -- Returns the state in the generation of now. What has lapsed is charged to the debt at the instant
-  -- of the lapse.
+  -- Returns the state in the generation of now. A lapsed cost is charged to the debt at the instant of
+  -- the lapse.
   function reserving.roll(quota, full_at, rest, open)
     if open.generation == 0 then
       return full_at, rest, generations(now, now, 0, 0)

@@ -86,8 +86,8 @@ impl CheckQueue {
     }
 
     /// Adds a check, to an item of equal checks if there is one. Returns the check if the queue has
-    /// `max_items`, or if the check's identity has its share of them. Settlements are always added: there are
-    /// no more of them than permits.
+    /// `max_items`, or if the check's identity has its share of them. A settlement or renewal is always added:
+    /// each permit has one at most.
     pub(super) fn push(
         &mut self,
         check: PendingCheck,

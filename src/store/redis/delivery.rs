@@ -6,9 +6,9 @@ use std::task::Poll;
 
 use super::batch::Call;
 use super::check_queue::PendingChecks;
-use super::pending::fail_all;
+use super::pending::{Request, Settlement, fail_all};
 use super::script::{DecidedItem, ItemError, Operation, ScriptReply};
-use super::settlement::{Receipts, Settlement};
+use super::settlement::Receipts;
 use crate::store::receipt::{Receipt, Source};
 use crate::store::{StoreError, StoreErrorKind, Verdict};
 
@@ -90,7 +90,8 @@ async fn deliver_item(
             }
             let mut verdict = Verdict::new(true, now, states.iter().copied());
             if let Some(Settlement { receipt, .. }) = pending.settlement.as_deref() {
-                verdict.receipt = Some(Box::new(renewed(receipt, &generations, receipts)));
+                verdict.receipt =
+                    Some(Box::new(renewed(&pending, receipt, &generations, receipts)));
             }
             pending.answer(Ok(verdict));
             continue;
@@ -138,15 +139,18 @@ async fn deliver_item(
 }
 
 /// Returns the receipt of a renewed charge. Its windows are those of the charge.
-fn renewed(receipt: &Receipt, generations: &[u64], receipts: &Receipts<'_>) -> Receipt {
+fn renewed(
+    pending: &Request,
+    receipt: &Receipt,
+    generations: &[u64],
+    receipts: &Receipts<'_>,
+) -> Receipt {
     let windows = receipt.marks().iter().map(|[_, window]| *window);
     let windows = windows.chain(iter::repeat(0));
     let marks = generations.iter().zip(windows);
     let source = Source {
-        charged_at: match &receipt.source {
-            Some(source) => source.charged_at,
-            None => receipts.source.charged_at,
-        },
+        // Before the renewal was submitted, the state had not been reset since the charge.
+        charged_at: pending.deadline - pending.timeout,
         ..receipts.source.clone()
     };
     Receipt::new(marks.map(|(generation, window)| [*generation, window])).charged_by(source)

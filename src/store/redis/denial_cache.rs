@@ -19,6 +19,9 @@ const MAX_AGE: Duration = Duration::from_secs(1);
 const SETS: usize = 4_096;
 const SET_SIZE: usize = 4;
 
+/// The number of identities of one set whose last resets are known exactly.
+const MAX_RESETS: usize = 8;
+
 /// Recent denials, each valid until the server would allow the check again, or for [`MAX_AGE`] if that
 /// is shorter.
 pub(super) struct DenialCache(Box<[Mutex<Set>]>);
@@ -29,8 +32,10 @@ struct Set {
     /// The time of the last reset or settlement. Round trips overlap, so a denial from before it may arrive
     /// after it.
     changed_at: Option<Instant>,
-    /// The time of the last reset.
-    reset_at: Option<Instant>,
+    /// The hashes of identities that were reset, with the times of their last resets, oldest first.
+    resets: Vec<(u64, Instant)>,
+    /// The time of the last reset that was removed from `resets`.
+    older_reset_at: Option<Instant>,
 }
 
 struct Denial {
@@ -43,6 +48,17 @@ struct Denial {
     /// The server's clock, in microseconds since the Unix epoch.
     now: u64,
     states: PerPolicy<State>,
+}
+
+impl Set {
+    fn record_reset(&mut self, root: u64, now: Instant) {
+        self.resets.retain(|(known, _)| *known != root);
+        if self.resets.len() == MAX_RESETS {
+            let (_, oldest) = self.resets.remove(0);
+            self.older_reset_at = Some(oldest);
+        }
+        self.resets.push((root, now));
+    }
 }
 
 impl DenialCache {
@@ -132,9 +148,12 @@ impl DenialCache {
     }
 
     /// Returns whether a state of an identity with the same outermost level was reset at `instant` or
-    /// later. Returns true also for some other identities.
+    /// later. After more than [`MAX_RESETS`] resets in one set, returns true also for other identities.
     pub(super) fn was_reset_since(&self, fingerprint: &Fingerprint, instant: Instant) -> bool {
-        let reset_at = self.set(fingerprint.root).reset_at;
+        let set = self.set(fingerprint.root);
+        let mut resets = set.resets.iter();
+        let reset = resets.find(|(root, _)| *root == fingerprint.root);
+        let reset_at = reset.map(|(_, reset_at)| *reset_at).max(set.older_reset_at);
         reset_at.is_some_and(|reset_at| instant <= reset_at)
     }
 
@@ -142,9 +161,10 @@ impl DenialCache {
     /// reset or a charge was settled.
     pub(super) fn invalidate(&self, fingerprint: &Fingerprint, is_reset: bool) {
         let mut set = self.set(fingerprint.root);
-        set.changed_at = Some(Instant::now());
+        let now = Instant::now();
+        set.changed_at = Some(now);
         if is_reset {
-            set.reset_at = set.changed_at;
+            set.record_reset(fingerprint.root, now);
         }
         for slot in &mut set.slots {
             if slot
@@ -162,6 +182,24 @@ mod tests {
     use super::*;
     use crate::identity::Identity;
     use crate::quota::{Limits, Quota};
+
+    #[test]
+    fn reset_voids_receipts_of_its_identity_only() {
+        let limits = Limits::from(Quota::per_day(1));
+        let fingerprint = |user: usize| {
+            let identity = Identity::user(&user.to_string());
+            Fingerprint::new(&Check::new(&identity, &limits))
+        };
+        let first = fingerprint(0);
+        let set = |other: &Fingerprint| other.root as usize % SETS;
+        let mut others = (1..).map(fingerprint);
+        let other = others.find(|other| set(other) == set(&first));
+        let other = other.expect("another identity of the set");
+        let (denials, charged_at) = (DenialCache::new(), Instant::now());
+        denials.invalidate(&first, true);
+        assert!(denials.was_reset_since(&first, charged_at));
+        assert!(!denials.was_reset_since(&other, charged_at));
+    }
 
     #[test]
     fn denial_from_before_a_reset_is_not_cached() {

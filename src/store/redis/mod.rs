@@ -13,7 +13,8 @@
 //! 6. `settlement` sends a settlement or a renewal of an allowed check the same way.
 //!
 //! A `server` is connected to at its `endpoint`, with `credentials` and `tls`, and after a failure with
-//! a `backoff`. `error` classifies error replies. `builder` has the options, `config_error` their errors, and `url` parses the URLs.
+//! a `backoff`. `error` classifies error replies. `builder` has the options, `config_error` their errors,
+//! and `url` parses the URLs.
 //!
 //! Three timeouts follow from the deadline of a check:
 //!

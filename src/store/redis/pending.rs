@@ -14,8 +14,7 @@ use tokio::time::Instant;
 use super::error::unavailable;
 use super::fingerprint::Fingerprint;
 use super::script::Operation;
-use super::settlement::Settlement;
-use crate::store::{OwnedCheck, StoreError, Verdict};
+use crate::store::{OwnedCheck, Receipt, StoreError, Verdict};
 
 type CheckResult = Result<Verdict, StoreError>;
 
@@ -50,6 +49,13 @@ pub(super) struct Request {
     /// The charge to settle or to renew.
     pub(super) settlement: Option<Box<Settlement>>,
     cell: Mutex<AnswerCell>,
+}
+
+/// A charge to settle or to renew.
+pub(super) struct Settlement {
+    pub(super) receipt: Receipt,
+    /// The cost at which the charge is settled.
+    pub(super) used: u32,
 }
 
 #[derive(Default)]

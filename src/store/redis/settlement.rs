@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::fingerprint::Fingerprint;
-use super::pending::{Answer, Request};
+use super::pending::{Answer, Request, Settlement};
 use super::script::Operation;
 use super::shared::Shared;
 use crate::store::check::OwnedCheck;
@@ -16,13 +16,6 @@ use crate::store::receipt::{Receipt, Source};
 /// A settlement that takes longer is lost. The charge then stands, and a reservation lapses.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A charge to settle or to renew.
-pub(super) struct Settlement {
-    pub(super) receipt: Receipt,
-    /// The cost at which the charge is settled.
-    pub(super) used: u32,
-}
-
 /// Makes the receipts of the checks in one call.
 pub(super) struct Receipts<'a> {
     pub(super) shared: &'a Arc<Shared>,
@@ -30,7 +23,7 @@ pub(super) struct Receipts<'a> {
 }
 
 impl Receipts<'_> {
-    /// Creates the receipt of a check, which is released if nobody keeps it.
+    /// Creates the receipt of a check. Dropping a receipt that was not kept releases the charge.
     pub(super) fn receipt(&self, request: &Request, marks: Vec<[u64; 2]>) -> Receipt {
         let receipt = Receipt::new(marks).charged_by(self.source.clone());
         let (shared, settled) = (self.shared.clone(), receipt.clone());
@@ -51,6 +44,8 @@ pub(super) fn submit(
     receipt: Receipt,
     used: u32,
 ) -> Option<Answer> {
+    // Read before the search for a reset, so that a renewed receipt is void after a reset since then.
+    let submitted_at = Instant::now();
     let runtime = match &receipt.source {
         Some(source)
             if shared
@@ -62,7 +57,7 @@ pub(super) fn submit(
         Some(source) => source.runtime.clone(),
         None => Handle::try_current().ok()?,
     };
-    let deadline = Instant::now() + TIMEOUT;
+    let deadline = submitted_at + TIMEOUT;
     let slot = shared.topology.slot(check.borrow().identity);
     let mut request = Request::new(operation, check, fingerprint, TIMEOUT, deadline);
     request.slot = slot;

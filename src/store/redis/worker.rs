@@ -4,6 +4,7 @@
 //! no timer, and a check that arrives at an idle server is sent at once. More workers start if the
 //! queue is long, or if the server is so far away that a check cannot wait for two round trips.
 
+use std::mem;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -28,6 +29,15 @@ use crate::store::{StoreError, StoreErrorKind};
 
 /// The maximum time that a reply is awaited after the last deadline of its batch.
 const MAX_REPLY_GRACE: Duration = Duration::from_secs(1);
+
+/// The error of a settlement or a renewal of a charge over an earlier connection. Its kind is not counted by the
+/// circuit breaker, since the server works.
+fn charged_elsewhere() -> StoreError {
+    StoreError::new(
+        StoreErrorKind::Unusable,
+        "the charge cannot be settled: the connection to its server was replaced",
+    )
+}
 
 /// Queues a check, and starts a worker if the queue needs one.
 pub(super) fn submit(
@@ -132,6 +142,13 @@ impl Worker {
                 .needs_another_worker()
                 .then(|| self.slot.another(locked));
             (batch, another)
+        });
+        batch.retain_mut(|item| {
+            let is_for = item.is_for(connection.number);
+            if !is_for {
+                fail_all(mem::take(&mut item.checks), &charged_elsewhere());
+            }
+            is_for
         });
         let has_several_items = batch.len() > 1;
         if let Some(another) = another {

@@ -108,8 +108,8 @@ impl Entry {
         }
     }
 
-    /// Returns the quota's token bucket, if its entries are compact. Those of a bucket with a queue are
-    /// not, since a lock-free charge uses the cached clock, whose lag would make delays inexact.
+    /// Returns the quota's token bucket, if its entries are compact. The entries of a bucket with a queue
+    /// are not, since a lock-free charge uses the cached clock, whose lag would make delays inexact.
     #[inline]
     pub(super) fn compact_bucket(quota: &Quota) -> Option<&TokenBucket> {
         quota.plain_bucket_within(Self::MAX_COMPACT + 1)
