@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use futures_util::future::join_all;
 use redis_limiter::wait_until_breaker_opens;
 use servers::{Cluster, Proxy, Server};
-use tollgate::{Check, Identity, Kind, Limiter, Limits, Policy, Quota, RedisStore};
+use tollgate::{Check, Identity, Kind, Limiter, Limits, Permit, Policy, Quota, RedisStore};
 
 use support::{DAY, LONG_DEADLINE, closed_limiter};
 
@@ -96,6 +96,72 @@ async fn organisation_is_exact_over_two_stores() {
         keys.contains(&format!("{prefix}user:7:default:user:5/3650d")),
         "{keys:?}"
     );
+}
+
+/// Takes slots of an organisation for its users, all at once, until no user or no slot is left.
+/// Asserts that exactly `expected` are taken, and that a denied check takes none and charges no user.
+async fn assert_exact_slots(server: &Server, slots: u32, expected: u32) {
+    let limiters = [(); 2].map(|()| {
+        let store = RedisStore::new(&server.url()).unwrap();
+        closed_limiter(&store, LONG_DEADLINE)
+    });
+    let user = Policy::new("user", Quota::fixed_window(USER_LIMIT, 3_650 * DAY));
+    let org = Policy::new("org", Quota::concurrent(slots)).per(&ORG);
+    let limits = Limits::new([user.clone(), org.clone()]).unwrap();
+    let [of_user, of_org] = [user, org].map(|policy| Limits::new([policy]).unwrap());
+    let (limiters, limits, users) = (&limiters, &limits, &users());
+    let remaining = async |user: &Identity, limits: &Limits| {
+        let peeked = limiters[0].peek(&Check::new(user, limits)).await;
+        assert!(!peeked.is_degraded());
+        peeked.remaining()
+    };
+
+    server.reset_stats().await;
+    let attempts = (0..10 * USERS).map(|number| async move {
+        let user = number % USERS;
+        let check = Check::new(&users[user], limits);
+        let permit = limiters[number % 3 % 2].acquire(&check).await;
+        Some((user, permit.ok()?))
+    });
+    let taken: Vec<(usize, Permit)> = join_all(attempts).await.into_iter().flatten().collect();
+    let calls = server.calls("evalsha").await;
+    assert!(
+        calls < 100,
+        "the checks of users share calls: {calls} calls"
+    );
+    assert_eq!(taken.len() as u32, expected, "{slots} slots");
+    assert_eq!(remaining(&users[0], &of_org).await, slots - expected);
+    for (number, user) in users.iter().enumerate() {
+        let taken = taken.iter().filter(|(of, _)| *of == number).count() as u32;
+        assert_eq!(
+            remaining(user, &of_user).await,
+            USER_LIMIT - taken,
+            "{user}"
+        );
+    }
+
+    // Every second charge is given back. A slot is always released.
+    let mut kept = [0; USERS];
+    for (number, (user, permit)) in taken.into_iter().enumerate() {
+        match number % 2 {
+            0 => permit.refund(),
+            _ => kept[user] += 1,
+        }
+    }
+    for limiter in limiters {
+        limiter.flush().await;
+    }
+    assert_eq!(remaining(&users[0], &of_org).await, slots);
+    for (user, kept) in users.iter().zip(kept) {
+        assert_eq!(remaining(user, &of_user).await, USER_LIMIT - kept, "{user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slots_of_an_organisation_are_exact() {
+    for (slots, expected) in [(101, 101), (300, USERS as u32 * USER_LIMIT)] {
+        assert_exact_slots(&Server::start().await, slots, expected).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

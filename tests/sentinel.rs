@@ -7,12 +7,14 @@ mod servers;
 mod support;
 
 use std::error::Error;
+use std::time::Duration;
 
 use servers::{Sentinels, Server, Wait};
+use tokio::time::sleep;
 use tollgate::store::conformance;
-use tollgate::{Limiter, RedisStore, StoreErrorKind};
+use tollgate::{Check, Identity, Limiter, Limits, Quota, RedisStore, StoreErrorKind};
 
-use support::{LONG_DEADLINE, SHORT_DEADLINE, User, closed_limiter, wait_for_replica};
+use support::{DAY, LONG_DEADLINE, SHORT_DEADLINE, User, closed_limiter, wait_for_replica};
 
 fn store(sentinels: &Sentinels) -> RedisStore {
     store_of(sentinels, sentinels.service_name())
@@ -71,6 +73,41 @@ async fn killed_primary_is_replaced_without_losing_counts() {
     sentinels.new_primary(0).await;
     alice.wait_until_store_decides(&limiter).await;
     alice.spend_remaining(&patient).await;
+}
+
+/// The slots of open permits move to the new primary, and no slot stays taken without a permit.
+#[tokio::test]
+async fn slots_survive_a_failover_as_long_as_permits() {
+    const TTL: Duration = Duration::from_secs(1);
+    let sentinels = Sentinels::start().await;
+    let [patient, limiter] = limiters(&store(&sentinels));
+    let (alice, limits) = (
+        Identity::user("alice"),
+        Limits::from(Quota::concurrent(5).reserve_for(TTL)),
+    );
+    let check = Check::new(&alice, &limits);
+    let acquire = async || patient.acquire(&check).await.expect("a free slot");
+    let held = [acquire().await, acquire().await];
+    let ended = [acquire().await, acquire().await];
+    wait_for_replica(&sentinels.nodes()[0], "").await;
+
+    sentinels.nodes()[0].kill();
+    drop(ended);
+    let user = User::with_limits("alice", limits.clone());
+    user.wait_until_degraded(&limiter).await;
+    sentinels.new_primary(0).await;
+    user.wait_until_store_decides(&patient).await;
+    // The slots of the old primary lapse, or have done so.
+    sleep(2 * TTL).await;
+    let wait_until_free = async |slots| {
+        let wait = Wait::until(format!("{slots} slots are free"));
+        while patient.peek(&check).await.remaining() != slots {
+            wait.sleep().await;
+        }
+    };
+    wait_until_free(3).await;
+    drop(held);
+    wait_until_free(5).await;
 }
 
 #[tokio::test]
@@ -154,6 +191,37 @@ async fn replaced_primary_that_still_answers_is_left() {
         sentinels.nodes()[0].is_primary().await,
         "the old server is still a primary"
     );
+}
+
+/// The window is the same on both servers, but the new one does not know of the charge.
+#[tokio::test]
+async fn refund_after_a_failover_changes_nothing() {
+    let sentinels = Sentinels::start().await;
+    let other = Server::start().await;
+    let urls = sentinels.urls();
+    // The connection is replaced before the sentinels are asked whether its server is the primary.
+    let store = RedisStore::sentinel(urls.iter().map(String::as_str), sentinels.service_name())
+        .max_connection_age(Duration::from_secs(1));
+    let limiter = closed_limiter(&store.build().unwrap(), LONG_DEADLINE);
+    let direct = closed_limiter(&RedisStore::new(&other.url()).unwrap(), LONG_DEADLINE);
+    let (alice, limits) = (
+        Identity::user("alice"),
+        Limits::from(Quota::fixed_window(10, 3_650 * DAY)),
+    );
+    let check = Check::new(&alice, &limits);
+    let permit = limiter.acquire(&check.cost(4)).await.expect("10 are left");
+    assert!(direct.check(&check.cost(5)).await.is_allowed());
+
+    let (all, service) = (sentinels.sentinels(), sentinels.service_name());
+    forget(all, service).await;
+    monitor(all, service, &other.port().to_string()).await;
+    let wait = Wait::until("the new server is used");
+    while limiter.peek(&check).await.remaining() != 5 {
+        wait.sleep().await;
+    }
+    permit.refund();
+    limiter.flush().await;
+    assert_eq!(direct.peek(&check).await.remaining(), 5);
 }
 
 /// Removes the service from these sentinels. [`monitor`] must not run before all have forgotten it,

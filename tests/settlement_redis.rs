@@ -115,6 +115,25 @@ async fn reset_voids_open_charges() {
 }
 
 #[tokio::test]
+async fn settlement_behind_a_reset_charges_nothing() {
+    let server = Server::start().await;
+    let [limiter] = limiters(&server);
+    let alice = alice();
+    let limits = Limits::from(Quota::token_bucket(5, 3_650 * DAY).reserve_for(SECOND * 30));
+    let permit = acquire(&limiter, &limits, 3).await.expect("5 are left");
+    let check = Check::new(&alice, &limits);
+    let mut reset = Box::pin(limiter.reset(&check));
+    assert!(
+        (&mut reset).now_or_never().is_none(),
+        "the answer is pending"
+    );
+    permit.settle(3);
+    reset.await.unwrap();
+    limiter.flush().await;
+    assert_eq!(remaining(&limiter, &limits).await, 5);
+}
+
+#[tokio::test]
 async fn open_permit_is_renewed() {
     let server = Server::start().await;
     let [holder, other] = limiters(&server);
@@ -220,6 +239,56 @@ async fn outage_begins_and_ends_with_the_open_slots() {
     drop((before, during));
     let wait = Wait::until("no slot is taken");
     while remaining(&other, &limits).await < 3 {
+        wait.sleep().await;
+    }
+}
+
+/// If the release or the refund were sent twice, the server would give back the charge of `other` too.
+#[tokio::test]
+async fn settlement_with_a_truncated_reply_is_not_resent() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let store = RedisStore::new(&proxy.url()).unwrap();
+    let limiter = closed_limiter(&store, LONG_DEADLINE);
+    let [direct] = limiters(&server);
+    for quota in [
+        Quota::concurrent(10),
+        Quota::fixed_window(10, 3_650 * DAY),
+        Quota::token_bucket(10, 3_650 * DAY).reserve_for(SECOND * 30),
+    ] {
+        let limits = Limits::from(quota);
+        let permit = acquire(&limiter, &limits, 4).await.expect("10 are left");
+        let other = acquire(&limiter, &limits, 4).await.expect("6 are left");
+        assert_eq!(remaining(&direct, &limits).await, 2, "{quota}");
+        proxy.truncate_next_reply();
+        permit.refund();
+        limiter.flush().await;
+        // The check opens a new connection, over which a settlement could be sent again.
+        assert!(acquire(&limiter, &limits, 11).await.is_none());
+        assert_eq!(remaining(&direct, &limits).await, 6, "{quota}");
+        // The connection of this charge is lost, and the server may have lost the charge with it.
+        other.refund();
+        limiter.flush().await;
+        assert_eq!(remaining(&direct, &limits).await, 6, "{quota}");
+    }
+}
+
+#[tokio::test]
+async fn slots_with_a_truncated_reply_lapse() {
+    let server = Server::start().await;
+    let proxy = Proxy::start(server.address()).await;
+    let store = RedisStore::new(&proxy.url()).unwrap();
+    store.ping().await.unwrap();
+    let limiter = closed_limiter(&store, LONG_DEADLINE);
+    let limits = Limits::from(Quota::concurrent(20).reserve_for(SECOND));
+    server.reset_stats().await;
+    proxy.truncate_next_reply();
+    let attempts = join_all((0..20).map(|_| acquire(&limiter, &limits, 1))).await;
+    assert!(attempts.iter().all(Option::is_none));
+    let calls = server.calls("evalsha").await;
+    assert_eq!(calls, 1, "one call has taken all slots");
+    let wait = Wait::until("no slot is taken");
+    while remaining(&limiter, &limits).await < 20 {
         wait.sleep().await;
     }
 }

@@ -80,20 +80,10 @@ impl<'a> Decision<'a> {
     #[inline]
     fn of(limits: &'a Limits, statuses: PerPolicy<Status>) -> Self {
         let allowed = statuses.iter().all(Status::is_allowed);
-        let wait = |status: &Status| status.retry_after().unwrap_or(Duration::MAX);
-        // Of equal policies, the first one binds.
-        let binding = (1..statuses.len()).fold(0, |binding, index| {
-            let (current, next) = (&statuses[binding], &statuses[index]);
-            let is_tighter = match allowed {
-                true => next.remaining() < current.remaining(),
-                false => wait(next) > wait(current),
-            };
-            if is_tighter { index } else { binding }
-        });
         Self {
             limits: Cow::Borrowed(limits),
+            binding: binding(&statuses, allowed),
             statuses,
-            binding,
             allowed,
             degraded: false,
             refused: false,
@@ -121,6 +111,7 @@ impl<'a> Decision<'a> {
         for (policy, status) in self.limits.policies().iter().zip(&mut self.statuses) {
             *status = policy.quota().settled_status(*status, cost, used);
         }
+        self.binding = binding(&self.statuses, self.allowed);
         self
     }
 
@@ -218,4 +209,19 @@ impl<'a> Decision<'a> {
     pub fn policies(&self) -> impl Iterator<Item = (&Policy, &Status)> + Clone {
         self.limits.policies().iter().zip(&self.statuses)
     }
+}
+
+/// Returns the index of the binding policy.
+#[inline]
+fn binding(statuses: &[Status], allowed: bool) -> usize {
+    let wait = |status: &Status| status.retry_after().unwrap_or(Duration::MAX);
+    // Of equal policies, the first one binds.
+    (1..statuses.len()).fold(0, |binding, index| {
+        let (current, next) = (&statuses[binding], &statuses[index]);
+        let is_tighter = match allowed {
+            true => next.remaining() < current.remaining(),
+            false => wait(next) > wait(current),
+        };
+        if is_tighter { index } else { binding }
+    })
 }

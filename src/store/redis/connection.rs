@@ -27,7 +27,8 @@ const HASH_TAGS: [&str; 2] = ["tollgate:probe", "tollgate:probe-3"];
 /// A connection to one server, with an estimate of that server's clock. Closed when dropped.
 pub(super) struct Connection {
     client: Client,
-    /// A number that no earlier connection has, unless this one has replaced it for its age.
+    /// A number that no earlier connection has, unless this one, to the same server, has replaced it for
+    /// its age.
     pub(super) number: u64,
     pub(super) address: ConnectionAddr,
     /// Whether the server failed a call with keys in two hash slots.

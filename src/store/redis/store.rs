@@ -143,6 +143,8 @@ impl Store for RedisStore {
 
     fn reset(&self, check: &Check<'_>) -> Outcome<()> {
         let fingerprint = Fingerprint::new(check);
+        // A settlement that is sent after the reset must find it, even before the reset is answered.
+        self.shared.denials.invalidate(&fingerprint, true);
         match self.submit(Operation::Reset, check, fingerprint, false) {
             Outcome::Ready(result) => Outcome::Ready(result.map(drop)),
             Outcome::Pending(answer) => {

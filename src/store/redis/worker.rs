@@ -119,7 +119,11 @@ impl Worker {
         self.slot.runtime.spawn(async move {
             if let Ok(mut connection) = queue.connect(&shared).await {
                 queue.with_queue(&runtime, |queue| {
-                    if let Some(renewed) = &queue.connection {
+                    // Charges can be settled over the new connection, unless it is to another server, or
+                    // the old one was lost, perhaps with the server's data.
+                    if let Some(renewed) = queue.open_connection()
+                        && renewed.address == connection.address
+                    {
                         connection.number = renewed.number;
                     }
                     queue.connection = Some(Arc::new(connection));
