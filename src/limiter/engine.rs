@@ -1,7 +1,6 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::{Future, IntoFuture};
-use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,12 +12,12 @@ use super::breaker::LONGEST_WAIT;
 use super::decision::Decision;
 use super::failure::FailureStrategy;
 use super::fallback::{Fallback, Receipts, Snapshot};
-use super::guarded_store::{GuardedStore, LaneUse};
+use super::guarded_store::{BreakerOpen, GuardedStore, LaneUse};
 use super::metrics::Operation;
 use super::open_charge::OpenCharge;
 use super::permit::Permit;
 use super::renewals::Renewals;
-use crate::store::{BoxFuture, Check, Outcome, StoreError, StoreErrorKind, Verdict};
+use crate::store::{BoxFuture, Check, Outcome, OwnedCheck, StoreError, StoreErrorKind, Verdict};
 
 /// A limiter's parts, which turn a check into a decision.
 #[derive(Clone)]
@@ -94,23 +93,17 @@ impl Engine {
             self.count(check, operation, &decision);
             return Checked::Ready(decision);
         }
-        let no_receipts = &mut Receipts::default();
-        let (sent, outcome) = match self.send(check, operation, no_receipts) {
-            Ok(sent) => sent,
-            Err(decision) => return Checked::Ready(decision),
+        let Ok(lane) = guarded.enter(check) else {
+            return Checked::Ready(self.past_breaker(check, operation, None));
         };
-        match outcome {
-            Outcome::Ready(result) => {
-                Checked::Ready(self.conclude(check, &sent, &result, no_receipts))
-            }
+        let sent = self.prepare(check, operation, lane);
+        match self.send(check, &sent) {
+            Outcome::Ready(result) => Checked::Ready(self.conclude(check, &sent, &result, None)),
             Outcome::Pending(answer) => {
                 let check = check.with_fallback(None).into_owned();
                 let engine = self.clone();
                 Checked::Pending(PendingDecision(Box::pin(async move {
-                    let result = engine.wait(&sent, answer).await;
-                    let receipts = &mut Receipts::default();
-                    let decision = engine.conclude(&check.borrow(), &sent, &result, receipts);
-                    decision.into_owned()
+                    engine.wait(&check, &sent, answer, None).await
                 })))
             }
         }
@@ -125,33 +118,32 @@ impl Engine {
             return Acquired::Ready(Permit::new(decision.into_owned(), check.cost, None));
         };
         let check = check.limits(&limits).reserving();
-        let receipts = &mut Receipts::default();
-        if limits.is_reserving() && !self.store.store.can_settle() {
-            self.store.warn_of_settlement();
-            let decision = self.degraded(&check, Operation::Check, true, receipts);
-            self.count(&check, Operation::Check, &decision);
-            return Acquired::Ready(self.permit(&check, None, decision, mem::take(receipts)));
-        }
-        let (sent, outcome) = match self.send(&check, Operation::Check, receipts) {
-            Ok(sent) => sent,
-            Err(decision) => {
-                return Acquired::Ready(self.permit(&check, None, decision, mem::take(receipts)));
+        let (operation, mut receipts) = (Operation::Check, Receipts::default());
+        let lane = match limits.is_reserving() && !self.store.store.can_settle() {
+            true => {
+                self.store.warn_of_settlement();
+                Err(BreakerOpen)
             }
+            false => self.store.enter(&check),
         };
-        match outcome {
+        let Ok(lane) = lane else {
+            let decision = self.past_breaker(&check, operation, Some(&mut receipts));
+            return Acquired::Ready(self.permit(&check, None, decision, receipts));
+        };
+        let sent = self.prepare(&check, operation, lane);
+        match self.send(&check, &sent) {
             Outcome::Ready(result) => {
-                let decision = self.conclude(&check, &sent, &result, receipts);
-                let receipts = mem::take(receipts);
+                let decision = self.conclude(&check, &sent, &result, Some(&mut receipts));
                 Acquired::Ready(self.permit(&check, sent.lane(), decision, receipts))
             }
             Outcome::Pending(answer) => {
                 let check = check.with_fallback(None).into_owned();
                 let engine = self.clone();
                 Acquired::Pending(Box::pin(async move {
-                    let result = engine.wait(&sent, answer).await;
-                    let (check, mut receipts) = (check.borrow(), Receipts::default());
-                    let decision = engine.conclude(&check, &sent, &result, &mut receipts);
-                    engine.permit(&check, sent.lane(), decision, receipts)
+                    let mut receipts = Receipts::default();
+                    let decision = engine.wait(&check, &sent, answer, Some(&mut receipts));
+                    let decision = decision.await;
+                    engine.permit(&check.borrow(), sent.lane(), decision, receipts)
                 }))
             }
         }
@@ -178,34 +170,40 @@ impl Engine {
         Permit::new(decision.into_owned(), check.cost, open)
     }
 
-    /// Sends a check to the store. Returns a decision if the breaker is open.
-    #[inline(always)]
-    fn send<'a>(
+    /// Decides a check without the store.
+    #[cold]
+    fn past_breaker<'a>(
         &self,
         check: &Check<'a>,
         operation: Operation,
-        receipts: &mut Receipts,
-    ) -> Result<(SentCheck, Outcome), Decision<'a>> {
-        let guarded = &self.store;
-        let Ok(lane) = guarded.enter(check) else {
-            let decision = self.degraded(check, operation, true, receipts);
-            self.count(check, operation, &decision);
-            return Err(decision);
-        };
-        let patience = check.time_left.min(guarded.deadline);
-        let sent = SentCheck {
+        receipts: Option<&mut Receipts>,
+    ) -> Decision<'a> {
+        let decision = self.degraded(check, operation, true, receipts);
+        self.count(check, operation, &decision);
+        decision
+    }
+
+    #[inline(always)]
+    fn prepare(&self, check: &Check<'_>, operation: Operation, lane: Option<LaneUse>) -> SentCheck {
+        SentCheck {
             operation,
             guard: lane.map(|lane| Guard {
                 lane,
                 fallback: self.fallback.snapshot(check),
             }),
-            patience,
-        };
-        let charged = operation.charged(check);
+            patience: check.time_left.min(self.store.deadline),
+        }
+    }
+
+    /// Sends a check to the store.
+    #[inline(always)]
+    fn send(&self, check: &Check<'_>, sent: &SentCheck) -> Outcome {
+        let guarded = &self.store;
+        let charged = sent.operation.charged(check);
         let charged = match &sent.guard {
             None => charged,
             Some(guard) => charged
-                .time_left(patience)
+                .time_left(sent.patience)
                 .started(Some(guard.lane.started))
                 .with_fallback(guard.fallback.unsynced.as_deref()),
         };
@@ -213,15 +211,17 @@ impl Engine {
         if let (Outcome::Pending(_), Some(lane)) = (&outcome, sent.lane()) {
             guarded.sent(lane);
         }
-        Ok((sent, outcome))
+        outcome
     }
 
-    /// Waits for a pending answer until the check's deadline.
+    /// Waits for a pending answer until the check's deadline, and converts it into a decision.
     async fn wait(
         &self,
+        check: &OwnedCheck,
         sent: &SentCheck,
         answer: BoxFuture<Result<Verdict, StoreError>>,
-    ) -> Result<Verdict, StoreError> {
+        receipts: Option<&mut Receipts>,
+    ) -> Decision<'static> {
         let started = sent.lane().map(|lane| lane.started);
         let started = started.unwrap_or_else(Instant::now);
         // A deadline that no clock can represent is no deadline.
@@ -233,7 +233,8 @@ impl Engine {
             None => answer.await,
         };
         self.store.meter.waited(started.elapsed());
-        result
+        let decision = self.conclude(&check.borrow(), sent, &result, receipts);
+        decision.into_owned()
     }
 
     /// Converts the store's answer, or its error, into a decision.
@@ -243,7 +244,7 @@ impl Engine {
         check: &Check<'a>,
         sent: &SentCheck,
         result: &Result<Verdict, StoreError>,
-        receipts: &mut Receipts,
+        mut receipts: Option<&mut Receipts>,
     ) -> Decision<'a> {
         let verdict = match result {
             Ok(verdict) => verdict,
@@ -253,7 +254,7 @@ impl Engine {
         let decision = match &sent.guard {
             Some(guard) if !verdict.remembered => {
                 self.fallback
-                    .record(charged, &guard.fallback, verdict, receipts)
+                    .record(charged, &guard.fallback, verdict, receipts.as_deref_mut())
             }
             _ => Decision::replay(charged, verdict),
         };
@@ -262,7 +263,7 @@ impl Engine {
             Ok(decision) => decision,
             Err(error) => return self.failed(check, sent, &error, receipts),
         };
-        if check.reserves() {
+        if let Some(receipts) = receipts {
             receipts.store = verdict.receipt.as_deref().cloned();
         }
         if !verdict.remembered {
@@ -278,7 +279,7 @@ impl Engine {
         check: &Check<'a>,
         sent: &SentCheck,
         error: &StoreError,
-        receipts: &mut Receipts,
+        receipts: Option<&mut Receipts>,
     ) -> Decision<'a> {
         let timed_out = error.kind() == StoreErrorKind::TimedOut;
         // A timeout caused by the caller's shorter `time_left` is not counted against the store.
@@ -299,7 +300,7 @@ impl Engine {
         check: &Check<'a>,
         operation: Operation,
         is_outage: bool,
-        receipts: &mut Receipts,
+        receipts: Option<&mut Receipts>,
     ) -> Decision<'a> {
         match self.strategy {
             FailureStrategy::Open => self.fallback.check(check, operation, is_outage, receipts),

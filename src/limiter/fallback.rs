@@ -50,7 +50,7 @@ impl Fallback {
         check: &Check<'a>,
         operation: Operation,
         is_outage: bool,
-        receipts: &mut Receipts,
+        receipts: Option<&mut Receipts>,
     ) -> Decision<'a> {
         let check = match is_outage {
             true => check.for_replicas(self.replicas),
@@ -58,7 +58,7 @@ impl Fallback {
         };
         let charged = operation.charged(&check);
         let verdict = self.table.lock(&charged).decide(true);
-        if let Some(receipt) = &verdict.receipt {
+        if let (Some(receipt), Some(receipts)) = (&verdict.receipt, receipts) {
             receipts.fallback = Some(((**receipt).clone(), check.replicas()));
         }
         let decision = match operation {
@@ -92,7 +92,7 @@ impl Fallback {
         check: &Check<'a>,
         before: &Snapshot,
         verdict: &Verdict,
-        receipts: &mut Receipts,
+        receipts: Option<&mut Receipts>,
     ) -> Result<Decision<'a>, StoreError> {
         let mut step = check.decide(verdict.now, verdict.states.iter().copied());
         // The store's own claims, so that `replay` finds a contradiction.
@@ -117,7 +117,7 @@ impl Fallback {
             entries.set(policy, state, stays_unsynced);
         }
         entries.update_estimates();
-        if check.reserves() && verdict.allowed {
+        if let Some(receipts) = receipts.filter(|_| verdict.allowed) {
             receipts.fallback = Some((entries.open(step.states()), 1));
         }
         Ok(decision)

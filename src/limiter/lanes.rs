@@ -1,8 +1,10 @@
 use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use super::breaker::Breaker;
+use crate::store::PrehashedHasher;
 
 /// The number of lanes above which unused ones are removed: the recommended maximum of nodes in a Redis
 /// Cluster.
@@ -12,7 +14,8 @@ const MAX_LANES: usize = 1_000;
 /// it is first used.
 pub(super) struct Lanes {
     failures_to_open: NonZeroU32,
-    lanes: RwLock<HashMap<usize, Arc<Lane>>>,
+    /// Indexes are small numbers or hashes, which need no hash (bench: peers, one denied identity).
+    lanes: RwLock<HashMap<usize, Arc<Lane>, BuildHasherDefault<PrehashedHasher>>>,
 }
 
 /// One lane, with its circuit breaker.

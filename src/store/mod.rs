@@ -43,6 +43,7 @@ pub use check::{Check, OwnedCheck};
 pub use error::{StoreError, StoreErrorKind};
 pub use local::LocalStore;
 pub(crate) use local::Table;
+pub(crate) use prehashed::PrehashedHasher;
 pub use receipt::Receipt;
 #[cfg(feature = "redis")]
 pub use redis::{RedisConfigError, RedisCredentials, RedisStore, RedisStoreBuilder};

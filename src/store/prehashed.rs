@@ -13,6 +13,10 @@ impl Hasher for PrehashedHasher {
         self.0 = hash;
     }
 
+    fn write_usize(&mut self, hash: usize) {
+        self.0 = hash as u64;
+    }
+
     fn write_u128(&mut self, hash: u128) {
         self.0 = hash as u64;
     }

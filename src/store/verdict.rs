@@ -34,6 +34,20 @@ impl Verdict {
         }
     }
 
+    /// Creates a verdict with a copy of these states.
+    #[cfg(feature = "redis")]
+    #[inline]
+    pub(crate) fn with_states(allowed: bool, now: u64, states: &[State]) -> Self {
+        Self {
+            allowed,
+            now,
+            states: PerPolicy::from_slice(states),
+            statuses: PerPolicy::new(),
+            remembered: false,
+            receipt: None,
+        }
+    }
+
     /// Creates the verdict on a check of one policy.
     #[inline(always)]
     pub(crate) fn of_one(now: u64, state: State, status: Status) -> Self {

@@ -88,7 +88,7 @@ async fn deliver_item(
             if pending.operation != Operation::Renew {
                 denials.invalidate(&pending.fingerprint, is_reset);
             }
-            let mut verdict = Verdict::new(true, now, states.iter().copied());
+            let mut verdict = Verdict::with_states(true, now, &states);
             if let Some(Settlement { receipt, .. }) = pending.settlement.as_deref() {
                 verdict.receipt =
                     Some(Box::new(renewed(&pending, receipt, &generations, receipts)));
@@ -112,7 +112,7 @@ async fn deliver_item(
             pending.answer(Err(unusable(error)));
             continue;
         }
-        let mut verdict = Verdict::new(next_states.is_some(), now, states.iter().copied());
+        let mut verdict = Verdict::with_states(next_states.is_some(), now, &states);
         if let Some(next_states) = next_states.as_ref().filter(|_| is_reserving) {
             let next = check.quotas().zip(next_states).zip(&generations);
             let marks =

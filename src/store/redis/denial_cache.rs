@@ -90,8 +90,8 @@ impl DenialCache {
                 && *now.get_or_insert_with(Instant::now) < denial.expires_at
         })?;
         let age = now?.duration_since(denial.called_at).as_micros() as u64;
-        let states = denial.states.iter().copied();
-        Some(Verdict::new(false, denial.now + age, states).remembered())
+        let verdict = Verdict::with_states(false, denial.now + age, &denial.states);
+        Some(verdict.remembered())
     }
 
     /// Caches a denial by the server of a check that was sent after `called_at`.
