@@ -1,7 +1,12 @@
 //! Quotas are exact: property tests of the algorithms with arbitrary numbers, states and clocks.
 
+#[allow(dead_code, reason = "these tests use the random numbers only")]
+#[path = "support/final_costs.rs"]
+mod final_costs;
+
 use std::time::Duration;
 
+use final_costs::Random;
 use proptest::prelude::*;
 use tollgate::store::State;
 use tollgate::{Algorithm, Quota};
@@ -326,18 +331,6 @@ impl Queue {
             .find(|d| self.limit % d == 0 && self.token % d == 0);
         let full_at = i128::from(until) * self.limit + i128::from(rest) * divisor.unwrap();
         (full_at - self.burst * self.token).max(i128::from(now) * self.limit)
-    }
-}
-
-/// SplitMix64, so that 100,000 histories take no longer than a second.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (mixed ^ (mixed >> 31)) % end
     }
 }
 

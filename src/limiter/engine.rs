@@ -128,13 +128,13 @@ impl Engine {
         };
         let Ok(lane) = lane else {
             let decision = self.past_breaker(&check, operation, Some(&mut receipts));
-            return Acquired::Ready(self.permit(&check, None, decision, receipts));
+            return Acquired::Ready(self.permit(check.into_owned(), None, decision, receipts));
         };
         let sent = self.prepare(&check, operation, lane);
         match self.send(&check, &sent) {
             Outcome::Ready(result) => {
                 let decision = self.conclude(&check, &sent, &result, Some(&mut receipts));
-                Acquired::Ready(self.permit(&check, sent.lane(), decision, receipts))
+                Acquired::Ready(self.permit(check.into_owned(), sent.lane(), decision, receipts))
             }
             Outcome::Pending(answer) => {
                 let check = check.with_fallback(None).into_owned();
@@ -143,7 +143,7 @@ impl Engine {
                     let mut receipts = Receipts::default();
                     let decision = engine.wait(&check, &sent, answer, Some(&mut receipts));
                     let decision = decision.await;
-                    engine.permit(&check.borrow(), sent.lane(), decision, receipts)
+                    engine.permit(check, sent.lane(), decision, receipts)
                 }))
             }
         }
@@ -151,14 +151,14 @@ impl Engine {
 
     fn permit(
         &self,
-        check: &Check<'_>,
+        check: OwnedCheck,
         lane: Option<&LaneUse>,
         decision: Decision<'_>,
         receipts: Receipts,
     ) -> Permit {
-        let owned = check.with_fallback(None).into_owned();
+        let cost = check.borrow().cost;
         let opening = lane.map(LaneUse::opening);
-        let open = OpenCharge::new(&self.store, &self.fallback, owned, receipts, opening);
+        let open = OpenCharge::new(&self.store, &self.fallback, check, receipts, opening);
         let open = open.map(Arc::new);
         if let Some(open) = open.as_ref().filter(|open| open.lapses()) {
             self.renewals.add(open);
@@ -167,7 +167,7 @@ impl Engine {
             true => decision,
             false => decision.after_delay(),
         };
-        Permit::new(decision.into_owned(), check.cost, open)
+        Permit::new(decision.into_owned(), cost, open)
     }
 
     /// Decides a check without the store.

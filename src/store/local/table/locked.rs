@@ -6,7 +6,7 @@ use super::set::{Set, SlotRef};
 use super::slot::{Entry, Key};
 use super::storage::Storage;
 use super::sync::{MutexGuard, yield_now};
-use crate::quota::{MAX_POLICIES, State};
+use crate::quota::{MAX_POLICIES, Quota, State};
 use crate::store::check::Check;
 use crate::store::receipt::Receipt;
 use crate::store::verdict::{PerPolicy, Verdict};
@@ -178,9 +178,7 @@ impl<'a> LockedEntries<'a> {
             if !quota.is_settleable() {
                 return [0, 0];
             }
-            let reserved = self.check.reserved_under(quota);
-            let generation = self.storage.open_charges.open(entry.key.hash(), reserved);
-            [generation, quota.window_start(*next)]
+            [self.open_entry(quota, entry), quota.window_start(*next)]
         }))
     }
 
@@ -188,13 +186,15 @@ impl<'a> LockedEntries<'a> {
     pub(crate) fn open_reservations(&self) -> Receipt {
         let entries = self.check.quotas().zip(&self.entries);
         Receipt::new(entries.map(|(quota, entry)| match quota.is_reserving() {
-            true => {
-                let reserved = self.check.reserved_under(quota);
-                let generation = self.storage.open_charges.open(entry.key.hash(), reserved);
-                [generation, 0]
-            }
+            true => [self.open_entry(quota, entry), 0],
             false => [0, 0],
         }))
+    }
+
+    /// Opens the check's charge under one policy. Returns its generation.
+    fn open_entry(&self, quota: &Quota, entry: &LockedEntry<'_>) -> u64 {
+        let reserved = self.check.reserved_under(quota);
+        self.storage.open_charges.open(entry.key.hash(), reserved)
     }
 
     /// Closes a charge of the check. Unless `used` is `None`, settles it at that cost.
